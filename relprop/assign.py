@@ -1,0 +1,178 @@
+"""Assignment: every operation between source and target gets its rule, or one error lists all that have none."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, fx
+
+from relprop.errors import CaptureError, InputError, MissingRuleError
+from relprop.graph import Graph, Marks, is_floating
+from relprop.signs import nonnegative_nodes
+from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A graph with a rule for each operation that carries relevance.
+
+    Parameters
+    ----------
+    graph : Graph
+        What was captured.
+    rules : RuleSet
+        Where the rules come from.
+    sources : tuple of fx.Node
+        The nodes whose relevance is asked for.
+    sites : mapping of fx.Node to Site
+        The operations on a path from a source to the output, in graph order. Picking a part of a tuple is no
+        operation of its own.
+    assigned : mapping of fx.Node to Rule
+        The rule of each.
+    """
+
+    graph: Graph
+    rules: RuleSet
+    sources: tuple[fx.Node, ...]
+    sites: dict[fx.Node, Site]
+    assigned: dict[fx.Node, Rule]
+
+
+def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
+    """Give every operation between the source and the target its rule.
+
+    Parameters
+    ----------
+    graph : Graph
+        From `relprop.capture`.
+    rules : RuleSet
+        From `rule_registry.get`.
+    at : str, optional
+        Path of the module whose output is the source. By default the floating-point inputs are.
+
+    Raises
+    ------
+    MissingRuleError
+        If an operation has no rule; the one error lists all of them.
+    CaptureError
+        If the target does not depend on the source, or ``at`` names no module.
+    """
+    sources = _sources(graph, at)
+    reached = _between(graph, sources)
+    nonnegative = nonnegative_nodes(graph)
+    sites, assigned, missing = {}, {}, []
+    for node in graph.calls():
+        if node not in reached or node.target is operator.getitem or node in sources:
+            continue
+        sites[node] = _site(graph, node, reached, nonnegative)
+        rule = rules.find(sites[node])
+        if rule is None:
+            missing.append(node)
+        else:
+            assigned[node] = rule
+    if missing:
+        raise MissingRuleError(_explain_missing(graph, rules, missing))
+    return Plan(graph, rules, sources, sites, assigned)
+
+
+def matching_modules(graph: Graph, pattern: str) -> list[str]:
+    """Return the modules whose path matches a glob.
+
+    Raises
+    ------
+    CaptureError
+        If there are none.
+    """
+    found = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
+    if not found:
+        raise CaptureError(
+            f"no module {pattern!r} leaves an operation in the graph (an identity leaves none). The modules begin: "
+            f"{', '.join(graph.module_paths()[:12])} …"
+        )
+    return found
+
+
+def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
+    if at is None:
+        sources = tuple(node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None)
+        if not sources:
+            raise InputError(
+                "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
+                "pictures as floats, normalised as the model expects; for token indices name the module whose "
+                'output is to be explained, as in at="embeddings"'
+            )
+        return sources
+    matching_modules(graph, at)
+    outputs = graph.module_outputs(at)
+    if not outputs:
+        raise CaptureError(f"module {at!r} has no output that carries the batch")
+    return tuple(outputs)
+
+
+def _between(graph: Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
+    """Nodes on a floating-point path from a source to the output."""
+    forward = set(sources)
+    for node in graph.calls():
+        if is_floating(node) and not forward.isdisjoint(node.all_input_nodes):
+            forward.add(node)
+    if graph.output not in forward:
+        raise CaptureError("the target does not depend on the source: no path leads from one to the other")
+    backward = {graph.output}
+    for node in reversed(list(graph.graph.nodes)):
+        if node in backward and node not in sources:
+            backward.update(source for source in node.all_input_nodes if source in forward)
+    return forward & backward
+
+
+def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[fx.Node]) -> Site:
+    active = tuple((slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value))
+    origin = graph.origins[node]
+    batch = graph.batch[node]
+    assert batch is not None
+    return Site(
+        op=node.target,  # type: ignore[arg-type]
+        path=origin.path,
+        module_type=origin.module_type,
+        active=tuple(slot for slot, _ in active),
+        nonnegative=tuple(value in nonnegative for _, value in active),
+        input_batch=tuple(_single(graph.batch[value]) for _, value in active),
+        output_batch=batch,
+        parametric=any(str(source.target) in graph.parameters for source in node.all_input_nodes),
+    )
+
+
+def _single(mark: Marks) -> BatchAxis:
+    assert isinstance(mark, BatchAxis), "an operation takes tensors, not tuples"
+    return mark
+
+
+def argument_nodes(node: fx.Node) -> list[tuple[Slot, fx.Node]]:
+    """Return the nodes among the arguments of an operation, by slot, in the order of its schema."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    bound = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    found = []
+    for name in names:
+        value = bound.get(name)
+        if isinstance(value, fx.Node):
+            found.append((Slot(name), value))
+        elif isinstance(value, list | tuple):
+            found += [(Slot(name, k), item) for k, item in enumerate(value) if isinstance(item, fx.Node)]
+    return [(slot, value) for slot, value in found if isinstance(value.meta.get("val"), Tensor)]
+
+
+def _explain_missing(graph: Graph, rules: RuleSet, missing: Sequence[fx.Node]) -> str:
+    places = "\n".join(f"  {graph.describe(node)}" for node in missing)
+    operations = sorted({str(node.target) for node in missing})
+    example = operations[0]
+    return (
+        f"rule set {rules.name!r} has no rule for {len(missing)} operations ({', '.join(operations)}):\n{places}\n"
+        "Register one, for example:\n"
+        f'  @rule_registry.register("{rules.name}", torch.ops.{example})\n'
+        "  def my_rule(call, relevance):\n"
+        "      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)\n"
+        "or pass rules=rule_registry.get(...).derive({torch.ops."
+        f"{example}: rule_registry.passes}}) if relevance is to pass unchanged."
+    )

@@ -1,0 +1,233 @@
+"""Capture: any PyTorch model becomes a checked graph of ATen operations."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.batching import mark_batch, run_and_prove
+from relprop.copying import fingerprint, structural_copy
+from relprop.errors import CaptureError, InputError
+from relprop.export import Wrapped, export, first_line, lower, plain_mode
+from relprop.graph import Graph, build_graph
+
+Model = nn.Module | ExportedProgram | str | PathLike[str]
+"""What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
+
+_lock = threading.RLock()
+_cache: WeakKeyDictionary[Any, dict[Any, Graph]] = WeakKeyDictionary()
+
+
+def capture(
+    model: Model,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: Callable[[Any], Tensor] | None = None,
+    output: str | int | None = None,
+) -> Graph:
+    """Capture a model as a functional graph of ATen operations with a dynamic batch.
+
+    A structural copy that shares every parameter is exported, never the live model. The graph is checked once: its
+    output on an example equals the model's, and the batch axis of every activation is proved. Captures are cached
+    until the model's structure, or the identity of one of its tensors, changes.
+
+    Parameters
+    ----------
+    model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``
+        In evaluation mode.
+    args, kwargs : tuple, mapping
+        Positional and keyword inputs; every tensor among them whose first axis has as many entries as the first
+        tensor's is taken to hold the samples there.
+    target : callable, optional
+        Of the model's output, becomes part of the graph. It must keep the batch axis.
+    output : str or int, optional
+        Which output is meant, where the model returns a dict or a tuple.
+
+    Returns
+    -------
+    Graph
+
+    Raises
+    ------
+    CaptureError
+        If the model is in training mode, can't be traced, returns no single tensor, mixes the samples of a batch,
+        or computes something else than its graph.
+    InputError
+        If the model itself fails on the inputs.
+    """
+    kwargs = dict(kwargs or {})
+    if isinstance(model, str | PathLike):
+        model = load_exported(model)
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not leaves:
+        raise InputError("the model needs at least one tensor as its input")
+    if isinstance(model, nn.Module):
+        _refuse_training(model)
+    with _lock, plain_mode():
+        key = (_signature(args, kwargs), target, output, fingerprint(model) if isinstance(model, nn.Module) else None)
+        graphs = _cache.setdefault(model, {})
+        if key not in graphs:
+            graphs.pop(next(iter(graphs)), None) if len(graphs) >= _CACHE_LIMIT else None
+            graphs[key] = _capture(model, args, kwargs, target, output)
+        return graphs[key]
+
+
+_CACHE_LIMIT = 8
+"""Graphs kept per model: one per input shape, target and output in use."""
+
+
+def load_exported(path: str | PathLike[str]) -> ExportedProgram:
+    """Load a ``.pt2`` file.
+
+    Raises
+    ------
+    CaptureError
+        If the file is missing or is no exported program.
+    """
+    try:
+        return torch.export.load(fspath(path))
+    except Exception as error:  # zip, pickle and schema errors alike
+        raise CaptureError(f"{fspath(path)} can't be read as an exported program (.pt2): {first_line(error)}") from error
+
+
+def _refuse_training(model: nn.Module) -> None:
+    training = [path for path, module in model.named_modules() if module.training and module is not model]
+    if model.training or training:
+        where = ", ".join(repr(path) for path in training[:3]) or "the model itself"
+        raise CaptureError(
+            f"{type(model).__name__} is in training mode (for example {where}), where dropout and batch statistics "
+            "make its output random: call model.eval() first"
+        )
+
+
+def _signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a capture depends on in its inputs: everything but values and the number of samples."""
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    batch = next(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor))
+
+    def describe(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        batched = leaf.ndim > 0 and leaf.shape[0] == batch
+        return leaf.shape[1:] if batched else leaf.shape, batched, leaf.dtype, leaf.device
+
+    return (str(spec), *map(describe, leaves))
+
+
+def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return inputs with exactly two samples: a batch of one would be built into the graph."""
+    first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    if not first.ndim:
+        raise InputError("the first input is a single number; it must have a batch axis in front")
+    batch = first.shape[0]
+
+    def two(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] != batch:
+            return leaf.clone() if isinstance(leaf, Tensor) else leaf
+        return torch.cat([leaf, leaf])[:2].clone()
+
+    example: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(two, (args, dict(kwargs)))
+    return example
+
+
+def _capture(
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: Callable[[Any], Tensor] | None,
+    output: str | int | None,
+) -> Graph:
+    args, kwargs = _example(args, kwargs)
+    if isinstance(model, ExportedProgram):
+        runnable: nn.Module = model.module()
+    else:
+        runnable = structural_copy(model)
+    wrapped = Wrapped(runnable, target)
+    reference = _call(wrapped, args, kwargs)
+    if isinstance(model, ExportedProgram) and target is None:
+        program = lower(model)
+    else:
+        program = export(wrapped, args, kwargs, batch=2)
+    flat, select = _choose(reference, output)
+    graph = build_graph(program, select)
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if len(leaves) != len(graph.inputs):
+        raise CaptureError(
+            f"the exported program takes {len(graph.inputs)} tensors, {len(leaves)} were given: pass the inputs "
+            "it was exported with"
+        )
+    batched = [leaf.ndim > 0 and leaf.shape[0] == 2 for leaf in leaves]
+    mark_batch(graph, [node for node, is_batched in zip(graph.inputs, batched, strict=True) if is_batched])
+    _check_equal(run_and_prove(graph, leaves, batched), flat, type(model).__name__)
+    return graph
+
+
+def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run the copy on the example; buffers are cloned, lest a forward that counts its calls counts this one."""
+    buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
+    try:
+        return torch.func.functional_call(wrapped, buffers, (args, dict(kwargs)))
+    except Exception as error:  # whatever the model raises
+        shapes = ", ".join(
+            f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+            for leaf in pytree.tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
+        )
+        held = next(wrapped.parameters(), None)
+        weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
+        raise InputError(
+            f"{type(wrapped.model).__name__} (or the target) fails on an input of {shapes}{weights}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _choose(reference: Any, output: str | int | None) -> tuple[Tensor, int]:
+    """Find the output that is meant among all of them, flattened."""
+    pairs, _ = pytree.tree_flatten_with_path(reference)
+    tensors = [(path, value, k) for k, (path, value) in enumerate(pairs) if isinstance(value, Tensor)]
+    if output is None:
+        if isinstance(reference, Tensor):
+            return reference, 0
+        raise CaptureError(
+            f"the model returns a {type(reference).__name__}, not a tensor; say which of its outputs is meant with "
+            f"output=..., or give target a function of the whole output. There are: {_listing(tensors)}"
+        )
+    for path, value, k in tensors:
+        if len(path) == 1 and output == _key(path[0]):
+            return value, k
+    raise CaptureError(f"the model has no output {output!r}; there are: {_listing(tensors)}")
+
+
+def _key(entry: Any) -> Any:
+    return getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", None)))
+
+
+def _listing(tensors: Sequence[tuple[Any, Tensor, int]]) -> str:
+    rows = [f"{'.'.join(str(_key(e)) for e in path)} {tuple(value.shape)}" for path, value, _ in tensors]
+    return ", ".join(rows) or "no tensors at all"
+
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def _check_equal(captured: Tensor, reference: Tensor, name: str) -> None:
+    if captured.shape != reference.shape:
+        raise CaptureError(
+            f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"
+        )
+    scale = float(reference.abs().max().double().clamp(min=1e-12))
+    error = float((captured.double() - reference.double()).abs().max()) / scale
+    if not error <= _TOLERANCE.get(reference.dtype, 1e-4):
+        raise CaptureError(
+            f"the captured graph of {name} computes something else: its output differs by {error:.1e} of the "
+            "largest output. Does the model draw random numbers, or depend on a state that a call changes?"
+        )

@@ -1,0 +1,161 @@
+"""Accounting: the mass of relevance at every cut of the graph, and what was lost where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from relprop.assign import Plan, argument_nodes
+
+WEAK = 1e-2
+"""A rule that hands on less than this part of what arrives, before rescaling, is suspect."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The cut of the graph behind one operation (towards the input).
+
+    Parameters
+    ----------
+    name, path, operation, rule : str
+        The operation's name in the program, its module path, ATen operation and rule.
+    mass : Tensor
+        ``(S, B)``, sum of all relevance on this cut over the relevance at the output.
+    factor : Tensor
+        ``(S, B)``, mass the rule handed on before rescaling over the mass that arrived.
+    lost : Tensor
+        ``(S, B)``, mass lost at this operation.
+    suspect : str
+        Why the rule seems to delete relevance; empty if it does not.
+    """
+
+    name: str
+    path: str
+    operation: str
+    rule: str
+    mass: Tensor
+    factor: Tensor
+    lost: Tensor
+    suspect: str = ""
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """Where the relevance went: one row per cut, from the output to the source.
+
+    Parameters
+    ----------
+    cuts : tuple of Cut
+        Empty under rule sets that do not conserve mass.
+    conserves : bool
+        Whether the rule set is meant to.
+    """
+
+    cuts: tuple[Cut, ...]
+    conserves: bool = True
+
+    @property
+    def masses(self) -> Tensor:
+        """Mass at every cut over the mass at the output, ``(cuts, S, B)``."""
+        return torch.stack([cut.mass for cut in self.cuts]) if self.cuts else torch.empty(0, 0, 0)
+
+    @property
+    def lost(self) -> float:
+        """Largest share of a seed's mass that was lost on the way, counted over all operations."""
+        return float(sum(cut.lost for cut in self.cuts).max()) if self.cuts else 0.0  # type: ignore[union-attr]
+
+    @property
+    def error(self) -> float:
+        """Largest deviation of a cut's mass from one, counted losses put back; NaN if nothing is conserved."""
+        if not self.cuts:
+            return float("nan")
+        lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
+        return float((self.masses + lost - 1).abs().max())
+
+    @property
+    def losses(self) -> tuple[Cut, ...]:
+        """The cuts at which mass was lost."""
+        return tuple(cut for cut in self.cuts if bool((cut.lost > 0).any()))
+
+    @property
+    def suspects(self) -> tuple[Cut, ...]:
+        """The cuts at which a rule seems to delete relevance, whatever rescaling made of it."""
+        return tuple(cut for cut in self.cuts if cut.suspect)
+
+    def __str__(self) -> str:
+        if not self.conserves:
+            return "conservation: this rule set does not conserve mass"
+        lines = [
+            f"conservation: {len(self.cuts)} cuts, largest error {self.error:.1e}, lost {self.lost:.1e} of the mass"
+        ]
+        lines += [f"  lost {float(cut.lost.max()):.1e} at {cut.name} ({cut.operation})" for cut in self.losses]
+        lines += [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
+        return "\n".join(lines)
+
+
+def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[Tensor]) -> Conservation:
+    """Follow the mass through a plan from the records of a run.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was run.
+    records : mapping
+        The records of its steps, by node name.
+    arrived : sequence of Tensor
+        Mass measured at each source, ``(S, B)``.
+    """
+    if not plan.rules.conserves:
+        return Conservation((), conserves=False)
+    seeds = torch.ones_like(arrived[0])
+    expected: dict[fx.Node, Tensor] = {plan.graph.output: seeds}
+    mass, cuts = seeds, []
+
+    def hand(node: fx.Node, amount: Tensor) -> None:
+        expected[node] = expected[node] + amount if node in expected else amount
+
+    for node in reversed(list(plan.graph.calls())):
+        if node not in expected or node in plan.sources:
+            continue
+        if node not in plan.sites:
+            hand(node.args[0], expected[node])  # type: ignore[arg-type]
+            continue
+        site, record = plan.sites[node], records.get(node.name)
+        by_slot = dict(argument_nodes(node))
+        inputs = [by_slot[slot] for slot in site.active]
+        if record is None:
+            if plan.assigned[node].kind != "blocks":
+                hand(inputs[0], expected[node])
+            continue
+        measured, raw, total, lost, *emitted = record.unbind(0)
+        mass = mass + (measured - expected[node]) + (sum(emitted) - measured)
+        for source, amount in zip(inputs, emitted, strict=True):
+            hand(source, amount)
+        factor = raw / torch.where(measured == 0, 1.0, measured)
+        suspect = _suspicion(raw, total, lost, measured, emitted)
+        rule = str(plan.assigned[node])
+        cuts.append(Cut(node.name, site.path, str(site.op), rule, mass, factor, lost, suspect))
+    for node, measured in zip(plan.sources, arrived, strict=True):
+        mass = mass + measured - expected.get(node, torch.zeros_like(measured))
+        zero, one = torch.zeros_like(mass), torch.ones_like(mass)
+        cuts.append(Cut(node.name, "", "source", "", mass, one, zero))
+    return Conservation(tuple(cuts))
+
+
+def _suspicion(raw: Tensor, total: Tensor, lost: Tensor, measured: Tensor, emitted: Sequence[Tensor]) -> str:
+    """Say what speaks for a deleting rule where mass arrived and was not counted as lost."""
+    alive = (measured > 0) & (lost == 0)
+    if not alive.any():
+        return ""
+    if (raw[alive] > total[alive] * 1.001).any():
+        return "its positive contributions are smaller than the sum of all contributions"
+    if (raw[alive] < WEAK * measured[alive]).all():
+        return f"it handed on {float((raw / measured)[alive].max()):.1e} of the mass before rescaling"
+    if len(emitted) > 1:
+        silent = [k for k, amount in enumerate(emitted) if not amount[alive].any()]
+        if silent:
+            return f"input {silent[0]} of {len(emitted)} received nothing"
+    return ""

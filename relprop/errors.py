@@ -1,0 +1,25 @@
+"""What can go wrong, by name. Every error says what happened, where, and what to do next."""
+
+
+class RelpropError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class CaptureError(RelpropError):
+    """The model could not be turned into a graph that provably computes the same."""
+
+
+class InputError(RelpropError, ValueError):
+    """An input of the model can't be explained: wrong type, wrong shape, not finite, empty."""
+
+
+class TargetError(RelpropError, ValueError):
+    """The target names nothing in the model's output."""
+
+
+class MissingRuleError(RelpropError, LookupError):
+    """Some operations of the model have no rule in the chosen rule set."""
+
+
+class RuleError(RelpropError):
+    """A rule returned something that does not fit the operation it belongs to."""

@@ -1,0 +1,137 @@
+"""From a model to one functional ATen graph with a dynamic batch, by ``torch.export``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.errors import CaptureError
+
+aten = torch.ops.aten
+
+
+@contextmanager
+def plain_mode() -> Iterator[None]:
+    """Run without an autograd tape, outside of inference mode and of autocast.
+
+    Autocast would fill a graph with casts, and grad-mode switches inside a model would become opaque regions.
+    """
+    with torch.inference_mode(False), torch.no_grad(), no_autocast():
+        yield
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Switch autocast off on every kind of device for which it is on."""
+    kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    contexts = [torch.autocast(kind, enabled=False) for kind in kinds]
+    for context in contexts:
+        context.__enter__()
+    try:
+        yield
+    finally:
+        for context in reversed(contexts):
+            context.__exit__(None, None, None)
+
+
+class Wrapped(nn.Module):
+    """A model with its target: the signature is fixed, and the output is the one to be explained."""
+
+    def __init__(self, model: nn.Module, target: Callable[[Any], Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model; then the target on its output, where there is one."""
+        output = self.model(*args, **kwargs)
+        return output if self.target is None else self.target(output)
+
+
+def export(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int) -> ExportedProgram:
+    """Export a wrapped model; every input whose first axis has ``batch`` entries becomes dynamic there.
+
+    Raises
+    ------
+    CaptureError
+        If ``torch.export`` can't trace the model.
+    """
+    axis = Dim("batch", min=1)
+
+    def dynamic(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return {0: axis} if leaf.ndim and leaf.shape[0] == batch else {}
+        return None
+
+    inputs = (args, dict(kwargs))
+    try:
+        program = torch.export.export(
+            wrapped, inputs, strict=False, dynamic_shapes=pytree.tree_map(dynamic, inputs)
+        )
+    except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
+        raise CaptureError(
+            f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
+            "The whole message is the cause of this error. Usual reasons: a branch on values of a tensor, a batch "
+            "size fixed in the code, a call out of torch. Rewrite the line it names, or pass a part of the model "
+            "that can be traced."
+        ) from error
+    return lower(program)
+
+
+def lower(program: ExportedProgram) -> ExportedProgram:
+    """Make an exported program functional, in the vocabulary that rules are written for."""
+    return program.run_decompositions(dict(_DECOMPOSITIONS))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention written out, so that it has one meaning however a model spells it."""
+    if dropout_p:
+        raise CaptureError("attention with dropout in evaluation mode: pass dropout_p=0.0 when not training")
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1])
+    logits = (query * scale) @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+        logits = logits + attn_mask
+    return logits.softmax(-1) @ value
+
+
+def _einsum(equation: str, tensors: Sequence[Tensor], *, path: Any = None) -> Tensor:
+    """Einsum as the products and permutations it stands for."""
+    written_out: Tensor = aten.einsum.default.decompose(equation, tensors, path=path)
+    return written_out
+
+
+_DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
+    aten.scaled_dot_product_attention.default: _attention,
+    aten.einsum.default: _einsum,
+}

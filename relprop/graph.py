@@ -1,0 +1,234 @@
+"""The captured graph: ATen operations, what is known of each, and the tensors they refer to."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from rule_registry import BatchAxis
+
+Marks = BatchAxis | tuple[BatchAxis | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an operation comes from in the user's model.
+
+    Parameters
+    ----------
+    path, module_type : str
+        Path and class of the innermost module (``""``: the model itself).
+    calls : tuple of (str, str)
+        Path of every module around it, outermost first, each with a key that tells its calls apart.
+    line : str
+        The source line, ``file:line: code``; empty if unknown.
+    """
+
+    path: str = ""
+    module_type: str = ""
+    calls: tuple[tuple[str, str], ...] = ()
+    line: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model as one functional graph of ATen operations, dynamic in the batch.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Placeholders are the inputs, ``get_attr`` nodes the held tensors.
+    inputs : tuple of fx.Node
+        One placeholder per tensor among the flattened inputs.
+    output : fx.Node
+        The output to be explained.
+    tensors : mapping
+        The model's own parameter, buffer and constant objects by node target.
+    parameters : frozenset of str
+        Those that are parameters.
+    origins : mapping
+        Where each operation comes from.
+    batch : mapping
+        Where the samples lie in the value of each node; filled in by `relprop.batching`.
+    made : dict
+        What was made from this graph and is kept with it: programs, by what they depend on.
+    """
+
+    graph: fx.Graph
+    inputs: tuple[fx.Node, ...]
+    output: fx.Node
+    tensors: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    origins: Mapping[fx.Node, Origin]
+    batch: dict[fx.Node, Marks] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict)
+
+    def calls(self) -> Iterator[fx.Node]:
+        """Yield the operations, in order."""
+        return (node for node in self.graph.nodes if node.op == "call_function")
+
+    def module(self) -> fx.GraphModule:
+        """Return the forward pass alone, as a module."""
+        return fx.GraphModule(dict(self.tensors), self.graph)
+
+    def module_outputs(self, path: str) -> list[fx.Node]:
+        """Return the nodes at the output of a module, one for each time it is called."""
+        last: dict[str, fx.Node] = {}
+        for node in self.calls():
+            key = next((key for key, where in self.origins[node].calls if where == path), None)
+            if key is not None and self.batch.get(node) is not None and self._leaves(node, key):
+                last[key] = node
+        return list(last.values())
+
+    def module_paths(self) -> list[str]:
+        """Return the paths of all modules that left an operation, in order of their first use."""
+        paths = (where for node in self.calls() for _, where in self.origins[node].calls if where)
+        return list(dict.fromkeys(paths))
+
+    def _leaves(self, node: fx.Node, key: str) -> bool:
+        return any(
+            user.op == "output" or key not in {k for k, _ in self.origins[user].calls} for user in node.users
+        )
+
+    def describe(self, node: fx.Node) -> str:
+        """Say in one line what a node is and where it comes from."""
+        origin = self.origins[node]
+        where = f"{origin.path or 'the model'} ({origin.module_type.rpartition('.')[2]})"
+        return f"{node.target} in {where}" + (f", {origin.line}" if origin.line else "")
+
+
+_CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
+
+
+def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
+    """Rebuild an exported program's graph with the model's tensors as attributes and readable names.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        Functional, see `relprop.export.lower`.
+    select : int
+        Which of the program's flattened outputs is to be explained.
+    """
+    names = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    held = {**dict(program.state_dict), **dict(program.constants)}
+    graph, copies = fx.Graph(), {}
+    tensors: dict[str, Tensor] = {}
+    parameters, inputs = set(), []
+    origins: dict[fx.Node, Origin] = {}
+    outputs = [
+        spec.arg.name
+        for spec in program.graph_signature.output_specs
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = names[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                if isinstance(node.meta.get("val"), Tensor):
+                    copies[node] = graph.placeholder(_input_name(node.name))
+                    inputs.append(copies[node])
+            else:
+                assert spec.target is not None
+                path = spec.target.removeprefix("model.")
+                attribute = path.replace(".", "_")
+                tensors[attribute] = held[spec.target]
+                copies[node] = graph.get_attr(attribute)
+                if spec.kind == InputKind.PARAMETER:
+                    parameters.add(attribute)
+        elif node.op == "get_attr":
+            attribute = str(node.target).replace(".", "_")
+            tensors[attribute] = getattr(program.graph_module, str(node.target))
+            copies[node] = graph.get_attr(attribute)
+        elif node.op == "call_function":
+            if _CHECKS.match(str(node.target)):
+                continue
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            origins[copies[node]] = _origin(node)
+        if node in copies:
+            copies[node].meta = {"val": node.meta.get("val")}
+    by_name = {node.name: copy for node, copy in copies.items()}
+    output = by_name[outputs[select]]
+    graph.output(output)
+    drop_unused(graph)
+    kept = set(graph.nodes)
+    origins = {node: origin for node, origin in origins.items() if node in kept}
+    _rename(graph, origins)
+    graph.lint()
+    return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
+
+
+def _input_name(name: str) -> str:
+    if name == "args_0":
+        return "x"
+    return re.sub(r"^(kw)?args_(?=[a-z])|^kwargs_", "", name)
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Erase every node whose value nobody uses, inputs apart."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
+def _origin(node: fx.Node) -> Origin:
+    stack = node.meta.get("nn_module_stack") or {}
+    calls = []
+    kind = ""
+    for key, (path, module_type) in stack.items():
+        if path == "" or path == "model" or path.startswith("model."):
+            path = path.removeprefix("model").removeprefix(".")
+        elif not isinstance(path, str) or path.startswith("_"):
+            continue
+        calls.append((key, path))
+        kind = module_type if isinstance(module_type, str) else f"{module_type.__module__}.{module_type.__name__}"
+    path = calls[-1][1] if calls else ""
+    return Origin(path, kind, tuple(calls), _source_line(node.meta.get("stack_trace") or ""))
+
+
+def _source_line(trace: str) -> str:
+    """Return the innermost line of a stack trace outside of torch itself (or the innermost one)."""
+    frames = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*([^\n]*)', trace)
+    outside = [frame for frame in frames if "/torch/" not in frame[0] and "relprop/export.py" not in frame[0]]
+    if not (outside or frames):
+        return ""
+    file, line, code = (outside or frames)[-1]
+    return f"{file}:{line}: {code.strip()}"
+
+
+def _rename(graph: fx.Graph, origins: Mapping[fx.Node, Origin]) -> None:
+    """Name nodes after their modules: the path alone for a module's only operation, else path and operation."""
+    alone: dict[str, int] = {}
+    for origin in origins.values():
+        alone[origin.path] = alone.get(origin.path, 0) + 1
+    for node, origin in origins.items():
+        operation = operation_name(node)
+        path = re.sub(r"\W", "_", origin.path)
+        name = path if path and alone[origin.path] == 1 else f"{path}_{operation}".lstrip("_")
+        node._rename(name if not name[0].isdigit() else f"_{name}")
+
+
+def operation_name(node: fx.Node) -> str:
+    """Short name of a node's operation, as in ``layer_norm``."""
+    target: Any = node.target
+    if target is operator.getitem:
+        return "getitem"
+    if isinstance(target, OpOverload):
+        return target.overloadpacket.__name__.strip("_")
+    return str(getattr(target, "__name__", target))
+
+
+def is_floating(node: fx.Node) -> bool:
+    """Whether a node's value is a floating-point tensor, or a tuple with one in it."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    return any(isinstance(v, Tensor) and torch.is_floating_point(v) for v in values)

@@ -1,0 +1,174 @@
+"""Rewriting: a plan becomes one program, the forward pass followed by the relevance of every operation."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from relprop.assign import Plan, argument_nodes
+from relprop.errors import RelpropError
+from relprop.graph import drop_unused
+from relprop.steps import Seed, Step
+from rule_registry import BatchAxis
+
+
+class RelevanceProgram(fx.GraphModule):
+    """Forward pass and relevance of one model in one printable module.
+
+    ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
+    with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
+    ``records``, the masses behind `relprop.Conservation`. It holds the model's own parameters, so changed values
+    take effect at the next call.
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RelevanceProgram:
+        raise RelpropError(
+            "a relevance program shares its parameters with the model: move or cast the model, then explain again"
+        )
+
+
+def rewrite(
+    plan: Plan,
+    contrast: Literal["rest"] | None = None,
+    layers: Mapping[str, Sequence[fx.Node]] | None = None,
+) -> RelevanceProgram:
+    """Turn a plan into a program.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `relprop.assign`.
+    contrast : {"rest", None}
+        Whether a second seed, uniform over the other classes, goes through in the same pass.
+    layers : mapping, optional
+        Further nodes whose relevance the program returns, by name.
+
+    Returns
+    -------
+    RelevanceProgram
+    """
+    return _Rewriter(plan, contrast, layers or {}).program()
+
+
+class _Rewriter:
+    """Builds the program's graph; relevance is collected per node and handed on in reverse order."""
+
+    def __init__(
+        self, plan: Plan, contrast: Literal["rest"] | None, layers: Mapping[str, Sequence[fx.Node]]
+    ) -> None:
+        self.plan = plan
+        self.layers = layers
+        self.graph = fx.Graph()
+        self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)
+        self.forward: dict[fx.Node, fx.Node] = {}
+        self.arriving: dict[fx.Node, list[fx.Node]] = {}
+        self.relevance: dict[fx.Node, fx.Node] = {}
+        self.records: dict[str, fx.Node] = {}
+        self.members["seed"] = Seed(contrast)
+
+    def program(self) -> RelevanceProgram:
+        for node in self.plan.graph.graph.nodes:
+            if node.op == "output":
+                break
+            self.forward[node] = self.graph.node_copy(node, self.forward.__getitem__)
+            self.forward[node]._rename(node.name)
+        target = self._target_input()
+        output = self.forward[self.plan.graph.output]
+        seed = self._emit("seeds", "call_module", "seed", (output, target))
+        self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
+        wanted = {node for nodes in self.layers.values() for node in nodes} | set(self.plan.sources)
+        for node in reversed(list(self.forward)):
+            if node in wanted:
+                self._collect(node)
+            if node in self.plan.sites:
+                self._hand_on(node)
+            elif node.target is operator.getitem and node in self.arriving:
+                self._collect(node)
+        self.graph.output(
+            {
+                "output": output,
+                "target": self._item(seed, 1, "chosen_target"),
+                "relevance": [self.relevance[node] for node in self.plan.sources],
+                "layers": {name: [self.relevance[node] for node in nodes] for name, nodes in self.layers.items()},
+                "records": dict(self.records),
+            }
+        )
+        drop_unused(self.graph)
+        self.graph.lint()
+        return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
+
+    def _target_input(self) -> fx.Node:
+        with self.graph.inserting_after(self.forward[self.plan.graph.inputs[-1]]):
+            return self.graph.placeholder("target", default_value=None)
+
+    def _hand_on(self, node: fx.Node) -> None:
+        """Apply the rule of an operation to what arrived and collect its shares at the inputs."""
+        arrived = self._collect(node)
+        site, rule = self.plan.sites[node], self.plan.assigned[node]
+        if arrived is None or rule.kind == "blocks":
+            return
+        by_slot = dict(argument_nodes(node))
+        inputs = [by_slot[slot] for slot in site.active]
+        if rule.kind == "passes":
+            if len(inputs) != 1:
+                where = self.plan.graph.describe(node)
+                raise RelpropError(f"rule {rule} can't pass relevance on to {len(inputs)} inputs of {where}")
+            self.arriving.setdefault(inputs[0], []).append(arrived)
+            return
+        name = f"rule_{node.name}"
+        self.members[name] = Step(site, rule, self.plan.graph.describe(node), self.plan.rules.conserves)
+        args = (arrived, self.forward[node], *fx.map_arg(node.args, self.forward.__getitem__))
+        step = self._emit(f"shares_{node.name}", "call_module", name, args, fx.map_arg(node.kwargs, self.forward.__getitem__))
+        shares = self._item(step, 0, f"values_{node.name}")
+        for k, source in enumerate(inputs):
+            share = self._item(shares, k, f"to_{source.name}")
+            self.arriving.setdefault(source, []).append(share)
+        if self.plan.rules.conserves:
+            self.records[node.name] = self._item(step, 1, f"record_{node.name}")
+
+    def _collect(self, node: fx.Node) -> fx.Node | None:
+        """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""
+        if node in self.relevance:
+            return self.relevance[node]
+        batch = self.plan.graph.batch[node]
+        if not isinstance(batch, BatchAxis) and node in self.plan.sites:
+            parts: list[fx.Node | None] = [None] * len(batch or ())
+            for user in node.users:
+                if user.target is operator.getitem and user in self.relevance:
+                    parts[user.args[1]] = self.relevance[user]  # type: ignore[index]
+            if all(part is None for part in parts):
+                return None
+            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", _gather, tuple(parts))
+            return self.relevance[node]
+        shares = self.arriving.get(node, [])
+        if not shares:
+            if node not in self.plan.sources and all(node not in nodes for nodes in self.layers.values()):
+                return None
+            shares = [self._emit("nothing", "call_function", _nothing, (self.forward[node], self.arriving[self.plan.graph.output][0]))]
+        total = shares[0]
+        for share in shares[1:]:
+            total = self._emit("sum", "call_function", operator.add, (total, share))
+        if len(shares) > 1 or total.name.startswith("to_"):
+            total._rename(f"relevance_{node.name}")
+        self.relevance[node] = total
+        return total
+
+    def _emit(self, name: str, op: str, target: Any, args: tuple[Any, ...], kwargs: Any = None) -> fx.Node:
+        return self.graph.create_node(op, target, args, kwargs or {}, name)
+
+    def _item(self, value: fx.Node, index: int, name: str) -> fx.Node:
+        return self._emit(name, "call_function", operator.getitem, (value, index))
+
+
+def _gather(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the relevances of an operation's several outputs; None where nobody used one."""
+    return parts
+
+
+def _nothing(activation: Tensor, seeds: Tensor) -> Tensor:
+    """Zero relevance, where every path from the target was blocked."""
+    return torch.zeros(seeds.shape[0], *activation.shape, dtype=seeds.dtype, device=seeds.device)

@@ -1,0 +1,165 @@
+"""The modules a relevance program calls: the seed at the target, and one step per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from relprop.errors import RuleError
+from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
+
+LOST = 1e-6
+"""Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
+
+
+def widen(value: Any) -> Any:
+    """Give a half-precision tensor the precision relevance is computed in."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < 4:
+        return value.float()
+    return value
+
+
+class Seed(nn.Module):
+    """Relevance at the target: one seed for it and, with contrast, one for the rest.
+
+    Parameters
+    ----------
+    contrast : {"rest", None}
+        With ``"rest"`` a second seed is uniform over all other classes.
+    """
+
+    def __init__(self, contrast: Literal["rest"] | None) -> None:
+        super().__init__()
+        self.contrast = contrast
+
+    def forward(self, output: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the seeds, ``(S, *output)`` and each of mass one, and the classes they stand for.
+
+        Parameters
+        ----------
+        output : Tensor
+            ``(B, classes)``, or ``(B,)`` where the target is a callable.
+        target : Tensor, optional
+            ``(B,)``, classes; the largest output of each sample unless given.
+        """
+        output = widen(output)
+        if output.ndim == 1:
+            return torch.ones_like(output).unsqueeze(0), None
+        if target is None:
+            target = output.argmax(1)
+        chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
+        if self.contrast is None:
+            return chosen.unsqueeze(0), target
+        return torch.stack([chosen, (1 - chosen) / (output.shape[1] - 1)]), target
+
+
+class Step(nn.Module):
+    """One operation's rule at its place in the program.
+
+    Parameters
+    ----------
+    site : Site
+        The operation.
+    rule : Rule
+        Its rule.
+    where : str
+        For error messages: operation, module path and source line.
+    conserves : bool
+        Whether contributions are rescaled to the mass that arrived, and masses recorded.
+    """
+
+    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool) -> None:
+        super().__init__()
+        self.site = site
+        self.rule = rule
+        self.where = where
+        self.conserves = conserves
+
+    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Apply the rule.
+
+        Parameters
+        ----------
+        relevance : Tensor or tuple
+            What arrived, ``(S, *output)``.
+        output, *args, **kwargs
+            What the operation returned, and what it was called with.
+
+        Returns
+        -------
+        tuple of Tensor
+            One relevance per activation input.
+        Tensor or None
+            Where contributions were rescaled or parted, the record ``(4 + inputs, S, B)``: mass that arrived,
+            positive contributions before rescaling, all contributions, mass that was lost, mass handed to each input.
+        """
+        call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
+        returned = self.rule(call, relevance)
+        values = _values(returned)
+        self._check(call, values)
+        record = None
+        if self.conserves and isinstance(returned, Shares):
+            values, record = _rescale(call, returned, _mass(self.site.output_batch, relevance))
+        elif self.conserves and len(values) > 1:
+            record = _masses(self.site, relevance, values)
+        return values, record
+
+    def extra_repr(self) -> str:
+        """Rule, operation and place, for printed programs."""
+        return f"{self.rule}: {self.site.op} at {self.site.path!r}"
+
+    def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        bound = {}
+        for k, argument in enumerate(self.site.op._schema.arguments):
+            if k < len(args):
+                value = args[k]
+            else:
+                value = kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None)
+            bound[argument.name] = pytree.tree_map(widen, value)
+        return bound
+
+    def _check(self, call: Call, values: tuple[Tensor, ...]) -> None:
+        expected = [tuple(value.shape) for value in call.inputs]
+        found = [tuple(value.shape[1:]) for value in values]
+        if expected != found:
+            raise RuleError(
+                f"rule {self.rule} returned relevances of shapes {found} behind the seed axis for inputs of shapes "
+                f"{expected} ({', '.join(map(str, self.site.active))}) of {self.where}"
+            )
+
+
+def _values(returned: Relevances) -> tuple[Tensor, ...]:
+    if isinstance(returned, Shares):
+        return returned.values
+    return (returned,) if isinstance(returned, Tensor) else tuple(returned)
+
+
+def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
+    if isinstance(marks, BatchAxis):
+        return marks.sum(relevance)
+    parts = [m.sum(r) for m, r in zip(marks, relevance, strict=True) if m is not None and r is not None]
+    return torch.stack(parts).sum(0)
+
+
+def _rescale(call: Call, shares: Shares, arrived: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    raw = torch.stack(shares.masses).sum(0)
+    kept = raw > LOST * shares.total.clamp(min=0)
+    factor = torch.where(kept, arrived / torch.where(kept, raw, 1.0), 0.0)
+    values = tuple(
+        value * mark.spread(factor, value.ndim - 1)
+        for mark, value in zip(call.site.input_batch, shares.values, strict=True)
+    )
+    lost = torch.where(kept, 0.0, arrived)
+    return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
+
+
+def _masses(site: Site, relevance: Any, values: Sequence[Tensor]) -> Tensor:
+    arrived = _mass(site.output_batch, relevance)
+    emitted = [mark.sum(value) for mark, value in zip(site.input_batch, values, strict=True)]
+    moved = torch.stack(emitted).sum(0)
+    return torch.stack([arrived, moved, moved, torch.zeros_like(arrived), *emitted])

@@ -1,0 +1,36 @@
+"""A registry of relevance rules: what each operation does with the relevance that arrives at its output.
+
+Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
+"""
+
+from rule_registry import structural
+from rule_registry import abslrp, gradient  # isort: skip  # both build on the structural rules
+from rule_registry.batch import BatchAxis
+from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
+from rule_registry.registry import Rule, RuleSet, blocks, define, get, names, passes, register
+from rule_registry.select import Selector, select
+
+__all__ = [
+    "BatchAxis",
+    "Call",
+    "Relevances",
+    "Rule",
+    "RuleSet",
+    "Selector",
+    "Shares",
+    "Site",
+    "Slot",
+    "abslrp",
+    "blocks",
+    "define",
+    "denominator",
+    "get",
+    "gradient",
+    "names",
+    "passes",
+    "register",
+    "select",
+    "share",
+    "structural",
+    "sum_to",
+]

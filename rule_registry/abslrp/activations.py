@@ -1,0 +1,48 @@
+"""Operations relevance passes through unchanged: activation functions, softmax, and inert ones."""
+
+from __future__ import annotations
+
+import torch
+
+from rule_registry.registry import passes, register
+
+aten = torch.ops.aten
+
+register(
+    "abslrp",
+    aten.abs.default,
+    aten.celu.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.clamp_max.default,
+    aten.elu.default,
+    aten.erf.default,
+    aten.exp.default,
+    aten.gelu.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
+    aten.hardtanh.default,
+    aten.leaky_relu.default,
+    aten.log.default,
+    aten.log_sigmoid.default,
+    aten.mish.default,
+    aten.pow.Tensor_Scalar,
+    aten.prelu.default,
+    aten.reciprocal.default,
+    aten.relu.default,
+    aten.relu6.default,
+    aten.rsqrt.default,
+    aten.selu.default,
+    aten.sigmoid.default,
+    aten.silu.default,
+    aten.softplus.default,
+    aten.sqrt.default,
+    aten.tanh.default,
+    rule=passes,
+)
+
+# To the logit of the same position.
+register("abslrp", aten.softmax.int, aten._softmax.default, aten.log_softmax.int, rule=passes)
+
+# Under the gradient detaching blocks; here it is a copy.
+register("abslrp", aten.detach.default, aten.detach_.default, rule=passes)

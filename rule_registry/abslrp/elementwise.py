@@ -1,0 +1,133 @@
+"""Affine operations that act on each entry alone, and sums of terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rule_registry.call import Call, Relevances, Shares, denominator, share, sum_to
+from rule_registry.registry import passes, register
+
+aten = torch.ops.aten
+
+register("abslrp", aten.neg.default, rule=passes)
+
+
+def scaled(call: Call, s: Tensor, contribution: Tensor) -> Shares:
+    """Share of an operation whose output is, entry by entry, ``contribution + constant``."""
+    return share(call, s * contribution.clamp(min=0), net=call.batch.dot(s, contribution))
+
+
+@register("abslrp", aten._native_batch_norm_legit_no_training.default)
+def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
+    """Batch norm in evaluation mode: a gain and a shift per channel."""
+    gain = torch.rsqrt(call["running_var"] + call["eps"])
+    if call["weight"] is not None:
+        gain = gain * call["weight"]
+    x = call.input
+    return scaled(call, relevance[0] / denominator(call, delta), x * gain.reshape(-1, *(1,) * (x.ndim - 2)))
+
+
+@register("abslrp", aten.layer_norm.default)
+def layer_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Layer norm with its statistics held: ``(x w / sigma)^+``, not centred."""
+    x = call.input
+    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
+    gain = torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call["eps"])
+    return _normed(call, relevance, x * gain, delta)
+
+
+@register("abslrp", aten.rms_norm.default)
+def rms_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Root-mean-square norm with its statistic held."""
+    x = call.input
+    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
+    eps = torch.finfo(x.dtype).eps if call["eps"] is None else call["eps"]
+    return _normed(call, relevance, x * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps), delta)
+
+
+@register("abslrp", aten.group_norm.default)
+def group_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Group norm (and instance norm) with its statistics held."""
+    x = call.input
+    groups = x.unflatten(1, (call["num_groups"], -1)).flatten(2)
+    gain = torch.rsqrt(groups.var(2, unbiased=False, keepdim=True) + call["eps"])
+    weight = call["weight"]
+    gained = (groups * gain).reshape(x.shape)
+    if weight is not None:
+        gained = gained * weight.reshape(-1, *(1,) * (x.ndim - 2))
+    return scaled(call, relevance / denominator(call, delta), gained)
+
+
+def _normed(call: Call, relevance: Tensor, normed: Tensor, delta: float) -> Shares:
+    if call["weight"] is not None:
+        normed = normed * call["weight"]
+    return scaled(call, relevance / denominator(call, delta), normed)
+
+
+@register("abslrp", aten.add.Tensor, aten.add.Scalar)
+def add(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Sum: each term's positive part; a constant term receives nothing."""
+    return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta)
+
+
+@register("abslrp", aten.sub.Tensor, aten.sub.Scalar)
+def sub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Difference: positive part of the first term, negative part of the second."""
+    return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta)
+
+
+@register("abslrp", aten.rsub.Scalar, aten.rsub.Tensor)
+def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Difference the other way round."""
+    return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta)
+
+
+def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
+    s = relevance / denominator(call, delta)
+    values, nets = [], []
+    for slot in call.site.active:
+        term = call.value(slot) * signs[slot.name] if signs[slot.name] != 1 else call.value(slot)
+        values.append(sum_to(s * term.clamp(min=0), term.shape))
+        nets.append(call.batch.dot(s, term.expand(call.result.shape)))
+    return share(call, *values, net=torch.stack(nets).sum(0))
+
+
+@register("abslrp", aten.mul.Tensor, aten.mul.Scalar)
+def mul(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+    """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
+    if _by_scalar(call):
+        return relevance
+    product = call.result
+    s = relevance / denominator(call, delta)
+    contribution = s * product.clamp(min=0)
+    values = [sum_to(contribution, call.value(slot).shape) for slot in call.site.active]
+    return share(call, *values, net=len(values) * call.batch.dot(s, product))
+
+
+@register("abslrp", aten.div.Tensor, aten.div.Scalar)
+def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+    """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``."""
+    if _by_scalar(call):
+        return relevance
+    quotient = call.result
+    s = relevance / denominator(call, delta)
+    signs = {"self": 1, "other": -1}
+    values = [
+        sum_to(s * (quotient * signs[slot.name]).clamp(min=0), call.value(slot).shape)
+        for slot in call.site.active
+    ]
+    sign = sum(signs[slot.name] for slot in call.site.active)
+    return share(call, *values, net=sign * call.batch.dot(s, quotient))
+
+
+def _by_scalar(call: Call) -> bool:
+    names = {slot.name for slot in call.site.active}
+    if names == {"self", "other"} or (names == {"other"} and call.site.op in (aten.div.Tensor, aten.div.Scalar)):
+        return False
+    (constant,) = {"self", "other"} - names
+    value = call[constant]
+    return not isinstance(value, Tensor) or value.numel() == 1

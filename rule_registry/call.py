@@ -1,0 +1,192 @@
+"""What a rule is given and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from rule_registry.batch import BatchAxis
+
+EPSILON = 1e-9
+"""Absolute part of the stabiliser in every denominator."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor input of an operation: an argument, or an item of an argument that is a list."""
+
+    name: str
+    item: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.item is None else f"{self.name}[{self.item}]"
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operation at its place in a model: everything that is known before any tensor flows.
+
+    Parameters
+    ----------
+    op : OpOverload
+        The ATen operation.
+    path, module_type : str
+        Path and class of the innermost module that called it (``""``: the model itself).
+    active : tuple of Slot
+        The inputs that are activations: they depend on the source and receive relevance. All other
+        inputs are constants.
+    nonnegative : tuple of bool
+        For each of them, whether the graph proves that it is never negative.
+    input_batch : tuple of BatchAxis
+        For each of them, where its samples lie.
+    output_batch : BatchAxis or tuple
+        Where the samples lie in the output; a tuple, with None for what is no activation, where the
+        operation returns several tensors.
+    parametric : bool
+        Whether one of the constants is a parameter of the model.
+    """
+
+    op: OpOverload
+    path: str
+    module_type: str
+    active: tuple[Slot, ...]
+    nonnegative: tuple[bool, ...]
+    input_batch: tuple[BatchAxis, ...]
+    output_batch: BatchAxis | tuple[BatchAxis | None, ...]
+    parametric: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation: its site, what went in and what came out.
+
+    ``call["weight"]`` is an argument under the name the operation's schema gives it, defaults filled in;
+    ``call.inputs`` are the activations among them, in the order in which a rule returns relevances.
+    """
+
+    site: Site
+    arguments: Mapping[str, Any]
+    output: Any
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The activation inputs."""
+        return tuple(self.value(slot) for slot in self.site.active)
+
+    @property
+    def input(self) -> Tensor:
+        """The activation input of an operation that has one."""
+        (only,) = self.inputs
+        return only
+
+    @property
+    def batch(self) -> BatchAxis:
+        """Where the samples lie in the output (its first tensor, where there are several)."""
+        marks = self.site.output_batch
+        mark = marks[0] if isinstance(marks, tuple) else marks
+        assert mark is not None, f"{self.site.op} at {self.site.path!r}: the first output is no activation"
+        return mark
+
+    @property
+    def result(self) -> Tensor:
+        """The output (its first tensor, where there are several)."""
+        first = self.output[0] if isinstance(self.output, tuple | list) else self.output
+        assert isinstance(first, Tensor)
+        return first
+
+    def value(self, slot: Slot) -> Tensor:
+        """The tensor in a slot."""
+        value = self.arguments[slot.name]
+        tensor = value if slot.item is None else value[slot.item]
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    def is_active(self, name: str, item: int | None = None) -> bool:
+        """Whether an argument (or an item of it) is an activation."""
+        return Slot(name, item) in self.site.active
+
+    def is_nonnegative(self, name: str, item: int | None = None) -> bool:
+        """Whether an activation argument is known never to be negative."""
+        return self.site.nonnegative[self.site.active.index(Slot(name, item))]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Contributions that are still to be rescaled to the mass that arrived.
+
+    Parameters
+    ----------
+    values : tuple of Tensor
+        One relevance ``(S, *input)`` per activation input.
+    masses : tuple of Tensor
+        The sum of each per seed and sample, ``(S, B)``.
+    total : Tensor
+        Magnitude of *all* contributions, also of the negative ones and of constants, ``(S, B)``. Where
+        ``masses`` are below 1e-6 of it the relevance can't be handed on and counts as lost.
+    """
+
+    values: tuple[Tensor, ...]
+    masses: tuple[Tensor, ...]
+    total: Tensor
+
+
+Relevances = Tensor | Sequence[Tensor] | Shares
+"""What a rule may return: a tensor (or one per activation input) that is the relevance as it stands, or
+`Shares`, which the engine rescales to the mass that arrived."""
+
+
+def share(
+    call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor | None = None
+) -> Shares:
+    """Hand contributions to the engine, to be rescaled jointly to the mass that arrived.
+
+    Parameters
+    ----------
+    call : Call
+        The call the contributions belong to.
+    *values : Tensor
+        Contributions of each activation input, ``(S, *input)``.
+    net : Tensor, optional
+        Sum of all contributions, positive and negative ones, ``(S, B)``. As the positive ones are what is
+        handed on, the magnitude of all of them is then known without a second product.
+    total : Tensor, optional
+        That magnitude itself, where it is known directly.
+    """
+    masses = tuple(mark.sum(value) for mark, value in zip(call.site.input_batch, values, strict=True))
+    if total is None:
+        raw = torch.stack(masses).sum(0)
+        total = raw if net is None else 2 * raw - net
+    return Shares(values, masses, total)
+
+
+def denominator(call: Call, delta: float) -> Tensor:
+    """Stabilised magnitude of the output: ``|z| + 1e-9 + delta * mean|z|``, the mean per sample.
+
+    Entries that are infinite (masked attention logits) carry no relevance and stay out of the mean.
+    """
+    magnitude = call.result.abs()
+    if delta:
+        finite = torch.where(magnitude.isinf(), 0.0, magnitude) if call.site.op in _MASKING else magnitude
+        floor = call.batch.mean(finite).mul(delta).add(EPSILON)
+        return magnitude.add_(call.batch.spread(floor, magnitude.ndim))
+    return magnitude.add_(EPSILON)
+
+
+_MASKING = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor)
+
+
+def sum_to(relevance: Tensor, shape: Sequence[int]) -> Tensor:
+    """Sum a relevance ``(S, *broadcast)`` back to ``(S, *shape)``: the transpose of broadcasting."""
+    extra = relevance.ndim - 1 - len(shape)
+    if extra:
+        relevance = relevance.sum(list(range(1, extra + 1)))
+    stretched = [d for d, size in enumerate(shape, 1) if size == 1 and relevance.shape[d] != 1]
+    return relevance.sum(stretched, keepdim=True) if stretched else relevance

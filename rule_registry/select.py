@@ -1,0 +1,57 @@
+"""Narrowing a rule to some of the places where an operation is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch._ops import OpOverload
+
+from rule_registry.call import Site
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A choice of sites; what is None does not matter. Made by `select`."""
+
+    op: OpOverload | None = None
+    path: str | None = None
+    module: str | None = None
+
+    def matches(self, site: Site) -> bool:
+        """Whether a site is chosen."""
+        return (
+            (self.op is None or self.op == site.op)
+            and (self.path is None or fnmatchcase(site.path, self.path))
+            and (self.module is None or self.module in (site.module_type, site.module_type.rpartition(".")[2]))
+        )
+
+    def __str__(self) -> str:
+        parts = {"op": self.op, "path": self.path, "module": self.module}
+        return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+
+
+def select(
+    op: OpOverload | None = None, path: str | None = None, module: type | str | None = None
+) -> Selector:
+    """Choose sites by operation, module path and module class; all that are given must hold.
+
+    Parameters
+    ----------
+    op : OpOverload, optional
+        The ATen operation, for example ``torch.ops.aten.softmax.int``.
+    path : str, optional
+        Glob over the path of the innermost module, for example ``"blocks.*.attn"``.
+    module : type or str, optional
+        Class of the innermost module, or its name, with or without its package.
+
+    Raises
+    ------
+    ValueError
+        If nothing is given: that would choose every operation.
+    """
+    if op is None and path is None and module is None:
+        raise ValueError("select() needs an operation, a path or a module class")
+    if isinstance(module, type):
+        module = f"{module.__module__}.{module.__qualname__}"
+    return Selector(op, path, module)

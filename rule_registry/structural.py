@@ -1,0 +1,229 @@
+"""Moving relevance exactly: the transposes of operations that only move, copy or drop entries.
+
+Every other rule set builds on these, so the gradient oracle tests them on each model it is run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rule_registry.call import Call, Relevances, share, sum_to
+from rule_registry.registry import define, passes, register
+
+aten = torch.ops.aten
+
+define("structural", "moves and copies, shared by all rule sets")
+
+register(
+    "structural",
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.lift_fresh_copy.default,
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    rule=passes,
+)
+
+
+@register(
+    "structural",
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+)
+def reshape(call: Call, relevance: Tensor) -> Tensor:
+    """Same entries in the same order: back to the input's shape."""
+    return relevance.reshape(relevance.shape[0], *call.input.shape)
+
+
+@register("structural", aten.permute.default)
+def permute(call: Call, relevance: Tensor) -> Tensor:
+    """Permute with the inverse order."""
+    order = [d % call.input.ndim for d in call["dims"]]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return relevance.permute(0, *(d + 1 for d in inverse))
+
+
+@register("structural", aten.transpose.int)
+def transpose(call: Call, relevance: Tensor) -> Tensor:
+    """Swap the two axes back."""
+    ndim = call.input.ndim
+    return relevance.transpose(call["dim0"] % ndim + 1, call["dim1"] % ndim + 1)
+
+
+@register("structural", aten.t.default, aten.numpy_T.default)
+def reverse(call: Call, relevance: Tensor) -> Tensor:
+    """Reverse the axes back."""
+    return relevance.permute(0, *range(relevance.ndim - 1, 0, -1))
+
+
+@register("structural", aten.expand.default)
+def expand(call: Call, relevance: Tensor) -> Tensor:
+    """Sum over the copies."""
+    return sum_to(relevance, call.input.shape)
+
+
+@register("structural", aten.repeat.default)
+def repeat(call: Call, relevance: Tensor) -> Tensor:
+    """Sum over the copies."""
+    repeats = list(call["repeats"])
+    shape = [1] * (len(repeats) - call.input.ndim) + list(call.input.shape)
+    pairs = [size for pair in zip(repeats, shape, strict=True) for size in pair]
+    copies = relevance.reshape(relevance.shape[0], *pairs).sum(list(range(1, len(pairs), 2)))
+    return copies.reshape(relevance.shape[0], *call.input.shape)
+
+
+@register("structural", aten.cat.default)
+def cat(call: Call, relevance: Tensor) -> Relevances:
+    """Cut into the parts; what falls on constant parts goes to the activations."""
+    dim = call["dim"] % call.result.ndim + 1
+    parts = relevance.split([part.shape[dim - 1] for part in call["tensors"]], dim)
+    return _among_constants(call, relevance, parts)
+
+
+@register("structural", aten.stack.default)
+def stack(call: Call, relevance: Tensor) -> Relevances:
+    """Cut into the parts; what falls on constant parts goes to the activations."""
+    parts = relevance.unbind(call["dim"] % call.result.ndim + 1)
+    return _among_constants(call, relevance, parts)
+
+
+def _among_constants(call: Call, relevance: Tensor, parts: Sequence[Tensor]) -> Relevances:
+    active = [parts[slot.item] for slot in call.site.active if slot.item is not None]
+    if len(active) == len(parts):
+        return active
+    return share(call, *active, total=call.batch.sum(relevance))
+
+
+@register("structural", aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+def split(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
+    """Join the parts again; zeros where nobody used one."""
+    return torch.cat(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
+
+
+@register("structural", aten.unbind.int)
+def unbind(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
+    """Join the parts again; zeros where nobody used one."""
+    return torch.stack(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
+
+
+def _filled(call: Call, relevance: Sequence[Tensor | None]) -> list[Tensor]:
+    like = next(part for part in relevance if part is not None)
+    return [
+        like.new_zeros(like.shape[0], *out.shape) if part is None else part
+        for part, out in zip(relevance, call.output, strict=True)
+    ]
+
+
+@register("structural", aten.slice.Tensor)
+def slice_(call: Call, relevance: Tensor) -> Tensor:
+    """Put back in place, zeros elsewhere."""
+    shape = [relevance.shape[0], *call.input.shape]
+    dim = call["dim"] % call.input.ndim + 1
+    start = 0 if call["start"] is None else call["start"]
+    end = shape[dim] if call["end"] is None else call["end"]
+    back: Tensor = aten.slice_backward(relevance, shape, dim, start, end, call["step"])
+    return back
+
+
+@register("structural", aten.select.int)
+def select(call: Call, relevance: Tensor) -> Tensor:
+    """Put back in place, zeros elsewhere."""
+    shape = [relevance.shape[0], *call.input.shape]
+    back: Tensor = aten.select_backward(relevance, shape, call["dim"] % call.input.ndim + 1, call["index"])
+    return back
+
+
+@register("structural", aten.roll.default)
+def roll(call: Call, relevance: Tensor) -> Tensor:
+    """Roll back."""
+    shifts = [-shift for shift in call["shifts"]]
+    if not call["dims"]:
+        return relevance.flatten(1).roll(shifts, 1).reshape(relevance.shape)
+    return relevance.roll(shifts, [d % call.input.ndim + 1 for d in call["dims"]])
+
+
+@register("structural", aten.flip.default)
+def flip(call: Call, relevance: Tensor) -> Tensor:
+    """Flip back."""
+    return relevance.flip([d % call.input.ndim + 1 for d in call["dims"]])
+
+
+@register(
+    "structural",
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.gather.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+    aten.channel_shuffle.default,
+    aten.unfold.default,
+)
+def gather(call: Call, relevance: Tensor) -> Tensor:
+    """Add each entry to where it was read from, found by moving the positions themselves."""
+    source = call.input
+    positions = torch.arange(source.numel(), device=source.device).reshape(source.shape)
+    (slot,) = call.site.active
+    moved = call.site.op(**{**call.arguments, slot.name: positions})
+    flat = relevance.new_zeros(relevance.shape[0], source.numel())
+    flat = flat.index_add(1, moved.flatten(), relevance.flatten(1))
+    return flat.reshape(relevance.shape[0], *source.shape)
+
+
+@register("structural", aten.pad.default, aten.constant_pad_nd.default)
+def pad(call: Call, relevance: Tensor) -> Relevances:
+    """Cut the border off; what falls on it goes to the activations (it was read, in the other modes)."""
+    mode = call.arguments.get("mode", "constant")
+    widths = list(call["pad"])
+    if mode != "constant":
+        return _fold_border(call, relevance, widths, mode)
+    inner = F.pad(relevance, [-width for width in widths])
+    if any(width > 0 for width in widths):
+        return share(call, inner, total=call.batch.sum(relevance))
+    return inner
+
+
+def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) -> Tensor:
+    source = call.input
+    positions = torch.arange(source.numel(), device=source.device, dtype=torch.float64).reshape(source.shape)
+    moved = F.pad(positions, widths, mode=mode).long()
+    flat = relevance.new_zeros(relevance.shape[0], source.numel())
+    flat = flat.index_add(1, moved.flatten(), relevance.flatten(1))
+    return flat.reshape(relevance.shape[0], *source.shape)
+
+
+@register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def masked_fill(call: Call, relevance: Tensor) -> Relevances:
+    """Zero under the mask; what falls on the filled entries goes to the activations."""
+    kept = torch.where(call["mask"], 0.0, relevance)
+    return share(call, sum_to(kept, call.input.shape), total=call.batch.sum(relevance))
+
+
+@register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
+def where(call: Call, relevance: Tensor) -> Relevances:
+    """To whichever side was taken; what falls on a constant side goes to the activations."""
+    sides: dict[str, Any] = {"self": call["condition"], "other": ~call["condition"]}
+    values = [
+        sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape)
+        for slot in call.site.active
+    ]
+    if len(values) == 2:
+        return values
+    return share(call, *values, total=call.batch.sum(relevance))
