@@ -4,7 +4,7 @@ Rules are pure functions of tensors and know no graph; the engine that applies t
 """
 
 from rule_registry import structural
-from rule_registry import abslrp, gradient  # isort: skip  # both build on the structural rules
+from rule_registry import abslrp, gradient, released  # isort: skip  # they build on the structural rules
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.registry import Rule, RuleSet, blocks, define, get, names, passes, register
@@ -29,6 +29,7 @@ __all__ = [
     "names",
     "passes",
     "register",
+    "released",
     "select",
     "share",
     "structural",
