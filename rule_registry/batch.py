@@ -12,19 +12,35 @@ from torch import Tensor
 class BatchAxis:
     """The axis of an activation that carries its samples.
 
-    Inside a graph the batch may be merged with windows or heads. Such an axis has ``factor * B`` entries,
-    sample-major: entry ``b * factor + k`` belongs to sample ``b``.
+    Inside a graph the batch may be merged with windows, heads or positions. Such an axis has
+    ``outer * B * factor`` entries, of which entry ``(o * B + b) * factor + k`` belongs to sample ``b``.
 
     Parameters
     ----------
     axis : int
         Axis of the activation, counted without the seed axis.
     factor : int
-        Entries of the axis that belong to one sample.
+        Neighbouring entries of the axis that belong to one sample.
+    outer : int
+        How often the samples follow each other along the axis (nn.MultiheadAttention merges positions and samples
+        so).
     """
 
     axis: int
     factor: int = 1
+    outer: int = 1
+
+    @property
+    def merged(self) -> bool:
+        """Whether the axis holds more than the samples."""
+        return self.factor != 1 or self.outer != 1
+
+    def rows(self, activation: Tensor) -> Tensor:
+        """Reshape an activation to one row per sample, ``(B, -1)``."""
+        front = activation.movedim(self.axis, 0)
+        if self.merged:
+            front = front.unflatten(0, (self.outer, -1, self.factor)).movedim(1, 0)
+        return front.reshape(front.shape[0], -1)
 
     def sum(self, tensor: Tensor, lead: int = 1) -> Tensor:
         """Sum a tensor over everything but its ``lead`` first axes and its samples.
@@ -42,19 +58,20 @@ class BatchAxis:
             ``(S, B)``, or ``(B,)`` with ``lead=0``.
         """
         axis = self.axis + lead
-        if self.factor != 1:
-            tensor = tensor.unflatten(axis, (-1, self.factor))
+        if self.merged:
+            tensor = tensor.unflatten(axis, (self.outer, -1, self.factor))
+            axis += 1
         rest = [d for d in range(lead, tensor.ndim) if d != axis]
         return tensor.sum(rest) if rest else tensor
 
     def mean(self, activation: Tensor) -> Tensor:
         """Mean of an activation per sample, ``(B,)``."""
         size = math.prod(activation.shape[d] for d in range(activation.ndim) if d != self.axis)
-        return self.sum(activation, lead=0) / (size * self.factor)
+        return self.sum(activation, lead=0) / (size * self.factor * self.outer)
 
     def dot(self, relevance: Tensor, activation: Tensor) -> Tensor:
         """Inner product of a relevance with an activation per seed and sample, ``(S, B)``."""
-        if self.axis != 0:
+        if self.axis != 0 or self.outer != 1:
             return self.sum(relevance * activation)
         seeds, batch = relevance.shape[0], activation.shape[0] // self.factor
         rows = relevance.reshape(seeds, batch, -1).transpose(0, 1)
@@ -72,5 +89,7 @@ class BatchAxis:
         """
         if self.factor != 1:
             values = values.repeat_interleave(self.factor, dim=-1)
+        if self.outer != 1:
+            values = values.repeat(*(1,) * (values.ndim - 1), self.outer)
         before, after = (1,) * self.axis, (1,) * (ndim - self.axis - 1)
         return values.reshape(*values.shape[:-1], *before, values.shape[-1], *after)
