@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation for any PyTorch model."""
 
 from relprop.capture import capture
+from relprop.check import Report, check
 from relprop.conservation import Conservation
 from relprop.errors import (
     CaptureError,
@@ -12,6 +13,7 @@ from relprop.errors import (
 )
 from relprop.explainer import Explainer, explain
 from relprop.explanation import Explanation
+from relprop.oracle import gradient_oracle_error
 
 __all__ = [
     "CaptureError",
@@ -21,8 +23,11 @@ __all__ = [
     "InputError",
     "MissingRuleError",
     "RelpropError",
+    "Report",
     "RuleError",
     "TargetError",
     "capture",
+    "check",
     "explain",
+    "gradient_oracle_error",
 ]

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, fx
 
 from relprop.errors import CaptureError, InputError, MissingRuleError
-from relprop.graph import Graph, Marks, is_floating
+from relprop.graph import Graph, Marks, is_floating, value_inputs
 from relprop.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
 
@@ -97,7 +97,9 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
 
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
     if at is None:
-        sources = tuple(node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None)
+        sources = tuple(
+            node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None
+        )
         if not sources:
             raise InputError(
                 "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
@@ -116,19 +118,21 @@ def _between(graph: Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
     """Nodes on a floating-point path from a source to the output."""
     forward = set(sources)
     for node in graph.calls():
-        if is_floating(node) and not forward.isdisjoint(node.all_input_nodes):
+        if is_floating(node) and not forward.isdisjoint(value_inputs(node)):
             forward.add(node)
     if graph.output not in forward:
         raise CaptureError("the target does not depend on the source: no path leads from one to the other")
     backward = {graph.output}
     for node in reversed(list(graph.graph.nodes)):
         if node in backward and node not in sources:
-            backward.update(source for source in node.all_input_nodes if source in forward)
+            backward.update(source for source in value_inputs(node) if source in forward)
     return forward & backward
 
 
 def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[fx.Node]) -> Site:
-    active = tuple((slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value))
+    active = tuple(
+        (slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value)
+    )
     origin = graph.origins[node]
     batch = graph.batch[node]
     assert batch is not None

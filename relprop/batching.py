@@ -9,14 +9,16 @@ import torch
 from torch import SymInt, Tensor, fx
 
 from relprop.errors import CaptureError
-from relprop.graph import Graph, is_floating
+from relprop.graph import Graph, is_floating, is_tensor, value_inputs
 from rule_registry import BatchAxis
 
 _SIZES = (2, 3, 5)
 
 
 def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
-    """Mark the batch axis of every value that depends on a batched input.
+    """Mark the batch axis of every value on the way from a batched input to the output.
+
+    How an axis of several entries per sample is laid out is settled by `run_and_prove`.
 
     Parameters
     ----------
@@ -28,51 +30,55 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
     Raises
     ------
     CaptureError
-        If a value depends on the inputs but no single axis of it carries the batch.
+        If no single axis of such a value carries the batch.
     """
     symbol = batched[0].meta["val"].shape[0]
     if not isinstance(symbol, SymInt):
         raise CaptureError(
-            f"the graph is fixed at a batch of {symbol}: export it with a dynamic batch axis, "
-            'as in torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch")},)), with at least two samples'
+            f"the graph is fixed at a batch of {symbol}: export it with a dynamic batch axis and at least two "
+            'samples, as in torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch")},))'
         )
-    depends = set(batched)
     for node in batched:
         graph.batch[node] = BatchAxis(0)
-    for node in graph.calls():
-        if not is_floating(node) or depends.isdisjoint(node.all_input_nodes):
-            if not depends.isdisjoint(node.all_input_nodes) and _is_tensor(node):
-                depends.add(node)
+    lost = []
+    for node in _between(graph, batched):
+        if not is_floating(node):
             continue
-        depends.add(node)
         value = node.meta["val"]
         if isinstance(value, tuple | list):
             graph.batch[node] = tuple(_axis(part, symbol) for part in value)
         else:
             graph.batch[node] = _axis(value, symbol)
-    lost = [n for n in graph.calls() if n in depends and is_floating(n) and graph.batch[n] is None]
+            if graph.batch[node] is None:
+                lost.append(node)
     if lost:
-        places = "\n".join(f"  {graph.describe(node)}: shape {tuple(node.meta['val'].shape)}" for node in lost[:5])
+        places = "\n".join(
+            f"  {graph.describe(node)}: shape {tuple(node.meta['val'].shape)}" for node in lost[:5]
+        )
         raise CaptureError(
-            f"samples of a batch are mixed: no single axis of these {len(lost)} values carries the batch\n{places}\n"
-            "Relevance is per sample, so the model must treat the samples of a batch apart."
+            f"samples of a batch are mixed: no single axis of these {len(lost)} values carries the batch\n"
+            f"{places}\nRelevance is per sample, so the model must treat the samples of a batch apart."
         )
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else [value]
-    return any(isinstance(v, Tensor) for v in values)
+def _between(graph: Graph, batched: Sequence[fx.Node]) -> list[fx.Node]:
+    """Operations whose value depends on a batched input and reaches the output, in order."""
+    depends = set(batched)
+    for node in graph.calls():
+        if is_tensor(node) and not depends.isdisjoint(value_inputs(node)):
+            depends.add(node)
+    needed = {graph.output}
+    for node in reversed(list(graph.calls())):
+        if node in needed:
+            needed.update(value_inputs(node))
+    return [node for node in graph.calls() if node in depends and node in needed]
 
 
 def _axis(value: Any, symbol: SymInt) -> BatchAxis | None:
     if not isinstance(value, Tensor) or not torch.is_floating_point(value):
         return None
-    found = [
-        BatchAxis(axis, factor)
-        for axis, size in enumerate(value.shape)
-        if isinstance(size, SymInt) and (factor := _multiple(size, symbol)) is not None
-    ]
+    multiples = [_multiple(size, symbol) if isinstance(size, SymInt) else None for size in value.shape]
+    found = [BatchAxis(axis, factor) for axis, factor in enumerate(multiples) if factor is not None]
     return found[0] if len(found) == 1 else None
 
 
@@ -90,10 +96,12 @@ def _multiple(size: SymInt, symbol: SymInt) -> int | None:
 def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
     """Run the graph twice side by side, with one sample perturbed, and compare the other samples.
 
+    Where an axis has several entries per sample this also settles in which order they lie.
+
     Parameters
     ----------
     graph : Graph
-        With its batch axes marked.
+        With its batch axes marked; marks of merged axes are replaced by what was proved.
     leaves : sequence of Tensor
         An example of at least two samples, one tensor per input of the graph.
     batched : sequence of bool
@@ -110,7 +118,9 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
         If a sample's part of some value changed although only another sample did.
     """
     runs = [dict(zip(graph.inputs, leaves, strict=True))]
-    perturbed = [_perturb(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
+    perturbed = [
+        _perturb(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)
+    ]
     runs.append(dict(zip(graph.inputs, perturbed, strict=True)))
     last_use: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
@@ -126,7 +136,7 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
                 args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
         if node.op == "call_function" and graph.batch.get(node) is not None:
-            _compare(graph, node, runs[0][node], runs[1][node])
+            _settle(graph, node, runs[0][node], runs[1][node])
         for source in node.all_input_nodes:
             if last_use[source] is node and source is not graph.output:
                 for values in runs:
@@ -142,28 +152,38 @@ def _perturb(leaf: Tensor) -> Tensor:
         noise = torch.randn(leaf.shape[1:], generator=generator).to(leaf)
         changed[0] += noise * leaf.float().std().nan_to_num(1.0).clamp(min=1e-3).to(leaf)
     else:
-        changed[0] = leaf[0].flip(-1) if leaf.ndim > 1 else leaf[0]
+        changed[0] = ~leaf[0] if leaf.dtype == torch.bool else leaf.min() + leaf.max() - leaf[0]
     return changed
 
 
-def _compare(graph: Graph, node: fx.Node, before: Any, after: Any) -> None:
+def _settle(graph: Graph, node: fx.Node, before: Any, after: Any) -> None:
+    """Replace the marks of a node by layouts under which only the first sample changed."""
     marks = graph.batch[node]
     if isinstance(marks, tuple):
-        pairs = [(m, a, b) for m, a, b in zip(marks, before, after, strict=True) if m is not None]
+        parts = zip(marks, before, after, strict=True)
+        graph.batch[node] = tuple(m if m is None else _layout(graph, node, m, a, b) for m, a, b in parts)
     else:
         assert marks is not None
-        pairs = [(marks, before, after)]
-    for mark, old, new in pairs:
-        rest = slice(mark.factor, None)
-        old, new = (value.movedim(mark.axis, 0)[rest] for value in (old, new))
-        if torch.equal(old, new):
-            continue
-        old, new = old.double(), new.double()
-        scale = old[old.isfinite()].abs().max() if old.isfinite().any() else old.new_zeros(())
-        close = torch.isclose(old, new, rtol=1e-4, atol=1e-5 * float(scale), equal_nan=True)
-        if not close.all():
-            raise CaptureError(
-                f"axis {mark.axis} of {graph.describe(node)} has {mark.factor} entries per sample, but perturbing "
-                "one sample changed another's: the batch is interleaved (not sample-major), or the model mixes "
-                "the samples of a batch"
-            )
+        graph.batch[node] = _layout(graph, node, marks, before, after)
+
+
+def _layout(graph: Graph, node: fx.Node, mark: BatchAxis, before: Tensor, after: Tensor) -> BatchAxis:
+    several = mark.factor
+    for factor in sorted((k for k in range(1, several + 1) if several % k == 0), reverse=True):
+        layout = BatchAxis(mark.axis, factor, several // factor)
+        if _same(layout.rows(before)[1:], layout.rows(after)[1:]):
+            return layout
+    raise CaptureError(
+        f"axis {mark.axis} of {graph.describe(node)} has {several} entries per sample, but perturbing one sample "
+        "changed another's, in whatever order these entries lie: the model mixes the samples of a batch, or "
+        "draws random numbers"
+    )
+
+
+def _same(before: Tensor, after: Tensor) -> bool:
+    if torch.equal(before, after):
+        return True
+    before, after = before.double(), after.double()
+    finite = before[before.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    return bool(torch.isclose(before, after, rtol=1e-4, atol=1e-5 * scale, equal_nan=True).all())

@@ -65,15 +65,19 @@ def capture(
         If the model itself fails on the inputs.
     """
     kwargs = dict(kwargs or {})
-    if isinstance(model, str | PathLike):
-        model = load_exported(model)
+    model = opened(model)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not leaves:
         raise InputError("the model needs at least one tensor as its input")
     if isinstance(model, nn.Module):
         _refuse_training(model)
     with _lock, plain_mode():
-        key = (_signature(args, kwargs), target, output, fingerprint(model) if isinstance(model, nn.Module) else None)
+        key = (
+            _signature(args, kwargs),
+            target,
+            output,
+            fingerprint(model) if isinstance(model, nn.Module) else None,
+        )
         graphs = _cache.setdefault(model, {})
         if key not in graphs:
             graphs.pop(next(iter(graphs)), None) if len(graphs) >= _CACHE_LIMIT else None
@@ -83,6 +87,11 @@ def capture(
 
 _CACHE_LIMIT = 8
 """Graphs kept per model: one per input shape, target and output in use."""
+
+
+def opened(model: Model) -> nn.Module | ExportedProgram:
+    """Load a model that is given as a path; return any other as it is."""
+    return load_exported(model) if isinstance(model, str | PathLike) else model
 
 
 def load_exported(path: str | PathLike[str]) -> ExportedProgram:
@@ -96,7 +105,9 @@ def load_exported(path: str | PathLike[str]) -> ExportedProgram:
     try:
         return torch.export.load(fspath(path))
     except Exception as error:  # zip, pickle and schema errors alike
-        raise CaptureError(f"{fspath(path)} can't be read as an exported program (.pt2): {first_line(error)}") from error
+        raise CaptureError(
+            f"{fspath(path)} can't be read as an exported program (.pt2): {first_line(error)}"
+        ) from error
 
 
 def _refuse_training(model: nn.Module) -> None:

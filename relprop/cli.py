@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Model = Annotated[str, typer.Option(metavar="NAME", help="timm or torchvision/NAME model.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
@@ -63,9 +61,7 @@ def explain(
         Contrast | None, typer.Option(help="Against all other classes or not, if not the rule set's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures explained at once.")] = 8,
-    sample: Annotated[
-        bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")
-    ] = True,
+    sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
     output: Output = Path("out"),
     debug: Debug = False,
 ) -> None:
@@ -128,7 +124,7 @@ class _Run:
 
     def explain(self, paths: Sequence[Path], batch_size: int) -> None:
         """Explain the pictures batch by batch, holding one batch at a time."""
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         with tqdm(total=len(paths), unit="picture", disable=None) as progress:
             for batch in self._batches(paths, batch_size, progress):
@@ -244,11 +240,11 @@ def _outputs(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 def _prepare(folder: Path) -> None:
     """Make the output folder, or say at once that it cannot be written."""
-    from relprop.pictures import DrawingError
+    from relprop.files import OutputError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DrawingError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
-        raise DrawingError(f"cannot write to {folder}: permission denied")
+        raise OutputError(f"cannot write to {folder}: permission denied")

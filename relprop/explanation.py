@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.conservation import Conservation
 from relprop.errors import RelpropError
+from relprop.pictures import overlay, robust_scale, sheet
+from relprop.saving import save
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +91,60 @@ class Explanation:
         largest = heat.abs().amax((1, 2), keepdim=True)
         return heat / torch.where(largest == 0, 1.0, largest)
 
+    def overlay(self, images: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lay the heat maps over their pictures, relevance as opacity.
+
+        Parameters
+        ----------
+        images : Tensor or ndarray
+            ``(B, 3, H, W)`` in [0, 1], or ``(B, H, W, 3)`` uint8.
+
+        Returns
+        -------
+        ndarray
+            ``(B, H, W, 3)`` uint8 RGB.
+        """
+        pictures, heats = as_pixels(images), self._heats()
+        scaled, _ = robust_scale(heats)
+        return np.stack([overlay(picture, heat) for picture, heat in zip(pictures, scaled, strict=True)])
+
+    def save(self, path: str | PathLike[str], images: Tensor | NDArray[np.uint8] | None = None) -> None:
+        """Write maps as ``.png``, over ``images`` where given, or all tensors as ``.npz`` or ``.h5``.
+
+        Raises
+        ------
+        OutputError
+            If the kind of file is unknown, or it can't be written; nothing half written is left.
+        """
+        save(self, path, None if images is None else as_pixels(images))
+
+    def show(self, images: Tensor | NDArray[np.uint8] | None = None) -> Figure:
+        """Draw the maps of the batch; in a notebook the figure shows itself."""
+        return sheet(self._heats(), None if images is None else as_pixels(images))
+
+    def _heats(self) -> NDArray[np.float64]:
+        heats: NDArray[np.float64] = self.heatmap().cpu().double().numpy()
+        return heats
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.show().savefig(buffer, format="png")
+        return buffer.getvalue()
+
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.relevances.items())
         return f"Explanation({shapes}, rules={self.rules!r})\n{self.conservation}"
+
+
+def as_pixels(images: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that or from tensors ``(B, 3, H, W)`` in [0, 1]."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
+            raise RelpropError(
+                f"pictures must be (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3), not {tuple(images.shape)} from "
+                f"{float(images.min()):.2f} to {float(images.max()):.2f}: undo the normalisation first"
+            )
+        return (images.permute(0, 2, 3, 1).cpu().float() * 255).round().to(torch.uint8).numpy()
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise RelpropError(f"pictures must be uint8 (B, H, W, 3), not {images.dtype} {images.shape}")
+    return images

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,6 +107,7 @@ class Graph:
         return f"{node.target} in {where}" + (f", {origin.line}" if origin.line else "")
 
 
+_NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).with_name("export.py")))
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
 
@@ -126,9 +128,7 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
     parameters, inputs = set(), []
     origins: dict[fx.Node, Origin] = {}
     outputs = [
-        spec.arg.name
-        for spec in program.graph_signature.output_specs
-        if spec.kind == OutputKind.USER_OUTPUT
+        spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
     ]
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -140,13 +140,13 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
             else:
                 assert spec.target is not None
                 path = spec.target.removeprefix("model.")
-                attribute = path.replace(".", "_")
+                attribute = _attribute_name(path, tensors)
                 tensors[attribute] = held[spec.target]
                 copies[node] = graph.get_attr(attribute)
                 if spec.kind == InputKind.PARAMETER:
                     parameters.add(attribute)
         elif node.op == "get_attr":
-            attribute = str(node.target).replace(".", "_")
+            attribute = _attribute_name(str(node.target), tensors)
             tensors[attribute] = getattr(program.graph_module, str(node.target))
             copies[node] = graph.get_attr(attribute)
         elif node.op == "call_function":
@@ -165,6 +165,14 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
     _rename(graph, origins)
     graph.lint()
     return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
+
+
+def _attribute_name(path: str, taken: Mapping[str, Tensor]) -> str:
+    """Name a tensor after its path, unlike any other tensor and any attribute modules have."""
+    name = path.replace(".", "_")
+    while name in taken or hasattr(fx.GraphModule, name):
+        name += "_"
+    return name
 
 
 def _input_name(name: str) -> str:
@@ -190,7 +198,11 @@ def _origin(node: fx.Node) -> Origin:
         elif not isinstance(path, str) or path.startswith("_"):
             continue
         calls.append((key, path))
-        kind = module_type if isinstance(module_type, str) else f"{module_type.__module__}.{module_type.__name__}"
+        kind = (
+            module_type
+            if isinstance(module_type, str)
+            else f"{module_type.__module__}.{module_type.__name__}"
+        )
     path = calls[-1][1] if calls else ""
     return Origin(path, kind, tuple(calls), _source_line(node.meta.get("stack_trace") or ""))
 
@@ -198,7 +210,7 @@ def _origin(node: fx.Node) -> Origin:
 def _source_line(trace: str) -> str:
     """Return the innermost line of a stack trace outside of torch itself (or the innermost one)."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in \S+\n\s*([^\n]*)', trace)
-    outside = [frame for frame in frames if "/torch/" not in frame[0] and "relprop/export.py" not in frame[0]]
+    outside = [frame for frame in frames if not frame[0].startswith(_NOT_THE_MODEL)]
     if not (outside or frames):
         return ""
     file, line, code = (outside or frames)[-1]
@@ -225,6 +237,33 @@ def operation_name(node: fx.Node) -> str:
     if isinstance(target, OpOverload):
         return target.overloadpacket.__name__.strip("_")
     return str(getattr(target, "__name__", target))
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor, or a tuple with one in it."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    return any(isinstance(v, Tensor) for v in values)
+
+
+def value_inputs(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes whose values an operation reads: none where it only asks for a shape or a dtype."""
+    return [] if node.target in _SHAPE_ONLY else node.all_input_nodes
+
+
+aten = torch.ops.aten
+
+_SHAPE_ONLY = {
+    aten.empty_like.default,
+    aten.full_like.default,
+    aten.new_empty.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.new_zeros.default,
+    aten.ones_like.default,
+    aten.sym_size.int,
+    aten.zeros_like.default,
+}
 
 
 def is_floating(node: fx.Node) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from relprop.errors import RelpropError
+from relprop.files import written_whole
 
 Array = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
@@ -33,7 +33,7 @@ _OPAQUE = 0.92  # the opacity of the strongest relevance: the object stays visib
 
 
 class DrawingError(RelpropError, ValueError):
-    """A relevance map that cannot be drawn, or a picture that cannot be written."""
+    """A relevance map that cannot be drawn."""
 
 
 def robust_scale(relevance: Array, percentile: float = PERCENTILE) -> tuple[NDArray[np.float64], Array]:
@@ -145,19 +145,37 @@ def save_panel(path: Path, picture: Pixels, heat: Array, title: str, caption: st
 
     Raises
     ------
-    DrawingError
+    OutputError
         The folder is missing or cannot be written.
     """
     figure = panel(picture, heat, title, caption)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         figure.savefig(part, format="png")
-        part.replace(path)
-    except OSError as error:
-        raise DrawingError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if part.exists():
-            part.unlink()
+
+
+def sheet(heats: Array, pictures: Pixels | None = None, columns: int = 4) -> Figure:
+    """Draw the maps of a batch side by side, over their pictures where those are given.
+
+    Parameters
+    ----------
+    heats
+        Maps (B, H, W), scaled here by a percentile of their magnitudes, see `robust_scale`.
+    pictures
+        uint8 RGB (B, H, W, 3).
+    columns
+        Maps in a row.
+    """
+    scaled, _ = robust_scale(heats)
+    columns = min(columns, len(heats))
+    rows = -(-len(heats) // columns)
+    height, width = (heats if pictures is None else pictures).shape[1:3]
+    figure = Figure(figsize=(columns * _TILE, rows * _TILE * height / width), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, heat in enumerate(scaled):
+        tile = figure.add_subplot(rows, columns, k + 1)
+        tile.imshow(heat_colours(heat) if pictures is None else overlay(pictures[k], heat), interpolation="nearest")
+        tile.set_axis_off()
+    return figure
 
 
 def _resized(heat: Array, picture: Pixels) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,15 @@ class RelevanceProgram(fx.GraphModule):
         raise RelpropError(
             "a relevance program shares its parameters with the model: move or cast the model, then explain again"
         )
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan, its program, and the nodes of the layers that were asked for."""
+
+    plan: Plan
+    program: RelevanceProgram
+    layers: Mapping[str, list[fx.Node]]
 
 
 def rewrite(
@@ -57,9 +67,7 @@ def rewrite(
 class _Rewriter:
     """Builds the program's graph; relevance is collected per node and handed on in reverse order."""
 
-    def __init__(
-        self, plan: Plan, contrast: Literal["rest"] | None, layers: Mapping[str, Sequence[fx.Node]]
-    ) -> None:
+    def __init__(self, plan: Plan, contrast: Literal["rest"] | None, layers: Mapping[str, Sequence[fx.Node]]) -> None:
         self.plan = plan
         self.layers = layers
         self.graph = fx.Graph()
@@ -68,7 +76,7 @@ class _Rewriter:
         self.arriving: dict[fx.Node, list[fx.Node]] = {}
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
-        self.members["seed"] = Seed(contrast)
+        self.seed = self._member("seed", Seed(contrast))
 
     def program(self) -> RelevanceProgram:
         for node in self.plan.graph.graph.nodes:
@@ -78,7 +86,7 @@ class _Rewriter:
             self.forward[node]._rename(node.name)
         target = self._target_input()
         output = self.forward[self.plan.graph.output]
-        seed = self._emit("seeds", "call_module", "seed", (output, target))
+        seed = self._emit("seeds", "call_module", self.seed, (output, target))
         self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
         wanted = {node for nodes in self.layers.values() for node in nodes} | set(self.plan.sources)
         for node in reversed(list(self.forward)):
@@ -119,16 +127,15 @@ class _Rewriter:
                 raise RelpropError(f"rule {rule} can't pass relevance on to {len(inputs)} inputs of {where}")
             self.arriving.setdefault(inputs[0], []).append(arrived)
             return
-        name = f"rule_{node.name}"
-        self.members[name] = Step(site, rule, self.plan.graph.describe(node), self.plan.rules.conserves)
+        step_module = Step(site, rule, self.plan.graph.describe(node), self.plan.rules.conserves)
+        name = self._member(f"rule_{node.name}", step_module)
         args = (arrived, self.forward[node], *fx.map_arg(node.args, self.forward.__getitem__))
-        step = self._emit(f"shares_{node.name}", "call_module", name, args, fx.map_arg(node.kwargs, self.forward.__getitem__))
-        shares = self._item(step, 0, f"values_{node.name}")
+        kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
+        step = self._emit(f"shares_{node.name}", "call_module", name, args, kwargs)
         for k, source in enumerate(inputs):
-            share = self._item(shares, k, f"to_{source.name}")
-            self.arriving.setdefault(source, []).append(share)
+            self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
         if self.plan.rules.conserves:
-            self.records[node.name] = self._item(step, 1, f"record_{node.name}")
+            self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
 
     def _collect(self, node: fx.Node) -> fx.Node | None:
         """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""
@@ -148,7 +155,14 @@ class _Rewriter:
         if not shares:
             if node not in self.plan.sources and all(node not in nodes for nodes in self.layers.values()):
                 return None
-            shares = [self._emit("nothing", "call_function", _nothing, (self.forward[node], self.arriving[self.plan.graph.output][0]))]
+            shares = [
+                self._emit(
+                    "nothing",
+                    "call_function",
+                    _nothing,
+                    (self.forward[node], self.arriving[self.plan.graph.output][0]),
+                )
+            ]
         total = shares[0]
         for share in shares[1:]:
             total = self._emit("sum", "call_function", operator.add, (total, share))
@@ -156,6 +170,13 @@ class _Rewriter:
             total._rename(f"relevance_{node.name}")
         self.relevance[node] = total
         return total
+
+    def _member(self, name: str, module: nn.Module) -> str:
+        """Keep a module under a name that none of the model's tensors has."""
+        while name in self.members:
+            name += "_"
+        self.members[name] = module
+        return name
 
     def _emit(self, name: str, op: str, target: Any, args: tuple[Any, ...], kwargs: Any = None) -> fx.Node:
         return self.graph.create_node(op, target, args, kwargs or {}, name)

@@ -94,7 +94,9 @@ def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
 
     for node in graph.calls():
         special = _SPECIAL.get(node.target)
-        inputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor | tuple | list)]
+        inputs = [
+            n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor | tuple | list)
+        ]
         if (
             node.target in _ALWAYS
             or (node.target in _IF_INPUTS_ARE and bool(inputs) and all(_counts(n, known) for n in inputs))

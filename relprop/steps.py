@@ -80,7 +80,7 @@ class Step(nn.Module):
         self.where = where
         self.conserves = conserves
 
-    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         """Apply the rule.
 
         Parameters
@@ -93,10 +93,9 @@ class Step(nn.Module):
         Returns
         -------
         tuple of Tensor
-            One relevance per activation input.
-        Tensor or None
-            Where contributions were rescaled or parted, the record ``(4 + inputs, S, B)``: mass that arrived,
-            positive contributions before rescaling, all contributions, mass that was lost, mass handed to each input.
+            One relevance per activation input; last, where contributions were rescaled or parted, the record
+            ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling, all contributions,
+            mass that was lost, mass handed to each input. Else None.
         """
         call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
         returned = self.rule(call, relevance)
@@ -107,7 +106,7 @@ class Step(nn.Module):
             values, record = _rescale(call, returned, _mass(self.site.output_batch, relevance))
         elif self.conserves and len(values) > 1:
             record = _masses(self.site, relevance, values)
-        return values, record
+        return *values, record
 
     def extra_repr(self) -> str:
         """Rule, operation and place, for printed programs."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from relprop import pictures
 from relprop.errors import RelpropError
+from relprop.files import OutputError
 from relprop.pictures import DrawingError, heat_colours, overlay, panel, robust_scale, save_panel
 
 GREY = np.full((20, 30, 3), 128, np.uint8)
@@ -166,7 +167,7 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pyt
 def test_unwritable_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "absent" / "a.png", tmp_path / "file" / "a.png"):
-        with pytest.raises(DrawingError, match=r"cannot write .*a\.png: "):
+        with pytest.raises(OutputError, match=r"cannot write .*a\.png: "):
             save_panel(path, GREY, np.zeros((20, 30)), "title", "caption")
 
 

@@ -1,0 +1,70 @@
+"""From the parts a program returned to one explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from relprop.conservation import account
+from relprop.errors import RelpropError
+from relprop.explanation import Explanation
+from relprop.rewrite import Ready
+from rule_registry import BatchAxis
+
+
+def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
+    """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
+    graph, rules = ready.plan.graph, ready.plan.rules
+
+    def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
+        return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
+
+    def seeds_at(node: fx.Node, pick: Callable[[dict[str, Any]], Tensor]) -> Tensor:
+        mark = graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        return joined(pick, mark.axis + 1)
+
+    def combined(node: fx.Node, seeds: Tensor) -> Tensor:
+        relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
+        if rules.largest_one:
+            mark = graph.batch[node]
+            assert isinstance(mark, BatchAxis)
+            relevance = relevance / mark.spread(mark.rows(relevance).abs().amax(1), relevance.ndim)
+        return relevance
+
+    seeds = {}
+    for k, node in enumerate(ready.plan.sources):
+        seeds[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
+        if not seeds[node.name].isfinite().all():
+            raise RelpropError(
+                "the relevance is not finite. Is the model's output? If so, look at the layers: pass layers=[...] "
+                f"and rules={rules.name!r} with a larger stabiliser"
+            )
+    layers: dict[str, Tensor | list[Tensor]] = {}
+    for path, nodes in ready.layers.items():
+        found = [
+            combined(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k]))  # type: ignore[misc]
+            for k, node in enumerate(nodes)
+        ]
+        layers[path] = found[0] if len(found) == 1 else found
+    records = {
+        name: None if record is None else joined(lambda part, name=name: part["records"][name], 2)  # type: ignore[misc]
+        for name, record in parts[0]["records"].items()
+    }
+    arrived = []
+    for node in ready.plan.sources:
+        mark = graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        arrived.append(mark.sum(seeds[node.name]))
+    return Explanation(
+        relevances={node.name: combined(node, seeds[node.name]) for node in ready.plan.sources},
+        seeds=seeds,
+        output=joined(lambda part: part["output"], 0),
+        target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
+        conservation=account(ready.plan, records, arrived),
+        rules=rules.name,
+        layers=layers,
+    )

@@ -1,0 +1,214 @@
+"""Checking whether a model is captured, covered by rules, computed right, conserved and stable."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+from relprop.assign import Plan
+from relprop.capture import Model, opened
+from relprop.conservation import Conservation
+from relprop.copying import structural_copy
+from relprop.errors import MissingRuleError
+from relprop.explainer import Explainer
+from relprop.export import no_autocast
+from relprop.graph import Graph, operation_name
+from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy
+from rule_registry import RuleSet
+
+ORACLE_LIMIT = {torch.float64: 1e-8, torch.float32: 1e-3}
+CONSERVATION_LIMIT = 1e-4
+STABILITY_LIMIT = 0.99
+NOISE = 1e-4
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Parameters
+    ----------
+    model, rules : str
+        Class of the model and name of the rule set.
+    operations : mapping of (str, str) to int
+        How often each operation occurs under each rule.
+    missing : str
+        The error that lists operations without a rule; empty if there are none.
+    oracle_error : float
+        Largest difference between the program under the rule set ``gradient`` and autograd's input gradient, over
+        the largest gradient.
+    oracle_dtype : torch.dtype
+        Precision of that comparison.
+    conservation : Conservation, optional
+        Where the relevance went.
+    stability : float
+        Smallest cosine of a map with itself under input noise of 1e-4 of its scale.
+    seconds, gradient_seconds : float
+        Time of one explanation, and of one plain input gradient of the same batch.
+    notes : tuple of str
+        What a reader should know.
+    """
+
+    model: str
+    rules: str
+    operations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    missing: str = ""
+    oracle_error: float = float("nan")
+    oracle_dtype: torch.dtype = torch.float64
+    conservation: Conservation | None = None
+    stability: float = float("nan")
+    seconds: float = float("nan")
+    gradient_seconds: float = float("nan")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What speaks against trusting explanations of this model; empty if nothing does."""
+        if self.missing:
+            return (self.missing,)
+        found = []
+        if not self.oracle_error <= ORACLE_LIMIT.get(self.oracle_dtype, 1e-1):
+            found.append(
+                f"the gradient oracle is off by {self.oracle_error:.1e}: the program does not compute what autograd "
+                "does. A torch.no_grad() region inside the forward, which capture can't see, would do that"
+            )
+        kept = self.conservation
+        if kept is not None and kept.conserves:
+            if not kept.error <= CONSERVATION_LIMIT:
+                found.append(f"relevance is not conserved: a cut is off by {kept.error:.1e}")
+            found += [f"{cut.name} ({cut.operation}): {cut.suspect}" for cut in kept.suspects]
+        if not self.stability >= STABILITY_LIMIT:
+            found.append(f"the map is unstable: cosine {self.stability:.3f} with itself under noise of {NOISE:g}")
+        return tuple(found)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        rows = [f"{'operation':<44} {'rule':<28} count"]
+        for (operation, rule), count in sorted(self.operations.items()):
+            rows.append(f"{operation:<44} {rule:<28} {count:>5}")
+        lines = [f"{self.model} under {self.rules}", *rows]
+        if not self.missing:
+            precision = str(self.oracle_dtype).removeprefix("torch.")
+            lines += [
+                f"gradient oracle   {self.oracle_error:.1e} of the largest gradient, in {precision}",
+                str(self.conservation),
+                f"stability         {self.stability:.6f} cosine under noise of {NOISE:g}",
+                f"time              {self.seconds:.2f} s, {self.seconds / self.gradient_seconds:.1f} input gradients",
+            ]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"problem: {problem}" for problem in self.problems]
+        lines.append("verdict: trustworthy" if self.ok else "verdict: NOT trustworthy")
+        return "\n".join(lines)
+
+
+def check(
+    model: Model,
+    x: Any,
+    *,
+    rules: str | RuleSet = "abslrp",
+    at: str | None = None,
+    output: str | int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Report:
+    """Check whether a model's explanations can be trusted, on a batch of real inputs.
+
+    Parameters are those of `relprop.explain`. A model in 64-bit precision is needed for the oracle: a copy is made
+    for it, so memory for two models is used.
+
+    Returns
+    -------
+    Report
+        Print it; ``report.ok`` is the verdict.
+    """
+    model = opened(model)
+    kwargs = dict(kwargs or {})
+    explainer = Explainer(model, rules=rules, at=at, output=output)
+    name = type(model).__name__
+    try:
+        plan = explainer.plan(x, **kwargs)
+    except MissingRuleError as error:
+        return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
+    explanation = explainer(x, **kwargs)
+    oracle_error, dtype = gradient_oracle(model, x, kwargs, at, output)
+    runnable = model.module() if isinstance(model, ExportedProgram) else structural_copy(model)
+    inputs = pytree.tree_map(leaf_copy, (tuple(x) if isinstance(x, tuple | list) else (x,), kwargs))
+    with torch.inference_mode(False), no_autocast():
+        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, None, output))
+    noisy = explainer(*_with_noise(x), explanation.target, **kwargs) if at is None else explanation
+    cosines = [
+        F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
+        for source, a in explanation.relevances.items()
+    ]
+    return Report(
+        model=name,
+        rules=plan.rules.name,
+        operations=Counter((str(site.op), str(plan.assigned[node])) for node, site in plan.sites.items()),
+        oracle_error=oracle_error,
+        oracle_dtype=dtype,
+        conservation=explanation.conservation,
+        stability=float(torch.stack(cosines).min()),
+        seconds=_seconds(lambda: explainer(x, **kwargs)),
+        gradient_seconds=gradient_seconds,
+        notes=_notes(plan),
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _with_noise(x: Any) -> tuple[Any]:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+        return leaf.detach() + NOISE * leaf.detach().float().std().to(leaf) * noise
+
+    return (pytree.tree_map(noisy, tuple(x) if isinstance(x, tuple | list) else x),)
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    return tuple(
+        f"{plan.graph.describe(node)} looks like a normalisation written out by hand: relevance also goes through "
+        "its statistics, which nn.LayerNorm and its kin hold constant"
+        for node in plan.sites
+        if node.target in (aten.div.Tensor, aten.mul.Tensor)
+        and any(_is_scale(n, plan.graph) for n in node.all_input_nodes)
+    )
+
+
+_SCALE = {"sqrt", "rsqrt", "reciprocal", "pow", "add", "clamp", "clamp_min", "mul", "sub"}
+_STATISTICS = {"var", "std", "mean"}
+
+
+def _is_scale(node: fx.Node, graph: Graph, root: bool = False, depth: int = 5) -> bool:
+    """Whether a value is a root of a variance or mean of the activations, as norms divide by."""
+    if depth == 0 or not isinstance(node.target, OpOverload) or graph.batch.get(node) is None:
+        return False
+    name = operation_name(node)
+    if name in _STATISTICS:
+        return root or name == "std"
+    if name not in _SCALE:
+        return False
+    root = root or name in ("sqrt", "rsqrt") or (name == "pow" and node.args[1] in (0.5, -0.5))
+    return any(_is_scale(source, graph, root, depth - 1) for source in node.all_input_nodes)

@@ -1,0 +1,100 @@
+"""What may go in: inputs, targets and contrasts are checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from relprop.errors import InputError, TargetError
+from relprop.graph import Graph
+from rule_registry import RuleSet
+
+Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
+Contrast = Literal["rest", "default"] | None
+
+
+def check_inputs(x: Any, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the positional inputs, or raise one clear `InputError`."""
+    args = tuple(x) if isinstance(x, tuple | list) else (x,)
+    for where, leaf in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]:
+        name = pytree.keystr(where)
+        if not isinstance(leaf, Tensor):
+            if leaf is None or isinstance(leaf, bool | int | float | str):
+                continue
+            raise InputError(
+                f"input {name} is a {type(leaf).__name__}; the model takes tensors (torch.as_tensor helps)"
+            )
+        if leaf.numel() == 0:
+            raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
+        if leaf.is_floating_point() and not leaf.isfinite().all():
+            bad = int((~leaf.isfinite()).sum())
+            raise InputError(f"input {name} has {bad} of {leaf.numel()} values that are NaN or infinite")
+        if leaf.dtype == torch.uint8:
+            raise InputError(
+                f"input {name} is an integer image (uint8): convert it with x.float() / 255 and normalise it as the "
+                "model expects"
+            )
+    return args
+
+
+def plain(leaf: Tensor) -> Tensor:
+    """Return a tensor that is no part of an autograd tape and can be used outside of inference mode."""
+    return leaf.clone() if leaf.is_inference() else leaf.detach()
+
+
+def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool) -> Literal["rest"] | None:
+    """Settle the contrast; raise a `TargetError` where output, target and contrast do not go together."""
+    shape = graph.output.meta["val"].shape
+    wanted: Literal["rest"] | None = None
+    if contrast != "default":
+        wanted = contrast
+    elif not callable_target:
+        wanted = rules.contrast
+    if callable_target:
+        if len(shape) != 1:
+            raise TargetError(
+                f"a callable target must return one number per sample, (B,), not {_shape(shape)}; for example "
+                "lambda output: output[:, 3] - output[:, 5]"
+            )
+        if wanted:
+            raise TargetError('contrast="rest" needs classes; a callable target has none, so pass contrast=None')
+        return None
+    if len(shape) != 2:
+        raise TargetError(
+            f"the output is {_shape(shape)}, not (B, classes): give target a function of it that returns one number "
+            "per sample"
+        )
+    if wanted and shape[1] == 1:
+        raise TargetError('contrast="rest" needs at least two classes; this model has one output: pass contrast=None')
+    return wanted
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    return "(" + ", ".join(str(size) if isinstance(size, int) else "B" for size in shape) + ")"
+
+
+def target_classes(graph: Graph, target: Target, batch: int) -> Tensor | None:
+    """Return one class per sample, None for the largest outputs, or raise one clear `TargetError`."""
+    if target is None or callable(target):
+        return None
+    device = graph.output.meta["val"].device
+    if isinstance(target, bool) or (isinstance(target, Tensor) and target.dtype in (torch.bool,)):
+        raise TargetError("target must be a class index, not a truth value")
+    classes = torch.as_tensor(target, device=device)
+    if classes.is_floating_point() or classes.is_complex():
+        raise TargetError(f"target must hold whole numbers, not {classes.dtype}")
+    if classes.ndim == 0:
+        classes = classes.expand(batch)
+    if classes.shape != (batch,):
+        raise TargetError(
+            f"target has shape {tuple(classes.shape)}; give one class, or one for each of {batch} samples"
+        )
+    count = graph.output.meta["val"].shape[1]
+    wrong = classes[(classes < 0) | (classes >= count)]
+    if wrong.numel():
+        raise TargetError(f"target {int(wrong[0])} is out of range: the model has classes 0 to {count - 1}")
+    return classes.long()

@@ -1,0 +1,104 @@
+"""The gradient oracle: under the rule set ``gradient`` a program must return what autograd returns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.capture import Model, opened
+from relprop.explainer import Explainer
+from relprop.export import no_autocast
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def gradient_oracle_error(
+    model: Model,
+    x: Any,
+    *,
+    at: str | None = None,
+    output: str | int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> float:
+    """Compare the program under the rule set ``gradient`` with autograd's gradient of the predicted class.
+
+    Returns
+    -------
+    float
+        Largest absolute difference over the largest absolute gradient; about 1e-15 where all is right.
+    """
+    model = opened(model)
+    return gradient_oracle(model, x, dict(kwargs or {}), at, output)[0]
+
+
+def gradient_oracle(
+    model: nn.Module | ExportedProgram,
+    x: Any,
+    kwargs: Mapping[str, Any],
+    at: str | None,
+    output: str | int | None,
+) -> tuple[float, torch.dtype]:
+    """Return the error and the precision it was found in."""
+    with torch.inference_mode(False), no_autocast():
+        exact, inputs = _in_double(model, (tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs)))
+        explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], **inputs[1])
+        runnable = exact.module() if isinstance(exact, ExportedProgram) else exact
+        gradients = input_gradient(runnable, inputs, explained.target, at, output)
+    found = list(explained.relevances.values())
+    errors = [
+        float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
+        for a, b in zip(found, gradients, strict=True)
+    ]
+    return max(errors), found[0].dtype
+
+
+def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.Module | ExportedProgram, Inputs]:
+    """Copy a module to 64-bit precision, its inputs too; an exported program is fixed to its own."""
+
+    def widened(leaf: Any) -> Any:
+        leaf = leaf_copy(leaf)
+        return leaf.double() if isinstance(model, nn.Module) and is_float(leaf) else leaf
+
+    inputs = pytree.tree_map(widened, inputs)
+    if isinstance(model, ExportedProgram):
+        return model, inputs
+    return copy.deepcopy(model).double().requires_grad_(False), inputs
+
+
+def input_gradient(
+    model: nn.Module, inputs: Inputs, target: Tensor | None, at: str | None, output: str | int | None
+) -> list[Tensor]:
+    """Return the plain gradient of the target with respect to each source."""
+    sources: list[Tensor] = []
+
+    def capture_source(module: nn.Module, args: Any, value: Tensor) -> Tensor:
+        sources.append(value.detach().requires_grad_())
+        return sources[-1]
+
+    if at is None:
+        sources += [leaf.requires_grad_() for leaf in pytree.tree_leaves(inputs) if is_float(leaf)]
+    else:
+        model.get_submodule(at).register_forward_hook(capture_source)
+    with torch.enable_grad():
+        result = model(*inputs[0], **inputs[1])
+        result = result if output is None else result[output]
+        assert target is not None
+        chosen = result.gather(1, target[:, None]).sum()
+        gradients = torch.autograd.grad(chosen, sources, allow_unused=True)
+    return [torch.zeros_like(s) if g is None else g for g, s in zip(gradients, sources, strict=True)]
+
+
+def leaf_copy(leaf: Any) -> Any:
+    """Return a copy of a tensor with no history; anything else as it is."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether something is a floating-point tensor."""
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
