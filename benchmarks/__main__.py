@@ -1,0 +1,80 @@
+"""The command line of the benchmarks: one sub-command a measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.coco import Coco, DataError
+from benchmarks.conditions import Conditions, Device, Dtype
+from benchmarks.localisation import CLASSIFIERS, LocalisationRow, localise
+from benchmarks.speed import SpeedRow, compare_speed
+from benchmarks.tables import show, write
+from relprop.errors import RelpropError
+
+RESULTS = Path(__file__).parent / "results"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Models = Annotated[list[str], typer.Option(metavar="NAME", help="A model; repeat for several.")]
+Results = Annotated[Path, typer.Option(metavar="DIR", show_default="benchmarks/results", help="Where the CSV goes.")]
+Threads = Annotated[int, typer.Option(metavar="N", min=1, help="Threads of PyTorch.")]
+
+
+@app.callback()
+def main() -> None:
+    """Measure relprop; each sub-command prints a table and writes a CSV with its conditions in the name."""
+
+
+@app.command(epilog="Example: python -m benchmarks speed --models resnet50 --models vgg16 --repeats 9")
+def speed(
+    models: Models = ["resnet50", "vit_base_patch16_224"],  # noqa: B006  # typer copies it
+    batch: Annotated[int, typer.Option(metavar="N", min=2, help="Pictures explained at once.")] = 4,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds; the median is reported.")] = 7,
+    threads: Threads = 2,
+    device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.CPU,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and pictures.")] = Dtype.FLOAT32,
+    results: Results = RESULTS,
+) -> None:
+    """Time explanations in units of one plain input gradient of the same process."""
+    conditions = Conditions(device, dtype, threads)
+    with conditions.in_force():
+        rows = [row for name in models for row in compare_speed(name, batch, repeats, conditions)]
+    show(rows, SpeedRow)
+    typer.echo(f"written: {write(rows, SpeedRow, results / f'speed-{conditions}.csv').name}")
+
+
+@app.command(epilog="Example: python -m benchmarks localisation --shared ../shared --maps /tmp/maps")
+def localisation(
+    models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
+    shared: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")
+    ] = Path("../shared"),
+    maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw a panel per picture and model here, to look at.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Pictures per model, at most.")] = None,
+    threads: Threads = 2,
+    results: Results = RESULTS,
+) -> None:
+    """Measure the share of positive relevance that falls inside the object's mask."""
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    try:
+        data = Coco.open(shared)
+        if unknown := set(models) - set(CLASSIFIERS):
+            raise DataError(f"no weights known for {', '.join(sorted(unknown))}; there are: {', '.join(CLASSIFIERS)}")
+        with conditions.in_force():
+            rows = [row for name in models for row in localise(name, data, limit, maps)]
+    except RelpropError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(1) from error
+    show(rows, LocalisationRow)
+    typer.echo(f"written: {write(rows, LocalisationRow, results / f'localisation-{conditions}.csv').name}")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    app(prog_name="python -m benchmarks")

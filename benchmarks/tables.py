@@ -1,0 +1,47 @@
+"""Rows of results: printed as a short table, and written as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def cells(row: DataclassInstance) -> list[str]:
+    """Return the values of a row as text, numbers to four significant digits."""
+    return [f"{value:.4g}" if isinstance(value, float) else str(value) for value in asdict(row).values()]
+
+
+def show(rows: Sequence[DataclassInstance], kind: type[Any]) -> None:
+    """Print rows under the names of their fields, numbers to the right."""
+    table = [columns(kind), *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        padded = (
+            cell.ljust(width) if number < 2 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        typer.echo("  ".join(padded).rstrip())
+
+
+def write(rows: Sequence[DataclassInstance], kind: type[Any], path: Path) -> Path:
+    """Write rows as CSV, in one piece, and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns(kind))
+        writer.writerows(map(cells, rows))
+    return part.replace(path)
+
+
+def columns(kind: type[Any]) -> list[str]:
+    """Return the names of the fields of a kind of row."""
+    return [field.name for field in fields(kind)]
