@@ -97,9 +97,7 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
 
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
     if at is None:
-        sources = tuple(
-            node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None
-        )
+        sources = tuple(node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None)
         if not sources:
             raise InputError(
                 "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
@@ -130,9 +128,7 @@ def _between(graph: Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[fx.Node]) -> Site:
-    active = tuple(
-        (slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value)
-    )
+    active = tuple((slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value))
     origin = graph.origins[node]
     batch = graph.batch[node]
     assert batch is not None

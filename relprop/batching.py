@@ -52,9 +52,7 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
             if graph.batch[node] is None:
                 lost.append(node)
     if lost:
-        places = "\n".join(
-            f"  {graph.describe(node)}: shape {tuple(node.meta['val'].shape)}" for node in lost[:5]
-        )
+        places = "\n".join(f"  {graph.describe(node)}: shape {tuple(node.meta['val'].shape)}" for node in lost[:5])
         raise CaptureError(
             f"samples of a batch are mixed: no single axis of these {len(lost)} values carries the batch\n"
             f"{places}\nRelevance is per sample, so the model must treat the samples of a batch apart."
@@ -77,20 +75,20 @@ def _between(graph: Graph, batched: Sequence[fx.Node]) -> list[fx.Node]:
 def _axis(value: Any, symbol: SymInt) -> BatchAxis | None:
     if not isinstance(value, Tensor) or not torch.is_floating_point(value):
         return None
-    multiples = [_multiple(size, symbol) if isinstance(size, SymInt) else None for size in value.shape]
-    found = [BatchAxis(axis, factor) for axis, factor in enumerate(multiples) if factor is not None]
+    multiples = [_multiple(size, symbol) if isinstance(size, SymInt) else 0 for size in value.shape]
+    found = [BatchAxis(axis, multiple) for axis, multiple in enumerate(multiples) if multiple]
     return found[0] if len(found) == 1 else None
 
 
-def _multiple(size: SymInt, symbol: SymInt) -> int | None:
-    """Return k where ``size`` is k times the batch."""
+def _multiple(size: SymInt, symbol: SymInt) -> int:
+    """Return k where ``size`` is k times the batch, else 0."""
     name, expression = symbol.node.expr, size.node.expr
     values = [expression.subs(name, n) for n in _SIZES]
     factors = {value / n for value, n in zip(values, _SIZES, strict=True)}
     if len(factors) != 1:
-        return None
+        return 0
     (factor,) = factors
-    return int(factor) if factor.is_integer and factor > 0 else None
+    return int(factor) if factor.is_integer and factor > 0 else 0
 
 
 def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
@@ -118,9 +116,7 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
         If a sample's part of some value changed although only another sample did.
     """
     runs = [dict(zip(graph.inputs, leaves, strict=True))]
-    perturbed = [
-        _perturb(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)
-    ]
+    perturbed = [_perturb(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
     runs.append(dict(zip(graph.inputs, perturbed, strict=True)))
     last_use: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
-from relprop.copying import fingerprint, structural_copy
+from relprop.copying import drop_observers, fingerprint, structural_copy
 from relprop.errors import CaptureError, InputError
 from relprop.export import Wrapped, export, first_line, lower, plain_mode
 from relprop.graph import Graph, build_graph
@@ -38,7 +38,10 @@ def capture(
 
     A structural copy that shares every parameter is exported, never the live model. The graph is checked once: its
     output on an example equals the model's, and the batch axis of every activation is proved. Captures are cached
-    until the model's structure, or the identity of one of its tensors, changes.
+    until the model's structure, one of its settings, or the identity of one of its tensors changes.
+
+    Forward hooks that return something, or set an attribute of their module, are part of the model. One that only
+    observes is called once, on ordinary tensors, when the model is captured, and is no part of the graph.
 
     Parameters
     ----------
@@ -69,6 +72,8 @@ def capture(
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not leaves:
         raise InputError("the model needs at least one tensor as its input")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a TorchScript module can't be traced: pass the nn.Module it was made from")
     if isinstance(model, nn.Module):
         _refuse_training(model)
     with _lock, plain_mode():
@@ -90,8 +95,11 @@ _CACHE_LIMIT = 8
 
 
 def opened(model: Model) -> nn.Module | ExportedProgram:
-    """Load a model that is given as a path; return any other as it is."""
-    return load_exported(model) if isinstance(model, str | PathLike) else model
+    """Load a model that is given as a path, and look inside one that ``torch.compile`` wrapped."""
+    if isinstance(model, str | PathLike):
+        return load_exported(model)
+    inner: nn.Module | ExportedProgram = getattr(model, "_orig_mod", model)
+    return inner
 
 
 def load_exported(path: str | PathLike[str]) -> ExportedProgram:
@@ -111,9 +119,10 @@ def load_exported(path: str | PathLike[str]) -> ExportedProgram:
 
 
 def _refuse_training(model: nn.Module) -> None:
-    training = [path for path, module in model.named_modules() if module.training and module is not model]
-    if model.training or training:
-        where = ", ".join(repr(path) for path in training[:3]) or "the model itself"
+    # A plain nn.Module only holds others; fx.GraphModule makes such containers, always in training mode.
+    training = [path for path, m in model.named_modules() if m.training and type(m) is not nn.Module]
+    if training:
+        where = ", ".join(repr(path) for path in training[:3] if path) or "the model itself"
         raise CaptureError(
             f"{type(model).__name__} is in training mode (for example {where}), where dropout and batch statistics "
             "make its output random: call model.eval() first"
@@ -164,6 +173,7 @@ def _capture(
         runnable = structural_copy(model)
     wrapped = Wrapped(runnable, target)
     reference = _call(wrapped, args, kwargs)
+    drop_observers(wrapped)
     if isinstance(model, ExportedProgram) and target is None:
         program = lower(model)
     else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,22 +23,94 @@ def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def structural_copy(model: nn.Module) -> nn.Module:
     """Copy a model's modules but none of its tensors.
 
-    Tracing patches and even calls modules; on a copy that disturbs nobody who uses the model meanwhile.
+    Tracing patches and even calls modules; on a copy that disturbs nobody who uses the model meanwhile. Forward
+    hooks stay the user's own objects, each inside a `Hook`; what can't be copied (a lock, a file) is shared.
     """
-    memo: dict[int, object] = {id(tensor): tensor for _, tensor in held_tensors(model)}
-    return copy.deepcopy(model, memo)
+    memo: dict[int, Any] = {id(tensor): tensor for _, tensor in held_tensors(model)}
+    hooks = [hook for module in model.modules() for known in _hooks(module) for hook in known.values()]
+    memo |= {id(hook): Hook(hook) for hook in hooks}
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:  # whatever the attribute that can't be copied raises
+        return copy.deepcopy(model, memo | _not_copyable(model, memo))
+
+
+def _not_copyable(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
+    shared = {}
+    for module in model.modules():
+        for value in (value for name, value in vars(module).items() if name not in _INTERNALS):
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:  # as above
+                shared[id(value)] = value
+    return shared
+
+
+class Hook:
+    """A forward hook on a structural copy, which tells whether it takes part in the computation.
+
+    A hook takes part if it returns something or sets an attribute of its module. One that does neither observes;
+    it must not see the tensors of a tracer, which it may keep.
+    """
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+        self.takes_part = False
+
+    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(module))
+        result = self.hook(module, *args, **kwargs)
+        after = vars(module)
+        changed = before.keys() != after.keys() or any(after[name] is not before[name] for name in before)
+        self.takes_part |= changed or result is not None
+        return result
+
+
+def drop_observers(model: nn.Module) -> None:
+    """Take from a structural copy the hooks that did not take part when it was called."""
+    for module in model.modules():
+        for known in _hooks(module):
+            for key in [key for key, hook in known.items() if isinstance(hook, Hook) and not hook.takes_part]:
+                del known[key]
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+_INTERNALS = frozenset(vars(nn.Module()))
 
 
 def fingerprint(model: nn.Module) -> tuple[object, ...]:
-    """Identity of a model's structure and tensors: another fingerprint means another graph.
+    """Identity of a model's structure, settings and tensors: another fingerprint means another graph.
 
     Values of parameters are not part of it, since a graph refers to the tensors themselves.
     """
     modules = tuple(
-        (path, type(module), module.training, module.extra_repr()) for path, module in model.named_modules()
+        (
+            path,
+            type(module),
+            module.training,
+            tuple(id(hook) for known in _hooks(module) for hook in known.values()),
+            tuple((name, _setting(v)) for name, v in vars(module).items() if name not in _INTERNALS),
+        )
+        for path, module in model.named_modules()
     )
     tensors = tuple(
-        (name, id(tensor), tensor.dtype, tensor.device, tuple(tensor.shape))
-        for name, tensor in held_tensors(model)
+        (name, id(tensor), tensor.dtype, tensor.device, tuple(tensor.shape)) for name, tensor in held_tensors(model)
     )
     return modules, tensors
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def _setting(value: Any) -> object:
+    """Describe an attribute by its value where it is plain, else by its identity."""
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_setting, value))
+    if isinstance(value, dict):
+        return type(value), tuple((_setting(key), _setting(item)) for key, item in value.items())
+    return id(value)

@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError
+from relprop.graph import ROOT
 
 aten = torch.ops.aten
 
@@ -46,8 +47,13 @@ class Wrapped(nn.Module):
 
     def __init__(self, model: nn.Module, target: Callable[[Any], Any] | None) -> None:
         super().__init__()
-        self.model = model
+        self.add_module(ROOT, model)
         self.target = target
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.get_submodule(ROOT)
 
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the model; then the target on its output, where there is one."""
@@ -72,9 +78,7 @@ def export(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], b
 
     inputs = (args, dict(kwargs))
     try:
-        program = torch.export.export(
-            wrapped, inputs, strict=False, dynamic_shapes=pytree.tree_map(dynamic, inputs)
-        )
+        program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=pytree.tree_map(dynamic, inputs))
     except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
         raise CaptureError(
             f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
@@ -87,7 +91,8 @@ def export(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], b
 
 def lower(program: ExportedProgram) -> ExportedProgram:
     """Make an exported program functional, in the vocabulary that rules are written for."""
-    return program.run_decompositions(dict(_DECOMPOSITIONS))
+    lowered: ExportedProgram = program.run_decompositions(dict(_DECOMPOSITIONS))
+    return lowered
 
 
 def first_line(error: BaseException) -> str:

@@ -96,9 +96,7 @@ class Graph:
         return list(dict.fromkeys(paths))
 
     def _leaves(self, node: fx.Node, key: str) -> bool:
-        return any(
-            user.op == "output" or key not in {k for k, _ in self.origins[user].calls} for user in node.users
-        )
+        return any(user.op == "output" or key not in {k for k, _ in self.origins[user].calls} for user in node.users)
 
     def describe(self, node: fx.Node) -> str:
         """Say in one line what a node is and where it comes from."""
@@ -106,6 +104,9 @@ class Graph:
         where = f"{origin.path or 'the model'} ({origin.module_type.rpartition('.')[2]})"
         return f"{node.target} in {where}" + (f", {origin.line}" if origin.line else "")
 
+
+ROOT = "relprop_model"
+"""Path of the user's model where an exported program wraps it; paths are told from there."""
 
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).with_name("export.py")))
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
@@ -127,9 +128,7 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
     tensors: dict[str, Tensor] = {}
     parameters, inputs = set(), []
     origins: dict[fx.Node, Origin] = {}
-    outputs = [
-        spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT
-    ]
+    outputs = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
     for node in program.graph.nodes:
         if node.op == "placeholder":
             spec = names[node.name]
@@ -139,8 +138,7 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
                     inputs.append(copies[node])
             else:
                 assert spec.target is not None
-                path = spec.target.removeprefix("model.")
-                attribute = _attribute_name(path, tensors)
+                attribute = _attribute_name(spec.target.removeprefix(f"{ROOT}."), tensors)
                 tensors[attribute] = held[spec.target]
                 copies[node] = graph.get_attr(attribute)
                 if spec.kind == InputKind.PARAMETER:
@@ -190,19 +188,10 @@ def drop_unused(graph: fx.Graph) -> None:
 
 def _origin(node: fx.Node) -> Origin:
     stack = node.meta.get("nn_module_stack") or {}
-    calls = []
-    kind = ""
+    calls, kind = [], ""
     for key, (path, module_type) in stack.items():
-        if path == "" or path == "model" or path.startswith("model."):
-            path = path.removeprefix("model").removeprefix(".")
-        elif not isinstance(path, str) or path.startswith("_"):
-            continue
-        calls.append((key, path))
-        kind = (
-            module_type
-            if isinstance(module_type, str)
-            else f"{module_type.__module__}.{module_type.__name__}"
-        )
+        calls.append((key, path.removeprefix(ROOT).removeprefix(".")))
+        kind = module_type if isinstance(module_type, str) else f"{module_type.__module__}.{module_type.__name__}"
     path = calls[-1][1] if calls else ""
     return Origin(path, kind, tuple(calls), _source_line(node.meta.get("stack_trace") or ""))
 
@@ -235,7 +224,7 @@ def operation_name(node: fx.Node) -> str:
     if target is operator.getitem:
         return "getitem"
     if isinstance(target, OpOverload):
-        return target.overloadpacket.__name__.strip("_")
+        return str(target.overloadpacket.__name__).strip("_")
     return str(getattr(target, "__name__", target))
 
 

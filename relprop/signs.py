@@ -94,9 +94,7 @@ def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
 
     for node in graph.calls():
         special = _SPECIAL.get(node.target)
-        inputs = [
-            n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor | tuple | list)
-        ]
+        inputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor | tuple | list)]
         if (
             node.target in _ALWAYS
             or (node.target in _IF_INPUTS_ARE and bool(inputs) and all(_counts(n, known) for n in inputs))
@@ -119,13 +117,16 @@ def _both(node: fx.Node, holds: Holds) -> bool:
 
 
 def _bounded_below(node: fx.Node, holds: Holds) -> bool:
+    high = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
+    if high is not None and not holds(high):
+        return False
     low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", -1)
     return holds(low) or holds(node.args[0])
 
 
 def _hardtanh(node: fx.Node, holds: Holds) -> bool:
     low = node.args[1] if len(node.args) > 1 else -1
-    return isinstance(low, int | float) and low >= 0
+    return isinstance(low, int | float) and bool(low >= 0)
 
 
 def _pad(node: fx.Node, holds: Holds) -> bool:
