@@ -130,7 +130,7 @@ def _refuse_training(model: nn.Module) -> None:
 
 
 def _signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a capture depends on in its inputs: everything but values and the number of samples."""
+    """Return what a capture depends on in its inputs: all but values and the number of samples."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     batch = next(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor))
 

@@ -175,7 +175,7 @@ class _Run:
             self.oracle = relprop.gradient_oracle_error(self.classifier.model, x)
         error = float(explanation.conservation.error)
         self.conservation = max(self.conservation, error)
-        pictures = (self.classifier.unnormalise(x) * 255).round().astype("uint8")
+        pictures = self.classifier.pictures(x)
         heats = explanation.heatmap().detach().float().cpu().numpy()
         probabilities = explanation.output.detach().float().softmax(dim=1).cpu()
         for path, picture, heat, row, target in zip(

@@ -58,6 +58,7 @@ class Hook:
         self.takes_part = False
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Call the hook and watch what it does."""
         before = dict(vars(module))
         result = self.hook(module, *args, **kwargs)
         after = vars(module)

