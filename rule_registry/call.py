@@ -103,7 +103,7 @@ class Call:
         return first
 
     def value(self, slot: Slot) -> Tensor:
-        """The tensor in a slot."""
+        """Return the tensor in a slot."""
         value = self.arguments[slot.name]
         tensor = value if slot.item is None else value[slot.item]
         assert isinstance(tensor, Tensor)
@@ -143,9 +143,7 @@ Relevances = Tensor | Sequence[Tensor] | Shares
 `Shares`, which the engine rescales to the mass that arrived."""
 
 
-def share(
-    call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor | None = None
-) -> Shares:
+def share(call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor | None = None) -> Shares:
     """Hand contributions to the engine, to be rescaled jointly to the mass that arrived.
 
     Parameters
@@ -170,17 +168,31 @@ def share(
 def denominator(call: Call, delta: float) -> Tensor:
     """Stabilised magnitude of the output: ``|z| + 1e-9 + delta * mean|z|``, the mean per sample.
 
-    Entries that are infinite (masked attention logits) carry no relevance and stay out of the mean.
+    Masked attention logits, which carry no relevance, stay out of the mean.
     """
     magnitude = call.result.abs()
-    if delta:
-        finite = torch.where(magnitude.isinf(), 0.0, magnitude) if call.site.op in _MASKING else magnitude
-        floor = call.batch.mean(finite).mul(delta).add(EPSILON)
-        return magnitude.add_(call.batch.spread(floor, magnitude.ndim))
-    return magnitude.add_(EPSILON)
+    if not delta:
+        return magnitude.add_(EPSILON)
+    if may_be_masked(call):
+        open_ = magnitude < torch.finfo(magnitude.dtype).max ** 0.5
+        total = call.batch.sum(magnitude.where(open_, 0.0), lead=0)
+        mean = total / call.batch.sum(open_.to(magnitude.dtype), lead=0).clamp(min=1)
+    else:
+        mean = call.batch.mean(magnitude)
+    return magnitude.add_(call.batch.spread(mean.mul(delta).add(EPSILON), magnitude.ndim))
 
 
-_MASKING = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor)
+def may_be_masked(call: Call) -> bool:
+    """Whether entries of the output may stand for minus infinity: attention logits under a mask.
+
+    Masks are added as constants, of ``-inf`` or of the most negative number there is; what is filled in before a
+    constant bias or scale shows up here too.
+    """
+    return call.site.op in _ELEMENTWISE and len(call.site.active) == 1
+
+
+_aten = torch.ops.aten
+_ELEMENTWISE = (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)
 
 
 def sum_to(relevance: Tensor, shape: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """The rule set ``gradient``: every rule is the operation's vector-Jacobian product.
 
-Its program must return what autograd returns. That makes it the oracle of capture, fan-out, rewriting, seeds and
-the structural moves, for any model, with no reference implementation.
+Its program must return what autograd returns. That makes it the oracle of capture, fan-out, rewriting, seeds
+and the structural moves, for any model, with no reference implementation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
         result = call.site.op(**arguments)
         return [result[k] for k in wanted] if several else result
 
-    _, pull = torch.func.vjp(operation, *call.inputs)
+    pull = torch.func.vjp(operation, *call.inputs)[1]
     arrived = [relevance[k] for k in wanted] if several else relevance
     shares: tuple[Tensor, ...] = torch.func.vmap(pull)(arrived)
     return shares

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 from torch._ops import OpOverload
@@ -17,6 +17,7 @@ from rule_registry.call import Call, Relevances, Site
 from rule_registry.select import Selector
 
 Function = Callable[..., Relevances]
+F = TypeVar("F", bound=Function)
 Kind = Literal["rule", "passes", "blocks"]
 
 
@@ -41,6 +42,7 @@ class Rule:
     kind: Kind = "rule"
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
+        """Apply the function."""
         return self.function(call, relevance)
 
     def __str__(self) -> str:
@@ -196,9 +198,7 @@ def define(
     _definitions[name] = _Definition(summary, base, settings, dict(parameters or {}))
 
 
-def register(
-    rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None
-) -> Callable[[Function], Function]:
+def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
 
     Use it as a decorator of a rule function, or pass ``rule=passes`` (or another `Rule`) directly.
@@ -221,7 +221,7 @@ def register(
     """
     definition = _definition(rule_set)
 
-    def add(function: Function) -> Function:
+    def add(function: F) -> F:
         get.cache_clear()
         entry = as_rule(rule if rule is not None else function)
         for key in where:

@@ -20,10 +20,11 @@ class Selector:
 
     def matches(self, site: Site) -> bool:
         """Whether a site is chosen."""
+        names = (site.module_type, site.module_type.rpartition(".")[2])
         return (
             (self.op is None or self.op == site.op)
             and (self.path is None or fnmatchcase(site.path, self.path))
-            and (self.module is None or self.module in (site.module_type, site.module_type.rpartition(".")[2]))
+            and (self.module is None or self.module in names)
         )
 
     def __str__(self) -> str:
@@ -31,9 +32,7 @@ class Selector:
         return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
 
 
-def select(
-    op: OpOverload | None = None, path: str | None = None, module: type | str | None = None
-) -> Selector:
+def select(op: OpOverload | None = None, path: str | None = None, module: type | str | None = None) -> Selector:
     """Choose sites by operation, module path and module class; all that are given must hold.
 
     Parameters

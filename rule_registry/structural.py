@@ -49,7 +49,7 @@ register(
     aten.unsqueeze.default,
 )
 def reshape(call: Call, relevance: Tensor) -> Tensor:
-    """Same entries in the same order: back to the input's shape."""
+    """Keep entries and order: back to the input's shape."""
     return relevance.reshape(relevance.shape[0], *call.input.shape)
 
 
@@ -221,8 +221,7 @@ def where(call: Call, relevance: Tensor) -> Relevances:
     """To whichever side was taken; what falls on a constant side goes to the activations."""
     sides: dict[str, Any] = {"self": call["condition"], "other": ~call["condition"]}
     values = [
-        sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape)
-        for slot in call.site.active
+        sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape) for slot in call.site.active
     ]
     if len(values) == 2:
         return values

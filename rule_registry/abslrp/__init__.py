@@ -1,7 +1,7 @@
 """The rule set ``abslrp``: relevance by positive contributions relative to the output's absolute magnitude.
 
-Vukadin, Afrić, Šilić, Delač: Advancing Attribution-Based Neural Network Explainability through Relative Absolute
-Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi 10.1145/3649458, Eq. 12::
+Vukadin, Afrić, Šilić, Delač: Advancing Attribution-Based Neural Network Explainability through Relative
+Absolute Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi 10.1145/3649458, Eq. 12::
 
     R_i = sum_j (x_i w_ij)^+ / D_j * R_j        D_j = |z_j| + 1e-9 + delta * mean|z|
 

@@ -26,13 +26,14 @@ def add_matmul(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     if call.is_active("self"):
         raise NotImplementedError(f"{call.site.op} at {call.site.path!r} with an activation as its summand")
     left, right = ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
-    s = relevance * call["alpha"] / denominator(call, delta)
-    product = call[left] @ call[right]
-    return _factors(call, left, right, s, net_of_one=call.batch.dot(s, product))
+    s = relevance / denominator(call, delta)
+    alpha = call["alpha"]
+    product = (call[left] @ call[right]) * alpha
+    return _factors(call, left, right, s, net_of_one=call.batch.dot(s, product), alpha=alpha)
 
 
-def _factors(call: Call, left: str, right: str, s: Tensor, net_of_one: Tensor) -> Shares:
-    a, b = call[left], call[right]
+def _factors(call: Call, left: str, right: str, s: Tensor, net_of_one: Tensor, alpha: float = 1) -> Shares:
+    a, b = call[left] if alpha == 1 else call[left] * alpha, call[right]
     row, column = a.ndim == 1, b.ndim == 1
     if row:
         a, s = a.unsqueeze(0), s.unsqueeze(-1 if column else -2)
@@ -42,7 +43,7 @@ def _factors(call: Call, left: str, right: str, s: Tensor, net_of_one: Tensor) -
     for slot in call.site.active:
         nonnegative = call.is_nonnegative(slot.name)
         if slot.name == left:
-            value = positive_contributions(a, nonnegative, b, lambda held: s @ held.transpose(-1, -2))
+            value = positive_contributions(a, nonnegative and alpha > 0, b, lambda held: s @ held.transpose(-1, -2))
             value = value.squeeze(-2) if row else value
         else:
             value = positive_contributions(b, nonnegative, a, lambda held: held.transpose(-1, -2) @ s)

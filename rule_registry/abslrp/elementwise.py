@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rule_registry.call import Call, Relevances, Shares, denominator, share, sum_to
+from rule_registry.call import Call, Relevances, Shares, denominator, may_be_masked, share, sum_to
 from rule_registry.registry import passes, register
 
 aten = torch.ops.aten
@@ -92,42 +92,34 @@ def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -
     for slot in call.site.active:
         term = call.value(slot) * signs[slot.name] if signs[slot.name] != 1 else call.value(slot)
         values.append(sum_to(s * term.clamp(min=0), term.shape))
-        nets.append(call.batch.dot(s, term.expand(call.result.shape)))
+        nets.append(call.batch.dot(s, _unmasked(call, term).expand(call.result.shape)))
     return share(call, *values, net=torch.stack(nets).sum(0))
 
 
 @register("abslrp", aten.mul.Tensor, aten.mul.Scalar)
 def mul(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
-    if _by_scalar(call):
-        return relevance
-    product = call.result
-    s = relevance / denominator(call, delta)
-    contribution = s * product.clamp(min=0)
-    values = [sum_to(contribution, call.value(slot).shape) for slot in call.site.active]
-    return share(call, *values, net=len(values) * call.batch.dot(s, product))
+    return _quotients(call, relevance, {"self": 1, "other": 1}, delta)
 
 
 @register("abslrp", aten.div.Tensor, aten.div.Scalar)
 def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
-    """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``."""
-    if _by_scalar(call):
-        return relevance
-    quotient = call.result
+    """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
+    return _quotients(call, relevance, {"self": 1, "other": -1}, delta)
+
+
+def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
+    """Share of ``self ** p * other ** q``, in which a factor contributes the output times its power."""
+    constants = [call[name] for name in powers if not call.is_active(name)]
+    if any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants):
+        return sum_to(relevance, call.input.shape)
+    z = call.result
     s = relevance / denominator(call, delta)
-    signs = {"self": 1, "other": -1}
-    values = [
-        sum_to(s * (quotient * signs[slot.name]).clamp(min=0), call.value(slot).shape)
-        for slot in call.site.active
-    ]
-    sign = sum(signs[slot.name] for slot in call.site.active)
-    return share(call, *values, net=sign * call.batch.dot(s, quotient))
+    values = [sum_to(s * (z * powers[slot.name]).clamp(min=0), call.value(slot).shape) for slot in call.site.active]
+    net = call.batch.dot(s, _unmasked(call, z))
+    return share(call, *values, net=sum(powers[slot.name] for slot in call.site.active) * net)
 
 
-def _by_scalar(call: Call) -> bool:
-    names = {slot.name for slot in call.site.active}
-    if names == {"self", "other"} or (names == {"other"} and call.site.op in (aten.div.Tensor, aten.div.Scalar)):
-        return False
-    (constant,) = {"self", "other"} - names
-    value = call[constant]
-    return not isinstance(value, Tensor) or value.numel() == 1
+def _unmasked(call: Call, tensor: Tensor) -> Tensor:
+    """Put zero for the infinite entries of masked attention logits, where no relevance is."""
+    return torch.where(tensor.isinf(), 0.0, tensor) if may_be_masked(call) else tensor

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rule_registry.call import Call, Shares, denominator, share
 from rule_registry.registry import register
@@ -14,9 +15,7 @@ from rule_registry.registry import register
 aten = torch.ops.aten
 
 
-def positive_contributions(
-    x: Tensor, nonnegative: bool, weight: Tensor, pull: Callable[[Tensor], Tensor]
-) -> Tensor:
+def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
     """``x^+ (W^+)^T s + x^- (W^-)^T s``, or the first term alone where x is never negative.
 
     Parameters
@@ -37,7 +36,7 @@ def positive_contributions(
 
 
 def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:
-    """The output less its bias, which shapes the denominator and receives nothing."""
+    """Return the output less its bias, which shapes the denominator and receives nothing."""
     if bias is None:
         return call.result
     return call.result - bias.reshape(-1, *(1,) * (call.result.ndim - channel - 1))
@@ -47,9 +46,7 @@ def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer."""
     s = relevance / denominator(call, delta)
-    values = positive_contributions(
-        call.input, call.site.nonnegative[0], call["weight"], lambda weight: s @ weight
-    )
+    values = positive_contributions(call.input, call.site.nonnegative[0], call["weight"], lambda weight: s @ weight)
     net = call.batch.dot(s, without_bias(call, call["bias"], call.result.ndim - 1))
     return share(call, values, net=net)
 
@@ -80,20 +77,16 @@ def _pull(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     x, arguments = call.input, call.arguments
     dims = weight.ndim - 2
     stride, dilation = _each(call["stride"], dims), _each(call["dilation"], dims)
-    extent = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     padding = call["padding"]
-    ragged = False
     if isinstance(padding, str):
-        # "same" pads the odd entry behind: as a padding on both sides that is one entry too many in front.
-        widths = [0] * dims if padding == "valid" else extent
-        ragged = any(width % 2 for width in widths)
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        widths = reach if padding == "same" else [0] * dims
         padding = [(width + 1) // 2 for width in widths]
+        if any(width % 2 for width in widths):
+            # "same" pads the odd entry behind: as a padding on both sides that is one entry too many in front,
+            # and so one output too many there, at which no relevance arrived.
+            s = F.pad(s, [side for width in reversed(widths) for side in (width % 2, 0)])
     padding = _each(padding, dims)
-    if ragged:
-        crop = [slice(width % 2, None) for width in extent]
-        grown = s.new_zeros(*s.shape[:-dims], *(n + w % 2 for n, w in zip(s.shape[-dims:], extent, strict=True)))
-        grown[(..., *crop)] = s
-        s = grown
     merged = s.flatten(0, 1)
     like = x.new_empty(1).expand(merged.shape[0], *x.shape[1:])
     pulled, _, _ = aten.convolution_backward(

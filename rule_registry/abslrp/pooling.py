@@ -30,7 +30,7 @@ def avg_pool2d(call: Call, relevance: Tensor, *, delta: float) -> Shares:
         merged = s.flatten(0, 1)
         like = call.input.new_empty(1).expand(merged.shape[0], *call.input.shape[1:])
         pulled: Tensor = aten.avg_pool2d_backward(merged, like, *(call[name] for name in names))
-        return pulled.unflatten(0, (s.shape[0], -1))
+        return pulled.reshape(*s.shape[:2], *pulled.shape[1:])
 
     return averaged(call, relevance, delta, pull)
 
@@ -43,7 +43,7 @@ def adaptive_avg_pool2d(call: Call, relevance: Tensor, *, delta: float) -> Share
         merged = s.flatten(0, 1)
         like = call.input.new_empty(1).expand(merged.shape[0], *call.input.shape[1:])
         pulled: Tensor = aten._adaptive_avg_pool2d_backward(merged, like)
-        return pulled.unflatten(0, (s.shape[0], -1))
+        return pulled.reshape(*s.shape[:2], *pulled.shape[1:])
 
     return averaged(call, relevance, delta, pull)
 

@@ -37,15 +37,18 @@ def interpolate(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 
 def _weights(call: Call, axis: int) -> Tensor:
-    """Weights along one axis, ``(out, in)``: the operation on that axis' unit vectors."""
+    """Weights along one axis, ``(out, in)``: the operation on that axis' unit vectors.
+
+    They are laid out along the last axis in either case: torch's antialiasing kernels return wrong values for
+    images that are one entry wide, not for those that are one entry high.
+    """
     size = call.input.shape[2 + axis]
-    units = torch.eye(size, dtype=call.input.dtype, device=call.input.device)
-    units = units.reshape(size, 1, *((size, 1) if axis == 0 else (1, size)))
-    arguments = dict(call.arguments)
+    units = torch.eye(size, dtype=call.input.dtype, device=call.input.device).reshape(size, 1, 1, size)
+    arguments = {**call.arguments, "input": units}
     factors, target = arguments["scale_factors"], arguments["output_size"]
     if target is not None:
-        arguments["output_size"] = [target[0], 1] if axis == 0 else [1, target[1]]
+        arguments["output_size"] = [1, target[axis]]
     if factors is not None:
-        arguments["scale_factors"] = [factors[0], 1.0] if axis == 0 else [1.0, factors[1]]
-    response: Tensor = call.site.op(**{**arguments, "input": units})
+        arguments["scale_factors"] = [1.0, factors[axis]]
+    response: Tensor = call.site.op(**arguments)
     return response.reshape(size, -1).T

@@ -1,0 +1,755 @@
+"""Every affine and bilinear rule against DESIGN 4.1's formula, built from the operation's own Jacobian.
+
+Nothing here knows how a rule is coded: the oracle is `support.formula`, three lines of linear algebra in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support import (
+    FRONT,
+    SEEDS,
+    apply_rule,
+    compare_with_formula,
+    contributions,
+    formula,
+    samples,
+    slots,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import relprop
+from rule_registry import BatchAxis, Slot
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(1)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def signed(*shape: int) -> Tensor:
+    """Values of both signs, among them exact zeros."""
+    x = randn(*shape)
+    x.view(-1)[::7] = 0
+    return x
+
+
+both_signs = pytest.mark.parametrize("positive", [False, True], ids=["signed", "nonnegative"])
+deltas = pytest.mark.parametrize("delta", [0.0, 1e-2])
+
+
+def values(shape: tuple[int, ...], positive: bool) -> Tensor:
+    return signed(*shape).abs() if positive else signed(*shape)
+
+
+# Affine layers with weights
+
+
+@both_signs
+@deltas
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4, 5), (2, 3, 2, 5)])
+def test_linear(shape: tuple[int, ...], bias: bool, positive: bool, delta: float) -> None:
+    x = values(shape, positive)
+    offset = randn(4) if bias else None
+    compare_with_formula(aten.linear.default, x, randn(4, 5), offset, nonnegative=positive, delta=delta)
+
+
+CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
+    # operation, input, weight, then stride, padding, dilation, groups
+    "1d": (aten.conv1d.default, (2, 2, 6), (3, 2, 3), [1], [1], [1], 1),
+    "1d strided": (aten.conv1d.default, (2, 2, 7), (3, 2, 3), [2], [0], [1], 1),
+    "2d": (aten.conv2d.default, (2, 2, 4, 5), (3, 2, 3, 3), [1, 1], [1, 1], [1, 1], 1),
+    "2d strided": (aten.conv2d.default, (2, 2, 6, 5), (3, 2, 3, 2), [2, 3], [1, 0], [1, 1], 1),
+    "2d, end unread": (aten.conv2d.default, (2, 1, 6, 6), (2, 1, 3, 3), [2, 2], [0, 0], [1, 1], 1),
+    "2d dilated": (aten.conv2d.default, (2, 2, 5, 6), (2, 2, 2, 3), [1, 1], [1, 2], [2, 2], 1),
+    "2d groups": (aten.conv2d.default, (2, 4, 4, 4), (6, 2, 3, 3), [1, 1], [1, 1], [1, 1], 2),
+    "2d depthwise": (aten.conv2d.default, (2, 3, 4, 4), (3, 1, 3, 3), [1, 1], [1, 1], [1, 1], 3),
+    "2d depth multiplier": (aten.conv2d.default, (2, 3, 4, 4), (6, 1, 3, 3), [2, 2], [1, 1], [1, 1], 3),
+    "2d pointwise": (aten.conv2d.default, (2, 3, 3, 3), (4, 3, 1, 1), [1, 1], [0, 0], [1, 1], 1),
+    "3d": (aten.conv3d.default, (2, 2, 3, 3, 4), (2, 2, 2, 3, 2), [1, 2, 1], [1, 1, 0], [1, 1, 2], 1),
+    "1d valid": (aten.conv1d.padding, (2, 2, 6), (3, 2, 3), [2], "valid", [1], 1),
+    "1d same": (aten.conv1d.padding, (2, 2, 6), (3, 2, 3), [1], "same", [1], 1),
+    "1d same, even kernel": (aten.conv1d.padding, (2, 2, 6), (3, 2, 4), [1], "same", [1], 1),
+    "2d valid": (aten.conv2d.padding, (2, 2, 5, 4), (3, 2, 3, 2), [2, 1], "valid", [1, 1], 1),
+    "2d same": (aten.conv2d.padding, (2, 2, 4, 5), (3, 2, 3, 5), [1, 1], "same", [1, 1], 1),
+    "2d same, even kernel": (aten.conv2d.padding, (2, 2, 4, 5), (3, 2, 2, 4), [1, 1], "same", [1, 1], 1),
+    "2d same, one even": (aten.conv2d.padding, (2, 2, 4, 5), (3, 2, 3, 2), [1, 1], "same", [1, 1], 1),
+    "2d same, even, dilated": (aten.conv2d.padding, (2, 2, 4, 5), (3, 2, 2, 4), [1, 1], "same", [3, 1], 1),
+    "2d same, depthwise": (aten.conv2d.padding, (2, 3, 4, 4), (3, 1, 2, 2), [1, 1], "same", [1, 1], 3),
+    "3d same": (aten.conv3d.padding, (2, 1, 3, 3, 3), (2, 1, 2, 3, 2), [1, 1, 1], "same", [1, 1, 1], 1),
+}
+
+
+@both_signs
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+def test_convolution(case: tuple[Any, ...], bias: bool, positive: bool) -> None:
+    op, shape, weight, *rest = case
+    x, offset = values(shape, positive), randn(weight[0]) if bias else None
+    compare_with_formula(op, x, randn(*weight), offset, *rest, nonnegative=positive)
+
+
+TRANSPOSED: dict[str, tuple[Any, ...]] = {
+    # operation, input, weight, then stride, padding, output_padding, groups, dilation
+    "1d": (aten.conv_transpose1d.default, (2, 2, 4), (2, 3, 3), [2], [1], [1], 1, [1]),
+    "2d": (aten.conv_transpose2d.input, (2, 2, 3, 3), (2, 3, 2, 2), [2, 2], [0, 0], [0, 0], 1, [1, 1]),
+    "2d padded": (aten.conv_transpose2d.input, (2, 2, 3, 2), (2, 3, 3, 3), [2, 3], [1, 1], [1, 2], 1, [1, 1]),
+    "2d groups": (aten.conv_transpose2d.input, (2, 4, 3, 3), (4, 2, 3, 2), [1, 2], [1, 0], [0, 1], 2, [1, 1]),
+    "2d dilated": (aten.conv_transpose2d.input, (2, 2, 3, 3), (2, 2, 2, 2), [1, 1], [1, 1], [0, 0], 1, [2, 2]),
+    "3d": (
+        aten.conv_transpose3d.input, (2, 2, 2, 2, 3), (2, 2, 2, 3, 2), [2, 1, 2], [0, 1, 0], [1, 0, 0], 1, [1] * 3,
+    ),
+}  # fmt: skip
+
+
+@both_signs
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("case", TRANSPOSED.values(), ids=TRANSPOSED.keys())
+def test_transposed_convolution(case: tuple[Any, ...], bias: bool, positive: bool) -> None:
+    op, shape, weight, *rest = case
+    x, offset = values(shape, positive), randn(weight[1] * rest[3]) if bias else None
+    compare_with_formula(op, x, randn(*weight), offset, *rest, nonnegative=positive)
+
+
+@both_signs
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 4, 3), (2, 4, 2, 3), (2, 4, 2, 2, 2)])
+def test_batch_norm(shape: tuple[int, ...], affine: bool, positive: bool) -> None:
+    x, mean, var = values(shape, positive), randn(4), randn(4).abs() + 0.1
+    weight, bias = (randn(4), randn(4)) if affine else (None, None)
+    compare_with_formula(
+        aten._native_batch_norm_legit_no_training.default,
+        *(x, weight, bias, mean, var, 0.1, 1e-5),
+        held=lambda x: F.batch_norm(x, mean, var, weight, bias, False, 0.1, 1e-5),
+        nonnegative=positive,
+    )
+
+
+# Pooling and reductions
+
+AVERAGES: dict[str, tuple[Any, ...]] = {
+    # kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
+    "plain": ([2, 2],),
+    "overlapping": ([3, 2], [1, 2]),
+    "end unread": ([2, 2], [3, 2]),
+    "padded": ([3, 3], [2, 2], [1, 1]),
+    "padding not counted": ([3, 3], [2, 2], [1, 1], False, False),
+    "ceil": ([2, 2], [2, 2], [0, 0], True),
+    "ceil, padded": ([3, 3], [2, 2], [1, 0], True, True),
+    "ceil, not counted": ([3, 3], [2, 2], [1, 1], True, False),
+    "divisor": ([2, 3], [1, 1], [0, 1], False, True, 5),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("arguments", AVERAGES.values(), ids=AVERAGES.keys())
+def test_avg_pool2d(arguments: tuple[Any, ...], positive: bool) -> None:
+    compare_with_formula(aten.avg_pool2d.default, values((2, 2, 5, 5), positive), *arguments, nonnegative=positive)
+
+
+@both_signs
+@pytest.mark.parametrize("size", [[1, 1], [2, 3], [5, 7], [4, 4]])
+def test_adaptive_avg_pool2d(size: list[int], positive: bool) -> None:
+    compare_with_formula(aten.adaptive_avg_pool2d.default, values((2, 2, 5, 4), positive), size, nonnegative=positive)
+
+
+@both_signs
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dims", [[1], [-1], [1, 2], [-1, 1], [2, -1], [3, 1, 2]])
+@pytest.mark.parametrize("op", [aten.mean.dim, aten.sum.dim_IntList], ids=["mean", "sum"])
+def test_mean_and_sum(op: Any, dims: list[int], keepdim: bool, positive: bool) -> None:
+    compare_with_formula(op, values((2, 3, 2, 4), positive), dims, keepdim, nonnegative=positive)
+
+
+@pytest.mark.parametrize("op", [aten.mean.dim, aten.sum.dim_IntList], ids=["mean", "sum"])
+def test_mean_and_sum_in_front_of_the_batch(op: Any) -> None:
+    mark = (BatchAxis(1),)
+    compare_with_formula(op, signed(4, 3, 5), [0], input_batch=mark, output_batch=FRONT)
+    compare_with_formula(op, signed(4, 3, 5), [0], True, input_batch=mark, output_batch=BatchAxis(1))
+
+
+# Interpolation
+
+NEAREST, EXACT = aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.vec
+RESIZES: dict[str, tuple[Any, ...]] = {
+    "nearest, size": (NEAREST, [6, 7], None),
+    "nearest, scale": (NEAREST, None, [2.0, 1.5]),
+    "nearest, smaller": (NEAREST, [2, 3], None),
+    "nearest exact": (EXACT, [7, 3], None),
+    "nearest exact, scale": (EXACT, None, [1.5, 0.5]),
+    "bilinear, size": (aten.upsample_bilinear2d.vec, [6, 7], False, None),
+    "bilinear, corners": (aten.upsample_bilinear2d.vec, [6, 7], True, None),
+    "bilinear, scale": (aten.upsample_bilinear2d.vec, None, False, [2.0, 0.7]),
+    "bilinear, scale, corners": (aten.upsample_bilinear2d.vec, None, True, [1.7, 2.0]),
+    "bilinear, smaller": (aten.upsample_bilinear2d.vec, [2, 3], False, None),
+    "bicubic, size": (aten.upsample_bicubic2d.vec, [6, 7], False, None),
+    "bicubic, corners": (aten.upsample_bicubic2d.vec, [6, 7], True, None),
+    "bicubic, scale": (aten.upsample_bicubic2d.vec, None, False, [1.5, 2.0]),
+    "bicubic, smaller": (aten.upsample_bicubic2d.vec, [3, 2], False, None),
+    "bilinear, antialias": (aten._upsample_bilinear2d_aa.vec, [2, 3], False, None),
+    "bilinear, antialias, scale": (aten._upsample_bilinear2d_aa.vec, None, False, [0.6, 0.5]),
+    "bicubic, antialias": (aten._upsample_bicubic2d_aa.vec, [2, 3], False, None),
+    "bicubic, antialias, corners": (aten._upsample_bicubic2d_aa.vec, [3, 6], True, None),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("case", RESIZES.values(), ids=RESIZES.keys())
+def test_interpolate(case: tuple[Any, ...], positive: bool) -> None:
+    op, *arguments = case
+    compare_with_formula(op, values((2, 2, 4, 5), positive), *arguments, nonnegative=positive)
+
+
+# Norms: statistics held
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("normalized", [[4], [3, 4]])
+def test_layer_norm(normalized: list[int], affine: bool) -> None:
+    x = signed(2, 3, 4) + 0.5
+    weight, bias = (randn(*normalized), randn(*normalized)) if affine else (None, None)
+    dims = list(range(-len(normalized), 0))
+    sigma, mean = x.std(dims, correction=0, keepdim=True), x.mean(dims, keepdim=True)
+
+    def held(x: Tensor) -> Tensor:
+        normed = (x - mean) / (sigma.square() + 1e-5).sqrt()
+        return normed if weight is None else normed * weight + bias
+
+    torch.testing.assert_close(held(x), F.layer_norm(x, normalized, weight, bias))
+    compare_with_formula(aten.layer_norm.default, x, normalized, weight, bias, 1e-5, held=held)
+
+
+def test_layer_norm_is_not_centred() -> None:
+    """An entry below the mean but above zero receives relevance, in proportion to itself and not to its offset."""
+    x = torch.tensor([[1.0, 2.0, 9.0]], dtype=torch.float64)
+    relevance = torch.ones(1, 1, 3, dtype=torch.float64)
+    applied = apply_rule(aten.layer_norm.default, (x, [3]), {}, slots(["input"]), relevance, delta=0.0)
+    centred = (x - x.mean()).abs()
+    expected = x / centred
+    torch.testing.assert_close(applied.values[0][0], 3 * expected / expected.sum())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3), (2, 6, 2, 3)])
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_group_norm(count: int, shape: tuple[int, ...], affine: bool) -> None:
+    if len(shape) == 2:
+        count = min(count, 3)  # groups of one entry have no variance
+    x = signed(*shape) + 0.3
+    weight, bias = (randn(6), randn(6)) if affine else (None, None)
+    column = (-1, *(1,) * (len(shape) - 2))
+    groups = x.reshape(2, count, -1)
+
+    def whole(statistic: Tensor) -> Tensor:
+        return statistic.expand_as(groups).reshape(shape)
+
+    mean = whole(groups.mean(2, keepdim=True))
+    sigma = whole((groups.var(2, correction=0, keepdim=True) + 1e-5).sqrt())
+
+    def held(x: Tensor) -> Tensor:
+        normed = (x - mean) / sigma
+        return normed if weight is None else normed * weight.reshape(column) + bias.reshape(column)
+
+    torch.testing.assert_close(held(x), F.group_norm(x, count, weight, bias))
+    compare_with_formula(aten.group_norm.default, x, count, weight, bias, 1e-5, held=held)
+
+
+@pytest.mark.parametrize("eps", [None, 1e-3])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("normalized", [[4], [3, 4]])
+def test_rms_norm(normalized: list[int], affine: bool, eps: float | None) -> None:
+    x, weight = signed(2, 3, 4), randn(*normalized) if affine else None
+    dims = list(range(-len(normalized), 0))
+    square = x.square().mean(dims, keepdim=True)
+    root = (square + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt()
+
+    def held(x: Tensor) -> Tensor:
+        return x / root if weight is None else x / root * weight
+
+    torch.testing.assert_close(held(x), F.rms_norm(x, normalized, weight, eps))
+    compare_with_formula(aten.rms_norm.default, x, normalized, weight, eps, held=held)
+
+
+# Products with constants
+
+
+@both_signs
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 1), (4,), (1, 3, 4)])
+@pytest.mark.parametrize("op", [aten.mul.Tensor, aten.div.Tensor], ids=["mul", "div"])
+def test_constant_per_element(op: Any, shape: tuple[int, ...], positive: bool) -> None:
+    compare_with_formula(op, values((2, 3, 4), positive), randn(*shape), nonnegative=positive)
+
+
+def test_constant_in_front() -> None:
+    compare_with_formula(aten.mul.Tensor, randn(3, 1), signed(2, 3, 4), active=["other"])
+    compare_with_formula(aten.mul.Tensor, randn(3, 4), signed(2, 1, 4), active=["other"])
+
+
+def test_activation_that_a_constant_broadcasts() -> None:
+    compare_with_formula(aten.mul.Tensor, signed(2, 1, 4), randn(3, 1))
+    compare_with_formula(aten.div.Tensor, signed(2, 1, 4), randn(3, 4))
+    compare_with_formula(aten.add.Tensor, signed(2, 1, 4), randn(3, 4))
+
+
+def test_constant_over_activation() -> None:
+    compare_with_formula(aten.div.Tensor, randn(3, 4), randn(2, 3, 4), active=["other"])
+
+
+@pytest.mark.parametrize("scalar", [3.0, 0.25, -2.0, -1, torch.tensor(-0.5), torch.full((1, 1), -3.0)])
+@pytest.mark.parametrize("op", [aten.mul.Tensor, aten.div.Tensor], ids=["mul", "div"])
+def test_scalars_of_any_sign_are_inert(op: Any, scalar: Any) -> None:
+    x, relevance = signed(2, 3), torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    applied = apply_rule(op, (x, scalar), {}, slots(["self"]), relevance)
+    assert torch.equal(applied.values[0], relevance)
+
+
+def test_scalar_in_front_is_inert() -> None:
+    x, relevance = signed(2, 3), torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    for scalar in (torch.tensor(-2.0), torch.tensor([4.0])):
+        applied = apply_rule(aten.mul.Tensor, (scalar, x), {}, slots(["other"]), relevance)
+        assert torch.equal(applied.values[0], relevance)
+
+
+def test_scalar_with_more_axes_than_the_activation() -> None:
+    x, relevance = signed(2, 3), torch.rand(SEEDS, 1, 2, 3, dtype=torch.float64)
+    scalar = torch.full((1, 1, 1), -2.0)
+    applied = apply_rule(aten.mul.Tensor, (x, scalar), {}, slots(["self"]), relevance, output_batch=BatchAxis(1))
+    assert torch.equal(applied.values[0], relevance[:, 0])
+
+
+def test_scalar_over_activation_is_the_reciprocal() -> None:
+    """``1 / x`` is written ``reciprocal`` by Python and ``div`` by a tensor of one entry: the same relevance."""
+    x, relevance = signed(2, 3).abs() + 0.1, torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    spelled = apply_rule(aten.div.Tensor, (torch.tensor(2.0), x), {}, slots(["other"]), relevance)
+    reciprocal = apply_rule(aten.reciprocal.default, (x,), {}, slots(["self"]), relevance)
+    assert torch.equal(spelled.values[0], reciprocal.values[0])
+
+
+def test_negation_is_inert() -> None:
+    relevance = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    applied = apply_rule(aten.neg.default, (signed(2, 3),), {}, slots(["self"]), relevance)
+    assert torch.equal(applied.values[0], relevance)
+
+
+# Products of activations
+
+PRODUCTS: dict[str, tuple[Any, ...]] = {
+    "bmm": (aten.bmm.default, (2, 3, 4), (2, 4, 2), ["self", "mat2"]),
+    "matmul": (aten.matmul.default, (2, 3, 4), (2, 4, 2), ["self", "other"]),
+    "heads": (aten.matmul.default, (2, 2, 3, 2), (2, 2, 2, 3), ["self", "other"]),
+    "left broadcast": (aten.matmul.default, (2, 1, 3, 2), (2, 3, 2, 2), ["self", "other"]),
+    "right broadcast": (aten.matmul.default, (2, 3, 2, 2), (2, 1, 2, 3), ["self", "other"]),
+}
+
+
+@both_signs
+@deltas
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS.keys())
+def test_product_of_activations(case: tuple[Any, ...], positive: bool, delta: float) -> None:
+    op, left, right, active = case
+    a, b = values(left, positive), values(right, positive)
+    compare_with_formula(op, a, b, active=active, nonnegative=positive, delta=delta)
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
+def test_attention_times_values(first: bool, second: bool) -> None:
+    """One factor known to be non-negative (attention after its softmax), the other one not."""
+    a, v = values((2, 2, 3, 3), first), values((2, 2, 3, 2), second)
+    compare_with_formula(aten.matmul.default, a, v, active=["self", "other"], nonnegative=(first, second))
+
+
+CONSTANT_FACTORS: dict[str, tuple[Any, ...]] = {
+    # left, right, which is the activation, batch axis of the output
+    "matrix right": ((2, 3, 4), (4, 2), "self"),
+    "matrix left": ((3, 4), (2, 4, 2), "other"),
+    "batch of vectors": ((2, 4), (4, 3), "self"),
+    "vector right": ((2, 3, 4), (4,), "self"),
+    "vector left": ((3,), (2, 3, 4), "other"),
+    "constant with more axes": ((5, 1, 3, 4), (2, 4, 2), "other"),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("case", CONSTANT_FACTORS.values(), ids=CONSTANT_FACTORS.keys())
+def test_product_with_a_constant(case: tuple[Any, ...], positive: bool) -> None:
+    left, right, name = case
+    factors = {"self": randn(*left), "other": randn(*right)}
+    factors[name] = values(tuple(factors[name].shape), positive)
+    mark = BatchAxis(1) if len(left) == 4 else FRONT
+    compare_with_formula(aten.matmul.default, *factors.values(), active=[name], nonnegative=positive, output_batch=mark)
+
+
+def test_mm_of_samples_with_a_constant() -> None:
+    compare_with_formula(aten.mm.default, signed(3, 4), randn(4, 2))
+
+
+@pytest.mark.parametrize("alpha", [1, 0.5, -2.0])
+def test_product_with_a_constant_summand(alpha: float) -> None:
+    compare_with_formula(
+        aten.addmm.default, randn(4), signed(3, 5), randn(5, 4), active=["mat1"], beta=0.5, alpha=alpha
+    )
+    active = ["batch1", "batch2"]
+    compare_with_formula(
+        aten.baddbmm.default, randn(2, 3, 4), signed(2, 3, 2), signed(2, 2, 4), active=active, alpha=alpha
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (2, 3, 1)), ((2, 3, 1, 1), (2, 3, 2, 3))]
+)
+def test_gate(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    compare_with_formula(aten.mul.Tensor, randn(*left), randn(*right), active=["self", "other"])
+
+
+@pytest.mark.parametrize(("left", "right"), [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (2, 3, 1))])
+def test_quotient_of_activations(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    compare_with_formula(aten.div.Tensor, randn(*left), randn(*right), active=["self", "other"])
+
+
+def test_quotient_by_hand() -> None:
+    """Numerator z^+, denominator (-z)^+: a positive quotient speaks for the numerator alone."""
+    a = torch.tensor([[6.0, -6.0]], dtype=torch.float64)
+    b = torch.tensor([[2.0, 2.0]], dtype=torch.float64)
+    relevance = torch.tensor([[[1.0, 3.0]]], dtype=torch.float64)
+    applied = apply_rule(aten.div.Tensor, (a, b), {}, slots(["self", "other"]), relevance, delta=0.0)
+    torch.testing.assert_close(applied.values[0], torch.tensor([[[1.0, 0.0]]], dtype=torch.float64))
+    torch.testing.assert_close(applied.values[1], torch.tensor([[[0.0, 3.0]]], dtype=torch.float64))
+
+
+# Sums
+
+
+@deltas
+@pytest.mark.parametrize("alpha", [1, 0.5, -2])
+@pytest.mark.parametrize("op", [aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor], ids=["add", "sub", "rsub"])
+@pytest.mark.parametrize(("left", "right"), [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (2, 1, 4)), ((2, 1, 1), (2, 3, 4))])
+def test_sum_of_activations(op: Any, left: tuple[int, ...], right: tuple[int, ...], alpha: float, delta: float) -> None:
+    compare_with_formula(op, randn(*left), randn(*right), active=["self", "other"], alpha=alpha, delta=delta)
+
+
+@pytest.mark.parametrize("alpha", [1, 2.5])
+@pytest.mark.parametrize("name", ["self", "other"])
+@pytest.mark.parametrize("op", [aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor], ids=["add", "sub", "rsub"])
+def test_sum_with_a_constant(op: Any, name: str, alpha: float) -> None:
+    terms = {"self": randn(3, 4), "other": randn(3, 4)}
+    terms[name] = signed(2, 3, 4)
+    compare_with_formula(op, *terms.values(), active=[name], alpha=alpha)
+
+
+@pytest.mark.parametrize("number", [1.5, -2])
+@pytest.mark.parametrize("op", [aten.add.Scalar, aten.sub.Scalar, aten.rsub.Scalar], ids=["add", "sub", "rsub"])
+def test_sum_with_a_number(op: Any, number: float) -> None:
+    compare_with_formula(op, signed(2, 5), number)
+    compare_with_formula(op, signed(2, 5), number, 3)
+
+
+@pytest.mark.parametrize("number", [1.5, -2])
+@pytest.mark.parametrize("op", [aten.add.Tensor, aten.sub.Tensor], ids=["add", "sub"])
+def test_sum_with_a_number_as_a_tensor_argument(op: Any, number: float) -> None:
+    compare_with_formula(op, signed(2, 5), number)
+
+
+def test_constant_minus_activation_by_hand() -> None:
+    """``c - x`` hands on to the negative entries of x alone."""
+    x = torch.tensor([[2.0, -1.0, -3.0]], dtype=torch.float64)
+    relevance = torch.ones(1, 1, 3, dtype=torch.float64)
+    applied = apply_rule(aten.rsub.Scalar, (x, 1.0), {}, slots(["self"]), relevance, delta=0.0)
+    raw = torch.tensor([[0.0, 1 / 2, 3 / 4]], dtype=torch.float64)
+    torch.testing.assert_close(applied.values[0][0], 3 * raw / raw.sum())
+
+
+def test_masked_logits_stay_out_of_the_stabiliser() -> None:
+    """An additive mask of -inf, or of the most negative number, changes nothing for the entries it leaves."""
+    x, relevance = randn(2, 4), torch.rand(SEEDS, 2, 4, dtype=torch.float64)
+    x[:, 0], relevance[..., 3] = 1, 0
+    open_ = torch.zeros(2, 4, dtype=torch.float64)
+    found = []
+    for masked in (-torch.inf, torch.finfo(torch.float64).min):
+        mask = open_.clone()
+        mask[:, 3] = masked
+        applied = apply_rule(aten.add.Tensor, (x, mask), {}, slots(["self"]), relevance)
+        assert applied.values[0].isfinite().all()
+        assert not applied.lost.any()
+        found.append(applied.values[0])
+    left = apply_rule(aten.add.Tensor, (x[:, :3], open_[:, :3]), {}, slots(["self"]), relevance[..., :3])
+    for value in found:
+        torch.testing.assert_close(value[..., :3], left.values[0])
+        assert not value[..., 3].any()
+
+
+def test_activation_that_is_masked_already() -> None:
+    """A position bias added to logits in which -inf was filled in before: no NaN."""
+    x, relevance = randn(2, 4), torch.rand(SEEDS, 2, 4, dtype=torch.float64)
+    x[:, 0], x[:, 3], relevance[..., 3] = 1, -torch.inf, 0
+    for op, args in ((aten.add.Tensor, (x, randn(4))), (aten.mul.Tensor, (x, randn(4).abs()))):
+        applied = apply_rule(op, args, {}, slots(["self"]), relevance)
+        assert applied.values[0].isfinite().all()
+        torch.testing.assert_close(applied.values[0].sum(-1), relevance.sum(-1))
+
+
+# Where the samples lie
+
+
+@pytest.mark.parametrize(
+    ("shape", "mark"),
+    [
+        ((8, 3, 5), BatchAxis(0, 4)),
+        ((2, 6, 5), BatchAxis(1, 3)),
+        ((4, 2, 5), BatchAxis(1)),
+        ((3, 4, 2, 5), BatchAxis(2)),
+    ],
+    ids=str,
+)
+def test_stabiliser_and_mass_per_sample(shape: tuple[int, ...], mark: BatchAxis) -> None:
+    """Samples of very different magnitude, wherever the batch lies and whatever it is merged with."""
+    x = randn(*shape)
+    entries = torch.arange(shape[mark.axis]) // mark.factor
+    scale = torch.logspace(-2, 2, int(entries.max()) + 1, dtype=torch.float64)[entries]
+    x *= scale.reshape(-1, *(1,) * (len(shape) - mark.axis - 1))
+    marks: dict[str, Any] = {"input_batch": [mark], "output_batch": mark}
+    two: dict[str, Any] = {**marks, "active": ["self", "other"], "input_batch": [mark, mark]}
+    compare_with_formula(aten.linear.default, x, randn(3, 5), randn(3), **marks)
+    compare_with_formula(aten.mul.Tensor, x, randn(5), **marks)
+    compare_with_formula(aten.add.Tensor, x, randn(5), **marks)
+    compare_with_formula(aten.add.Tensor, x, x.flip(-1), **two)
+    compare_with_formula(aten.mul.Tensor, x, x.flip(-1), **two)
+    compare_with_formula(aten.mean.dim, x, [-1], True, **marks)
+    if mark.axis < x.ndim - 2:
+        compare_with_formula(aten.matmul.default, x, x.transpose(-1, -2).contiguous(), **two)
+
+
+def test_batch_of_windows_in_a_convolution() -> None:
+    mark = BatchAxis(0, 3)
+    compare_with_formula(
+        aten.conv2d.default,
+        *(signed(6, 2, 4, 4), randn(3, 2, 3, 3), randn(3), [1, 1], [1, 1]),
+        input_batch=[mark],
+        output_batch=mark,
+    )
+
+
+def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+    x, weight = randn(3, 5), randn(4, 5)
+    relevance = torch.rand(SEEDS, 3, 4, dtype=torch.float64)
+    whole = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance).values[0]
+    for k in range(3):
+        args = (x[k : k + 1], weight)
+        alone = apply_rule(aten.linear.default, args, {}, slots(["input"]), relevance[:, k : k + 1]).values[0]
+        torch.testing.assert_close(alone, whole[:, k : k + 1])
+
+
+# Winners
+
+POOLS = {
+    1: (aten.max_pool1d.default, (2, 2, 6)),
+    2: (aten.max_pool2d.default, (2, 2, 5, 6)),
+    3: (aten.max_pool3d.default, (2, 1, 4, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("dims", POOLS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "ceil_mode"),
+    [(2, None, 0, 1, False), (3, 1, 1, 1, False), (2, 2, 1, 1, True), (2, 1, 0, 2, False)],
+)
+def test_max_pool(dims: int, kernel: int, stride: int | None, padding: int, dilation: int, ceil_mode: bool) -> None:
+    """Without ties, what autograd returns."""
+    op, shape = POOLS[dims]
+    x = randn(*shape).requires_grad_()
+    stride_argument = [] if stride is None else [stride] * dims
+    args = (x, [kernel] * dims, stride_argument, [padding] * dims, [dilation] * dims, ceil_mode)
+    z = op(*args)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    applied = apply_rule(op, (x.detach(), *args[1:]), {}, slots(["self"]), relevance)
+    for found, seed in zip(applied.values[0], relevance, strict=True):
+        torch.testing.assert_close(found, torch.autograd.grad(z, x, seed, retain_graph=True)[0])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_max_pool_ties_go_to_the_first(layout: torch.memory_format) -> None:
+    x = torch.zeros(2, 3, 4, 4, dtype=torch.float64).to(memory_format=layout)
+    relevance = torch.rand(SEEDS, 2, 3, 2, 2, dtype=torch.float64)
+    applied = apply_rule(aten.max_pool2d.default, (x, [2, 2]), {}, slots(["self"]), relevance)
+    expected = torch.zeros(SEEDS, 2, 3, 4, 4, dtype=torch.float64)
+    expected[..., ::2, ::2] = relevance
+    torch.testing.assert_close(applied.values[0], expected)
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dims", [[1], [-1], [1, 2], [3, 1]])
+def test_amax_ties_go_to_the_first(dims: list[int], keepdim: bool) -> None:
+    x = torch.ones(2, 2, 3, 2, dtype=torch.float64)
+    z = aten.amax.default(x, dims, keepdim)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    applied = apply_rule(aten.amax.default, (x, dims, keepdim), {}, slots(["self"]), relevance)
+    expected = torch.zeros(SEEDS, *x.shape, dtype=torch.float64)
+    first = [0 if d in [k % 4 for k in dims] else slice(None) for d in range(4)]
+    expected[(slice(None), *first)] = relevance if not keepdim else relevance.reshape(SEEDS, *z.squeeze(dims).shape)
+    torch.testing.assert_close(applied.values[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        (aten.amax.default, ([-1],)),
+        (aten.amax.default, ([1, 2], True)),
+        (aten.adaptive_max_pool2d.default, ([2, 2],)),
+        (aten.max.dim, (-1,)),
+        (aten.max.dim, (1, True)),
+        (aten.topk.default, (2, -1)),
+        (aten.topk.default, (2, 1, False)),
+    ],
+)
+def test_selection(op: Any, args: tuple[Any, ...]) -> None:
+    """Without ties, what autograd returns."""
+    x = randn(2, 3, 4, 5).requires_grad_()
+    output = op(x, *args)
+    several = isinstance(output, tuple)
+    z = output[0] if several else output
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    applied = apply_rule(
+        op,
+        (x.detach(), *args),
+        {},
+        slots(["self"]),
+        (relevance, None) if several else relevance,
+        output_batch=(FRONT, None) if several else FRONT,
+    )
+    for found, seed in zip(applied.values[0], relevance, strict=True):
+        torch.testing.assert_close(found, torch.autograd.grad(z, x, seed, retain_graph=True)[0])
+
+
+# Mass that can't be handed on
+
+LOSING: dict[str, tuple[Any, ...]] = {
+    "linear": (aten.linear.default, (torch.ones(2, 3), -torch.ones(4, 3)), ["input"]),
+    "conv2d": (aten.conv2d.default, (torch.ones(2, 1, 3, 3), -torch.ones(1, 1, 2, 2)), ["input"]),
+    "matmul": (aten.matmul.default, (torch.ones(2, 3, 2), -torch.ones(2, 2, 3)), ["self", "other"]),
+    "mul": (aten.mul.Tensor, (torch.ones(2, 3), -torch.ones(2, 3)), ["self", "other"]),
+    "div": (aten.div.Tensor, (torch.ones(2, 3), -torch.ones(3)), ["self"]),
+    "add": (aten.add.Tensor, (-torch.ones(2, 3), -torch.ones(2, 3)), ["self", "other"]),
+    "constant minus": (aten.rsub.Scalar, (torch.ones(2, 3), 5.0), ["self"]),
+    "mean": (aten.mean.dim, (-torch.ones(2, 3), [1]), ["self"]),
+    "zeros": (aten.linear.default, (torch.zeros(2, 3), torch.ones(4, 3)), ["input"]),
+    "zero sum": (aten.add.Tensor, (torch.zeros(2, 3), torch.zeros(2, 3)), ["self", "other"]),
+}
+
+
+@deltas
+@pytest.mark.parametrize("case", LOSING.values(), ids=LOSING.keys())
+def test_lost_mass_is_counted(case: tuple[Any, ...], delta: float) -> None:
+    op, args, active = case
+    args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
+    relevance = torch.rand(SEEDS, *op(*args).shape, dtype=torch.float64)
+    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta)
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in applied.values)
+    torch.testing.assert_close(applied.lost, FRONT.sum(relevance))
+    torch.testing.assert_close(applied.arrived, applied.lost)
+
+
+def test_mass_is_lost_for_one_sample_alone() -> None:
+    x = torch.tensor([[1.0, 2.0], [-1.0, -2.0]], dtype=torch.float64)
+    relevance = torch.ones(1, 2, 1, dtype=torch.float64)
+    weight = torch.ones(1, 2, dtype=torch.float64)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    torch.testing.assert_close(applied.values[0].sum(-1), torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(applied.lost, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("part", "lost"), [(2e-6, False), (5e-7, True)])
+def test_threshold_of_loss(part: float, lost: bool) -> None:
+    """Below 1e-6 of all contributions, positive and negative ones, the mass counts as lost."""
+    x = torch.ones(1, 2, dtype=torch.float64)
+    weight = torch.tensor([[part, -1.0]], dtype=torch.float64)
+    relevance = torch.ones(1, 1, 1, dtype=torch.float64)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    assert bool(applied.lost.any()) is lost
+    assert float(applied.values[0].sum() + applied.lost.sum()) == pytest.approx(1)
+
+
+# Through the whole engine
+
+
+class Alone(nn.Module):
+    """A model that is one function of its input and a linear map to classes."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+REUSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "square": (lambda x: torch.mul(x, x), torch.mul),
+    "twice": (lambda x: torch.add(x, x), torch.add),
+    "one and a half": (lambda x: torch.add(x, x, alpha=0.5), lambda a, b: a + 0.5 * b),
+    "autocorrelation": (
+        lambda x: (x.unsqueeze(2) @ x.unsqueeze(1)).flatten(1),
+        lambda a, b: (a.unsqueeze(2) @ b.unsqueeze(1)).flatten(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REUSED.values(), ids=REUSED.keys())
+def test_a_tensor_used_twice_by_one_operation(case: tuple[Any, ...]) -> None:
+    """Each use is a factor of its own; the tensor receives what both of them do."""
+    function, of_two = case
+    x = randn(2, 4).abs() + 0.1
+    found = relprop.explain(Alone(function).eval(), x, contrast=None)
+    z = function(x)
+    chosen = F.one_hot(z.argmax(1), z.shape[1]).double().flatten()
+    inside = samples(x.shape, FRONT)
+    expected, _, _ = formula(
+        contributions(of_two, [x, x]),
+        z.flatten(),
+        chosen.unsqueeze(0),
+        1e-2,
+        [inside, inside],
+        samples(z.shape, FRONT),
+    )
+    torch.testing.assert_close(found.relevance, (expected[0] + expected[1]).reshape(2, 4), rtol=1e-9, atol=1e-12)
+
+
+def test_residual_block_through_the_engine() -> None:
+    """Two operations that meet in a sum: the formula applied to each by hand gives the map."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.branch(x)
+
+    model, x = Block().double().eval(), randn(2, 4)
+    branch = model.branch(x).detach()
+    whole = samples(x.shape, FRONT)
+    z = (x + branch).detach()
+    chosen = F.one_hot(z.argmax(1), 4).double().flatten().unsqueeze(0)
+    terms = contributions(torch.add, [x, branch])
+    (short, long), _, _ = formula(terms, z.flatten(), chosen, 1e-2, [whole] * 2, whole)
+    through = contributions(lambda x: model.branch(x), [x])
+    (long,), _, _ = formula(through, branch.flatten(), long, 1e-2, [whole], whole)
+    expected = (short + long).reshape(2, 4)
+    found = relprop.explain(model, x, contrast=None)
+    torch.testing.assert_close(found.relevance, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_items_of_a_list_are_slots_of_their_own() -> None:
+    assert str(Slot("tensors", 2)) == "tensors[2]"
+    assert str(Slot("input")) == "input"
