@@ -132,7 +132,9 @@ def _attention(
 
 def _einsum(equation: str, tensors: Sequence[Tensor], *, path: Any = None) -> Tensor:
     """Einsum as the products and permutations it stands for."""
-    written_out: Tensor = aten.einsum.default.decompose(equation, tensors, path=path)
+    # Not ``decompose``: that would look up this very function.
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    written_out: Tensor = aten.einsum.default._op_dk(composite, equation, tensors, path=path)
     return written_out
 
 

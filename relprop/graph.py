@@ -129,14 +129,18 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
     parameters, inputs = set(), []
     origins: dict[fx.Node, Origin] = {}
     outputs = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
+    user_inputs = [
+        node
+        for node in program.graph.find_nodes(op="placeholder")
+        if names[node.name].kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor)
+    ]
+    for node in user_inputs:  # before any tensor: one of the same name would hide an input from the code
+        copies[node] = graph.placeholder(_input_name(node.name))
+        inputs.append(copies[node])
     for node in program.graph.nodes:
         if node.op == "placeholder":
             spec = names[node.name]
-            if spec.kind == InputKind.USER_INPUT:
-                if isinstance(node.meta.get("val"), Tensor):
-                    copies[node] = graph.placeholder(_input_name(node.name))
-                    inputs.append(copies[node])
-            else:
+            if spec.kind != InputKind.USER_INPUT:
                 assert spec.target is not None
                 attribute = _attribute_name(spec.target.removeprefix(f"{ROOT}."), tensors)
                 tensors[attribute] = held[spec.target]

@@ -132,7 +132,7 @@ def _hardtanh(node: fx.Node, holds: Holds) -> bool:
 def _pad(node: fx.Node, holds: Holds) -> bool:
     mode = node.args[2] if len(node.args) > 2 else "constant"
     fill = node.args[3] if len(node.args) > 3 else None
-    return holds(node.args[0]) and (mode != "constant" or fill is None or holds(fill))
+    return holds(node.args[0]) and (bool(mode != "constant") or fill is None or holds(fill))
 
 
 def _even_power(node: fx.Node, holds: Holds) -> bool:
