@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -14,11 +14,15 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from rule_registry.call import Call, Relevances, Site
-from rule_registry.select import Selector
+from rule_registry.select import Selector, check_overload
 
 Function = Callable[..., Relevances]
 F = TypeVar("F", bound=Function)
 Kind = Literal["rule", "passes", "blocks"]
+
+
+PLUGINS = "rule_registry.rules"
+"""Entry-point group under which other packages name the modules that register their rules."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,22 @@ class Rule:
         return self.name
 
     def bind(self, parameters: Mapping[str, float]) -> Rule:
-        """Fill in the keyword-only parameters of the function that a rule set defines."""
-        known = inspect.signature(self.function).parameters.values()
-        wanted = {p.name for p in known if p.kind is p.KEYWORD_ONLY}
+        """Fill in the keyword-only parameters of the function that a rule set defines.
+
+        What is bound already (the rule of another rule set, say) stays.
+
+        Raises
+        ------
+        TypeError
+            If the function needs a parameter that is not there.
+        """
+        bound = self.function.keywords if isinstance(self.function, partial) else {}
+        accepted = inspect.signature(self.function).parameters.values()
+        wanted = {p.name: p for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in bound}
+        for name, parameter in wanted.items():
+            if name not in parameters and parameter.default is parameter.empty:
+                known = ", ".join(sorted(parameters)) or "none"
+                raise TypeError(f"rule {self} needs the parameter {name!r}; its rule set has: {known}")
         values = {name: value for name, value in parameters.items() if name in wanted}
         return replace(self, function=partial(self.function, **values)) if values else self
 
@@ -129,11 +146,18 @@ class RuleSet:
         Returns
         -------
         RuleSet
+
+        Raises
+        ------
+        TypeError
+            If a key is neither an operation nor a selection, or a rule needs a parameter this rule set lacks.
         """
         overrides = list(self.overrides)
         for where, what in changes.items():
-            selector = where if isinstance(where, Selector) else Selector(op=where)
-            overrides.append((selector, as_rule(what).bind(self.parameters)))
+            if not isinstance(where, Selector):
+                check_overload(where)
+                where = Selector(op=where)
+            overrides.append((where, as_rule(what).bind(self.parameters)))
         return replace(
             self,
             name=name or f"{self.name} (derived)",
@@ -192,9 +216,18 @@ def define(
     ------
     ValueError
         If the name is taken.
+    LookupError
+        If there is no rule set named ``base``.
+    TypeError
+        If there is no such setting.
     """
     if name in _definitions:
         raise ValueError(f"a rule set named {name!r} is defined already")
+    if base is not None:
+        _definition(base)
+    unknown = settings.keys() - {f.name for f in fields(RuleSet)}
+    if unknown:
+        raise TypeError(f"a rule set has no setting {sorted(unknown)}")
     _definitions[name] = _Definition(summary, base, settings, dict(parameters or {}))
 
 
@@ -208,7 +241,9 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
     LookupError
         If there is no such rule set.
     ValueError
-        If one of the operations has a rule in this rule set already.
+        If one of the operations or selections has a rule in this rule set already; none is registered then.
+    TypeError
+        If one is neither an operation nor a selection.
 
     Examples
     --------
@@ -222,18 +257,23 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
     definition = _definition(rule_set)
 
     def add(function: F) -> F:
-        get.cache_clear()
         entry = as_rule(rule if rule is not None else function)
+        taken: dict[Any, Rule] = {**definition.table, **dict(definition.overrides)}
+        for key in where:
+            if not isinstance(key, Selector):
+                check_overload(key)
+            if key in taken:
+                raise ValueError(
+                    f"rule set {rule_set!r} already has the rule {taken[key]} for {key}; override it with "
+                    "RuleSet.derive, or define a rule set with this one as its base"
+                )
+            taken[key] = entry
         for key in where:
             if isinstance(key, Selector):
                 definition.overrides.append((key, entry))
-            elif key in definition.table:
-                raise ValueError(
-                    f"rule set {rule_set!r} already has the rule {definition.table[key]} for {key}; "
-                    "override it with RuleSet.derive, or define a rule set with this one as its base"
-                )
             else:
                 definition.table[key] = entry
+        get.cache_clear()
         return function
 
     if rule is not None:
@@ -272,6 +312,9 @@ def get(name: str, **parameters: float) -> RuleSet:
         values |= link.parameters
         settings |= link.settings
         table |= link.table
+        if overrides:
+            # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
+            overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
         overrides += link.overrides
     unknown = parameters.keys() - values.keys()
     if unknown:
@@ -296,9 +339,22 @@ def names() -> list[str]:
 
 @lru_cache(maxsize=1)
 def load_plugins() -> None:
-    """Import what other packages register under the entry-point group ``rule_registry.rules``."""
-    for entry in entry_points(group="rule_registry.rules"):
-        entry.load()
+    """Import what other packages register under the entry-point group ``rule_registry.rules``.
+
+    Raises
+    ------
+    ImportError
+        If one of them fails; it names the package.
+    """
+    for entry in entry_points(group=PLUGINS):
+        try:
+            entry.load()
+        except Exception as error:  # whatever a package raises when it is imported
+            package = entry.dist.name if entry.dist is not None else "a package"
+            raise ImportError(
+                f"the rules that {package} registers as {entry.name!r} ({entry.value}) can't be loaded: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def _definition(name: str) -> _Definition:

@@ -176,6 +176,7 @@ def hardtanh(call: Call, relevance: Tensor) -> Tensor:
     """Clipped rectifier (ReLU6)."""
 
     def slope(a: Tensor) -> Tensor:
-        return ((a > call["min_val"]) & (a < call["max_val"])).to(a.dtype)
+        inside: Tensor = (a > call["min_val"]) & (a < call["max_val"])
+        return inside.to(a.dtype)
 
     return _elementwise(call, relevance, slope, slope)

@@ -48,9 +48,22 @@ def select(op: OpOverload | None = None, path: str | None = None, module: type |
     ------
     ValueError
         If nothing is given: that would choose every operation.
+    TypeError
+        If ``op`` is not one overload of an operation.
     """
     if op is None and path is None and module is None:
         raise ValueError("select() needs an operation, a path or a module class")
+    if op is not None:
+        check_overload(op)
     if isinstance(module, type):
         module = f"{module.__module__}.{module.__qualname__}"
     return Selector(op, path, module)
+
+
+def check_overload(op: object) -> None:
+    """Refuse what no node of a graph can be equal to, and what would therefore never be chosen."""
+    if not isinstance(op, OpOverload):
+        raise TypeError(
+            f"{op!r} is not one overload of an operation; give one, as in torch.ops.aten.relu.default, or choose "
+            "sites with rule_registry.select(...)"
+        )

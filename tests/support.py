@@ -98,12 +98,17 @@ def apply_rule(
     return Applied(tuple(values), record)
 
 
+def sample_of_each(size: int, mark: BatchAxis) -> Tensor:
+    """Which sample each entry of the batch axis belongs to."""
+    batch = size // (mark.factor * mark.outer)
+    return torch.arange(size) // mark.factor % batch
+
+
 def samples(shape: Sequence[int], mark: BatchAxis) -> Tensor:
     """Which sample each entry belongs to, as a matrix ``(B, entries)`` of zeros and ones."""
-    sample = torch.arange(shape[mark.axis]) // mark.factor
     column = [1] * len(shape)
     column[mark.axis] = -1
-    label = sample.reshape(column).expand(*shape).flatten()
+    label = sample_of_each(shape[mark.axis], mark).reshape(column).expand(*shape).flatten()
     return (label == torch.arange(int(label.max()) + 1).unsqueeze(1)).double()
 
 

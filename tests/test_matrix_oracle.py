@@ -17,6 +17,7 @@ from support import (
     compare_with_formula,
     contributions,
     formula,
+    sample_of_each,
     samples,
     slots,
 )
@@ -510,13 +511,15 @@ def test_activation_that_is_masked_already() -> None:
         ((2, 6, 5), BatchAxis(1, 3)),
         ((4, 2, 5), BatchAxis(1)),
         ((3, 4, 2, 5), BatchAxis(2)),
+        ((6, 3, 5), BatchAxis(0, 1, 3)),
+        ((2, 12, 5), BatchAxis(1, 2, 3)),
     ],
     ids=str,
 )
 def test_stabiliser_and_mass_per_sample(shape: tuple[int, ...], mark: BatchAxis) -> None:
     """Samples of very different magnitude, wherever the batch lies and whatever it is merged with."""
     x = randn(*shape)
-    entries = torch.arange(shape[mark.axis]) // mark.factor
+    entries = sample_of_each(shape[mark.axis], mark)
     scale = torch.logspace(-2, 2, int(entries.max()) + 1, dtype=torch.float64)[entries]
     x *= scale.reshape(-1, *(1,) * (len(shape) - mark.axis - 1))
     marks: dict[str, Any] = {"input_batch": [mark], "output_batch": mark}

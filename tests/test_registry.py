@@ -1,0 +1,391 @@
+"""The registry: who finds which rule, what derives from what, and how mistakes are answered."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import relprop
+import rule_registry
+from relprop.errors import MissingRuleError
+from rule_registry import BatchAxis, Call, Relevances, Rule, Site, Slot, blocks, passes, registry, select
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _private_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test defines or registers is gone after it."""
+    copies = {
+        name: replace(d, table=dict(d.table), overrides=list(d.overrides)) for name, d in registry._definitions.items()
+    }
+    monkeypatch.setattr(registry, "_definitions", copies)
+    registry.get.cache_clear()
+    yield
+    registry.get.cache_clear()
+    registry.load_plugins.cache_clear()
+
+
+def site(op: Any = aten.relu.default, path: str = "", module: str = "torch.nn.modules.activation.ReLU") -> Site:
+    return Site(op, path, module, (Slot("self"),), (False,), (BatchAxis(0),), BatchAxis(0))
+
+
+def doubled(call: Call, relevance: Tensor) -> Relevances:
+    return 2 * relevance
+
+
+def scaled(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+    return relevance * delta
+
+
+def value_of(rule: Rule | None, delta: float = 1.0) -> float:
+    """What a rule makes of a relevance of one."""
+    assert rule is not None
+    call = Call(site(), {"self": torch.ones(1)}, torch.ones(1))
+    relevance = rule(call, torch.ones(1, 1))
+    assert isinstance(relevance, Tensor)
+    return float(relevance)
+
+
+# Names and parameters
+
+
+def test_the_rule_sets_there_are() -> None:
+    assert {"abslrp", "abslrp-released", "gradient"} <= set(rule_registry.names())
+    assert rule_registry.names() == sorted(rule_registry.names())
+    for name in rule_registry.names():
+        rules = rule_registry.get(name)
+        assert rules.name == name
+        assert rules.summary
+        assert rules.summary in str(rules)
+
+
+def test_unknown_rule_set_names_those_there_are() -> None:
+    with pytest.raises(LookupError, match=r"'abslpr'; there are: .*abslrp.*gradient"):
+        rule_registry.get("abslpr")
+    with pytest.raises(LookupError, match="'abslpr'"):
+        rule_registry.register("abslpr", aten.relu.default)
+    with pytest.raises(LookupError, match="'abslpr'"):
+        rule_registry.define("mine", "…", base="abslpr")
+
+
+def test_defaults_of_abslrp() -> None:
+    rules = rule_registry.get("abslrp")
+    assert rules.parameters == {"delta": 1e-2}
+    assert rules.contrast == "rest"
+    assert rules.conserves
+    assert not rule_registry.get("gradient").conserves
+
+
+def test_parameters_replace_defaults() -> None:
+    rule_registry.define("mine", "…", parameters={"delta": 3.0})
+    rule_registry.register("mine", aten.relu.default)(scaled)
+    assert value_of(rule_registry.get("mine").find(site())) == 3
+    assert value_of(rule_registry.get("mine", delta=5.0).find(site())) == 5
+    assert value_of(rule_registry.get("mine").find(site())) == 3
+
+
+def test_parameters_of_a_base_are_inherited_and_replaced() -> None:
+    rule_registry.define("mine", "…", parameters={"delta": 3.0})
+    rule_registry.register("mine", aten.relu.default)(scaled)
+    rule_registry.define("heir", "…", base="mine")
+    rule_registry.define("other heir", "…", base="mine", parameters={"delta": 7.0})
+    assert value_of(rule_registry.get("heir").find(site())) == 3
+    assert value_of(rule_registry.get("other heir").find(site())) == 7
+
+
+def test_unknown_parameter_names_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"'abslrp' has no parameter \['epsilon'\]; it accepts: delta"):
+        rule_registry.get("abslrp", epsilon=1.0)
+    with pytest.raises(TypeError, match="it accepts: none"):
+        rule_registry.get("gradient", delta=1.0)
+
+
+def test_a_rule_that_needs_a_missing_parameter() -> None:
+    with pytest.raises(TypeError, match="scaled needs the parameter 'delta'; its rule set has: none"):
+        rule_registry.get("gradient").derive({aten.relu.default: scaled})
+
+
+def test_a_parameter_with_a_default_of_its_own() -> None:
+    def rule(call: Call, relevance: Tensor, *, factor: float = 4.0) -> Relevances:
+        return relevance * factor
+
+    derived = rule_registry.get("abslrp").derive({aten.relu.default: rule})
+    assert value_of(derived.find(site())) == 4
+
+
+def test_a_rule_that_is_bound_stays_bound() -> None:
+    """The rule of one rule set keeps that one's parameter where another borrows it."""
+    rule_registry.define("mine", "…", parameters={"delta": 3.0})
+    rule_registry.register("mine", aten.relu.default)(scaled)
+    borrowed = rule_registry.get("mine").table[aten.relu.default]
+    derived = rule_registry.get("abslrp").derive({aten.relu.default: borrowed})
+    assert value_of(derived.find(site())) == 3
+
+
+# Registering
+
+
+def test_register_returns_the_function() -> None:
+    rule_registry.define("mine", "…")
+    assert rule_registry.register("mine", aten.relu.default)(doubled) is doubled
+    assert rule_registry.get("mine").table[aten.relu.default].name == "doubled"
+
+
+def test_several_operations_share_a_rule() -> None:
+    rule_registry.define("mine", "…")
+    rule_registry.register("mine", aten.relu.default, aten.gelu.default, rule=doubled)
+    table = rule_registry.get("mine").table
+    assert set(table) == {aten.relu.default, aten.gelu.default}
+
+
+def test_get_is_refreshed_after_register() -> None:
+    rule_registry.define("mine", "…")
+    rule_registry.define("heir", "…", base="mine")
+    assert rule_registry.get("mine").find(site()) is None
+    assert rule_registry.get("heir").find(site()) is None
+    rule_registry.register("mine", aten.relu.default, rule=passes)
+    assert rule_registry.get("mine").find(site()) is passes
+    assert rule_registry.get("heir").find(site()) is passes
+    assert rule_registry.get("mine") is rule_registry.get("mine")
+
+
+def test_duplicates_raise() -> None:
+    rule_registry.define("mine", "…")
+    rule_registry.register("mine", aten.relu.default)(doubled)
+    with pytest.raises(ValueError, match=r"'mine' already has the rule doubled for aten\.relu\.default"):
+        rule_registry.register("mine", aten.relu.default, rule=passes)
+    with pytest.raises(ValueError, match="'abslrp' already has the rule linear"):
+        rule_registry.register("abslrp", aten.linear.default)(doubled)
+    with pytest.raises(ValueError, match="defined already"):
+        rule_registry.define("abslrp", "…")
+
+
+def test_the_same_selection_twice_raises() -> None:
+    rule_registry.define("mine", "…")
+    rule_registry.register("mine", select(path="a.*"), rule=doubled)
+    rule_registry.register("mine", select(path="b.*"), rule=doubled)
+    with pytest.raises(ValueError, match=r"already has the rule doubled for path a\.\*"):
+        rule_registry.register("mine", select(path="a.*"), rule=passes)
+
+
+def test_a_refused_registration_leaves_nothing_behind() -> None:
+    rule_registry.define("mine", "…")
+    rule_registry.register("mine", aten.gelu.default, rule=passes)
+    for wrong in (aten.gelu.default, aten.silu):
+        with pytest.raises((ValueError, TypeError)):
+            rule_registry.register("mine", aten.relu.default, select(path="a"), wrong, rule=doubled)
+    rules = rule_registry.get("mine")
+    assert set(rules.table) == {aten.gelu.default}
+    assert not rules.overrides
+
+
+def test_an_operation_without_its_overload_is_refused() -> None:
+    """``aten.relu`` equals no node of any graph: silently, it would never be chosen."""
+    for wrong in (aten.relu, "aten.relu.default", torch.relu):
+        with pytest.raises(TypeError, match=r"aten\.relu\.default"):
+            rule_registry.get("abslrp").derive({wrong: passes})  # type: ignore[dict-item]
+        with pytest.raises(TypeError, match=r"aten\.relu\.default"):
+            rule_registry.register("abslrp", wrong, rule=passes)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"aten\.relu\.default"):
+            select(op=wrong)  # type: ignore[arg-type]
+
+
+def test_unknown_setting() -> None:
+    with pytest.raises(TypeError, match=r"\['contrasts'\]"):
+        rule_registry.define("mine", "…", contrasts="rest")
+    assert "mine" not in rule_registry.names()
+
+
+def test_absence_is_an_error_unless_declared() -> None:
+    """Passing and blocking are rules; an operation without one is an error that names it."""
+    rule_registry.define("mine", "…", base="structural")
+    model, x = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Sigmoid()).eval(), torch.rand(2, 3)
+    rule_registry.register("mine", aten.relu.default, rule=passes)
+    with pytest.raises(MissingRuleError, match=r"aten\.sigmoid\.default"):
+        relprop.explain(model, x, rules="mine")
+    rule_registry.register("mine", aten.sigmoid.default, rule=passes)
+    passed = relprop.explain(model, x, rules="mine", target=1).relevance
+    assert torch.equal(passed, torch.tensor([0.0, 1.0, 0.0]).expand(2, 3))
+    blocked = rule_registry.get("mine").derive({aten.sigmoid.default: blocks})
+    assert not relprop.explain(model, x, rules=blocked, target=1).relevance.any()
+
+
+def test_default_rule_of_a_rule_set() -> None:
+    rule_registry.define("mine", "…", default=passes)
+    assert rule_registry.get("mine").find(site(aten.erf.default)) is passes
+    assert "anything else" in str(rule_registry.get("mine"))
+
+
+# Deriving
+
+
+def test_deriving_never_changes_the_parent() -> None:
+    parent = rule_registry.get("abslrp")
+    before = (dict(parent.table), parent.overrides, dict(parent.parameters), str(parent))
+    child = parent.derive({aten.relu.default: doubled, select(path="head"): blocks}, name="child")
+    grandchild = child.derive({aten.relu.default: blocks})
+    assert (dict(parent.table), parent.overrides, dict(parent.parameters), str(parent)) == before
+    assert rule_registry.get("abslrp") is parent
+    assert parent.find(site()) is passes
+    assert value_of(child.find(site())) == 2
+    assert grandchild.find(site()) is blocks
+    with pytest.raises(TypeError):
+        parent.table[aten.relu.default] = blocks  # type: ignore[index]
+
+
+def test_names_of_derived_rule_sets() -> None:
+    parent = rule_registry.get("abslrp")
+    assert parent.derive({}).name == "abslrp (derived)"
+    child = parent.derive({aten.relu.default: doubled}, name="mine", summary="twice as much")
+    assert (child.name, child.summary) == ("mine", "twice as much")
+    assert str(child).startswith("mine: twice as much\n")
+    assert "doubled" in str(child)
+    assert (child.contrast, child.conserves) == (parent.contrast, parent.conserves)
+
+
+def test_derived_rules_get_the_parameters() -> None:
+    derived = rule_registry.get("abslrp", delta=0.5).derive({aten.relu.default: scaled})
+    assert value_of(derived.find(site())) == 0.5
+
+
+def test_later_overrides_win() -> None:
+    parent = rule_registry.get("abslrp")
+    narrow, wide = select(path="blocks.*"), aten.relu.default
+    inside, outside = site(path="blocks.3"), site(path="head")
+    first_wide = parent.derive({wide: doubled, narrow: blocks})
+    assert first_wide.find(inside) is blocks
+    assert value_of(first_wide.find(outside)) == 2
+    first_narrow = parent.derive({narrow: blocks, wide: doubled})
+    assert value_of(first_narrow.find(inside)) == 2
+    assert value_of(parent.derive({narrow: blocks}).derive({wide: doubled}).find(inside)) == 2
+
+
+def test_a_rule_of_its_own_wins_over_a_narrower_one_of_the_base() -> None:
+    rule_registry.define("base", "…")
+    rule_registry.register("base", aten.relu.default, rule=passes)
+    rule_registry.register("base", select(path="blocks.*"), rule=blocks)
+    rule_registry.define("heir", "…", base="base")
+    rule_registry.register("heir", aten.relu.default, rule=doubled)
+    inside = site(path="blocks.3")
+    assert rule_registry.get("base").find(inside) is blocks
+    assert value_of(rule_registry.get("heir").find(inside)) == 2
+    assert rule_registry.get("heir").find(site(aten.gelu.default, "blocks.3")) is blocks
+
+
+# Selecting
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("blocks.*.attn", "blocks.0.attn", True),
+        ("blocks.*.attn", "blocks.11.attn", True),
+        ("blocks.*.attn", "blocks.0.attn.qkv", False),
+        ("blocks.*", "blocks.0.attn", True),
+        ("blocks.[01].attn", "blocks.2.attn", False),
+        ("", "", True),
+        ("", "head", False),
+        ("Head", "head", False),
+    ],
+)
+def test_select_by_path(pattern: str, path: str, matches: bool) -> None:
+    assert select(path=pattern).matches(site(path=path)) is matches
+
+
+def test_select_by_module_class() -> None:
+    here = site()
+    for module in (nn.ReLU, "ReLU", "torch.nn.modules.activation.ReLU"):
+        assert select(module=module).matches(here)
+    for module in (nn.GELU, "relu", "ReLU6", "activation.ReLU"):
+        assert not select(module=module).matches(here)
+
+
+def test_select_by_everything_together() -> None:
+    chosen = select(op=aten.relu.default, path="a.*", module=nn.ReLU)
+    assert chosen.matches(site(path="a.b"))
+    assert not chosen.matches(site(path="b"))
+    assert not chosen.matches(site(aten.gelu.default, "a.b"))
+    assert not chosen.matches(site(path="a.b", module="GELU"))
+    assert str(select(op=aten.relu.default, path="a.*")) == "op aten.relu.default, path a.*"
+
+
+def test_select_of_everything_is_refused() -> None:
+    with pytest.raises(ValueError, match="an operation, a path or a module class"):
+        select()
+
+
+def test_select_in_a_model() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()).eval()
+    rules = rule_registry.get("abslrp").derive({select(path="1"): blocks, select(module=nn.Linear): passes})
+    plan = relprop.Explainer(model, rules=rules).plan(torch.rand(2, 3))
+    found = {s.path: plan.assigned[node].kind for node, s in plan.sites.items()}
+    assert found == {"0": "passes", "1": "blocks", "2": "passes", "3": "passes"}
+
+
+# Plug-ins
+
+
+class EntryPoint:
+    """What `importlib.metadata` would find in an installed package."""
+
+    class _Distribution:
+        name = "their-rules"
+
+    dist = _Distribution()
+    name, value = "theirs", "their_rules.registration"
+
+    def __init__(self, action: Any) -> None:
+        self.action = action
+        self.loaded = 0
+
+    def load(self) -> None:
+        self.loaded += 1
+        self.action()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
+    def entry_points(group: str) -> list[EntryPoint]:
+        return list(entries) if group == "rule_registry.rules" else []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    registry.load_plugins.cache_clear()
+    registry.get.cache_clear()
+
+
+def test_plug_ins_are_loaded_once_and_before_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def register() -> None:
+        rule_registry.define("theirs", "rules from elsewhere", base="abslrp")
+        rule_registry.register("theirs", aten.relu.default, rule=doubled)
+        rule_registry.register("abslrp", aten.digamma.default, rule=passes)
+
+    entry = EntryPoint(register)
+    install(monkeypatch, entry)
+    assert value_of(rule_registry.get("theirs").find(site())) == 2
+    assert rule_registry.get("abslrp").find(site(aten.digamma.default)) is passes
+    assert "theirs" in rule_registry.names()
+    assert entry.loaded == 1
+
+
+def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("what a mess")
+
+    install(monkeypatch, EntryPoint(fail))
+    with pytest.raises(ImportError, match=r"their-rules .*'theirs' .*ZeroDivisionError: what a mess"):
+        rule_registry.names()
+
+
+# Documentation
+
+
+def test_the_examples_run() -> None:
+    found = doctest.testmod(registry)
+    assert found.attempted
+    assert not found.failed
