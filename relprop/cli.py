@@ -119,7 +119,7 @@ class _Run:
     explained: int = 0
     failed: int = 0
     seconds: float = 0.0
-    conservation: float = 0.0
+    conservation: float | None = None
     oracle: float | None = None
 
     def explain(self, paths: Sequence[Path], batch_size: int) -> None:
@@ -133,10 +133,11 @@ class _Run:
     def summary(self) -> str:
         """Say how far the maps can be trusted."""
         lines = [f"pictures explained      {self.explained}"]
+        if self.conservation is not None:
+            lines.append(f"conservation error      {self.conservation:.1e} (worst)")
         if self.oracle is not None:
             lines += [
                 f"gradient-oracle error   {self.oracle:.1e} (captured program, first batch)",
-                f"conservation error      {self.conservation:.1e} (worst)",
                 f"seconds per picture     {self.seconds / self.explained:.2f} (capture included)",
             ]
         lines.append(f"weights                 {self.classifier.origin}")
@@ -173,19 +174,23 @@ class _Run:
         self.seconds += time.perf_counter() - start
         if self.oracle is None:
             self.oracle = relprop.gradient_oracle_error(self.classifier.model, x)
-        error = float(explanation.conservation.error)
-        self.conservation = max(self.conservation, error)
+        kept = explanation.conservation
+        notes = ["relevance is not conserved under these rules"] * len(batch)
+        if kept.conserves:
+            notes = [f"conservation error {error:.1e}" for error in kept.errors.tolist()]
+            self.conservation = max(self.conservation or 0.0, kept.error)
         pictures = self.classifier.pictures(x)
         heats = explanation.heatmap().detach().float().cpu().numpy()
         probabilities = explanation.output.detach().float().softmax(dim=1).cpu()
-        for path, picture, heat, row, target in zip(
-            batch, pictures, heats, probabilities, torch.as_tensor(explanation.target).tolist(), strict=True
+        targets = torch.as_tensor(explanation.target).tolist()
+        for path, picture, heat, row, target, note in zip(
+            batch, pictures, heats, probabilities, targets, notes, strict=True
         ):
             self._draw(path, picture, heat, self._verdict(row, target))
             self.explained += 1
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{path}  {self._verdict(row, target)}  conservation error {error:.1e}")
+                typer.echo(f"{path}  {self._verdict(row, target)}  {note}")
 
     def _verdict(self, probabilities: Tensor, target: int) -> str:
         """Name the explained class, and the predicted one where it is another."""

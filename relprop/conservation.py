@@ -68,12 +68,17 @@ class Conservation:
         return float(sum(cut.lost for cut in self.cuts).max()) if self.cuts else 0.0  # type: ignore[union-attr]
 
     @property
-    def error(self) -> float:
-        """Largest deviation of a cut's mass from one, counted losses put back; NaN if nothing is conserved."""
+    def errors(self) -> Tensor:
+        """Largest deviation of a cut's mass from one in each sample, counted losses put back, ``(B,)``."""
         if not self.cuts:
-            return float("nan")
+            return torch.empty(0)
         lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
-        return float((self.masses + lost - 1).abs().max())
+        return (self.masses + lost - 1).abs().amax((0, 1))
+
+    @property
+    def error(self) -> float:
+        """Largest of the ``errors``; NaN if nothing is conserved."""
+        return float(self.errors.max()) if self.cuts else float("nan")
 
     @property
     def losses(self) -> tuple[Cut, ...]:
