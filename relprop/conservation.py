@@ -10,6 +10,8 @@ from torch import Tensor, fx
 
 from relprop.assign import Plan, argument_nodes
 
+DEVIATION = 1e-3
+"""A mass that is further from one than this is no rounding, not even in half precision."""
 WEAK = 1e-2
 """A rule that hands on less than this part of what arrives, before rescaling, is suspect."""
 
@@ -70,15 +72,16 @@ class Conservation:
     @property
     def errors(self) -> Tensor:
         """Largest deviation of a cut's mass from one in each sample, counted losses put back, ``(B,)``."""
-        if not self.cuts:
-            return torch.empty(0)
-        lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
-        return (self.masses + lost - 1).abs().amax((0, 1))
+        return self._deviations().amax((0, 1)) if self.cuts else torch.empty(0)
 
     @property
     def error(self) -> float:
         """Largest of the ``errors``; NaN if nothing is conserved."""
         return float(self.errors.max()) if self.cuts else float("nan")
+
+    def _deviations(self) -> Tensor:
+        lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
+        return (self.masses + lost - 1).abs()
 
     @property
     def losses(self) -> tuple[Cut, ...]:
@@ -96,6 +99,10 @@ class Conservation:
         lines = [
             f"conservation: {len(self.cuts)} cuts, largest error {self.error:.1e}, lost {self.lost:.1e} of the mass"
         ]
+        deviating = (self._deviations().amax((1, 2)) > DEVIATION).nonzero()
+        if len(deviating):
+            cut = self.cuts[int(deviating[0])]
+            lines.append(f"  the mass deviates from {cut.name} ({cut.operation}) on: see the rules just behind it")
         lines += [f"  lost {float(cut.lost.max()):.1e} at {cut.name} ({cut.operation})" for cut in self.losses]
         lines += [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
         return "\n".join(lines)
@@ -132,7 +139,11 @@ def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[
         by_slot = dict(argument_nodes(node))
         inputs = [by_slot[slot] for slot in site.active]
         if record is None:
-            if plan.assigned[node].kind != "blocks":
+            if plan.assigned[node].kind == "blocks":
+                mass, blocked = mass - expected[node], expected[node]
+                factor = torch.zeros_like(mass)
+                cuts.append(Cut(node.name, site.path, str(site.op), "blocks", mass, factor, blocked))
+            else:
                 hand(inputs[0], expected[node])
             continue
         measured, raw, total, lost, *emitted = record.unbind(0)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from relprop.conservation import Conservation
 from relprop.errors import RelpropError
 from relprop.pictures import overlay, robust_scale, sheet
 from relprop.saving import save
+from relprop.steps import widen
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +118,27 @@ class Explanation:
         OutputError
             If the kind of file is unknown, or it can't be written; nothing half written is left.
         """
-        save(self, path, None if images is None else as_pixels(images))
+        attributes = {
+            "rules": self.rules,
+            "conservation_error": self.conservation.error,
+            "lost": self.conservation.lost,
+        }
+        save(path, self._arrays(), attributes, lambda: self.show(images))
 
     def show(self, images: Tensor | NDArray[np.uint8] | None = None) -> Figure:
         """Draw the maps of the batch; in a notebook the figure shows itself."""
         return sheet(self._heats(), None if images is None else as_pixels(images))
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        several = len(self.relevances) > 1
+        tensors = {f"relevance:{k}" if several else "relevance": v for k, v in self.relevances.items()}
+        tensors["output"] = self.output
+        if self.target is not None:
+            tensors["target"] = self.target
+        for path, value in self.layers.items():
+            parts = value if isinstance(value, list) else [value]
+            tensors |= {f"layer:{path}" + (f"@{k}" if k else ""): part for k, part in enumerate(parts)}
+        return {name: widen(tensor).cpu().numpy() for name, tensor in tensors.items()}
 
     def _heats(self) -> NDArray[np.float64]:
         heats: NDArray[np.float64] = self.heatmap().cpu().double().numpy()
