@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
 from relprop.copying import drop_observers, fingerprint, structural_copy
-from relprop.errors import CaptureError, InputError
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.export import Wrapped, export, first_line, lower, plain_mode
 from relprop.graph import Graph, build_graph
 
@@ -174,6 +174,8 @@ def _capture(
     wrapped = Wrapped(runnable, target)
     reference = _call(wrapped, args, kwargs)
     drop_observers(wrapped)
+    if target is not None and isinstance(reference, Tensor) and reference.ndim == 0:
+        raise TargetError("a callable target must return one number per sample, (B,), not a single number")
     if isinstance(model, ExportedProgram) and target is None:
         program = lower(model)
     else:
@@ -193,10 +195,11 @@ def _capture(
 
 
 def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run the copy on the example; buffers are cloned, lest a forward that counts its calls counts this one."""
+    """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
     buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
+    inputs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
     try:
-        return torch.func.functional_call(wrapped, buffers, (args, dict(kwargs)))
+        return torch.func.functional_call(wrapped, buffers, inputs)
     except Exception as error:  # whatever the model raises
         shapes = ", ".join(
             f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"

@@ -108,6 +108,7 @@ class Graph:
 ROOT = "relprop_model"
 """Path of the user's model where an exported program wraps it; paths are told from there."""
 
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).with_name("export.py")))
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
@@ -194,6 +195,8 @@ def _origin(node: fx.Node) -> Origin:
     stack = node.meta.get("nn_module_stack") or {}
     calls, kind = [], ""
     for key, (path, module_type) in stack.items():
+        if path == _NO_MODULE:
+            continue
         calls.append((key, path.removeprefix(ROOT).removeprefix(".")))
         kind = module_type if isinstance(module_type, str) else f"{module_type.__module__}.{module_type.__name__}"
     path = calls[-1][1] if calls else ""

@@ -84,7 +84,10 @@ def target_classes(graph: Graph, target: Target, batch: int) -> Tensor | None:
     device = graph.output.meta["val"].device
     if isinstance(target, bool) or (isinstance(target, Tensor) and target.dtype in (torch.bool,)):
         raise TargetError("target must be a class index, not a truth value")
-    classes = torch.as_tensor(target, device=device)
+    try:
+        classes = torch.as_tensor(target, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TargetError(f"target must be a class index, or one per sample, not {target!r}") from error
     if classes.is_floating_point() or classes.is_complex():
         raise TargetError(f"target must hold whole numbers, not {classes.dtype}")
     if classes.ndim == 0:

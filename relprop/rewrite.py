@@ -26,6 +26,11 @@ class RelevanceProgram(fx.GraphModule):
     take effect at the next call.
     """
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run without an autograd tape."""
+        with torch.no_grad():
+            return super().__call__(*args, **kwargs)
+
     def _apply(self, fn: Any, recurse: bool = True) -> RelevanceProgram:
         raise RelpropError(
             "a relevance program shares its parameters with the model: move or cast the model, then explain again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -202,6 +203,12 @@ def make(kind: str, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return settled(build(), inputs(16))
+
+
+@cache
+def kept(kind: str) -> nn.Module:
+    """Build a model once for all tests that leave it as it is, so that they share its capture."""
+    return make(kind)
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
