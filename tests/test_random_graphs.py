@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -233,7 +233,15 @@ MIXED = [Link("attention", 1), Link("where", 0, 2), Link("padded", 3), Link("cat
 EVERY = [Link(kind, k, k + 1) for k, kind in enumerate([*ONE_INPUT, *TWO_INPUTS])]
 
 
-@settings(derandomize=True, deadline=None, max_examples=26, suppress_health_check=list(HealthCheck), database=None)
+# Not shrunk: each attempt costs a capture, and the models are small as they are.
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=26,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 @given(models)
 @example(RandomModel(IN_PLACE, "flat", 0))
 @example(RandomModel(REUSED, "mean", 1))
