@@ -149,7 +149,7 @@ def check(
     runnable = model.module() if isinstance(model, ExportedProgram) else structural_copy(model)
     inputs = pytree.tree_map(leaf_copy, (tuple(x) if isinstance(x, tuple | list) else (x,), kwargs))
     with torch.inference_mode(False), no_autocast():
-        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, None, output))
+        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, at, output))
     noisy = explainer(*_with_noise(x), explanation.target, **kwargs) if at is None else explanation
     cosines = [
         F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()

@@ -18,7 +18,7 @@ class TargetError(RelpropError, ValueError):
 
 
 class MissingRuleError(RelpropError, LookupError):
-    """Some operations of the model have no rule in the chosen rule set."""
+    """Some operations of the model have no rule in the chosen rule set, or there is no such rule set."""
 
 
 class RuleError(RelpropError):

@@ -12,7 +12,7 @@ import rule_registry
 from relprop.assemble import assemble
 from relprop.assign import Plan, assign, matching_modules
 from relprop.capture import Model, capture, opened
-from relprop.errors import CaptureError
+from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
 from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
@@ -120,7 +120,7 @@ class Explainer:
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Target) -> Ready:
         function = target if callable(target) else None
         graph = capture(self.model, args, kwargs, target=function, output=self.output)
-        rules = rule_registry.get(self.rules) if isinstance(self.rules, str) else self.rules
+        rules = _named(self.rules) if isinstance(self.rules, str) else self.rules
         contrast = choose_contrast(graph, self.contrast, rules, function is not None)
         key = (id(rules), contrast, self.layers, self.at)
         if key not in graph.made:
@@ -134,6 +134,13 @@ class Explainer:
             graph.made[key] = Ready(plan, rewrite(plan, contrast, layers), layers)
         ready: Ready = graph.made[key]
         return ready
+
+
+def _named(rules: str) -> RuleSet:
+    try:
+        return rule_registry.get(rules)
+    except LookupError as error:
+        raise MissingRuleError(str(error)) from error
 
 
 def explain(

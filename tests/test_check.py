@@ -1,0 +1,121 @@
+"""`relprop.check`: a verdict that is right for good models and for bad ones."""
+
+import pytest
+import torch
+from torch import nn
+
+import relprop
+import rule_registry
+
+aten = torch.ops.aten
+
+
+class Residual(nn.Module):
+    def __init__(self, hide_gradient=False):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 6)
+        self.hide_gradient = hide_gradient
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        if self.hide_gradient:
+            with torch.no_grad():
+                branch = self.second(x)
+        else:
+            branch = self.second(x)
+        return self.head(torch.relu(x + branch).mean((2, 3)))
+
+
+class ByHand(nn.Module):
+    """A layer norm written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.inner(x.flatten(1))
+        x = x - x.mean(-1, keepdim=True)
+        return self.head(x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(make):
+    torch.manual_seed(0)
+    return make().eval()
+
+
+def test_a_sound_model_is_trustworthy(x):
+    report = relprop.check(seeded(Residual), x)
+    assert report.ok, str(report)
+    assert report.oracle_error < 1e-12
+    assert report.oracle_dtype == torch.float64
+    assert report.conservation.error < 1e-5
+    assert report.stability > 0.999
+    assert report.operations[("aten.conv2d.default", "convolution")] == 2
+    assert "verdict: trustworthy" in str(report)
+
+
+def test_check_leaves_the_model_alone(x):
+    model = seeded(Residual)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    relprop.check(model, x)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_hidden_no_grad_region_is_found(x):
+    report = relprop.check(seeded(lambda: Residual(hide_gradient=True)), x)
+    assert not report.ok
+    assert "no_grad" in str(report)
+
+
+def test_a_missing_rule_is_a_verdict_not_an_exception(x):
+    class Cosine(nn.Module):
+        def forward(self, x):
+            return torch.cos(x).flatten(1)[:, :4]
+
+    report = relprop.check(Cosine().eval(), x)
+    assert not report.ok
+    assert "aten.cos.default" in str(report)
+
+
+def test_a_norm_written_out_is_reported():
+    report = relprop.check(seeded(ByHand), torch.randn(2, 12))
+    assert any("normalisation written out by hand" in note for note in report.notes)
+
+
+def test_a_deleting_rule_is_found(x):
+    def deleting(call, relevance):
+        return relevance * (torch.arange(relevance.shape[-1]) % 2)
+
+    rules = rule_registry.get("abslrp").derive({aten.relu.default: deleting})
+    report = relprop.check(seeded(Residual), x, rules=rules)
+    assert not report.ok
+    assert any("not conserved" in problem for problem in report.problems)
+
+
+def test_rule_sets_that_conserve_nothing_are_not_blamed_for_it(x):
+    report = relprop.check(seeded(Residual), x, rules="gradient")
+    assert report.ok, str(report)
+
+
+def test_check_of_a_part_and_of_one_output():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embeddings = nn.Embedding(20, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, tokens):
+            return {"logits": self.head(torch.tanh(self.embeddings(tokens)).mean(1)), "tokens": tokens}
+
+    report = relprop.check(seeded(Text), torch.randint(0, 20, (2, 5)), at="embeddings", output="logits")
+    assert report.ok, str(report)
