@@ -175,6 +175,9 @@ def flip(call: Call, relevance: Tensor) -> Tensor:
     aten.pixel_unshuffle.default,
     aten.channel_shuffle.default,
     aten.unfold.default,
+    aten.tile.default,
+    aten.repeat_interleave.self_int,
+    aten.rot90.default,
 )
 def gather(call: Call, relevance: Tensor) -> Tensor:
     """Add each entry to where it was read from, found by moving the positions themselves."""

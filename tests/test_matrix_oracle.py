@@ -162,9 +162,25 @@ def test_avg_pool2d(arguments: tuple[Any, ...], positive: bool) -> None:
 
 
 @both_signs
-@pytest.mark.parametrize("size", [[1, 1], [2, 3], [5, 7], [4, 4]])
-def test_adaptive_avg_pool2d(size: list[int], positive: bool) -> None:
-    compare_with_formula(aten.adaptive_avg_pool2d.default, values((2, 2, 5, 4), positive), size, nonnegative=positive)
+@pytest.mark.parametrize(
+    ("op", "shape", "arguments"),
+    [
+        (aten.avg_pool1d.default, (2, 2, 7), ([3],)),
+        (aten.avg_pool1d.default, (2, 2, 7), ([3], [2], [1], False, False)),
+        (aten.avg_pool1d.default, (2, 2, 7), ([2], [2], [1], True, True)),
+        (aten.avg_pool3d.default, (2, 2, 3, 4, 3), ([2, 2, 3],)),
+        (aten.avg_pool3d.default, (2, 2, 3, 4, 3), ([2, 2, 2], [2, 1, 2], [1, 0, 1], True, False, 3)),
+        (aten.adaptive_avg_pool1d.default, (2, 2, 7), ([3],)),
+        (aten.adaptive_avg_pool3d.default, (2, 2, 3, 4, 3), ([2, 3, 1],)),
+        (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([1, 1],)),
+        (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([2, 3],)),
+        (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([5, 7],)),
+    ],
+)
+def test_average_pooling_in_other_dimensions_and_to_a_size(
+    op: Any, shape: tuple[int, ...], arguments: tuple[Any, ...], positive: bool
+) -> None:
+    compare_with_formula(op, values(shape, positive), *arguments, nonnegative=positive)
 
 
 @both_signs
@@ -609,7 +625,9 @@ def test_amax_ties_go_to_the_first(dims: list[int], keepdim: bool) -> None:
     [
         (aten.amax.default, ([-1],)),
         (aten.amax.default, ([1, 2], True)),
+        (aten.adaptive_max_pool1d.default, ([2],)),
         (aten.adaptive_max_pool2d.default, ([2, 2],)),
+        (aten.adaptive_max_pool3d.default, ([2, 1, 3],)),
         (aten.max.dim, (-1,)),
         (aten.max.dim, (1, True)),
         (aten.topk.default, (2, -1)),
@@ -618,7 +636,8 @@ def test_amax_ties_go_to_the_first(dims: list[int], keepdim: bool) -> None:
 )
 def test_selection(op: Any, args: tuple[Any, ...]) -> None:
     """Without ties, what autograd returns."""
-    x = randn(2, 3, 4, 5).requires_grad_()
+    shape = (2, 12, 5) if op == aten.adaptive_max_pool1d.default else (2, 3, 4, 5)
+    x = randn(*shape).requires_grad_()
     output = op(x, *args)
     several = isinstance(output, tuple)
     z = output[0] if several else output

@@ -37,6 +37,7 @@ register(
     aten.silu.default,
     aten.softplus.default,
     aten.sqrt.default,
+    aten.square.default,
     aten.tanh.default,
     rule=passes,
 )

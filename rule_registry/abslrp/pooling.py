@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,31 +22,37 @@ def averaged(call: Call, relevance: Tensor, delta: float, pull: Callable[[Tensor
     return share(call, pull(s) * x, net=call.batch.dot(s, call.result))
 
 
-@register("abslrp", aten.avg_pool2d.default)
-def avg_pool2d(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Average pooling."""
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-
-    def pull(s: Tensor) -> Tensor:
-        merged = s.flatten(0, 1)
-        like = call.input.new_empty(1).expand(merged.shape[0], *call.input.shape[1:])
-        pulled: Tensor = aten.avg_pool2d_backward(merged, like, *(call[name] for name in names))
-        return pulled.reshape(*s.shape[:2], *pulled.shape[1:])
-
-    return averaged(call, relevance, delta, pull)
+@register("abslrp", aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+def avg_pool(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Average pooling in one to three dimensions."""
+    windows = [list(call[name]) for name in ("kernel_size", "stride", "padding")]
+    modes = (call["ceil_mode"], call["count_include_pad"], call.arguments.get("divisor_override"))
+    if call.input.ndim == 3:  # one dimension is two, the first of which is one entry high
+        windows = [[neutral, *window] if window else [] for neutral, window in zip((1, 1, 0), windows, strict=True)]
+    backward = aten.avg_pool3d_backward if call.input.ndim == 5 else aten.avg_pool2d_backward
+    return averaged(call, relevance, delta, lambda s: _pooled_back(call, s, backward, *windows, *modes))
 
 
-@register("abslrp", aten.adaptive_avg_pool2d.default)
-def adaptive_avg_pool2d(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+@register(
+    "abslrp",
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default,
+)
+def adaptive_avg_pool(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Average pooling to a given size."""
+    three = call.input.ndim == 5
+    backward = aten._adaptive_avg_pool3d_backward if three else aten._adaptive_avg_pool2d_backward
+    return averaged(call, relevance, delta, lambda s: _pooled_back(call, s, backward))
 
-    def pull(s: Tensor) -> Tensor:
-        merged = s.flatten(0, 1)
-        like = call.input.new_empty(1).expand(merged.shape[0], *call.input.shape[1:])
-        pulled: Tensor = aten._adaptive_avg_pool2d_backward(merged, like)
-        return pulled.reshape(*s.shape[:2], *pulled.shape[1:])
 
-    return averaged(call, relevance, delta, pull)
+def _pooled_back(call: Call, s: Tensor, backward: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Apply torch's own transpose of a pooling, with the seeds merged into the batch."""
+    merged, shape = s.flatten(0, 1), call.input.shape
+    if len(shape) == 3:
+        merged, shape = merged.unsqueeze(2), torch.Size([shape[0], shape[1], 1, shape[2]])
+    like = call.input.new_empty(1).expand(merged.shape[0], *shape[1:])
+    return backward(merged, like, *arguments).reshape(s.shape[0], *call.input.shape)
 
 
 @register("abslrp", aten.mean.dim, aten.mean.default)
@@ -91,13 +98,18 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     return spread.reshape(relevance.shape[0], *x.shape)
 
 
-@register("abslrp", aten.adaptive_max_pool2d.default)
-def adaptive_max_pool2d(call: Call, relevance: Sequence[Tensor]) -> Tensor:
+@register(
+    "abslrp",
+    aten.adaptive_max_pool1d.default,
+    aten.adaptive_max_pool2d.default,
+    aten.adaptive_max_pool3d.default,
+)
+def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
-    x, winners = call.input, call.output[1]
-    flat = winners.flatten(-2).expand(relevance[0].shape[0], *winners.shape[:-2], -1)
-    spread = relevance[0].new_zeros(relevance[0].shape[0], *x.shape).flatten(-2)
-    return spread.scatter_add(-1, flat, relevance[0].flatten(-2)).reshape(-1, *x.shape)
+    x, winners, dims = call.input, call.output[1], len(call["output_size"])
+    flat = winners.flatten(-dims).expand(relevance[0].shape[0], *winners.shape[:-dims], -1)
+    spread = relevance[0].new_zeros(relevance[0].shape[0], *x.shape).flatten(-dims)
+    return spread.scatter_add(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
 
 
 @register("abslrp", aten.amax.default)
