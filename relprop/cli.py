@@ -65,7 +65,7 @@ def explain(
     output: Output = Path("out"),
     debug: Debug = False,
 ) -> None:
-    """Draw which pixels of each picture spoke for and against its class."""
+    """Draw where each picture holds more relevance for its class than for the others, and less."""
     with _one_line_errors(debug):
         from relprop.models import PictureError, load_classifier, sample_pictures
 

@@ -154,8 +154,9 @@ class _Torchvision:
         return self.build(weights=weights), weights.url
 
     def preprocessing(self, _: nn.Module, origin: str) -> tuple[_Transform, Floats, Floats]:
-        known = tv.get_model_weights(self.arch)
-        weights = next((w for w in known if Path(w.url).name == Path(origin).name), known.DEFAULT)
+        # A file of another name says nothing of how it was trained: the first, classic recipe is the best guess.
+        known = list(tv.get_model_weights(self.arch))
+        weights = next((w for w in known if Path(w.url).name == Path(origin).name), known[0])
         steps = weights.transforms()
         return _Transform(steps), tuple(steps.mean), tuple(steps.std)
 

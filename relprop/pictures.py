@@ -129,7 +129,7 @@ def panel(picture: Pixels, heat: Array, title: str, caption: str) -> Figure:
             spine.set(color="#c8c8c8", linewidth=0.6)
     bar = axes(_EDGE + wide + _GAP, _FOOT - 0.14, wide, 0.09)
     figure.colorbar(ScalarMappable(Normalize(-1, 1), _COLOURS), cax=bar, orientation="horizontal")
-    bar.set_xticks([-1, 0, 1], ["-1 against", "0", "for +1"], fontsize=8, color=_FAINT)
+    bar.set_xticks([-1, 0, 1], ["-1 more of the others", "0", "more of this class +1"], fontsize=8, color=_FAINT)
     bar.tick_params(length=2, pad=1.5, color=_FAINT)
     bar.get_xticklabels()[0].set_horizontalalignment("left")
     bar.get_xticklabels()[-1].set_horizontalalignment("right")
