@@ -18,6 +18,7 @@ import pytest
 import torch
 from models import CLASSES, Lambda, cosine, distance, gradient, kept, make, pictures, seeded
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 import relprop
 from relprop import CaptureError, InputError, RelpropError, TargetError
@@ -236,19 +237,24 @@ class TestPrecision:
     @pytest.mark.slow
     def test_real_vit_in_bfloat16_and_under_noise(self) -> None:
         model, x = _vit()
-        explainer = relprop.Explainer(model)
+        explainer, single = relprop.Explainer(model), relprop.Explainer(model, contrast=None)
         expected = explainer(x)
-        rounded = copy.deepcopy(model).bfloat16().float()
-        found = relprop.explain(rounded, x.bfloat16().float(), target=expected.target)
-        assert cosine(found.relevance, expected.relevance) >= 0.98
+        target = expected.target
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 1e-4 * x.std()
-        found = explainer(x + noise, expected.target)
-        assert cosine(found.relevance, expected.relevance) >= 0.99
+        assert cosine(explainer(x + noise, target).relevance, expected.relevance) >= 0.99
+        rounded, coarse = copy.deepcopy(model).bfloat16().float(), x.bfloat16().float()
+        found = relprop.explain(rounded, coarse, target=target, contrast=None)
+        assert cosine(found.relevance, single(x, target).relevance) >= 0.99
+        # The contrast subtracts two maps that are nearly parallel: single pictures go down to 0.95.
+        found = relprop.explain(rounded, coarse, target=target)
+        each = F.cosine_similarity(found.relevance.flatten(1), expected.relevance.flatten(1))
+        assert float(each.median()) >= 0.98
+        assert float(each.min()) >= 0.9
 
 
 def _vit() -> tuple[nn.Module, Tensor]:
     classifier = load_classifier("vit_tiny_patch16_224", ASSETS / "weights" / "vit_tiny_patch16_224_in1k.safetensors")
-    files = sorted((ASSETS / "images" / "imagenet1k_one_per_class").glob("*.jpg"))[:1000:250]
+    files = sorted((ASSETS / "images" / "imagenet1k_one_per_class").glob("*.jpg"))[::125]
     return classifier.model, torch.stack([classifier.transform(read_picture(file)) for file in files])
 
 
