@@ -10,6 +10,7 @@ import typer
 
 from benchmarks.coco import Coco, DataError
 from benchmarks.conditions import Conditions, Device, Dtype
+from benchmarks.correctness import FAMILIES, CorrectnessRow, measure
 from benchmarks.localisation import CLASSIFIERS, LocalisationRow, localise
 from benchmarks.speed import SpeedRow, compare_speed
 from benchmarks.tables import show, write
@@ -45,6 +46,16 @@ def speed(
         rows = [row for name in models for row in compare_speed(name, batch, repeats, conditions)]
     show(rows, SpeedRow)
     typer.echo(f"written: {write(rows, SpeedRow, results / f'speed-{conditions}.csv').name}")
+
+
+@app.command(epilog="Example: python -m benchmarks correctness --models resnet18 --models swin_tiny_patch4_window7_224")
+def correctness(models: Models = FAMILIES, threads: Threads = 2, results: Results = RESULTS) -> None:
+    """Compare programs with autograd, and follow the mass, on an architecture of every family."""
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    with conditions.in_force():
+        rows = measure(models)
+    show(rows, CorrectnessRow)
+    typer.echo(f"written: {write(rows, CorrectnessRow, results / f'correctness-{conditions}.csv').name}")
 
 
 @app.command(epilog="Example: python -m benchmarks localisation --shared ../shared --maps /tmp/maps")

@@ -20,6 +20,7 @@ from tqdm import trange
 
 import relprop
 from benchmarks.conditions import Conditions
+from benchmarks.weights import settle
 
 Job = Callable[[], object]
 GRADIENT, FORWARD = "gradient", "forward"
@@ -80,8 +81,8 @@ def compare_speed(name: str, batch: int, repeats: int, conditions: Conditions) -
     generator = torch.Generator().manual_seed(0)
     made: Any = timm.create_model(name).eval().requires_grad_(False)
     size = made.default_cfg["input_size"]
-    model = conditions.place(lively(made, generator))
-    x = conditions.place(torch.randn(batch, *size, generator=generator))
+    x = torch.randn(batch, *size, generator=generator)
+    model, x = conditions.place(settle(made, x)), conditions.place(x)
     work = jobs(model, x)
     rounds = [
         {job: clock(run, conditions) for job, run in work.items()}
@@ -109,15 +110,6 @@ def jobs(model: nn.Module, x: Tensor) -> Mapping[str, Job]:
         "explain": lambda: relprop.explain(model, x),
         "explain, contrast=None": lambda: relprop.explain(model, x, contrast=None),
     }
-
-
-def lively(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Give noise to parameters that start out constant, as zero gains switch off whole branches."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() > 1 and (parameter == parameter.flatten()[0]).all():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).abs())
-    return model
 
 
 def clock(job: Job, conditions: Conditions) -> Timing:

@@ -106,7 +106,8 @@ def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
 
 def _counts(node: fx.Node, known: set[fx.Node]) -> bool:
     value = node.meta["val"]
-    return node in known or (isinstance(value, torch.Tensor) and not value.is_floating_point())
+    # Masks and bytes; other whole numbers may be negative and become values
+    return node in known or (isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8))
 
 
 Holds = Callable[[Any], bool]

@@ -3,11 +3,11 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import structural
-from rule_registry import abslrp, gradient, released  # isort: skip  # they build on the structural rules
+from rule_registry import abslrp, gradient, released, structural
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
-from rule_registry.registry import Rule, RuleSet, blocks, define, get, names, passes, register
+from rule_registry.registry import define, get, names, register
+from rule_registry.rules import Rule, RuleSet, blocks, passes
 from rule_registry.select import Selector, select
 
 __all__ = [

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import rule_registry.structural  # noqa: F401  # the base must be there
 from rule_registry.call import Call
-from rule_registry.registry import Rule, blocks, define, register
+from rule_registry.registry import define, register
+from rule_registry.rules import Rule, blocks
 
 aten = torch.ops.aten
 

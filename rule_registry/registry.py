@@ -1,176 +1,23 @@
-"""Rules, rule sets, and the registry that holds them by name."""
+"""The registry: rule sets by name, open to additions."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from torch import Tensor
 from torch._ops import OpOverload
 
-from rule_registry.call import Call, Relevances, Site
+from rule_registry.rules import Function, Rule, RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
-Function = Callable[..., Relevances]
 F = TypeVar("F", bound=Function)
-Kind = Literal["rule", "passes", "blocks"]
-
 
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How relevance goes from the output of an operation to its inputs.
-
-    Parameters
-    ----------
-    name : str
-        What tables and programs call it.
-    function : callable
-        ``function(call, relevance) -> relevances``; further keyword-only parameters are filled in from the
-        rule set's. The relevance is ``(S, *output)``, S seeds in front (a tuple with None for what nobody
-        used, where the operation returns several tensors).
-    kind : {"rule", "passes", "blocks"}
-        Passing and blocking are declared, so that a missing rule is always an error.
-    """
-
-    name: str
-    function: Function
-    kind: Kind = "rule"
-
-    def __call__(self, call: Call, relevance: Any) -> Relevances:
-        """Apply the function."""
-        return self.function(call, relevance)
-
-    def __str__(self) -> str:
-        return self.name
-
-    def bind(self, parameters: Mapping[str, float]) -> Rule:
-        """Fill in the keyword-only parameters of the function that a rule set defines.
-
-        What is bound already (the rule of another rule set, say) stays.
-
-        Raises
-        ------
-        TypeError
-            If the function needs a parameter that is not there.
-        """
-        bound = self.function.keywords if isinstance(self.function, partial) else {}
-        accepted = inspect.signature(self.function).parameters.values()
-        wanted = {p.name: p for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in bound}
-        for name, parameter in wanted.items():
-            if name not in parameters and parameter.default is parameter.empty:
-                known = ", ".join(sorted(parameters)) or "none"
-                raise TypeError(f"rule {self} needs the parameter {name!r}; its rule set has: {known}")
-        values = {name: value for name, value in parameters.items() if name in wanted}
-        return replace(self, function=partial(self.function, **values)) if values else self
-
-
-def _pass(call: Call, relevance: Tensor) -> Tensor:
-    return relevance
-
-
-def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
-    return ()
-
-
-passes = Rule("passes", _pass, "passes")
-"""The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks")
-"""No relevance reaches the inputs, on purpose."""
-
-
-@dataclass(frozen=True)
-class RuleSet:
-    """A rule for every operation, under one name.
-
-    Parameters
-    ----------
-    name, summary : str
-        For tables and error messages.
-    table : mapping of OpOverload to Rule
-        The rule of each operation.
-    overrides : tuple of (Selector, Rule)
-        Rules for a narrower choice of sites; the last one that matches wins, before the table.
-    default : Rule, optional
-        The rule of operations that are not in the table. Without one they are an error.
-    parameters : mapping
-        Values for the keyword-only parameters of the rules.
-    contrast : {"rest", None}
-        The contrast `relprop.explain` uses unless told otherwise.
-    conserves : bool
-        Whether every operation hands on the mass that arrived.
-    largest_one : bool
-        Whether maps are divided by their largest magnitude, as some publish them.
-    """
-
-    name: str
-    summary: str
-    table: Mapping[OpOverload, Rule]
-    overrides: tuple[tuple[Selector, Rule], ...] = ()
-    default: Rule | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    contrast: Literal["rest"] | None = None
-    conserves: bool = True
-    largest_one: bool = False
-
-    def find(self, site: Site) -> Rule | None:
-        """Return the rule of a site, or None where there is none."""
-        for selector, rule in reversed(self.overrides):
-            if selector.matches(site):
-                return rule
-        return self.table.get(site.op, self.default)
-
-    def derive(
-        self,
-        changes: Mapping[OpOverload | Selector, Rule | Function],
-        name: str | None = None,
-        summary: str | None = None,
-    ) -> RuleSet:
-        """Make a rule set that differs from this one, which stays as it is.
-
-        Parameters
-        ----------
-        changes : mapping
-            From an operation, or a `select` of sites, to a rule or a plain function. Later entries win.
-        name, summary : str, optional
-            Of the new rule set; by default told from this one's.
-
-        Returns
-        -------
-        RuleSet
-
-        Raises
-        ------
-        TypeError
-            If a key is neither an operation nor a selection, or a rule needs a parameter this rule set lacks.
-        """
-        overrides = list(self.overrides)
-        for where, what in changes.items():
-            if not isinstance(where, Selector):
-                check_overload(where)
-                where = Selector(op=where)
-            overrides.append((where, as_rule(what).bind(self.parameters)))
-        return replace(
-            self,
-            name=name or f"{self.name} (derived)",
-            summary=summary or self.summary,
-            overrides=tuple(overrides),
-        )
-
-    def __str__(self) -> str:
-        rows = [f"{op!s:<48} {rule}" for op, rule in sorted(self.table.items(), key=lambda row: str(row[0]))]
-        rows += [f"{selector!s:<48} {rule}" for selector, rule in self.overrides]
-        if self.default is not None:
-            rows.append(f"{'anything else':<48} {self.default}")
-        return "\n".join([f"{self.name}: {self.summary}", *rows])
 
 
 @dataclass
@@ -184,11 +31,6 @@ class _Definition:
 
 
 _definitions: dict[str, _Definition] = {}
-
-
-def as_rule(what: Rule | Function) -> Rule:
-    """Wrap a plain function as a rule named after it."""
-    return what if isinstance(what, Rule) else Rule(getattr(what, "__name__", repr(what)), what)
 
 
 def define(

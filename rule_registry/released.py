@@ -19,7 +19,7 @@ from torch import Tensor
 from rule_registry.abslrp import bilinear, elementwise, linear, pooling
 from rule_registry.batch import BatchAxis
 from rule_registry.call import EPSILON, Call, Shares
-from rule_registry.registry import define, passes, register
+from rule_registry.registry import define, register
 from rule_registry.select import select
 from rule_registry.structural import select as put_back
 
@@ -149,14 +149,12 @@ def undivided_max_pool(call: Call, relevance: Tensor) -> Tensor:
 
 @register("abslrp-released", aten.select.int)
 def class_token(call: Call, relevance: Tensor) -> Tensor:
-    """Selection of the class token, a module too: negative features lose their relevance."""
+    """Select the class token, a module of its own: negative features lose their relevance."""
     return put_back(call, without_negative(call, relevance))
 
 
 for path in ("*attn.proj", "*mlp.fc2", "head.fc"):
-    register(
-        "abslrp-released", select(op=aten.linear.default, path=path), rule=_then_dropped(linear.linear)
-    )
+    register("abslrp-released", select(op=aten.linear.default, path=path), rule=_then_dropped(linear.linear))
 
 
 @register("abslrp-released", select(op=aten.gelu.default, path="*mlp.act"))

@@ -11,28 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.weights import settle as settled
+
 CLASSES = 5
-
-
-def settled(model: nn.Module, x: Any, seed: int = 0) -> nn.Module:
-    """Give constant parameters noise, calibrate batch statistics, and switch to evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            constant = parameter.numel() > 1 and float(parameter.std()) < 1e-4
-            if constant or float(parameter.abs().max()) < 1e-3:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-        model.eval()
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        for norm in norms:
-            norm.train()
-            norm.momentum = None
-        if norms:
-            model(x)
-        for norm in norms:
-            norm.eval()
-            norm.momentum = 0.1
-    return model
 
 
 class Lambda(nn.Module):

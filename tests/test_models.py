@@ -45,9 +45,7 @@ def _installed(package: str, pattern: str) -> bool:
 needs_packaged = pytest.mark.skipif(
     not _installed(*models.PACKAGED["tf_efficientnet_lite0"]), reason="relprop[demo]: no packaged weights"
 )
-needs_foolbox = pytest.mark.skipif(
-    not _installed("foolbox", "data/imagenet_*.jpg"), reason="relprop[demo]: no foolbox"
-)
+needs_foolbox = pytest.mark.skipif(not _installed("foolbox", "data/imagenet_*.jpg"), reason="relprop[demo]: no foolbox")
 
 
 @pytest.fixture
@@ -73,9 +71,7 @@ def test_half_precision_file_becomes_float32(resnet10_file: Path) -> None:
     assert (classifier.labels[0], classifier.labels[207]) == ("tench", "golden retriever")
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": {"state_dict": s}}]
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": {"state_dict": s}}])
 def test_pickled_state_dict_is_unwrapped(wrap: Any, tmp_path: Path) -> None:
     state = timm.create_model("resnet10t").state_dict()
     torch.save({**wrap(state), "epoch": 3} if wrap(state) is not state else state, tmp_path / "w.pth")

@@ -55,9 +55,7 @@ def test_sparse_map_falls_back_on_its_largest_magnitude() -> None:
     assert (scaled[3, 4], scaled[5, 6]) == (-1, 0.5)
 
 
-@pytest.mark.parametrize(
-    "relevance", [np.full((4, 4), np.nan), np.full((4, 4), np.inf), np.zeros((1, 3, 4, 4))]
-)
+@pytest.mark.parametrize("relevance", [np.full((4, 4), np.nan), np.full((4, 4), np.inf), np.zeros((1, 3, 4, 4))])
 def test_what_cannot_be_drawn_is_refused(relevance: np.ndarray) -> None:
     with pytest.raises(DrawingError, match="cannot draw") as caught:
         robust_scale(relevance)
@@ -76,9 +74,7 @@ def test_colours_diverge_symmetrically_from_white() -> None:
         assert (colours[0, 4:, strong] > colours[0, 4:, 2 - strong]).all()
     light = [cv2.cvtColor(c.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0] for c in (warm, cold)]
     np.testing.assert_allclose(light[0], light[1], atol=10)  # neither sign looks stronger than the other
-    np.testing.assert_array_equal(
-        heat_colours(np.array([[-5.0, 5.0]])), heat_colours(np.array([[-1.0, 1.0]]))
-    )
+    np.testing.assert_array_equal(heat_colours(np.array([[-5.0, 5.0]])), heat_colours(np.array([[-1.0, 1.0]])))
 
 
 def test_zero_map_leaves_the_greyed_picture() -> None:

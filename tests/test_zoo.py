@@ -12,6 +12,7 @@ from models import distance, gradient, settled
 from torch import Tensor, nn
 
 import relprop
+from benchmarks.correctness import FAMILIES
 
 FAST: dict[str, dict[str, Any]] = {
     "resnet10t": {},
@@ -19,32 +20,6 @@ FAST: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64},
     "convnext_atto": {},
 }
-SLOW = [
-    "vgg11",
-    "vgg11_bn",
-    "resnet18",
-    "resnext50_32x4d",
-    "seresnet18",
-    "legacy_seresnet18",
-    "seresnext26d_32x4d",
-    "densenet121",
-    "inception_v3",
-    "inception_v4",
-    "efficientnet_b0",
-    "tf_efficientnet_lite0",
-    "mobilenetv2_035",
-    "mobilenetv3_small_050",
-    "convnext_atto",
-    "regnetx_002",
-    "regnety_002",
-    "vit_tiny_patch16_224",
-    "deit_tiny_patch16_224",
-    "deit_tiny_distilled_patch16_224",
-    "deit3_small_patch16_224",
-    "beit_base_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "mixer_s32_224",
-]
 
 
 def build(name: str, size: int | None = None, **options: Any) -> tuple[nn.Module, Tensor]:
@@ -83,6 +58,6 @@ def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_architectures_at_their_own_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(*build(name), monkeypatch)

@@ -8,6 +8,7 @@ Absolute Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi
 The paper has ``delta = 0``; there the map is chaotic wherever outputs lie near zero.
 """
 
+import rule_registry.structural  # noqa: F401  # the base must be there
 from rule_registry.registry import define
 
 define(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rule_registry.registry import passes, register
+from rule_registry.registry import register
+from rule_registry.rules import passes
 
 aten = torch.ops.aten
 

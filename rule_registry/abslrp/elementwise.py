@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rule_registry.call import Call, Relevances, Shares, denominator, may_be_masked, share, sum_to
-from rule_registry.registry import passes, register
+from rule_registry.registry import register
+from rule_registry.rules import passes
 
 aten = torch.ops.aten
 
