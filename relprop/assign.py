@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, fx
@@ -63,11 +63,12 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     sources = _sources(graph, at)
     reached = _between(graph, sources)
     nonnegative = nonnegative_nodes(graph)
+    carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
+    layers = [node for node in carrying if _has_weight(graph, node)]
     sites, assigned, missing = {}, {}, []
-    for node in graph.calls():
-        if node not in reached or node.target is operator.getitem or node in sources:
-            continue
-        sites[node] = _site(graph, node, reached, nonnegative)
+    for node in carrying:
+        site = _site(graph, node, reached, nonnegative)
+        sites[node] = replace(site, first=node in layers[:1], last=node in layers[-1:])
         rule = rules.find(sites[node])
         if rule is None:
             missing.append(node)
@@ -140,8 +141,12 @@ def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[f
         nonnegative=tuple(value in nonnegative for _, value in active),
         input_batch=tuple(_single(graph.batch[value]) for _, value in active),
         output_batch=batch,
-        parametric=any(str(source.target) in graph.parameters for source in node.all_input_nodes),
     )
+
+
+def _has_weight(graph: Graph, node: fx.Node) -> bool:
+    held = (str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
+    return any(name in graph.parameters and graph.tensors[name].ndim >= 2 for name in held)
 
 
 def _single(mark: Marks) -> BatchAxis:

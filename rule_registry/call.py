@@ -47,8 +47,9 @@ class Site:
     output_batch : BatchAxis or tuple
         Where the samples lie in the output; a tuple, with None for what is no activation, where the
         operation returns several tensors.
-    parametric : bool
-        Whether one of the constants is a parameter of the model.
+    first, last : bool
+        Whether this is the first, or the last, operation with a weight of two or more axes: the first or last
+        parametric layer.
     """
 
     op: OpOverload
@@ -58,7 +59,8 @@ class Site:
     nonnegative: tuple[bool, ...]
     input_batch: tuple[BatchAxis, ...]
     output_batch: BatchAxis | tuple[BatchAxis | None, ...]
-    parametric: bool = False
+    first: bool = False
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,19 @@ class Call:
 
     @property
     def input(self) -> Tensor:
-        """The activation input of an operation that has one."""
-        (only,) = self.inputs
-        return only
+        """The activation input of an operation that has one.
+
+        Raises
+        ------
+        NotImplementedError
+            If it has several: the rule is not written for that.
+        """
+        if len(self.site.active) != 1:
+            raise NotImplementedError(
+                f"{self.site.op} at {self.site.path!r} takes several activations "
+                f"({', '.join(map(str, self.site.active))}) where its rule expects one: register a rule for it"
+            )
+        return self.value(self.site.active[0])
 
     @property
     def batch(self) -> BatchAxis:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch._ops import OpOverload
 
@@ -17,6 +18,7 @@ class Selector:
     op: OpOverload | None = None
     path: str | None = None
     module: str | None = None
+    layer: Literal["first", "last"] | None = None
 
     def matches(self, site: Site) -> bool:
         """Whether a site is chosen."""
@@ -25,15 +27,21 @@ class Selector:
             (self.op is None or self.op == site.op)
             and (self.path is None or fnmatchcase(site.path, self.path))
             and (self.module is None or self.module in names)
+            and (self.layer is None or (site.first if self.layer == "first" else site.last))
         )
 
     def __str__(self) -> str:
-        parts = {"op": self.op, "path": self.path, "module": self.module}
+        parts = {"op": self.op, "path": self.path, "module": self.module, "layer": self.layer}
         return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
 
 
-def select(op: OpOverload | None = None, path: str | None = None, module: type | str | None = None) -> Selector:
-    """Choose sites by operation, module path and module class; all that are given must hold.
+def select(
+    op: OpOverload | None = None,
+    path: str | None = None,
+    module: type | str | None = None,
+    layer: Literal["first", "last"] | None = None,
+) -> Selector:
+    """Choose sites by operation, module path, module class and position; all that are given must hold.
 
     Parameters
     ----------
@@ -43,6 +51,8 @@ def select(op: OpOverload | None = None, path: str | None = None, module: type |
         Glob over the path of the innermost module, for example ``"blocks.*.attn"``.
     module : type or str, optional
         Class of the innermost module, or its name, with or without its package.
+    layer : {"first", "last"}, optional
+        The first or last layer with a weight, seen from the input.
 
     Raises
     ------
@@ -51,13 +61,15 @@ def select(op: OpOverload | None = None, path: str | None = None, module: type |
     TypeError
         If ``op`` is not one overload of an operation.
     """
-    if op is None and path is None and module is None:
-        raise ValueError("select() needs an operation, a path or a module class")
+    if op is None and path is None and module is None and layer is None:
+        raise ValueError("select() needs an operation, a path, a module class or a layer")
+    if layer not in (None, "first", "last"):
+        raise ValueError(f'layer must be "first" or "last", not {layer!r}')
     if op is not None:
         check_overload(op)
     if isinstance(module, type):
         module = f"{module.__module__}.{module.__qualname__}"
-    return Selector(op, path, module)
+    return Selector(op, path, module, layer)
 
 
 def check_overload(op: object) -> None:

@@ -389,3 +389,15 @@ def test_the_examples_run() -> None:
     found = doctest.testmod(registry)
     assert found.attempted
     assert not found.failed
+
+
+def test_first_and_last_layer_are_found_in_a_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    plan = relprop.Explainer(model).plan(torch.randn(2, 3, 4, 4))
+    marked = {site.path: (site.first, site.last) for site in plan.sites.values() if site.first or site.last}
+    assert marked == {"0": (True, False), "4": (False, True)}
+    flat = rule_registry.get("abslrp").derive({select(layer="first"): passes})
+    assert [flat.find(site) is passes for site in plan.sites.values()] == [True, False, False, False, False]
+    assert str(select(layer="last")) == "layer last"
+    with pytest.raises(ValueError, match="first"):
+        select(layer="middle")  # type: ignore[arg-type]
