@@ -396,8 +396,8 @@ def test_first_and_last_layer_are_found_in_a_model() -> None:
     plan = relprop.Explainer(model).plan(torch.randn(2, 3, 4, 4))
     marked = {site.path: (site.first, site.last) for site in plan.sites.values() if site.first or site.last}
     assert marked == {"0": (True, False), "4": (False, True)}
-    flat = rule_registry.get("abslrp").derive({select(layer="first"): passes})
-    assert [flat.find(site) is passes for site in plan.sites.values()] == [True, False, False, False, False]
+    flat = rule_registry.get("abslrp").derive({select(layer="first"): blocks})
+    assert [flat.find(site) is blocks for site in plan.sites.values()] == [True, False, False, False, False]
     assert str(select(layer="last")) == "layer last"
     with pytest.raises(ValueError, match="first"):
         select(layer="middle")  # type: ignore[arg-type]
