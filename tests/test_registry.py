@@ -317,7 +317,7 @@ def test_select_by_everything_together() -> None:
 
 
 def test_select_of_everything_is_refused() -> None:
-    with pytest.raises(ValueError, match="an operation, a path or a module class"):
+    with pytest.raises(ValueError, match="a path, a module class or a layer"):
         select()
 
 
