@@ -92,10 +92,12 @@ def _measure(name: str) -> CorrectnessRow:
     x = torch.randn(max(BATCHES), *model.default_cfg["input_size"], generator=torch.Generator().manual_seed(1))
     model = settle(model, x)
     conserved = relprop.explain(model, x[:2]).conservation
+    operations = len(relprop.Explainer(model).plan(x[:2]).sites)
+    model, x = model.double(), x.double()
     oracle = max(relprop.gradient_oracle_error(model, x[:batch]) for batch in BATCHES)
     return CorrectnessRow(
         model=name,
-        operations=len(relprop.Explainer(model).plan(x[:2]).sites),
+        operations=operations,
         oracle_error=oracle,
         conservation_error=conserved.error,
         lost=conserved.lost,

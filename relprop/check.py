@@ -11,19 +11,17 @@ from typing import Any
 import torch
 from torch import fx
 from torch._ops import OpOverload
-from torch.export import ExportedProgram
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from relprop.assign import Plan
 from relprop.capture import Model, opened
 from relprop.conservation import Conservation
-from relprop.copying import structural_copy
 from relprop.errors import MissingRuleError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 from relprop.graph import Graph, operation_name
-from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy
+from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy, runnable_copy
 from rule_registry import RuleSet
 
 ORACLE_LIMIT = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -146,7 +144,7 @@ def check(
         return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
     explanation = explainer(x, **kwargs)
     oracle_error, dtype = gradient_oracle(model, x, kwargs, at, output)
-    runnable = model.module() if isinstance(model, ExportedProgram) else structural_copy(model)
+    runnable = runnable_copy(model)
     inputs = pytree.tree_map(leaf_copy, (tuple(x) if isinstance(x, tuple | list) else (x,), kwargs))
     with torch.inference_mode(False), no_autocast():
         gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, at, output))

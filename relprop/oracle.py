@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.capture import Model, opened
+from relprop.copying import structural_copy
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 
@@ -48,8 +49,7 @@ def gradient_oracle(
     with torch.inference_mode(False), no_autocast():
         exact, inputs = _in_double(model, (tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs)))
         explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], **inputs[1])
-        runnable = exact.module() if isinstance(exact, ExportedProgram) else exact
-        gradients = input_gradient(runnable, inputs, explained.target, at, output)
+        gradients = input_gradient(runnable_copy(exact), inputs, explained.target, at, output)
     found = list(explained.relevances.values())
     errors = [
         float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
@@ -59,7 +59,7 @@ def gradient_oracle(
 
 
 def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.Module | ExportedProgram, Inputs]:
-    """Copy a module to 64-bit precision, its inputs too; an exported program is fixed to its own."""
+    """Bring a module and its inputs to 64-bit precision, on copies; an exported program is fixed to its own."""
 
     def widened(leaf: Any) -> Any:
         leaf = leaf_copy(leaf)
@@ -68,7 +68,15 @@ def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.M
     inputs = pytree.tree_map(widened, inputs)
     if isinstance(model, ExportedProgram):
         return model, inputs
+    held = [tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    if held and set(held) == {torch.float64}:
+        return model, inputs
     return copy.deepcopy(model).double().requires_grad_(False), inputs
+
+
+def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
+    """Return a module one may hook and call, with the model's own tensors."""
+    return model.module() if isinstance(model, ExportedProgram) else structural_copy(model)
 
 
 def input_gradient(
