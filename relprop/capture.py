@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
-from relprop.copying import drop_observers, fingerprint, structural_copy
+from relprop.copying import drop_observers, fingerprint, state_of, structural_copy
 from relprop.errors import CaptureError, InputError, TargetError
 from relprop.export import Wrapped, export, first_line, lower, plain_mode
 from relprop.graph import Graph, build_graph
@@ -79,7 +79,7 @@ def capture(
     with _lock, plain_mode():
         key = (
             _signature(args, kwargs),
-            target,
+            state_of(target),
             output,
             fingerprint(model) if isinstance(model, nn.Module) else None,
         )
@@ -143,17 +143,22 @@ def _signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, .
     return (str(spec), *map(describe, leaves))
 
 
+def batched_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[bool]:
+    """Tell which tensors among the inputs hold the samples along their first axis."""
+    leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
+    if not leaves[0].ndim:
+        raise InputError("the first input is a single number; it must have a batch axis in front")
+    return [leaf.ndim > 0 and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves]
+
+
 def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return inputs with exactly two samples: a batch of one would be built into the graph."""
-    first = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-    if not first.ndim:
-        raise InputError("the first input is a single number; it must have a batch axis in front")
-    batch = first.shape[0]
+    marks = iter(batched_inputs(args, kwargs))
 
     def two(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.ndim or leaf.shape[0] != batch:
-            return leaf.clone() if isinstance(leaf, Tensor) else leaf
-        return torch.cat([leaf, leaf])[:2].clone()
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.cat([leaf, leaf])[:2].clone() if next(marks) else leaf.clone()
 
     example: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(two, (args, dict(kwargs)))
     return example
@@ -166,6 +171,7 @@ def _capture(
     target: Callable[[Any], Tensor] | None,
     output: str | int | None,
 ) -> Graph:
+    batched = batched_inputs(args, kwargs)
     args, kwargs = _example(args, kwargs)
     if isinstance(model, ExportedProgram):
         runnable: nn.Module = model.module()
@@ -179,8 +185,8 @@ def _capture(
     if isinstance(model, ExportedProgram) and target is None:
         program = lower(model)
     else:
-        program = export(wrapped, args, kwargs, batch=2)
-    flat, select = _choose(reference, output)
+        program = export(wrapped, args, kwargs, batched)
+    flat, select = choose_output(reference, output)
     graph = build_graph(program, select)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if len(leaves) != len(graph.inputs):
@@ -188,7 +194,6 @@ def _capture(
             f"the exported program takes {len(graph.inputs)} tensors, {len(leaves)} were given: pass the inputs "
             "it was exported with"
         )
-    batched = [leaf.ndim > 0 and leaf.shape[0] == 2 for leaf in leaves]
     mark_batch(graph, [node for node, is_batched in zip(graph.inputs, batched, strict=True) if is_batched])
     _check_equal(run_and_prove(graph, leaves, batched), flat, type(model).__name__)
     return graph
@@ -214,7 +219,7 @@ def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         ) from error
 
 
-def _choose(reference: Any, output: str | int | None) -> tuple[Tensor, int]:
+def choose_output(reference: Any, output: str | int | None) -> tuple[Tensor, int]:
     """Find the output that is meant among all of them, flattened."""
     pairs, _ = pytree.tree_flatten_with_path(reference)
     tensors = [(path, value, k) for k, (path, value) in enumerate(pairs) if isinstance(value, Tensor)]

@@ -26,6 +26,7 @@ from rule_registry import RuleSet
 
 ORACLE_LIMIT = {torch.float64: 1e-8, torch.float32: 1e-3}
 CONSERVATION_LIMIT = 1e-4
+LOSS_LIMIT = 0.1
 STABILITY_LIMIT = 0.99
 NOISE = 1e-4
 
@@ -51,8 +52,9 @@ class Report:
         Precision of that comparison.
     conservation : Conservation, optional
         Where the relevance went.
-    stability : float
-        Smallest cosine of a map with itself under input noise of 1e-4 of its scale.
+    stability : float, optional
+        Smallest cosine of a map with itself under input noise of 1e-4 of its scale; None where the source is no
+        input.
     seconds, gradient_seconds : float
         Time of one explanation, and of one plain input gradient of the same batch.
     notes : tuple of str
@@ -66,7 +68,7 @@ class Report:
     oracle_error: float = float("nan")
     oracle_dtype: torch.dtype = torch.float64
     conservation: Conservation | None = None
-    stability: float = float("nan")
+    stability: float | None = None
     seconds: float = float("nan")
     gradient_seconds: float = float("nan")
     notes: tuple[str, ...] = ()
@@ -87,7 +89,9 @@ class Report:
             if not kept.error <= CONSERVATION_LIMIT:
                 found.append(f"relevance is not conserved: a cut is off by {kept.error:.1e}")
             found += [f"{cut.name} ({cut.operation}): {cut.suspect}" for cut in kept.suspects]
-        if not self.stability >= STABILITY_LIMIT:
+            if kept.lost > LOSS_LIMIT:
+                found.append(f"{kept.lost:.0%} of a seed's relevance was lost, where all contributions were negative")
+        if self.stability is not None and not self.stability >= STABILITY_LIMIT:
             found.append(f"the map is unstable: cosine {self.stability:.3f} with itself under noise of {NOISE:g}")
         return tuple(found)
 
@@ -106,7 +110,9 @@ class Report:
             lines += [
                 f"gradient oracle   {self.oracle_error:.1e} of the largest gradient, in {precision}",
                 str(self.conservation),
-                f"stability         {self.stability:.6f} cosine under noise of {NOISE:g}",
+                "stability         "
+                + ("not measured inside a model" if self.stability is None else f"{self.stability:.6f}")
+                + f" (cosine under input noise of {NOISE:g})",
                 f"time              {self.seconds:.2f} s, {self.seconds / self.gradient_seconds:.1f} input gradients",
             ]
         lines += [f"note: {note}" for note in self.notes]
@@ -139,20 +145,23 @@ def check(
     explainer = Explainer(model, rules=rules, at=at, output=output)
     name = type(model).__name__
     try:
-        plan = explainer.plan(x, **kwargs)
+        plan = explainer.plan(x, kwargs=kwargs)
     except MissingRuleError as error:
         return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
-    explanation = explainer(x, **kwargs)
+    explanation = explainer(x, kwargs=kwargs)
     oracle_error, dtype = gradient_oracle(model, x, kwargs, at, output)
     runnable = runnable_copy(model)
     inputs = pytree.tree_map(leaf_copy, (tuple(x) if isinstance(x, tuple | list) else (x,), kwargs))
     with torch.inference_mode(False), no_autocast():
         gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, at, output))
-    noisy = explainer(*_with_noise(x), explanation.target, **kwargs) if at is None else explanation
-    cosines = [
-        F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
-        for source, a in explanation.relevances.items()
-    ]
+    stability = None
+    if at is None:
+        noisy = explainer(_with_noise(x), explanation.target, kwargs)
+        cosines = [
+            F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
+            for source, a in explanation.relevances.items()
+        ]
+        stability = float(torch.stack(cosines).min())
     return Report(
         model=name,
         rules=plan.rules.name,
@@ -160,8 +169,8 @@ def check(
         oracle_error=oracle_error,
         oracle_dtype=dtype,
         conservation=explanation.conservation,
-        stability=float(torch.stack(cosines).min()),
-        seconds=_seconds(lambda: explainer(x, **kwargs)),
+        stability=stability,
+        seconds=_seconds(lambda: explainer(x, kwargs=kwargs)),
         gradient_seconds=gradient_seconds,
         notes=_notes(plan),
     )
@@ -173,7 +182,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _with_noise(x: Any) -> tuple[Any]:
+def _with_noise(x: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
 
     def noisy(leaf: Any) -> Any:
@@ -182,7 +191,7 @@ def _with_noise(x: Any) -> tuple[Any]:
         noise = torch.randn(leaf.shape, generator=generator).to(leaf)
         return leaf.detach() + NOISE * leaf.detach().float().std().to(leaf) * noise
 
-    return (pytree.tree_map(noisy, tuple(x) if isinstance(x, tuple | list) else x),)
+    return pytree.tree_map(noisy, tuple(x) if isinstance(x, tuple | list) else x)
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:

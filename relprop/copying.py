@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -92,7 +94,7 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
             path,
             type(module),
             module.training,
-            tuple(id(hook) for known in _hooks(module) for hook in known.values()),
+            tuple(Same(hook) for known in _hooks(module) for hook in known.values()),
             tuple((name, _setting(v)) for name, v in vars(module).items() if name not in _INTERNALS),
         )
         for path, module in model.named_modules()
@@ -106,12 +108,43 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
-def _setting(value: Any) -> object:
-    """Describe an attribute by its value where it is plain, else by its identity."""
+class Same:
+    """Equal to another only while both stand for the same living object (a number may be given again)."""
+
+    def __init__(self, value: object) -> None:
+        self.key = id(value)
+        try:
+            self.value: Callable[[], object] = weakref.ref(value)
+        except TypeError:  # some kinds of object can't be referred to weakly
+            self.value = lambda: value
+
+    def __hash__(self) -> int:
+        return self.key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and (mine := self.value()) is not None and mine is other.value()
+
+
+def _setting(value: Any, depth: int = 4) -> object:
+    """Describe an attribute by its value where that can be told, else by its identity."""
     if isinstance(value, _PLAIN):
         return type(value), value
     if isinstance(value, list | tuple):
-        return type(value), tuple(map(_setting, value))
+        return type(value), tuple(_setting(item, depth) for item in value)
     if isinstance(value, dict):
-        return type(value), tuple((_setting(key), _setting(item)) for key, item in value.items())
-    return id(value)
+        return type(value), tuple((_setting(key, depth), _setting(item, depth)) for key, item in value.items())
+    if isinstance(value, FunctionType):
+        return state_of(value)
+    if depth and hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type):
+        return Same(value), tuple((name, _setting(item, depth - 1)) for name, item in vars(value).items())
+    return Same(value)
+
+
+def state_of(function: Any) -> object:
+    """Describe a function by its identity and the plain values it refers to: cells, defaults and globals."""
+    if not isinstance(function, FunctionType):
+        return Same(function)
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    names = [function.__globals__.get(name) for name in function.__code__.co_names]
+    referred = [*cells, *(function.__defaults__ or ()), *names]
+    return Same(function), tuple(_setting(value) for value in referred if isinstance(value, _PLAIN))

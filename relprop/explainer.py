@@ -19,6 +19,9 @@ from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plai
 from relprop.rewrite import Ready, RelevanceProgram, rewrite
 from rule_registry import BatchAxis, RuleSet
 
+PROGRAMS_KEPT = 8
+"""Programs kept per captured graph: one per rule set, contrast, choice of layers and source in use."""
+
 
 class Explainer:
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
@@ -73,7 +76,7 @@ class Explainer:
         self.output = output
         self.batch_size = batch_size
 
-    def __call__(self, x: Any, target: Target = None, **kwargs: Any) -> Explanation:
+    def __call__(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Explanation:
         """Explain a batch.
 
         Parameters
@@ -83,7 +86,7 @@ class Explainer:
         target : int, sequence of int, Tensor or callable, optional
             Class of all samples, or one per sample; or a function of the model's output that returns one number
             per sample, ``(B,)``. By default each sample's largest output.
-        **kwargs
+        kwargs : mapping, optional
             The model's keyword inputs.
 
         Returns
@@ -94,7 +97,7 @@ class Explainer:
         ------
         InputError, TargetError, CaptureError, MissingRuleError
         """
-        args = check_inputs(x, kwargs)
+        args, kwargs = check_inputs(x, kwargs)
         ready = self._ready(args, kwargs, target)
         batch = next(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         with plain_mode():
@@ -109,13 +112,13 @@ class Explainer:
                 parts.append(ready.program(*chunk, None if classes is None else classes[start : start + size]))
             return assemble(ready, parts)
 
-    def program(self, x: Any, target: Target = None, **kwargs: Any) -> RelevanceProgram:
+    def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile."""
-        return self._ready(check_inputs(x, kwargs), kwargs, target).program
+        return self._ready(*check_inputs(x, kwargs), target).program
 
-    def plan(self, x: Any, target: Target = None, **kwargs: Any) -> Plan:
+    def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
         """Return the graph and the rule of each of its operations, for inputs like these."""
-        return self._ready(check_inputs(x, kwargs), kwargs, target).plan
+        return self._ready(*check_inputs(x, kwargs), target).plan
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Target) -> Ready:
         function = target if callable(target) else None
@@ -131,6 +134,8 @@ class Explainer:
             for path, nodes in layers.items():
                 if not nodes or not all(isinstance(graph.batch[node], BatchAxis) for node in nodes):
                     raise CaptureError(f"module {path!r} has no single tensor as its output; name one inside it")
+            if len(graph.made) >= PROGRAMS_KEPT:
+                graph.made.pop(next(iter(graph.made)), None)
             graph.made[key] = Ready(plan, rewrite(plan, contrast, layers), layers)
         ready: Ready = graph.made[key]
         return ready
@@ -173,4 +178,4 @@ def explain(
     explainer = Explainer(
         model, rules=rules, contrast=contrast, layers=layers, at=at, output=output, batch_size=batch_size
     )
-    return explainer(x, target, **(kwargs or {}))
+    return explainer(x, target, kwargs)

@@ -61,8 +61,10 @@ class Wrapped(nn.Module):
         return output if self.target is None else self.target(output)
 
 
-def export(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int) -> ExportedProgram:
-    """Export a wrapped model; every input whose first axis has ``batch`` entries becomes dynamic there.
+def export(
+    wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]
+) -> ExportedProgram:
+    """Export a wrapped model; the tensors marked in ``batched`` become dynamic in their first axis.
 
     Raises
     ------
@@ -71,9 +73,11 @@ def export(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], b
     """
     axis = Dim("batch", min=1)
 
+    marks = iter(batched)
+
     def dynamic(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            return {0: axis} if leaf.ndim and leaf.shape[0] == batch else {}
+            return {0: axis} if next(marks) else {}
         return None
 
     inputs = (args, dict(kwargs))

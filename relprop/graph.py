@@ -17,6 +17,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from rule_registry import BatchAxis
 
+aten = torch.ops.aten
+
 Marks = BatchAxis | tuple[BatchAxis | None, ...] | None
 
 
@@ -156,6 +158,8 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
             if _CHECKS.match(str(node.target)):
                 continue
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.target in (aten.view.default, aten._unsafe_view.default):
+                copies[node].target = aten.reshape.default  # other strides than the example's may need a copy
             origins[copies[node]] = _origin(node)
         if node in copies:
             copies[node].meta = {"val": node.meta.get("val")}
@@ -246,8 +250,6 @@ def value_inputs(node: fx.Node) -> list[fx.Node]:
     """Return the nodes whose values an operation reads: none where it only asks for a shape or a dtype."""
     return [] if node.target in _SHAPE_ONLY else node.all_input_nodes
 
-
-aten = torch.ops.aten
 
 _SHAPE_ONLY = {
     aten.empty_like.default,

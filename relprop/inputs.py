@@ -17,28 +17,34 @@ Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
 Contrast = Literal["rest", "default"] | None
 
 
-def check_inputs(x: Any, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the positional inputs, or raise one clear `InputError`."""
-    args = tuple(x) if isinstance(x, tuple | list) else (x,)
-    for where, leaf in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]:
-        name = pytree.keystr(where)
-        if not isinstance(leaf, Tensor):
-            if leaf is None or isinstance(leaf, bool | int | float | str):
-                continue
+def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword inputs, or raise one clear `InputError`."""
+    args, kwargs = tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs or {})
+    leaves = pytree.tree_flatten_with_path((args, kwargs))[0]
+    batch = next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+    for where, leaf in leaves:
+        if isinstance(leaf, Tensor):
+            _check_tensor(pytree.keystr(where), leaf, batched=leaf.ndim > 0 and leaf.shape[0] == batch)
+        elif leaf is not None and not isinstance(leaf, bool | int | float | str):
             raise InputError(
-                f"input {name} is a {type(leaf).__name__}; the model takes tensors (torch.as_tensor helps)"
+                f"input {pytree.keystr(where)} is a {type(leaf).__name__}; the model takes tensors "
+                "(torch.as_tensor helps)"
             )
-        if leaf.numel() == 0:
-            raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
-        if leaf.is_floating_point() and not leaf.isfinite().all():
-            bad = int((~leaf.isfinite()).sum())
-            raise InputError(f"input {name} has {bad} of {leaf.numel()} values that are NaN or infinite")
-        if leaf.dtype == torch.uint8:
-            raise InputError(
-                f"input {name} is an integer image (uint8): convert it with x.float() / 255 and normalise it as the "
-                "model expects"
-            )
-    return args
+    return args, kwargs
+
+
+def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
+    if leaf.numel() == 0:
+        raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
+    # An attention mask may be infinite; what carries samples is explained and may not.
+    bad = leaf.isnan() if not batched else ~leaf.isfinite()
+    if leaf.is_floating_point() and bad.any():
+        raise InputError(f"input {name} has {int(bad.sum())} of {leaf.numel()} values that are NaN or infinite")
+    if leaf.dtype == torch.uint8 and batched and leaf.ndim > 2:
+        raise InputError(
+            f"input {name} is an integer image (uint8): convert it with x.float() / 255 and normalise it as the "
+            "model expects"
+        )
 
 
 def plain(leaf: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.capture import Model, opened
+from relprop.capture import Model, batched_inputs, choose_output, opened
 from relprop.copying import structural_copy
+from relprop.errors import CaptureError, InputError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 
@@ -47,8 +48,13 @@ def gradient_oracle(
 ) -> tuple[float, torch.dtype]:
     """Return the error and the precision it was found in."""
     with torch.inference_mode(False), no_autocast():
-        exact, inputs = _in_double(model, (tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs)))
-        explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], **inputs[1])
+        given = (tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs))
+        try:
+            exact, inputs = _in_double(model, given)
+            explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], kwargs=inputs[1])
+        except (InputError, CaptureError):  # a forward that insists on a precision: compare in its own
+            exact, inputs = model, pytree.tree_map(leaf_copy, given)
+            explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], kwargs=inputs[1])
         gradients = input_gradient(runnable_copy(exact), inputs, explained.target, at, output)
     found = list(explained.relevances.values())
     errors = [
@@ -87,15 +93,17 @@ def input_gradient(
 
     def capture_source(module: nn.Module, args: Any, value: Tensor) -> Tensor:
         sources.append(value.detach().requires_grad_())
-        return sources[-1]
+        return sources[-1].clone()  # as below
 
     if at is None:
-        sources += [leaf.requires_grad_() for leaf in pytree.tree_leaves(inputs) if is_float(leaf)]
+        leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        marked = zip(leaves, batched_inputs(*inputs), strict=True)
+        sources += [leaf.requires_grad_() for leaf, batched in marked if batched and is_float(leaf)]
     else:
         model.get_submodule(at).register_forward_hook(capture_source)
     with torch.enable_grad():
-        result = model(*inputs[0], **inputs[1])
-        result = result if output is None else result[output]
+        args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)  # a leaf can't be changed in place
+        result, _ = choose_output(model(*args, **kwargs), output)
         assert target is not None
         chosen = result.gather(1, target[:, None]).sum()
         gradients = torch.autograd.grad(chosen, sources, allow_unused=True)

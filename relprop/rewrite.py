@@ -115,8 +115,11 @@ class _Rewriter:
         return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
 
     def _target_input(self) -> fx.Node:
+        name, taken = "target", {str(node.target) for node in self.plan.graph.inputs}
+        while name in taken:
+            name += "_"
         with self.graph.inserting_after(self.forward[self.plan.graph.inputs[-1]]):
-            return self.graph.placeholder("target", default_value=None)
+            return self.graph.placeholder(name, default_value=None)
 
     def _hand_on(self, node: fx.Node) -> None:
         """Apply the rule of an operation to what arrived and collect its shares at the inputs."""

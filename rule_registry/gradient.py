@@ -6,6 +6,7 @@ and the structural moves, for any model, with no reference implementation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,10 +35,30 @@ def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
         result = call.site.op(**arguments)
         return [result[k] for k in wanted] if several else result
 
-    pull = torch.func.vjp(operation, *call.inputs)[1]
     arrived = [relevance[k] for k in wanted] if several else relevance
+    if call.site.op.namespace != "aten":
+        return _by_tape(operation, call, arrived)
+    pull = torch.func.vjp(operation, *call.inputs)[1]
     shares: tuple[Tensor, ...] = torch.func.vmap(pull)(arrived)
     return shares
+
+
+def _by_tape(operation: Callable[..., Any], call: Call, arrived: Any) -> tuple[Tensor, ...]:
+    """Differentiate an operation of one's own, whose autograd formula function transforms can't see."""
+    with torch.enable_grad():
+        inputs = [value.detach().clone().requires_grad_() for value in call.inputs]
+        result = operation(*inputs)
+        outputs, seeds = (result, arrived) if isinstance(result, list) else ([result], [arrived])
+        if not all(output.requires_grad for output in outputs):
+            raise NotImplementedError(
+                f"{call.site.op} at {call.site.path!r} has no autograd formula, so it has no gradient: give it one "
+                "with torch.library.register_autograd"
+            )
+        found = [
+            torch.autograd.grad(outputs, inputs, seed, retain_graph=True, materialize_grads=True)
+            for seed in zip(*seeds, strict=True)
+        ]
+    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
 
 define(

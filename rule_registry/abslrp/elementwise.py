@@ -52,7 +52,7 @@ def rms_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 @register("abslrp", aten.group_norm.default)
 def group_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Group norm (and instance norm) with its statistics held."""
+    """Group norm with its statistics held."""
     x = call.input
     groups = x.unflatten(1, (call["num_groups"], -1)).flatten(2)
     gain = torch.rsqrt(groups.var(2, unbiased=False, keepdim=True) + call["eps"])
