@@ -113,16 +113,21 @@ class Same:
 
     def __init__(self, value: object) -> None:
         self.key = id(value)
+        self.value: Callable[[], object]
         try:
-            self.value: Callable[[], object] = weakref.ref(value)
-        except TypeError:  # some kinds of object can't be referred to weakly
-            self.value = lambda: value
+            self.value, self.mortal = weakref.ref(value), True
+        except TypeError:  # None and some kinds of object can't be referred to weakly: they are kept
+            self.value, self.mortal = lambda: value, False
 
     def __hash__(self) -> int:
         return self.key
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and (mine := self.value()) is not None and mine is other.value()
+        if not isinstance(other, Same):
+            return False
+        mine = self.value()
+        dead = self.mortal and mine is None
+        return not dead and mine is other.value()
 
 
 def _setting(value: Any, depth: int = 4) -> object:
