@@ -118,7 +118,7 @@ class TestDeletingRules:
             moved[..., 0] = 0
             return (moved,) if several else moved
 
-        c = suspicious("transformer", select(op=aten.view.default, path=""), drops)
+        c = suspicious("transformer", select(op=aten.reshape.default, path=""), drops)
         assert c.error > 1e-2
         # Moves are not weighed one by one: what is missing shows at the next operation towards the source.
         assert "the mass deviates from patches (aten.conv2d.default) on" in str(c)
