@@ -21,6 +21,7 @@ from relprop.errors import MissingRuleError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 from relprop.graph import Graph, operation_name
+from relprop.inputs import check_inputs
 from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy, runnable_copy
 from rule_registry import RuleSet
 
@@ -141,7 +142,6 @@ def check(
         Print it; ``report.ok`` is the verdict.
     """
     model = opened(model)
-    kwargs = dict(kwargs or {})
     explainer = Explainer(model, rules=rules, at=at, output=output)
     name = type(model).__name__
     try:
@@ -151,7 +151,7 @@ def check(
     explanation = explainer(x, kwargs=kwargs)
     oracle_error, dtype = gradient_oracle(model, x, kwargs, at, output)
     runnable = runnable_copy(model)
-    inputs = pytree.tree_map(leaf_copy, (tuple(x) if isinstance(x, tuple | list) else (x,), kwargs))
+    inputs = pytree.tree_map(leaf_copy, check_inputs(x, kwargs))
     with torch.inference_mode(False), no_autocast():
         gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, at, output))
     stability = None

@@ -134,12 +134,13 @@ def _setting(value: Any, depth: int = 4) -> object:
     """Describe an attribute by its value where that can be told, else by its identity."""
     if isinstance(value, _PLAIN):
         return type(value), value
-    if isinstance(value, list | tuple):
-        return type(value), tuple(_setting(item, depth) for item in value)
-    if isinstance(value, dict):
-        return type(value), tuple((_setting(key, depth), _setting(item, depth)) for key, item in value.items())
     if isinstance(value, FunctionType):
         return state_of(value)
+    if depth and isinstance(value, list | tuple):
+        return type(value), tuple(_setting(item, depth - 1) for item in value)
+    if depth and isinstance(value, dict):
+        items = value.items()
+        return type(value), tuple((_setting(key, depth - 1), _setting(item, depth - 1)) for key, item in items)
     if depth and hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type):
         return Same(value), tuple((name, _setting(item, depth - 1)) for name, item in vars(value).items())
     return Same(value)

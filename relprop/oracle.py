@@ -16,6 +16,7 @@ from relprop.copying import structural_copy
 from relprop.errors import CaptureError, InputError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
+from relprop.inputs import check_inputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -36,19 +37,19 @@ def gradient_oracle_error(
         Largest absolute difference over the largest absolute gradient; about 1e-15 where all is right.
     """
     model = opened(model)
-    return gradient_oracle(model, x, dict(kwargs or {}), at, output)[0]
+    return gradient_oracle(model, x, kwargs, at, output)[0]
 
 
 def gradient_oracle(
     model: nn.Module | ExportedProgram,
     x: Any,
-    kwargs: Mapping[str, Any],
+    kwargs: Mapping[str, Any] | None,
     at: str | None,
     output: str | int | None,
 ) -> tuple[float, torch.dtype]:
     """Return the error and the precision it was found in."""
     with torch.inference_mode(False), no_autocast():
-        given = (tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs))
+        given = check_inputs(x, kwargs)
         try:
             exact, inputs = _in_double(model, given)
             explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], kwargs=inputs[1])
