@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from relprop.files import written_whole
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -34,12 +36,11 @@ def show(rows: Sequence[DataclassInstance], kind: type[Any]) -> None:
 def write(rows: Sequence[DataclassInstance], kind: type[Any], path: Path) -> Path:
     """Write rows as CSV, in one piece, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
+    with written_whole(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns(kind))
         writer.writerows(map(cells, rows))
-    return part.replace(path)
+    return path
 
 
 def columns(kind: type[Any]) -> list[str]:

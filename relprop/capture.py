@@ -85,7 +85,8 @@ def capture(
         )
         graphs = _cache.setdefault(model, {})
         if key not in graphs:
-            graphs.pop(next(iter(graphs)), None) if len(graphs) >= _CACHE_LIMIT else None
+            if len(graphs) >= _CACHE_LIMIT:
+                graphs.pop(next(iter(graphs)))
             graphs[key] = _capture(model, args, kwargs, target, output)
         return graphs[key]
 
@@ -132,12 +133,12 @@ def _refuse_training(model: nn.Module) -> None:
 def _signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what a capture depends on in its inputs: all but values and the number of samples."""
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-    batch = next(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves if isinstance(leaf, Tensor))
+    marks = iter(batched_inputs(args, kwargs))
 
     def describe(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        batched = leaf.ndim > 0 and leaf.shape[0] == batch
+        batched = next(marks)
         return leaf.shape[1:] if batched else leaf.shape, batched, leaf.dtype, leaf.device
 
     return (str(spec), *map(describe, leaves))
