@@ -42,6 +42,14 @@ class BatchAxis:
             front = front.unflatten(0, (self.outer, -1, self.factor)).movedim(1, 0)
         return front.reshape(front.shape[0], -1)
 
+    def take(self, tensor: Tensor, samples: slice, lead: int = 0) -> Tensor:
+        """Return the part of some samples, of an activation or with ``lead`` axes in front of it."""
+        axis = self.axis + lead
+        if not self.merged:
+            return tensor[(slice(None),) * axis + (samples,)]
+        parts = tensor.unflatten(axis, (self.outer, -1, self.factor))
+        return parts[(slice(None),) * (axis + 1) + (samples,)].flatten(axis, axis + 2)
+
     def sum(self, tensor: Tensor, lead: int = 1) -> Tensor:
         """Sum a tensor over everything but its ``lead`` first axes and its samples.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import rule_registry.structural  # noqa: F401  # the base must be there
+from rule_registry import norms
 from rule_registry.call import Call
 from rule_registry.registry import define, register
 from rule_registry.rules import Rule, blocks
@@ -74,8 +75,5 @@ register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 @register("gradient", aten._native_batch_norm_legit_no_training.default)
 def batch_norm(call: Call, relevance: Any) -> Tensor:
     """Scale each channel: torch defines no derivative for this form of the operation."""
-    gain = torch.rsqrt(call["running_var"] + call["eps"])
-    if call["weight"] is not None:
-        gain = gain * call["weight"]
-    scaled: Tensor = relevance[0] * gain.reshape(-1, *(1,) * (call.input.ndim - 2))
+    scaled: Tensor = norms.scaled(call, relevance[0])
     return scaled

@@ -80,9 +80,9 @@ for operations, function in (
     ((aten.add.Tensor,), elementwise.add),
     ((aten.mul.Tensor,), elementwise.mul),
     ((aten.matmul.default, aten.bmm.default), bilinear.matmul),
-    ((aten.avg_pool2d.default,), pooling.avg_pool),
-    ((aten.adaptive_avg_pool2d.default,), pooling.adaptive_avg_pool),
-    ((aten.mean.dim,), pooling.mean),
+    ((aten.avg_pool2d.default,), pooling.average),
+    ((aten.adaptive_avg_pool2d.default,), pooling.average),
+    ((aten.mean.dim,), pooling.average),
 ):
     register("abslrp-released", *operations, rule=_affine(function))  # type: ignore[arg-type]
 

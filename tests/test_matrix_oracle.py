@@ -230,6 +230,32 @@ def test_interpolate(case: tuple[Any, ...], positive: bool) -> None:
     compare_with_formula(op, values((2, 2, 4, 5), positive), *arguments, nonnegative=positive)
 
 
+OTHER_DIMENSIONS: dict[str, tuple[Any, ...]] = {
+    "nearest 1d": (aten.upsample_nearest1d.vec, (2, 2, 5), [7], None),
+    "nearest 1d, scale": (aten.upsample_nearest1d.vec, (2, 2, 5), None, [1.5]),
+    "nearest exact 1d": (aten._upsample_nearest_exact1d.vec, (2, 2, 5), [3], None),
+    "linear 1d": (aten.upsample_linear1d.vec, (2, 2, 5), [7], False, None),
+    "linear 1d, corners, scale": (aten.upsample_linear1d.vec, (2, 2, 5), None, True, [1.7]),
+    "nearest 3d": (aten.upsample_nearest3d.vec, (2, 2, 2, 3, 3), [3, 4, 2], None),
+    "nearest exact 3d, scale": (aten._upsample_nearest_exact3d.vec, (2, 2, 2, 3, 3), None, [1.5, 2.0, 0.7]),
+    "trilinear": (aten.upsample_trilinear3d.vec, (2, 2, 2, 3, 3), [3, 2, 5], False, None),
+    "trilinear, corners, scale": (aten.upsample_trilinear3d.vec, (2, 1, 2, 3, 2), None, True, [2.0, 1.4, 1.5]),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("case", OTHER_DIMENSIONS.values(), ids=OTHER_DIMENSIONS.keys())
+def test_interpolate_in_other_dimensions(case: tuple[Any, ...], positive: bool) -> None:
+    op, shape, *arguments = case
+    compare_with_formula(op, values(shape, positive), *arguments, nonnegative=positive)
+
+
+@both_signs
+@pytest.mark.parametrize("dim", [1, -1])
+def test_running_sum(dim: int, positive: bool) -> None:
+    compare_with_formula(aten.cumsum.default, values((2, 3, 4), positive), dim, nonnegative=positive)
+
+
 # Norms: statistics held
 
 
@@ -282,6 +308,28 @@ def test_group_norm(count: int, shape: tuple[int, ...], affine: bool) -> None:
 
     torch.testing.assert_close(held(x), F.group_norm(x, count, weight, bias))
     compare_with_formula(aten.group_norm.default, x, count, weight, bias, 1e-5, held=held)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own statistics", "running statistics"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 2, 3)])
+def test_instance_norm(shape: tuple[int, ...], affine: bool, own: bool) -> None:
+    """Statistics of each sample and channel; or, where running ones are tracked, batch norm by another name."""
+    x = signed(*shape) + 0.3
+    weight, bias = (randn(3), randn(3)) if affine else (None, None)
+    column = (-1, *(1,) * (len(shape) - 2))
+    running = None if own else (randn(3), randn(3).abs() + 0.1)
+    dims = list(range(2, len(shape)))
+    mean = x.mean(dims, keepdim=True) if own else running[0].reshape(column)
+    variance = x.var(dims, correction=0, keepdim=True) if own else running[1].reshape(column)
+
+    def held(x: Tensor) -> Tensor:
+        normed = (x - mean) / (variance + 1e-5).sqrt()
+        return normed if weight is None else normed * weight.reshape(column) + bias.reshape(column)
+
+    arguments = (weight, bias, *(running or (None, None)), own, 0.1, 1e-5, False)
+    torch.testing.assert_close(held(x), aten.instance_norm.default(x, *arguments))
+    compare_with_formula(aten.instance_norm.default, x, *arguments, held=held)
 
 
 @pytest.mark.parametrize("eps", [None, 1e-3])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rule_registry import norms
 from rule_registry.call import Call, Relevances, Shares, denominator, may_be_masked, share, sum_to
 from rule_registry.registry import register
 from rule_registry.rules import passes
@@ -17,56 +18,24 @@ aten = torch.ops.aten
 register("abslrp", aten.neg.default, rule=passes)
 
 
-def scaled(call: Call, s: Tensor, contribution: Tensor) -> Shares:
-    """Share of an operation whose output is, entry by entry, ``contribution + constant``."""
+@register(
+    "abslrp",
+    aten.layer_norm.default,
+    aten.rms_norm.default,
+    aten.group_norm.default,
+    aten.instance_norm.default,
+)
+def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
+    contribution = norms.scaled(call, call.input)
+    s = relevance / denominator(call, delta)
     return share(call, s * contribution.clamp(min=0), net=call.batch.dot(s, contribution))
 
 
 @register("abslrp", aten._native_batch_norm_legit_no_training.default)
 def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
     """Batch norm in evaluation mode: a gain and a shift per channel."""
-    gain = torch.rsqrt(call["running_var"] + call["eps"])
-    if call["weight"] is not None:
-        gain = gain * call["weight"]
-    x = call.input
-    return scaled(call, relevance[0] / denominator(call, delta), x * gain.reshape(-1, *(1,) * (x.ndim - 2)))
-
-
-@register("abslrp", aten.layer_norm.default)
-def layer_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Layer norm with its statistics held: ``(x w / sigma)^+``, not centred."""
-    x = call.input
-    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
-    gain = torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call["eps"])
-    return _normed(call, relevance, x * gain, delta)
-
-
-@register("abslrp", aten.rms_norm.default)
-def rms_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Root-mean-square norm with its statistic held."""
-    x = call.input
-    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
-    eps = torch.finfo(x.dtype).eps if call["eps"] is None else call["eps"]
-    return _normed(call, relevance, x * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps), delta)
-
-
-@register("abslrp", aten.group_norm.default)
-def group_norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Group norm with its statistics held."""
-    x = call.input
-    groups = x.unflatten(1, (call["num_groups"], -1)).flatten(2)
-    gain = torch.rsqrt(groups.var(2, unbiased=False, keepdim=True) + call["eps"])
-    weight = call["weight"]
-    gained = (groups * gain).reshape(x.shape)
-    if weight is not None:
-        gained = gained * weight.reshape(-1, *(1,) * (x.ndim - 2))
-    return scaled(call, relevance / denominator(call, delta), gained)
-
-
-def _normed(call: Call, relevance: Tensor, normed: Tensor, delta: float) -> Shares:
-    if call["weight"] is not None:
-        normed = normed * call["weight"]
-    return scaled(call, relevance / denominator(call, delta), normed)
+    return norm(call, relevance[0], delta=delta)
 
 
 @register("abslrp", aten.add.Tensor, aten.add.Scalar)

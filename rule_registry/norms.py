@@ -1,0 +1,79 @@
+"""Norms with their statistics held: affine operations that act on each entry alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rule_registry.call import Call
+
+aten = torch.ops.aten
+
+
+def scaled(call: Call, t: Tensor) -> Tensor:
+    """Multiply by a norm's gain, its statistics held.
+
+    Parameters
+    ----------
+    call : Call
+        Of layer, root-mean-square, group or instance norm, or of batch norm in evaluation mode.
+    t : Tensor
+        The activation itself, or what stands in the place of the output, ``(S, *output)``: a product of each entry
+        with a number is its own transpose.
+    """
+    if call.site.op == aten._native_batch_norm_legit_no_training.default:
+        return t * _batch_norm(call)
+    t, weight = t * _deviations[call.site.op](call), call["weight"]
+    if weight is None:
+        return t
+    return t * (weight if "normalized_shape" in call.arguments else _channels(call, weight))
+
+
+def _batch_norm(call: Call) -> Tensor:
+    gain = torch.rsqrt(call["running_var"] + call["eps"])
+    if call["weight"] is not None:
+        gain = gain * call["weight"]
+    return _channels(call, gain)
+
+
+def _channels(call: Call, values: Tensor) -> Tensor:
+    """Shape a value per channel so that it can be multiplied with the input."""
+    return values.reshape(-1, *(1,) * (call.input.ndim - 2))
+
+
+def _layer(call: Call) -> Tensor:
+    x = call.input
+    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
+    return torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call["eps"])
+
+
+def _root_mean_square(call: Call) -> Tensor:
+    x = call.input
+    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
+    eps = torch.finfo(x.dtype).eps if call["eps"] is None else call["eps"]
+    return torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
+
+
+def _group(call: Call) -> Tensor:
+    x = call.input
+    groups = x.unflatten(1, (call["num_groups"], -1)).flatten(2)
+    gain = torch.rsqrt(groups.var(2, unbiased=False, keepdim=True) + call["eps"])
+    return gain.expand_as(groups).reshape(x.shape)
+
+
+def _instance(call: Call) -> Tensor:
+    if not call["use_input_stats"]:
+        return _channels(call, torch.rsqrt(call["running_var"] + call["eps"]))
+    x = call.input
+    return torch.rsqrt(x.var(list(range(2, x.ndim)), unbiased=False, keepdim=True) + call["eps"])
+
+
+_deviations: dict[Any, Callable[[Call], Tensor]] = {
+    aten.layer_norm.default: _layer,
+    aten.rms_norm.default: _root_mean_square,
+    aten.group_norm.default: _group,
+    aten.instance_norm.default: _instance,
+}

@@ -1,0 +1,180 @@
+"""Transposed products of affine operations: what every rule multiplies its inputs by.
+
+Each takes a call and what stands in the place of its output, ``(S, *output)``, and returns ``(S, *input)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rule_registry.call import Call
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
+"""Convolutions and transposed convolutions in any number of dimensions."""
+
+
+def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
+    """Transpose a convolution with a weight in place of its own."""
+    x, arguments = call.input, call.arguments
+    dims = weight.ndim - 2
+    stride, dilation = _each(call["stride"], dims), _each(call["dilation"], dims)
+    padding = call["padding"]
+    if isinstance(padding, str):
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        widths = reach if padding == "same" else [0] * dims
+        padding = [(width + 1) // 2 for width in widths]
+        if any(width % 2 for width in widths):
+            # "same" pads the odd entry behind: as a padding on both sides that is one entry too many in front,
+            # and so one output too many there, at which no relevance arrived.
+            s = F.pad(s, [side for width in reversed(widths) for side in (width % 2, 0)])
+    padding = _each(padding, dims)
+    merged = s.flatten(0, 1)
+    like = x.new_empty(1).expand(merged.shape[0], *x.shape[1:])
+    pulled, _, _ = aten.convolution_backward(
+        merged,
+        like,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        "output_padding" in arguments,
+        _each(arguments.get("output_padding", 0), dims),
+        call["groups"],
+        [True, False, False],
+    )
+    product: Tensor = pulled.unflatten(0, (s.shape[0], -1))
+    return product
+
+
+def _each(value: Any, dims: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values
+
+
+def avg_pool(call: Call, s: Tensor) -> Tensor:
+    """Transpose an average pooling in one to three dimensions."""
+    windows = [list(call[name]) for name in ("kernel_size", "stride", "padding")]
+    modes = (call["ceil_mode"], call["count_include_pad"], call.arguments.get("divisor_override"))
+    if call.input.ndim == 3:  # one dimension is two, the first of which is one entry high
+        windows = [[neutral, *window] if window else [] for neutral, window in zip((1, 1, 0), windows, strict=True)]
+    backward = aten.avg_pool3d_backward if call.input.ndim == 5 else aten.avg_pool2d_backward
+    return _pooled(call, s, backward, *windows, *modes)
+
+
+def adaptive_avg_pool(call: Call, s: Tensor) -> Tensor:
+    """Transpose an average pooling to a given size."""
+    three = call.input.ndim == 5
+    return _pooled(call, s, aten._adaptive_avg_pool3d_backward if three else aten._adaptive_avg_pool2d_backward)
+
+
+def _pooled(call: Call, s: Tensor, backward: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Apply torch's own transpose of a pooling, with the seeds merged into the batch."""
+    merged, shape = s.flatten(0, 1), call.input.shape
+    if len(shape) == 3:
+        merged, shape = merged.unsqueeze(2), torch.Size([shape[0], shape[1], 1, shape[2]])
+    like = call.input.new_empty(1).expand(merged.shape[0], *shape[1:])
+    return backward(merged, like, *arguments).reshape(s.shape[0], *call.input.shape)
+
+
+def mean(call: Call, s: Tensor) -> Tensor:
+    """Transpose a mean over some axes."""
+    return total(call, s) / (call.input.numel() // call.result.numel())
+
+
+def total(call: Call, s: Tensor) -> Tensor:
+    """Transpose a sum over some axes: give them back."""
+    shape = call.input.shape
+    if not call.arguments.get("keepdim"):
+        dims = call.arguments.get("dim")
+        dims = range(len(shape)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+        for d in sorted(d % len(shape) for d in dims):
+            s = s.unsqueeze(d + 1)
+    return s.expand(s.shape[0], *shape)
+
+
+def cumulated(call: Call, s: Tensor) -> Tensor:
+    """Transpose a running sum: sum from the end."""
+    dim = call["dim"] % call.input.ndim + 1
+    return s.flip(dim).cumsum(dim).flip(dim)
+
+
+def interpolation_weights(call: Call) -> list[Tensor]:
+    """Weights of an interpolation along each axis, ``(out, in)``: the operation on that axis' unit vectors.
+
+    They are laid out along the last axis in every case: torch's antialiasing kernels return wrong values for
+    images that are one entry wide, not for those that are one entry high.
+    """
+    return [_axis_weights(call, axis) for axis in range(call.input.ndim - 2)]
+
+
+def _axis_weights(call: Call, axis: int) -> Tensor:
+    size, flat = call.input.shape[2 + axis], [1] * (call.input.ndim - 3)
+    units = torch.eye(size, dtype=call.input.dtype, device=call.input.device).reshape(size, 1, *flat, size)
+    arguments = {**call.arguments, "input": units}
+    factors, target = arguments["scale_factors"], arguments["output_size"]
+    if target is not None:
+        arguments["output_size"] = [*flat, target[axis]]
+    if factors is not None:
+        arguments["scale_factors"] = [*map(float, flat), factors[axis]]
+    response: Tensor = call.site.op(**arguments)
+    return response.reshape(size, -1).T
+
+
+def interpolated(weights: Sequence[Tensor], s: Tensor) -> Tensor:
+    """Transpose an interpolation: the product with the weights of each axis in turn."""
+    *others, last = weights
+    for axis, weight in enumerate(others, start=-1 - len(others)):
+        s = (weight.T @ s.movedim(axis, -2)).movedim(-2, axis)
+    return s @ last
+
+
+def interpolation(call: Call, s: Tensor) -> Tensor:
+    """Transpose an interpolation."""
+    return interpolated(interpolation_weights(call), s)
+
+
+AVERAGES: dict[Any, Callable[[Call, Tensor], Tensor]] = {
+    aten.avg_pool1d.default: avg_pool,
+    aten.avg_pool2d.default: avg_pool,
+    aten.avg_pool3d.default: avg_pool,
+    aten.adaptive_avg_pool1d.default: adaptive_avg_pool,
+    aten.adaptive_avg_pool2d.default: adaptive_avg_pool,
+    aten.adaptive_avg_pool3d.default: adaptive_avg_pool,
+    aten.mean.dim: mean,
+    aten.mean.default: mean,
+    aten.sum.dim_IntList: total,
+    aten.sum.default: total,
+    aten.cumsum.default: cumulated,
+    aten.upsample_nearest1d.vec: interpolation,
+    aten.upsample_nearest2d.vec: interpolation,
+    aten.upsample_nearest3d.vec: interpolation,
+    aten._upsample_nearest_exact1d.vec: interpolation,
+    aten._upsample_nearest_exact2d.vec: interpolation,
+    aten._upsample_nearest_exact3d.vec: interpolation,
+    aten.upsample_linear1d.vec: interpolation,
+    aten.upsample_bilinear2d.vec: interpolation,
+    aten.upsample_trilinear3d.vec: interpolation,
+    aten._upsample_bilinear2d_aa.vec: interpolation,
+}
+"""Transposes of sums whose weights are never negative: averages, running sums, interpolation."""
+
+BICUBIC = (aten.upsample_bicubic2d.vec, aten._upsample_bicubic2d_aa.vec)
+"""Interpolation whose weights have both signs."""
