@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from relprop.conservation import account
 from relprop.errors import RelpropError
-from relprop.explanation import Explanation
+from relprop.explanation import Explanation, layer_name
 from relprop.rewrite import Ready
 from rule_registry import BatchAxis
 
@@ -25,7 +25,11 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
     def seeds_at(node: fx.Node, pick: Callable[[dict[str, Any]], Tensor]) -> Tensor:
         mark = graph.batch[node]
         assert isinstance(mark, BatchAxis)
-        return joined(pick, mark.axis + 1)
+        if mark.outer == 1:
+            return joined(pick, mark.axis + 1)
+        # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
+        axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
+        return joined(lambda part: pick(part).unflatten(axis, layout), axis + 1).flatten(axis, axis + 2)
 
     def combined(node: fx.Node, seeds: Tensor) -> Tensor:
         relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
@@ -43,6 +47,7 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
                 "the relevance is not finite. Is the model's output? If so, look at the layers: pass layers=[...] "
                 f"and rules={rules.name!r} with a larger stabiliser"
             )
+    axes = {node.name: graph.batch[node] for node in ready.plan.sources}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in ready.layers.items():
         found = [
@@ -50,6 +55,7 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
             for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
+        axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
     records = {
         name: None if record is None else joined(lambda part, name=name: part["records"][name], 2)  # type: ignore[misc]
         for name, record in parts[0]["records"].items()
@@ -64,7 +70,8 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=account(ready.plan, records, arrived),
+        conservation=account(ready.plan, records, joined(lambda part: part["mass"], 1), arrived),
         rules=rules.name,
         layers=layers,
+        axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )

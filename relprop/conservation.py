@@ -51,9 +51,10 @@ class Conservation:
     Parameters
     ----------
     cuts : tuple of Cut
-        Empty under rule sets that do not conserve mass.
+        Empty under rule sets that neither conserve mass nor measure it.
     conserves : bool
-        Whether the rule set is meant to.
+        Whether the rule set is meant to conserve it. Where it only measures it, relevance has both signs, and what
+        an operation's bias and stabiliser absorb counts as lost there (negative where they add to it).
     """
 
     cuts: tuple[Cut, ...]
@@ -67,7 +68,7 @@ class Conservation:
     @property
     def lost(self) -> float:
         """Largest share of a seed's mass that was lost on the way, counted over all operations."""
-        return float(sum(cut.lost for cut in self.cuts).max()) if self.cuts else 0.0  # type: ignore[union-attr]
+        return float(sum(cut.lost for cut in self.cuts).abs().max()) if self.cuts else 0.0  # type: ignore[union-attr]
 
     @property
     def errors(self) -> Tensor:
@@ -76,7 +77,7 @@ class Conservation:
 
     @property
     def error(self) -> float:
-        """Largest of the ``errors``; NaN if nothing is conserved."""
+        """Largest of the ``errors``; NaN if nothing is conserved or measured."""
         return float(self.errors.max()) if self.cuts else float("nan")
 
     def _deviations(self) -> Tensor:
@@ -86,7 +87,7 @@ class Conservation:
     @property
     def losses(self) -> tuple[Cut, ...]:
         """The cuts at which mass was lost."""
-        return tuple(cut for cut in self.cuts if bool((cut.lost > 0).any()))
+        return tuple(cut for cut in self.cuts if bool((cut.lost != 0).any()))
 
     @property
     def suspects(self) -> tuple[Cut, ...]:
@@ -95,7 +96,7 @@ class Conservation:
 
     def __str__(self) -> str:
         if not self.conserves:
-            return "conservation: this rule set does not conserve mass"
+            return self._absorption() if self.cuts else "conservation: this rule set does not conserve mass"
         lines = [
             f"conservation: {len(self.cuts)} cuts, largest error {self.error:.1e}, lost {self.lost:.1e} of the mass"
         ]
@@ -107,8 +108,17 @@ class Conservation:
         lines += [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
         return "\n".join(lines)
 
+    def _absorption(self) -> str:
+        reached = self.masses[-1]
+        most = max(self.cuts, key=lambda cut: float(cut.lost.abs().max()))
+        return (
+            f"conservation: not rescaled; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
+            f"relevance reaches the source, biases and stabilisers absorb the rest, most of it {most.name} "
+            f"({most.operation})"
+        )
 
-def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[Tensor]) -> Conservation:
+
+def account(plan: Plan, records: Mapping[str, Tensor | None], seeds: Tensor, arrived: Sequence[Tensor]) -> Conservation:
     """Follow the mass through a plan from the records of a run.
 
     Parameters
@@ -117,12 +127,15 @@ def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[
         What was run.
     records : mapping
         The records of its steps, by node name.
+    seeds : Tensor
+        Mass of the seeds, ``(S, B)``.
     arrived : sequence of Tensor
         Mass measured at each source, ``(S, B)``.
     """
-    if not plan.rules.conserves:
+    rules = plan.rules
+    if not (rules.conserves or rules.measures):
         return Conservation((), conserves=False)
-    seeds = torch.ones_like(arrived[0])
+    unit = torch.where(seeds == 0, 1.0, seeds)
     expected: dict[fx.Node, Tensor] = {plan.graph.output: seeds}
     mass, cuts = seeds, []
 
@@ -142,7 +155,7 @@ def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[
             if plan.assigned[node].kind == "blocks":
                 mass, blocked = mass - expected[node], expected[node]
                 factor = torch.zeros_like(mass)
-                cuts.append(Cut(node.name, site.path, str(site.op), "blocks", mass, factor, blocked))
+                cuts.append(Cut(node.name, site.path, str(site.op), "blocks", mass / unit, factor, blocked / unit))
             else:
                 hand(inputs[0], expected[node])
             continue
@@ -151,14 +164,14 @@ def account(plan: Plan, records: Mapping[str, Tensor | None], arrived: Sequence[
         for source, amount in zip(inputs, emitted, strict=True):
             hand(source, amount)
         factor = raw / torch.where(measured == 0, 1.0, measured)
-        suspect = _suspicion(raw, total, lost, measured, emitted)
+        suspect = _suspicion(raw, total, lost, measured, emitted) if rules.conserves else ""
         rule = str(plan.assigned[node])
-        cuts.append(Cut(node.name, site.path, str(site.op), rule, mass, factor, lost, suspect))
+        cuts.append(Cut(node.name, site.path, str(site.op), rule, mass / unit, factor, lost / unit, suspect))
     for node, measured in zip(plan.sources, arrived, strict=True):
         mass = mass + measured - expected.get(node, torch.zeros_like(measured))
         zero, one = torch.zeros_like(mass), torch.ones_like(mass)
-        cuts.append(Cut(node.name, "", "source", "", mass, one, zero))
-    return Conservation(tuple(cuts))
+        cuts.append(Cut(node.name, "", "source", "", mass / unit, one, zero))
+    return Conservation(tuple(cuts), rules.conserves)
 
 
 def _suspicion(raw: Tensor, total: Tensor, lost: Tensor, measured: Tensor, emitted: Sequence[Tensor]) -> str:

@@ -22,8 +22,8 @@ class RelevanceProgram(fx.GraphModule):
 
     ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
     with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
-    ``records``, the masses behind `relprop.Conservation`. It holds the model's own parameters, so changed values
-    take effect at the next call.
+    ``mass``, that of the seeds, ``(S, B)``; ``records``, the masses behind `relprop.Conservation`. It holds the
+    model's own parameters, so changed values take effect at the next call.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ class _Rewriter:
         self.arriving: dict[fx.Node, list[fx.Node]] = {}
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
-        self.seed = self._member("seed", Seed(contrast))
+        self.seed = self._member("seed", Seed(contrast, plan.rules.seed))
 
     def program(self) -> RelevanceProgram:
         for node in self.plan.graph.graph.nodes:
@@ -105,14 +105,21 @@ class _Rewriter:
             {
                 "output": output,
                 "target": self._item(seed, 1, "chosen_target"),
-                "relevance": [self.relevance[node] for node in self.plan.sources],
-                "layers": {name: [self.relevance[node] for node in nodes] for name, nodes in self.layers.items()},
+                "relevance": [self._returned(node) for node in self.plan.sources],
+                "layers": {name: [self._returned(node) for node in nodes] for name, nodes in self.layers.items()},
+                "mass": self._item(seed, 2, "seeds_mass"),
                 "records": dict(self.records),
             }
         )
         drop_unused(self.graph)
         self.graph.lint()
         return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
+
+    def _returned(self, node: fx.Node) -> fx.Node:
+        """Return what the program says of a source or a layer."""
+        if not self.plan.rules.times_input:
+            return self.relevance[node]
+        return self._emit("times_input", "call_function", operator.mul, (self.relevance[node], self.forward[node]))
 
     def _target_input(self) -> fx.Node:
         name, taken = "target", {str(node.target) for node in self.plan.graph.inputs}
@@ -135,14 +142,15 @@ class _Rewriter:
                 raise RelpropError(f"rule {rule} can't pass relevance on to {len(inputs)} inputs of {where}")
             self.arriving.setdefault(inputs[0], []).append(arrived)
             return
-        step_module = Step(site, rule, self.plan.graph.describe(node), self.plan.rules.conserves)
+        rules = self.plan.rules
+        step_module = Step(site, rule, self.plan.graph.describe(node), rules.conserves, rules.measures)
         name = self._member(f"rule_{node.name}", step_module)
         args = (arrived, self.forward[node], *fx.map_arg(node.args, self.forward.__getitem__))
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
         step = self._emit(f"shares_{node.name}", "call_module", name, args, kwargs)
         for k, source in enumerate(inputs):
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
-        if self.plan.rules.conserves:
+        if rules.conserves or rules.measures:
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
 
     def _collect(self, node: fx.Node) -> fx.Node | None:

@@ -31,14 +31,17 @@ class Seed(nn.Module):
     ----------
     contrast : {"rest", None}
         With ``"rest"`` a second seed is uniform over all other classes.
+    size : {"one", "output"}
+        Whether a seed has mass one, or is weighed with the output: the target's own, and the mean of the others.
     """
 
-    def __init__(self, contrast: Literal["rest"] | None) -> None:
+    def __init__(self, contrast: Literal["rest"] | None, size: Literal["one", "output"] = "one") -> None:
         super().__init__()
         self.contrast = contrast
+        self.size = size
 
-    def forward(self, output: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the seeds, ``(S, *output)`` and each of mass one, and the classes they stand for.
+    def forward(self, output: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the seeds, ``(S, *output)``, the classes they stand for, and the mass of each, ``(S, B)``.
 
         Parameters
         ----------
@@ -49,13 +52,18 @@ class Seed(nn.Module):
         """
         output = widen(output)
         if output.ndim == 1:
-            return torch.ones_like(output).unsqueeze(0), None
-        if target is None:
-            target = output.argmax(1)
-        chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
-        if self.contrast is None:
-            return chosen.unsqueeze(0), target
-        return torch.stack([chosen, (1 - chosen) / (output.shape[1] - 1)]), target
+            seeds = torch.ones_like(output).unsqueeze(0)
+        else:
+            target = output.argmax(1) if target is None else target
+            chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
+            rest = [] if self.contrast is None else [(1 - chosen) / (output.shape[1] - 1)]
+            seeds = torch.stack([chosen, *rest])
+        if self.size == "output":
+            # Where a class is masked out by minus infinity its seed is zero, which the product would not be.
+            seeds = torch.where(seeds == 0, 0.0, seeds * output)
+        if output.ndim == 1:
+            return seeds, None, seeds
+        return seeds, target, seeds.sum(2)
 
 
 class Step(nn.Module):
@@ -71,10 +79,13 @@ class Step(nn.Module):
         For error messages: operation, module path and source line.
     conserves : bool
         Whether contributions are rescaled to the mass that arrived, and masses recorded.
+    measures : bool
+        Whether masses are recorded though nothing is rescaled.
     """
 
-    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool) -> None:
+    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False) -> None:
         super().__init__()
+        self.measures = measures
         self.site = site
         self.rule = rule
         self.where = where
@@ -93,9 +104,9 @@ class Step(nn.Module):
         Returns
         -------
         tuple of Tensor
-            One relevance per activation input; last, where contributions were rescaled or parted, the record
-            ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling, all contributions,
-            mass that was lost, mass handed to each input. Else None.
+            One relevance per activation input; last, where contributions were rescaled or parted, or all masses are
+            measured, the record ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling,
+            all contributions, mass that was lost, mass handed to each input. Else None.
         """
         call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
         returned = self.rule(call, relevance)
@@ -104,8 +115,8 @@ class Step(nn.Module):
         record = None
         if self.conserves and isinstance(returned, Shares):
             values, record = _rescale(call, returned, _mass(self.site.output_batch, relevance))
-        elif self.conserves and len(values) > 1:
-            record = _masses(self.site, relevance, values)
+        elif self.measures or (self.conserves and len(values) > 1):
+            record = _masses(self.site, relevance, values, lossless=self.conserves)
         return *values, record
 
     def extra_repr(self) -> str:
@@ -157,8 +168,9 @@ def _rescale(call: Call, shares: Shares, arrived: Tensor) -> tuple[tuple[Tensor,
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
 
 
-def _masses(site: Site, relevance: Any, values: Sequence[Tensor]) -> Tensor:
+def _masses(site: Site, relevance: Any, values: Sequence[Tensor], lossless: bool) -> Tensor:
     arrived = _mass(site.output_batch, relevance)
     emitted = [mark.sum(value) for mark, value in zip(site.input_batch, values, strict=True)]
     moved = torch.stack(emitted).sum(0)
-    return torch.stack([arrived, moved, moved, torch.zeros_like(arrived), *emitted])
+    lost = torch.zeros_like(arrived) if lossless else arrived - moved
+    return torch.stack([arrived, moved, moved, lost, *emitted])

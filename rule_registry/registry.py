@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch._ops import OpOverload
 
-from rule_registry.rules import Function, Rule, RuleSet, as_rule
+from rule_registry.rules import Function, Parameter, Rule, RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
 F = TypeVar("F", bound=Function)
@@ -25,7 +25,8 @@ class _Definition:
     summary: str
     base: str | None
     settings: dict[str, Any]
-    parameters: dict[str, float]
+    parameters: dict[str, Parameter]
+    fixed: dict[str, Parameter]
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -38,7 +39,8 @@ def define(
     summary: str,
     *,
     base: str | None = None,
-    parameters: Mapping[str, float] | None = None,
+    parameters: Mapping[str, Parameter] | None = None,
+    fixed: Mapping[str, Parameter] | None = None,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -51,8 +53,10 @@ def define(
         Rule set whose rules hold wherever this one has none of its own.
     parameters : mapping, optional
         Defaults of the parameters that `get` accepts.
+    fixed : mapping, optional
+        Parameters of the base that this rule set gives a value for good: `get` no longer accepts them.
     **settings
-        Further fields of `RuleSet` (``default``, ``contrast``, ``conserves``, ``largest_one``).
+        Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
     Raises
     ------
@@ -70,7 +74,7 @@ def define(
     unknown = settings.keys() - {f.name for f in fields(RuleSet)}
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}")
-    _definitions[name] = _Definition(summary, base, settings, dict(parameters or {}))
+    _definitions[name] = _Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}))
 
 
 def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
@@ -115,7 +119,7 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
                 definition.overrides.append((key, entry))
             else:
                 definition.table[key] = entry
-        get.cache_clear()
+        _get.cache_clear()
         return function
 
     if rule is not None:
@@ -123,8 +127,7 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
     return add
 
 
-@lru_cache(maxsize=32)
-def get(name: str, **parameters: float) -> RuleSet:
+def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     """Return a rule set by name.
 
     Parameters
@@ -132,7 +135,8 @@ def get(name: str, **parameters: float) -> RuleSet:
     name : str
         One of `names`.
     **parameters
-        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``.
+        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers, or
+        sequences of numbers, one for each channel.
 
     Raises
     ------
@@ -142,25 +146,34 @@ def get(name: str, **parameters: float) -> RuleSet:
         If it has no such parameter.
     """
     load_plugins()
+    hashable = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in parameters.items()}
+    return _get(name, **hashable)
+
+
+@lru_cache(maxsize=32)
+def _get(name: str, **parameters: Parameter) -> RuleSet:
     definition = _definition(name)
     chain = [definition]
     while chain[-1].base is not None:
         chain.append(_definition(chain[-1].base))
-    values: dict[str, float] = {}
+    values: dict[str, Parameter] = {}
+    fixed: dict[str, Parameter] = {}
     settings: dict[str, Any] = {}
     table: dict[OpOverload, Rule] = {}
     overrides: list[tuple[Selector, Rule]] = []
     for link in reversed(chain):
-        values |= link.parameters
+        values |= link.parameters | link.fixed
+        fixed |= link.fixed
         settings |= link.settings
         table |= link.table
         if overrides:
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
             overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
         overrides += link.overrides
-    unknown = parameters.keys() - values.keys()
+    free = values.keys() - fixed.keys()
+    unknown = parameters.keys() - free
     if unknown:
-        accepted = ", ".join(sorted(values)) or "none"
+        accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
     values |= parameters
     return RuleSet(

@@ -15,6 +15,8 @@ from rule_registry.call import Call, Relevances, Site
 from rule_registry.select import Selector, check_overload
 
 Function = Callable[..., Relevances]
+Parameter = float | tuple[float, ...]
+"""A number, or one for each channel."""
 Kind = Literal["rule", "passes", "blocks"]
 
 
@@ -45,7 +47,7 @@ class Rule:
     def __str__(self) -> str:
         return self.name
 
-    def bind(self, parameters: Mapping[str, float]) -> Rule:
+    def bind(self, parameters: Mapping[str, Parameter]) -> Rule:
         """Fill in the keyword-only parameters of the function that a rule set defines.
 
         What is bound already (the rule of another rule set, say) stays.
@@ -98,8 +100,14 @@ class RuleSet:
         Values for the keyword-only parameters of the rules.
     contrast : {"rest", None}
         The contrast `relprop.explain` uses unless told otherwise.
+    seed : {"one", "output"}
+        Relevance at the target: one, or the output that is explained, as rules that decompose it have it.
     conserves : bool
-        Whether every operation hands on the mass that arrived.
+        Whether every operation hands on the mass that arrived: `Shares` are rescaled to it.
+    measures : bool
+        Whether the mass is followed where it is not conserved: what biases and stabilisers absorb is reported.
+    times_input : bool
+        Whether what arrives at an activation is multiplied with it: a gradient becomes a relevance.
     largest_one : bool
         Whether maps are divided by their largest magnitude, as some publish them.
     """
@@ -109,9 +117,12 @@ class RuleSet:
     table: Mapping[OpOverload, Rule]
     overrides: tuple[tuple[Selector, Rule], ...] = ()
     default: Rule | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     contrast: Literal["rest"] | None = None
+    seed: Literal["one", "output"] = "one"
     conserves: bool = True
+    measures: bool = False
+    times_input: bool = False
     largest_one: bool = False
 
     def find(self, site: Site) -> Rule | None:

@@ -93,7 +93,7 @@ def apply_rule(
     assert rule is not None, f"{chosen.name} has no rule for {op}"
     if rule.kind == "passes":
         return Applied((relevance,), None)
-    step = Step(site, rule, "here", chosen.conserves)
+    step = Step(site, rule, "here", chosen.conserves, chosen.measures)
     *values, record = step(relevance, op(*args, **kwargs), *args, **kwargs)
     return Applied(tuple(values), record)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import rule_registry
 from relprop.models import PictureError, sample_pictures
 from rule_registry import registry
 
@@ -28,7 +27,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     for number, block in enumerate(blocks("python"), 1):
         exec(compile(block, f"README.md, block {number}", "exec"), scope)
     assert (tmp_path / "maps.png").stat().st_size > 10_000
-    rule_registry.get.cache_clear()
+    registry._get.cache_clear()
 
 
 def test_readme_has_two_commands():

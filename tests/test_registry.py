@@ -26,9 +26,9 @@ def _private_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         name: replace(d, table=dict(d.table), overrides=list(d.overrides)) for name, d in registry._definitions.items()
     }
     monkeypatch.setattr(registry, "_definitions", copies)
-    registry.get.cache_clear()
+    registry._get.cache_clear()
     yield
-    registry.get.cache_clear()
+    registry._get.cache_clear()
     registry.load_plugins.cache_clear()
 
 
@@ -105,6 +105,22 @@ def test_unknown_parameter_names_those_there_are() -> None:
         rule_registry.get("abslrp", epsilon=1.0)
     with pytest.raises(TypeError, match="it accepts: none"):
         rule_registry.get("gradient", delta=1.0)
+
+
+def test_a_fixed_parameter_is_no_longer_accepted() -> None:
+    rule_registry.define("mine", "…", parameters={"delta": 3.0})
+    rule_registry.register("mine", aten.relu.default)(scaled)
+    rule_registry.define("heir", "…", base="mine", fixed={"delta": 2.0})
+    assert value_of(rule_registry.get("heir").find(site())) == 2
+    assert rule_registry.get("heir").parameters == {"delta": 2.0}
+    with pytest.raises(TypeError, match="it accepts: none"):
+        rule_registry.get("heir", delta=4.0)
+
+
+def test_a_parameter_may_be_a_sequence() -> None:
+    rule_registry.define("mine", "…", parameters={"low": 0.0})
+    assert rule_registry.get("mine", low=[1, 2.5]).parameters == {"low": (1, 2.5)}
+    assert rule_registry.get("mine", low=[1, 2.5]) is rule_registry.get("mine", low=(1, 2.5))
 
 
 def test_a_rule_that_needs_a_missing_parameter() -> None:
@@ -356,7 +372,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
     registry.load_plugins.cache_clear()
-    registry.get.cache_clear()
+    registry._get.cache_clear()
 
 
 def test_plug_ins_are_loaded_once_and_before_a_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
