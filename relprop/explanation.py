@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from relprop.archive import archive_items
 from relprop.conservation import Conservation
+from relprop.display import as_pixels, draw, notebook_html, notebook_picture
 from relprop.errors import RelpropError
-from relprop.pictures import overlay, robust_scale, sheet
+from relprop.pictures import overlay, robust_scale
 from relprop.saving import save
-from relprop.steps import widen
+from relprop.spatial import LayoutError, find_map
+from rule_registry import BatchAxis
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Explanation:
         The classes explained, ``(B,)``; None where the target is a callable.
     layers : mapping of str to Tensor or list of Tensor
         Relevance at the outputs of the modules asked for, shaped like them; a list for a module called repeatedly.
+    axes : mapping of str to BatchAxis
+        Where the samples lie in sources and layers (``"path@1"``: a module's second call), if not along axis 0.
     conservation : Conservation
         Where the relevance went.
     rules : str
@@ -51,6 +54,7 @@ class Explanation:
     conservation: Conservation
     rules: str
     layers: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)
+    axes: Mapping[str, BatchAxis] = field(default_factory=dict)
 
     @property
     def relevance(self) -> Tensor:
@@ -78,18 +82,102 @@ class Explanation:
             raise RelpropError("the target is a callable, so it has no class probability")
         return self.output.float().softmax(1).gather(1, self.target[:, None])[:, 0]
 
-    def heatmap(self) -> Tensor:
+    def __len__(self) -> int:
+        return len(self.output)
+
+    def __getitem__(self, samples: int | slice) -> Explanation:
+        """Return the explanation of some samples; of a single one as a batch of one.
+
+        Raises
+        ------
+        IndexError
+            If there are no such samples.
+        """
+        if isinstance(samples, slice):
+            if not range(len(self))[samples]:
+                raise IndexError(f"no samples {samples} in a batch of {len(self)}")
+            if samples.step is not None and samples.step < 1:
+                raise IndexError(f"the step must be positive, not {samples.step}: tensors have no negative steps")
+        else:
+            at = range(len(self))[samples]
+            samples = slice(at, at + 1)
+
+        def layer(path: str, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+            parts = value if isinstance(value, list) else [value]
+            taken = [self._axis(layer_name(path, k)).take(part, samples) for k, part in enumerate(parts)]
+            return taken if isinstance(value, list) else taken[0]
+
+        cuts = [
+            replace(c, mass=c.mass[:, samples], factor=c.factor[:, samples], lost=c.lost[:, samples])
+            for c in self.conservation.cuts
+        ]
+        return replace(
+            self,
+            relevances={name: self._axis(name).take(value, samples) for name, value in self.relevances.items()},
+            seeds={name: self._axis(name).take(value, samples, lead=1) for name, value in self.seeds.items()},
+            output=self.output[samples],
+            target=None if self.target is None else self.target[samples],
+            conservation=replace(self.conservation, cuts=tuple(cuts)),
+            layers={path: layer(path, value) for path, value in self.layers.items()},
+        )
+
+    @property
+    def layer_calls(self) -> dict[str, Tensor]:
+        """The tensors of ``layers`` one by one; ``"path@1"`` is the second call of a module."""
+        return {
+            layer_name(path, k): part
+            for path, value in self.layers.items()
+            for k, part in enumerate(value if isinstance(value, list) else [value])
+        }
+
+    def summed(self, layer: str | None = None) -> Tensor:
+        """Sum relevance over the channels, ``(B, H, W)``.
+
+        Parameters
+        ----------
+        layer : str, optional
+            A module of ``layers`` in place of the source, see ``layer_calls``. Tokens that are not of the picture
+            (class, distillation, registers) are left out.
+
+        Raises
+        ------
+        LayoutError
+            If the source is no picture ``(B, C, H, W)``, or the layer's output has no spatial layout.
+        RelpropError
+            If there are several sources, or no such layer.
+        """
+        if layer is None:
+            if self.relevance.ndim != 4:
+                raise LayoutError(f"a heat map needs a source (B, C, H, W), not {tuple(self.relevance.shape)}")
+            return self.relevance.sum(1)
+        calls = self.layer_calls
+        if layer not in calls:
+            there = f"there are {', '.join(calls)}" if calls else "name it in layers=[...] of relprop.explain"
+            raise RelpropError(f"no relevance of a layer {layer!r}: {there}")
+        mark, value = self._axis(layer), calls[layer]
+        picture = next(((v.shape[2], v.shape[3]) for v in self.relevances.values() if v.ndim == 4), (1, 1))
+        found = None if mark.merged else find_map(value.movedim(mark.axis, 0), picture)
+        if found is None:
+            raise LayoutError(
+                f"the output of {layer!r} has no spatial layout that its shape {tuple(value.shape)} would tell, so it "
+                f"can't be drawn; its relevance is in layers[{layer.partition('@')[0]!r}]"
+            )
+        return found
+
+    def heatmap(self, layer: str | None = None) -> Tensor:
         """Sum the channels and divide by the largest magnitude of each sample, ``(B, H, W)`` in [-1, 1].
+
+        Parameters
+        ----------
+        layer : str, optional
+            As in `summed`.
 
         Raises
         ------
         RelpropError
-            If the source is no picture ``(B, C, H, W)``.
+            As `summed` does.
         """
-        relevance = self.relevance
-        if relevance.ndim != 4:
-            raise RelpropError(f"a heat map needs a source (B, C, H, W), not {tuple(relevance.shape)}")
-        heat = relevance.sum(1)
+        heat = self.summed(layer)
         largest = heat.abs().amax((1, 2), keepdim=True)
         return heat / torch.where(largest == 0, 1.0, largest)
 
@@ -106,12 +194,17 @@ class Explanation:
         ndarray
             ``(B, H, W, 3)`` uint8 RGB.
         """
-        pictures, heats = as_pixels(images), self._heats()
-        scaled, _ = robust_scale(heats)
+        pictures = as_pixels(images, len(self))
+        scaled, _ = robust_scale(self.summed().cpu().numpy())
         return np.stack([overlay(picture, heat) for picture, heat in zip(pictures, scaled, strict=True)])
 
-    def save(self, path: str | PathLike[str], images: Tensor | NDArray[np.uint8] | None = None) -> None:
-        """Write maps as ``.png``, over ``images`` where given, or all tensors as ``.npz`` or ``.h5``.
+    def save(
+        self,
+        path: str | PathLike[str],
+        images: Tensor | NDArray[np.uint8] | None = None,
+        titles: Sequence[str] | None = None,
+    ) -> None:
+        """Write what `show` draws as ``.png``, or all tensors as ``.npz`` or ``.h5``.
 
         Raises
         ------
@@ -123,46 +216,48 @@ class Explanation:
             "conservation_error": self.conservation.error,
             "lost": self.conservation.lost,
         }
-        save(path, self._arrays(), attributes, lambda: self.show(images))
+        save(path, archive_items(self), attributes, lambda: self.show(images, titles))
 
-    def show(self, images: Tensor | NDArray[np.uint8] | None = None) -> Figure:
-        """Draw the maps of the batch; in a notebook the figure shows itself."""
-        return sheet(self._heats(), None if images is None else as_pixels(images))
+    def show(
+        self,
+        images: Tensor | NDArray[np.uint8] | None = None,
+        titles: Sequence[str] | None = None,
+        columns: int | None = None,
+    ) -> Figure:
+        """Draw the maps of the batch; in a notebook the figure shows itself.
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        several = len(self.relevances) > 1
-        tensors = {f"relevance:{k}" if several else "relevance": v for k, v in self.relevances.items()}
-        tensors["output"] = self.output
-        if self.target is not None:
-            tensors["target"] = self.target
-        for path, value in self.layers.items():
-            parts = value if isinstance(value, list) else [value]
-            tensors |= {f"layer:{path}" + (f"@{k}" if k else ""): part for k, part in enumerate(parts)}
-        return {name: widen(tensor).cpu().numpy() for name, tensor in tensors.items()}
+        Where layers were asked for, each sample has a row: its map at the input, then at each layer.
 
-    def _heats(self) -> NDArray[np.float64]:
-        heats: NDArray[np.float64] = self.heatmap().cpu().double().numpy()
-        return heats
+        Parameters
+        ----------
+        images : Tensor or ndarray, optional
+            Pictures to draw over, ``(B, 3, H, W)`` in [0, 1], or ``(B, H, W, 3)`` uint8.
+        titles : sequence of str, optional
+            A name per sample. The default is the class index and its probability.
+        columns : int, optional
+            Maps in a row; by default 4, and 7 where there are layers.
 
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.show().savefig(buffer, format="png")
-        return buffer.getvalue()
+        Raises
+        ------
+        RelpropError
+            If the source is no picture ``(B, C, H, W)``, or there isn't one image and title per sample.
+        """
+        return draw(self, images, titles, columns)
+
+    def _axis(self, name: str) -> BatchAxis:
+        return self.axes.get(name, BatchAxis(0))
+
+    def _repr_png_(self) -> bytes | None:
+        return notebook_picture(self)
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.relevances.items())
         return f"Explanation({shapes}, rules={self.rules!r})\n{self.conservation}"
 
 
-def as_pixels(images: Tensor | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that or from tensors ``(B, 3, H, W)`` in [0, 1]."""
-    if isinstance(images, Tensor):
-        if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
-            raise RelpropError(
-                f"pictures must be (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3), not {tuple(images.shape)} from "
-                f"{float(images.min()):.2f} to {float(images.max()):.2f}: undo the normalisation first"
-            )
-        return (images.permute(0, 2, 3, 1).cpu().float() * 255).round().to(torch.uint8).numpy()
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-        raise RelpropError(f"pictures must be uint8 (B, H, W, 3), not {images.dtype} {images.shape}")
-    return images
+def layer_name(path: str, call: int) -> str:
+    """Name a module's output: by its path, and for later calls of the same module by their number."""
+    return f"{path}@{call}" if call else path

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
+from relprop.tiles import write_png
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """An array of an archive, with words that say what it is to someone who has only the file."""
+
+    values: NDArray[Any]
+    description: str
 
 
 def save(
     path: str | PathLike[str],
-    arrays: Mapping[str, NDArray[Any]],
+    items: Mapping[str, Item],
     attributes: Mapping[str, Any],
     draw: Callable[[], Figure],
 ) -> None:
@@ -27,10 +39,10 @@ def save(
     ----------
     path : path
         Its suffix says which.
-    arrays : mapping
-        What archives hold, by name.
+    items : mapping
+        What archives hold, by name. In a ``.h5`` each has its ``description`` as an attribute.
     attributes : mapping
-        Further numbers and words for the root of a ``.h5``.
+        Further numbers and words for the root of a ``.h5``, beside the versions of the software.
     draw : callable
         Makes the figure.
 
@@ -41,16 +53,23 @@ def save(
     """
     path = Path(path)
     if path.suffix == ".png":
-        figure = draw()
-        with written_whole(path) as part:
-            figure.savefig(part, format="png")
+        write_png(draw(), path)
     elif path.suffix == ".npz":
+        arrays = {name: item.values for name, item in items.items()}
         with written_whole(path) as part, part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
     elif path.suffix in (".h5", ".hdf5"):
         with written_whole(path) as part, h5py.File(part, "w") as file:
-            for name, values in arrays.items():
-                file.create_dataset(name, data=values, compression="gzip", shuffle=True)
-            file.attrs.update(attributes)
+            for name, item in items.items():
+                data = file.create_dataset(name, data=item.values, compression="gzip", compression_opts=1, shuffle=True)
+                data.attrs["description"] = item.description
+            file.attrs.update({**attributes, "relprop_version": _version(), "torch_version": str(torch.__version__)})
     else:
         raise OutputError(f"cannot write {path}: the kinds of file are .png, .npz and .h5, not {path.suffix!r}")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("relprop")
+    except metadata.PackageNotFoundError:
+        return "not installed"

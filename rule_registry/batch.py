@@ -47,7 +47,7 @@ class BatchAxis:
         axis = self.axis + lead
         if not self.merged:
             return tensor[(slice(None),) * axis + (samples,)]
-        parts = tensor.unflatten(axis, (self.outer, -1, self.factor))
+        parts: Tensor = tensor.unflatten(axis, (self.outer, -1, self.factor))
         return parts[(slice(None),) * (axis + 1) + (samples,)].flatten(axis, axis + 2)
 
     def sum(self, tensor: Tensor, lead: int = 1) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 import relprop
 from relprop.files import OutputError
+from relprop.spatial import find_map
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,18 @@ def test_save_writes_the_whole_file_and_nothing_else(explained, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == [name]
     if name.endswith(".npz"):
         with np.load(tmp_path / name) as saved:
-            assert set(saved) == {"relevance", "output", "target", "layer:0", "layer:1"}
+            assert set(saved) == {"relevance", "seeds", "output", "target", "layer:0", "layer:1"}
             np.testing.assert_array_equal(saved["relevance"], explained.relevance.numpy())
+            np.testing.assert_array_equal(saved["seeds"][0] - saved["seeds"][1], saved["relevance"])
     if name.endswith(".h5"):
         with h5py.File(tmp_path / name) as saved:
             np.testing.assert_array_equal(saved["layer:0"], explained.layers["0"].numpy())
             assert saved.attrs["rules"] == "abslrp"
+            assert saved.attrs["torch_version"] == str(torch.__version__)
+            assert "relprop_version" in saved.attrs
+            assert "minus that of all other classes" in saved["relevance"].attrs["description"]
+            assert "output of module 0," in saved["layer:0"].attrs["description"]
+            assert all(data.attrs["description"] for data in saved.values())
     if name.endswith(".png"):
         assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -72,8 +79,11 @@ def test_normalised_images_are_refused(explained, images):
         explained.overlay(images * 4 - 2)
 
 
-def test_notebooks_get_a_png(explained):
-    assert explained._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+def test_pictures_and_titles_are_one_per_sample(explained, images):
+    with pytest.raises(relprop.RelpropError, match="2 pictures for 3 samples"):
+        explained.show(images[:2])
+    with pytest.raises(relprop.RelpropError, match="1 titles for 3 samples"):
+        explained.show(images, titles=["cat"])
 
 
 def test_probability_is_the_softmax_of_the_target(explained):
@@ -84,3 +94,160 @@ def test_probability_is_the_softmax_of_the_target(explained):
 def test_printing_tells_the_conservation(explained):
     assert "largest error" in str(explained)
     assert "abslrp" in repr(explained)
+
+
+def words(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def test_show_draws_a_row_per_sample_with_its_layers(explained, images):
+    figure = explained.show(images)
+    assert words(figure).count("0") == 1 + 3, "the colour bar's zero, and layer 0 of three samples"
+    assert f"class {int(explained.target[2])}  {float(explained.probability[2]):.1%}" in words(figure)
+    assert "-1 more of the others" in words(figure)
+    named = explained.show(titles=["cat", "dog", "goose"])
+    assert {"cat", "dog", "goose"} < set(words(named))
+
+
+def test_show_lists_layers_that_are_no_maps():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    e = relprop.explain(model, torch.randn(2, 3, 9, 9), layers=["0", "2", "3"])
+    assert "no maps, so not drawn: 2 (2, 8, 1, 1), 3 (2, 8)" in words(e.show())
+    with pytest.raises(relprop.RelpropError, match=r"\(2, 8\) .* layers\['3'\]"):
+        e.heatmap("3")
+    with pytest.raises(relprop.RelpropError, match="no relevance of a layer '1': there are 0, 2, 3"):
+        e.heatmap("1")
+
+
+@pytest.mark.parametrize(("contrast", "word"), [("rest", "more of this class +1"), (None, "most of the relevance 1")])
+def test_legend_says_what_was_asked(contrast, word):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
+    x = torch.randn(2, 3, 9, 9)
+    assert word in words(relprop.explain(model, x, contrast=contrast).show())
+    signed = relprop.explain(model, x, rules="gradient", contrast=None).show()
+    assert "positive +1" in words(signed)
+
+
+class Twice(nn.Module):
+    """A module called twice, tokens with positions in front, samples merged with positions, pooled features."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, stride=4)
+        self.classes = nn.Parameter(torch.randn(1, 2, 6))
+        self.mix = nn.Linear(6, 6)
+        self.first = nn.Linear(6, 6)
+        self.outer = nn.Linear(6, 6)
+        self.inner = nn.Linear(6, 6)
+        self.last = nn.Identity()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        grid = self.stem(x)
+        tokens = torch.cat([self.classes.expand(x.shape[0], -1, -1), grid.flatten(2).transpose(1, 2)], 1)
+        tokens = self.mix(self.mix(tokens).relu()).relu()
+        tokens = self.first(tokens.transpose(0, 1)).relu()  # (N, B, D)
+        count = tokens.shape[0]
+        tokens = self.outer(tokens.flatten(0, 1)).relu().unflatten(0, (count, x.shape[0]))
+        tokens = self.inner(tokens.transpose(0, 1).flatten(0, 1)).relu().unflatten(0, (x.shape[0], count))
+        return self.head(tokens.mean(1))
+
+
+LAYERS = ["stem", "mix", "first", "outer", "inner", "head"]
+
+
+@pytest.fixture(scope="module", params=[None, 1, 2])
+def merged(request):
+    torch.manual_seed(0)
+    model = Twice().eval()
+    x = torch.randn(5, 3, 16, 24)
+    whole = relprop.explain(model, x, layers=LAYERS, batch_size=request.param)
+    return whole, [relprop.explain(model, x[k : k + 2], layers=LAYERS) for k in range(4)], x
+
+
+def assert_equal(one, other):
+    assert list(one.layer_calls) == list(other.layer_calls)
+    pairs = [(one.relevance, other.relevance), (one.output, other.output), (one.target, other.target)]
+    pairs += [(one.seeds[name], other.seeds[name]) for name in one.seeds]
+    pairs += [(one.layer_calls[name], other.layer_calls[name]) for name in one.layer_calls]
+    pairs += [
+        (getattr(a, k), getattr(b, k))
+        for a, b in zip(one.conservation.cuts, other.conservation.cuts, strict=True)
+        for k in ("mass", "factor", "lost")
+    ]
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_a_slice_is_the_explanation_of_those_samples(merged, start):
+    whole, pairs, _ = merged
+    assert_equal(whole[start : start + 2], pairs[start])
+
+
+def test_single_samples_keep_their_batch_axis(merged):
+    whole, pairs, _ = merged
+    assert len(whole) == 5
+    assert whole[1].relevance.shape == (1, 3, 16, 24)
+    assert_equal(whole[1], pairs[1][0])
+    assert_equal(whole[-1], whole[4])
+    assert_equal(whole[::2][1], whole[2])
+    assert [len(one) for one in whole] == [1] * 5
+    assert str(whole[3].conservation)
+
+
+@pytest.mark.parametrize("samples", [5, -6, slice(5, 9), slice(None, None, -1)])
+def test_samples_that_are_not_there_are_an_index_error(merged, samples):
+    with pytest.raises(IndexError):
+        merged[0][samples]
+
+
+def test_maps_of_layers_lie_where_the_tokens_are(merged):
+    whole, _, _ = merged
+    assert set(whole.layer_calls) == {"stem", "mix", "mix@1", "first", "outer", "inner", "head"}
+    expected = {
+        "stem": whole.layers["stem"].sum(1),
+        "mix": whole.layers["mix"][0][:, 2:].sum(2).reshape(5, 4, 6),
+        "mix@1": whole.layers["mix"][1][:, 2:].sum(2).reshape(5, 4, 6),
+        "first": whole.layers["first"].transpose(0, 1)[:, 2:].sum(2).reshape(5, 4, 6),
+    }
+    for name, summed in expected.items():
+        torch.testing.assert_close(whole.summed(name), summed)
+        heat = whole.heatmap(name)
+        assert heat.shape == (5, 4, 6)
+        torch.testing.assert_close(heat.abs().amax((1, 2)), torch.ones(5))
+    for name in ("outer", "inner", "head"):
+        with pytest.raises(relprop.RelpropError, match="no spatial layout"):
+            whole.heatmap(name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "picture", "found"),
+    [
+        ((2, 64, 56, 56), (224, 224), (56, 56)),
+        ((2, 56, 56, 96), (224, 224), (56, 56)),  # Swin: channels last
+        ((2, 7, 7, 7), (224, 224), (7, 7)),
+        ((2, 32, 8, 10), (225, 300), (8, 10)),  # strides rounded up
+        ((2, 8, 10, 32), (225, 300), (8, 10)),
+        ((2, 196, 192), (224, 224), (14, 14)),
+        ((2, 197, 192), (224, 224), (14, 14)),  # a class token
+        ((2, 198, 192), (224, 224), (14, 14)),  # and a distillation token
+        ((2, 201, 192), (224, 224), (14, 14)),  # and four registers
+        ((2, 393, 192), (224, 448), (14, 28)),
+        ((2, 200 + 10, 192), (224, 224), None),
+        ((2, 64, 7, 14), (224, 224), None),
+        ((2, 64, 1, 1), (224, 224), None),
+        ((2, 1, 192), (224, 224), None),
+        ((2, 192), (224, 224), None),
+        ((2, 3, 4, 7, 7), (224, 224), None),
+    ],
+)
+def test_grids_are_told_by_the_aspect_ratio_of_the_picture(shape, picture, found):
+    relevance = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    drawn = find_map(relevance, picture)
+    assert (None if drawn is None else tuple(drawn.shape)) == (None if found is None else (2, *found))
+    if drawn is not None and relevance.ndim == 3:
+        prefix = shape[1] - found[0] * found[1]
+        torch.testing.assert_close(drawn.flatten(1), relevance[:, prefix:].sum(2))

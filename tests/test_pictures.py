@@ -1,7 +1,8 @@
-"""Drawing: scales known by hand, colours symmetric about zero, files written whole or not at all."""
+"""Drawing: scales known by hand, colours all can tell apart, words that fit, files written whole or not at all."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,25 @@ import pytest
 from matplotlib.figure import Figure
 
 from relprop import pictures
+from relprop.colours import cell_overlay
 from relprop.errors import RelpropError
 from relprop.files import OutputError
-from relprop.pictures import DrawingError, heat_colours, overlay, panel, robust_scale, save_panel
+from relprop.pictures import (
+    SIGNED,
+    DrawingError,
+    Tile,
+    class_sheet,
+    heat_colours,
+    layer_sheet,
+    overlay,
+    panel,
+    robust_scale,
+    save_panel,
+    scale_note,
+    scale_words,
+    tile_sheet,
+)
+from relprop.tiles import encode, scaled, sharp, tile_size
 
 GREY = np.full((20, 30, 3), 128, np.uint8)
 
@@ -116,26 +133,229 @@ def test_small_maps_are_resized_bilinearly() -> None:
     assert (np.diff(redness) >= 0).sum() > 20
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (90, 30), (30, 90), (1, 1)])
-def test_panel_has_three_columns_and_a_centred_colour_bar(shape: tuple[int, int]) -> None:
-    picture = np.zeros((*shape, 3), np.uint8)
-    figure = panel(picture, np.zeros((7, 7)), "cat $5_% 93 %", "99.5 percentile")
-    assert isinstance(figure, Figure)
-    tiles, bar = figure.axes[:3], figure.axes[3]
-    assert [len(tile.images) for tile in tiles] == [1, 1, 1]
-    assert bar.get_xlim() == (-1, 1)
-    assert {"cat $5_% 93 %", "99.5 percentile"} <= {text.get_text() for text in figure.texts}
-    for tile in tiles:
-        box = tile.get_window_extent()
-        ratio = box.height / box.width
-        assert ratio == pytest.approx(shape[0] / shape[1], rel=0.02)
+def test_coarse_maps_are_drawn_cell_by_cell() -> None:
+    heat = np.zeros((7, 7))
+    heat[2, 3], heat[5, 0] = 1.0, -1.0
+    drawn = cell_overlay(np.full((210, 210, 3), 128, np.uint8), heat).astype(int)
+    redness = drawn[..., 0] - drawn[..., 2]
+    assert (redness[61:89, 91:119] > 80).all()
+    assert (redness[151:179, 1:29] < -80).all()
+    redness[60:91, 90:121] = redness[150:181, 0:31] = 0
+    assert not redness.any(), "relevance stays in its cell"
+    assert (drawn[30, 1:29] != drawn[15, 15]).all(), "a line between cells"
+    fine = cell_overlay(np.full((210, 210, 3), 128, np.uint8), np.zeros((70, 70)))
+    assert (fine == fine[0, 0]).all(), "no lines where they would hide the cells"
 
 
-def test_panel_leaves_pyplot_alone() -> None:
+# Linear RGB as it appears without one kind of cone (Machado, Oliveira, Fernandes 2009, severity 1).
+DICHROMATS = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+def appearance(pixels: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
+    """CIELAB of sRGB pixels (N, 3), seen by a dichromat."""
+    linear = (pixels / 255.0) ** 2.2
+    seen = np.clip(linear @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
+    return cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+
+
+@pytest.mark.parametrize("kind", DICHROMATS)
+def test_colour_blind_people_tell_the_signs_apart(kind: str) -> None:
+    strengths = np.linspace(0.25, 1, 16)[None]
+    for name, (warm, cold) in {
+        "heat map": (heat_colours(strengths)[0], heat_colours(-strengths)[0]),
+        "overlay": tuple(overlay(np.full((1, 16, 3), 128, np.uint8), sign * strengths, blur=0)[0] for sign in (1, -1)),
+    }.items():
+        distance = np.linalg.norm(
+            appearance(warm, DICHROMATS[kind])[:, 1:] - appearance(cold, DICHROMATS[kind])[:, 1:], axis=1
+        )
+        assert distance.min() > 12, f"{name}: {distance}"  # a difference of hue; 2.3 is just noticeable
+    green, red = np.array([[90, 160, 60], [190, 110, 60]])  # what fails the same test: a green and a red
+    confused = [appearance(colour[None], DICHROMATS["deuteranopia"])[0, 1:] for colour in (green, red)]
+    assert np.linalg.norm(confused[0] - confused[1]) < 12
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(encode(figure), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def words_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def assert_words_are_readable(figure: Figure) -> None:
+    """No word is cut off, and none lies over another."""
+    boxes = [text.get_window_extent() for text in figure.texts]
+    for text, box in zip(figure.texts, boxes, strict=True):
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+    for k, one in enumerate(figure.texts):
+        for other, box in zip(figure.texts[:k], boxes, strict=False):
+            assert not boxes[k].shrunk(0.98, 0.7).overlaps(box.shrunk(0.98, 0.7)), f"{one} {other}"
+
+
+def find(image: np.ndarray, part: np.ndarray) -> tuple[int, int]:
+    """Row and column at which a part lies in an image, pixel by pixel."""
+    distance = cv2.matchTemplate(image, part, cv2.TM_SQDIFF)
+    row, column = np.unravel_index(distance.argmin(), distance.shape)
+    there = image[row : row + part.shape[0], column : column + part.shape[1]]
+    assert (there == part).all(), "the part is not in the image as it is"
+    return int(row), int(column)
+
+
+NOISE = np.random.default_rng(7)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return NOISE.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_tiles_are_shown_pixel_by_pixel_in_aligned_rows() -> None:
+    images = [[noise(40, 60), noise(50, 200)], [None, noise(30, 180), noise(70, 20)]]
+    rows = [[image if image is None else Tile(image, "name", "note") for image in row] for row in images]
+    figure = tile_sheet(rows, "caption", "title", legend=None)
+    drawn = pixels_of(figure)
+    places = [[image if image is None else find(drawn, image) for image in row] for row in images]
+    assert places[0][0][0] == places[0][1][0]
+    assert places[1][1][0] == places[1][2][0] > places[0][1][0] + 50
+    assert places[0][1][1] == places[1][1][1] > places[0][0][1] + 60
+    assert words_of(figure).count("name") == 4
+    assert {"caption", "title"} < set(words_of(figure))
+    assert_words_are_readable(figure)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_a_sheet_can_be_saved_at_another_resolution(scale: float) -> None:
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[:, :100] = 255, 0, 0
+    figure = tile_sheet([[Tile(image, "name")]], legend=None)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=figure.dpi * scale, format="png")
+    drawn = cv2.imdecode(np.frombuffer(buffer.getvalue(), np.uint8), cv2.IMREAD_COLOR)
+    assert (drawn == (0, 0, 255)).all(2).sum() == pytest.approx(200 * 100 * scale**2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "a class whose name goes on and on, so that it is wrapped, then shortened, however long it may be 93.1%",
+        "w" * 300 + " 93.1%",
+        "features.denseblock3.denselayer12.conv2.of.a.model.that.is.too.deep.for.its.own.good.93.1%",
+        "cat $5_% \\alpha {",
+    ],
+)
+def test_long_names_are_wrapped_or_shortened_but_keep_their_end(title: str) -> None:
+    tiles = [Tile(noise(30, 200), title, title) for _ in range(4)]
+    figure = tile_sheet([tiles, tiles], title, title)
+    assert_words_are_readable(figure)
+    ends = [text for text in words_of(figure) if text.endswith(title[-5:])]
+    assert len(ends) == 18
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (20, 30), (900, 300), (300, 900), (1, 1), (2000, 60), (60, 2000)])
+def test_panel_shows_picture_map_and_overlay_at_one_size(shape: tuple[int, int]) -> None:
+    picture = np.full((*shape, 3), 10, np.uint8)
+    figure = panel(picture, np.full((7, 7), 0.5), "cat $5_% 93 %", "99.5 percentile")
+    assert {"cat $5_% 93 %", "0 none", "most of the relevance 1"} < set(words_of(figure))
+    assert_words_are_readable(figure)
+    drawn = pixels_of(figure)
+    sizes = []
+    for colour in (
+        picture[0, 0],
+        heat_colours(np.full((1, 1), 0.5))[0, 0],
+        overlay(picture, np.full((7, 7), 0.5))[0, 0],
+    ):
+        area = (drawn == colour).all(2).astype(np.uint8)
+        _, _, boxes, _ = cv2.connectedComponentsWithStats(area)
+        _, _, width, height, _ = max(boxes[1:], key=lambda box: box[4])
+        sizes.append((height, width))
+    assert len(set(sizes)) == 1
+    assert sizes[0][0] / sizes[0][1] == pytest.approx(shape[0] / shape[1], rel=0.05)
+    assert max(drawn.shape[:2]) < 3000
+
+
+def test_legend_names_a_contrast_only_where_there_is_one() -> None:
+    heat = np.full((4, 4), 0.5)
+    contrast = {"-1 more of the others", "0", "more of this class +1"}
+    assert contrast < set(words_of(panel(GREY, heat - 0.6, "t", "c")))
+    assert not contrast & set(words_of(panel(GREY, heat, "t", "c")))
+    assert {"-1 negative", "positive +1"} < set(words_of(panel(GREY, heat - 0.6, "t", "c", legend=SIGNED)))
+    assert "more of this class +1" not in words_of(tile_sheet([[Tile(GREY)]], legend=None))
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (900, 300), (300, 900), (100, 3000), (3000, 100)])
+def test_original_shows_what_was_seen_and_veils_the_rest(shape: tuple[int, int]) -> None:
+    height, width = shape
+    side = min(shape)
+    left, top = (width - side) // 2 + side // 8, (height - side) // 2 + side // 8
+    box = (left, top, left + side * 3 // 4, top + side * 3 // 4)
+    heat = np.zeros(shape)
+    heat[top : box[3], left : box[2]] = 1.0
+    picture = np.full((224, 224, 3), 10, np.uint8)
+    plain = pixels_of(panel(picture, np.ones((7, 7)), "t", "c"))
+    figure = panel(picture, np.ones((7, 7)), "t", "c", (np.full((*shape, 3), 10, np.uint8), heat, box))
+    assert_words_are_readable(figure)
+    drawn = pixels_of(figure)
+    tile = drawn[:, plain.shape[1] - 10 :].astype(int)
+    assert tile.shape[1] < 2.1 * 448
+    grey = overlay(np.full((1, 1, 3), 10, np.uint8), np.zeros((1, 1)))[0, 0]
+    veiled = (tile == grey // 3 + 165).all(2)
+    assert veiled.any(), "lighter than what was seen"
+    seen = tile[..., 0] - tile[..., 2] > 80
+    rows, columns = np.nonzero(seen)
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=4), "the box keeps its aspect ratio"
+    area = (np.ptp(rows) + 5) ** 2  # with two pixels of outline on either side
+    assert area / (veiled.sum() + area) == pytest.approx((side * 3 // 4) ** 2 / (height * width), rel=0.2)
+    assert tile[~(seen | veiled)].min() < 40, "the box has a dark outline"
+
+
+def test_class_sheet_shows_every_class_and_its_map() -> None:
+    heats = np.random.default_rng(0).uniform(-1, 1, (7, 20, 30))
+    names = [f"class number {k} {k}.0%" for k in range(7)]
+    figure = class_sheet(GREY, heats, names, "caption", columns=3, notes=[scale_note(k) for k in range(7)])
+    assert set(names) < set(words_of(figure))
+    assert {"no relevance here", "1 is 6", "-1 more of the others"} < set(words_of(figure))
+    assert_words_are_readable(figure)
+    drawn = pixels_of(figure)
+    places = []
+    for heat in heats:
+        size = tile_size(heat.shape, 300)
+        find(drawn, scaled(overlay(GREY, heat), size))
+        places.append(find(drawn, heat_colours(sharp(heat, size))))
+    assert [row for row, _ in places] == sorted(row for row, _ in places)
+    assert len({column for _, column in places}) == 3
+
+
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_layer_sheet_wraps_many_layers_and_keeps_coarse_cells(with_picture: bool) -> None:
+    random = np.random.default_rng(0)
+    layers = {"input": (224, 224)} | {f"blocks.{k}.attn.proj": (14, 14) for k in range(11)} | {"stages.3": (7, 7)}
+    rows = [{name: random.uniform(-1, 1, size) for name, size in layers.items()} for _ in range(2)]
+    pictures = noise(2 * 224, 224).reshape(2, 224, 224, 3) if with_picture else None
+    figure = layer_sheet(pictures, ["cat 93%", "dog 2%"], rows, "caption")
+    words = words_of(figure)
+    assert words.count("stages.3") == words.count("blocks.10.attn.proj") == words.count("input") == 2
+    assert {"cat 93%", "dog 2%"} < set(words)
+    assert_words_are_readable(figure)
+    drawn = pixels_of(figure)
+    assert drawn.shape[1] < 1700
+    for k, maps in enumerate(rows):
+        heat = maps["stages.3"]
+        if pictures is None:
+            find(drawn, heat_colours(sharp(heat, (208, 208))))
+        else:
+            find(drawn, cell_overlay(scaled(pictures[k], (208, 208)), heat))
+
+
+def test_drawing_leaves_pyplot_alone() -> None:
     from matplotlib import pyplot
 
     before = pyplot.get_fignums()
-    panel(GREY, np.zeros((20, 30)), "title", "caption")
+    encode(panel(GREY, np.zeros((20, 30)), "title", "caption"))
     assert pyplot.get_fignums() == before
 
 
@@ -150,11 +370,12 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
 
-    def half(self: Figure, file: Path, **_: object) -> None:
-        file.write_bytes(b"half a file")
+    def half(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         save_panel(path, GREY, np.zeros((20, 30)), "title", "caption")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.png": b"old"}
@@ -170,3 +391,8 @@ def test_unwritable_folder_is_one_error(tmp_path: Path) -> None:
 def test_default_percentile_is_the_documented_one() -> None:
     relevance = np.random.default_rng(0).standard_normal((100, 100))
     assert robust_scale(relevance)[1] == pytest.approx(np.percentile(np.abs(relevance), pictures.PERCENTILE))
+
+
+def test_caption_tells_percentile_and_magnitude() -> None:
+    _, scale = robust_scale(np.full((4, 4), 0.00012))
+    assert scale_words(float(scale)) == "colours saturate at the 99.5th percentile of |relevance|, 0.00012"

@@ -1,0 +1,49 @@
+"""What the file of an explanation holds, and the words that say so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relprop.saving import Item
+from relprop.steps import widen
+from rule_registry import BatchAxis
+
+if TYPE_CHECKING:
+    from relprop.explanation import Explanation
+
+
+def archive_items(explanation: Explanation) -> dict[str, Item]:
+    """Return the arrays of an explanation by name, each with a description."""
+    seeds, several = explanation.seeds, len(explanation.relevances) > 1
+    contrast = next(iter(seeds.values())).shape[0] == 2
+    kind = "relevance of the target" + (" minus that of all other classes" if contrast else "")
+    items = {}
+    for name, value in explanation.relevances.items():
+        suffix, where = f":{name}" if several else "", f"at {name}, shaped like it; {_samples(explanation, name)}"
+        items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}")
+        if contrast:  # else it would repeat the relevance
+            words = f"relevance of the target [0] and of all other classes [1], each {where}, counted without the first"
+            items[f"seeds{suffix}"] = Item(_array(seeds[name]), words)
+    items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")
+    if explanation.target is not None:
+        items["target"] = Item(_array(explanation.target), "index of the class explained; samples along axis 0")
+    for name, value in explanation.layer_calls.items():
+        where = f"at the output of module {name}, shaped like it; {_samples(explanation, name)}"
+        items[f"layer:{name}"] = Item(_array(value), f"{kind} {where}")
+    return items
+
+
+def _samples(explanation: Explanation, name: str) -> str:
+    mark = explanation.axes.get(name, BatchAxis(0))
+    words = f"no unit; samples along axis {mark.axis}"
+    if mark.merged:
+        words += f", whose entries are ({mark.outer}, samples, {mark.factor}) flattened"
+    return words
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = widen(tensor).cpu().numpy()
+    return array

@@ -1,0 +1,87 @@
+"""Words that fit: fonts, their widths, and lines broken or shortened to a width."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.font_manager import FontProperties
+
+DPI = 128  # a power of two: any number of pixels is an exact number of inches
+_LINE = 1.3  # height of a line of text over the size of its font
+
+
+@dataclass(frozen=True)
+class Style:
+    """How words look: size in points, colour, weight."""
+
+    size: float
+    colour: str
+    bold: bool = False
+
+    @property
+    def font(self) -> FontProperties:
+        """The font as matplotlib takes it."""
+        return FontProperties(size=self.size, weight="bold" if self.bold else "normal")
+
+    @property
+    def line(self) -> int:
+        """Pixels from one line to the next."""
+        return round(self.ascent * _LINE)
+
+    @property
+    def ascent(self) -> int:
+        """Pixels from the top of a line to where its letters stand."""
+        return round(self.size * DPI / 72)
+
+
+def fit(text: str, width: int, style: Style, lines: int) -> list[str]:
+    """Wrap words to a width in pixels; what needs more lines loses its middle, as ends hold numbers and names."""
+    wrapped = _wrap(text, width, style)
+    if len(wrapped) <= lines:
+        return wrapped
+    fits, fails = 0, len(text)
+    while fails - fits > 1:
+        kept = (fits + fails) // 2
+        if len(_wrap(_shortened(text, kept), width, style)) <= lines:
+            fits = kept
+        else:
+            fails = kept
+    return _wrap(_shortened(text, fits), width, style)
+
+
+def _shortened(text: str, kept: int) -> str:
+    tail = kept // 3
+    return text[: kept - tail].rstrip() + "…" + (text[-tail:].lstrip() if tail else "")
+
+
+def _wrap(text: str, width: int, style: Style) -> list[str]:
+    """Break lines at spaces; words too long for a line inside of module paths, or else anywhere."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in re.findall(r"\s+|\S+", paragraph):
+            for piece in re.findall(r"[^./_]*[./_]*", word) if _width(word, style) > width else [word]:
+                if line and _width(line + piece, style) > width:
+                    lines.append(line.rstrip())
+                    line = ""
+                line = (line + piece).lstrip()
+                while _width(line, style) > width and len(line) > 1:
+                    cut = next(k for k in range(len(line) - 1, 0, -1) if k == 1 or _width(line[:k], style) <= width)
+                    lines.append(line[:cut])
+                    line = line[cut:]
+        lines.append(line.rstrip())
+    return lines
+
+
+@lru_cache(maxsize=4096)
+def _width(text: str, style: Style) -> float:
+    measured = _measure().get_text_width_height_descent(text, style.font, ismath=False)  # type: ignore[no-untyped-call]
+    return float(measured[0])
+
+
+@lru_cache(maxsize=1)
+def _measure() -> RendererAgg:
+    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
