@@ -1,0 +1,139 @@
+"""What a notebook shows of an explanation, in a real kernel."""
+
+import base64
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import relprop
+
+SETUP = """
+import torch
+from torch import nn
+import relprop
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+vectors = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+x = torch.randn(3, 3, 16, 20)
+"""
+CELLS = [
+    SETUP,
+    "relprop.explain(net, x)",
+    "relprop.explain(net, x, layers=['0']).show()",
+    "relprop.explain(vectors, torch.randn(2, 6))",
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    nbformat = pytest.importorskip("nbformat", reason='a notebook needs pip install "relprop[test]"')
+    nbclient = pytest.importorskip("nbclient", reason='running a notebook needs pip install "relprop[test]"')
+    pytest.importorskip("ipykernel", reason='a kernel needs pip install "relprop[test]"')
+    jupyter = tmp_path_factory.mktemp("jupyter")
+    spec = jupyter / "kernels" / "here"
+    spec.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "here", "language": "python"}))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(jupyter))
+        patch.setenv("PYTHONPATH", str(Path(relprop.__file__).parents[1]))
+        nbclient.NotebookClient(notebook, kernel_name="here", timeout=300).execute(cwd=str(jupyter))
+    return [[output for output in cell.outputs if output.output_type != "stream"] for cell in notebook.cells[1:]]
+
+
+def decoded(data):
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_an_explanation_is_a_picture_and_words(outputs):
+    (output,) = outputs[0]
+    drawn = decoded(output.data["image/png"])
+    assert drawn.shape[1] > 600
+    assert np.ptp(drawn.astype(int), axis=2).max() > 100, "relevance has a colour"
+    html = output.data["text/html"]
+    inline = decoded(re.search(r'src="data:image/png;base64,([^"]+)"', html)[1])
+    np.testing.assert_array_equal(inline, drawn)
+    assert html.count("<tr>") == 1 + 3
+    assert "conservation error" in html
+    assert "abslrp" in html
+    assert "largest error" in output.data["text/plain"]
+
+
+def test_a_figure_shows_itself(outputs):
+    (output,) = outputs[1]
+    assert decoded(output.data["image/png"]).std() > 10
+
+
+def test_what_is_no_picture_is_a_table_and_no_traceback(outputs):
+    (output,) = outputs[2]
+    assert output.output_type == "execute_result"
+    assert "image/png" not in output.data
+    assert "<img" not in output.data["text/html"]
+    assert output.data["text/html"].count("<tr>") == 1 + 2
+
+
+class Tags(HTMLParser):
+    """Opening and closing tags in turn, checked to match."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.seen = [], []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in ("img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def large():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    return relprop.explain(model, torch.randn(20, 3, 9, 9))
+
+
+def test_a_large_batch_is_shown_in_part_and_says_so(large):
+    html = large._repr_html_()
+    assert Tags(html).seen.count("tr") == 1 + 16
+    assert "the first 16 of 20 samples" in html
+    drawn, first = (cv2.imdecode(np.frombuffer(e._repr_png_(), np.uint8), 1) for e in (large, large[:16]))
+    assert drawn.shape[0] > first.shape[0], "one line more, which says so"
+    assert len([t for t in large.show().texts if t.get_text().startswith("class ")]) == 20
+
+
+def test_words_are_escaped(large):
+    html = replace(large, rules="<script>alert(1)</script>&")._repr_html_()
+    assert "script" not in Tags(html).seen
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in html
+
+
+def test_several_sources_are_words_alone():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, a, b):
+            return self.head((a * b).flatten(1))
+
+    e = relprop.explain(Two().eval(), (torch.rand(2, 3, 2, 2), torch.rand(2, 3, 2, 2)))
+    assert e._repr_png_() is None
+    html = e._repr_html_()
+    assert "img" not in Tags(html).seen
+    assert ", ".join(f"{name} (2, 3, 2, 2)" for name in e.relevances) in html
