@@ -1,16 +1,13 @@
-"""Loading classifiers and pictures: what is found, what is refused, and how the refusal reads."""
+"""Loading classifiers by name: what is found, what is refused, and how the refusal reads."""
 
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-import cv2
 import huggingface_hub
 import numpy as np
 import pytest
@@ -20,17 +17,20 @@ import torch
 import torchvision
 from PIL import Image
 
-from relprop import models
+from relprop import architectures, models, named_models
 from relprop.errors import RelpropError
 from relprop.models import (
+    PACKAGED,
     Classifier,
-    PictureError,
+    DeviceError,
+    ModelError,
     UnknownModelError,
     WeightsError,
+    list_models,
     load_classifier,
     read_picture,
-    sample_pictures,
 )
+from relprop.picture_files import package_files
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "weights"
@@ -38,14 +38,9 @@ PICTURES = ASSETS / "images" / "imagenet1k_one_per_class"
 needs_assets = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="shared/assets is not beside this checkout")
 
 
-def _installed(package: str, pattern: str) -> bool:
-    return bool(models._package_files(package, pattern))
-
-
 needs_packaged = pytest.mark.skipif(
-    not _installed(*models.PACKAGED["tf_efficientnet_lite0"]), reason="relprop[demo]: no packaged weights"
+    not package_files(*PACKAGED["tf_efficientnet_lite0"]), reason="relprop[demo]: no packaged weights"
 )
-needs_foolbox = pytest.mark.skipif(not _installed("foolbox", "data/imagenet_*.jpg"), reason="relprop[demo]: no foolbox")
 
 
 @pytest.fixture
@@ -116,9 +111,9 @@ def test_wrong_file_is_counted_in_one_line(tmp_path: Path) -> None:
         load_classifier("resnet10t", tmp_path / "wrong.pth")
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / 'wrong.pth'} does not fit resnet10t")
-    assert "4 are missing (bn1.weight, bn1.bias, layer1.0.bn1.bias)" in message
-    assert "1 are unexpected (extra)" in message
-    assert "1 have another shape (conv1.0.weight)" in message
+    assert "4 missing (bn1.weight, bn1.bias, layer1.0.bn1.bias, ...)" in message
+    assert "1 unexpected (extra)" in message
+    assert "1 of another shape (conv1.0.weight (2, 2) instead of (24, 3, 3, 3))" in message
     assert "\n" not in message
     assert isinstance(caught.value, RelpropError)
     assert isinstance(caught.value, ValueError)
@@ -155,8 +150,9 @@ def test_packaged_weights_need_no_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_packaged_weights_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "w.pth")
-    monkeypatch.setattr(models, "PACKAGED", {"resnet10t": ("fake", "w.pth")})
-    monkeypatch.setattr(models, "_package_files", lambda package, pattern: [tmp_path / pattern])
+    for module in (architectures, named_models):
+        monkeypatch.setattr(module, "PACKAGED", {"resnet10t": ("fake", "w.pth")})
+    monkeypatch.setattr(architectures, "package_files", lambda package, pattern: [tmp_path / pattern])
     with pytest.raises(WeightsError, match="do not follow ResNet's"):
         load_classifier("resnet10t")
 
@@ -182,7 +178,7 @@ def test_offline_error_says_what_to_do(name: str, tmp_path: Path, monkeypatch: p
 
     _no_cache(monkeypatch, tmp_path)
     monkeypatch.setattr(huggingface_hub, "get_session", _DeadSession)
-    monkeypatch.setattr(models, "urlopen", dead)
+    monkeypatch.setattr(architectures, "urlopen", dead)
     with pytest.raises(WeightsError) as caught:
         load_classifier(name)
     message = str(caught.value)
@@ -200,6 +196,59 @@ def test_a_cached_download_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> Non
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained: create(arch) if pretrained else None)
     assert load_classifier("resnet10t").origin == "download timm/resnet10t.c3_in1k"
+
+
+def test_weights_that_only_a_url_has_are_probed_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def dead(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no route")
+
+    _no_cache(monkeypatch, tmp_path)
+    monkeypatch.setattr(architectures, "urlopen", dead)
+    with pytest.raises(WeightsError, match=r"could not be downloaded .*no route"):
+        load_classifier("legacy_seresnet18")
+    assert len(asked) == 1
+    assert asked[0].endswith("seresnet18-4bb0ce65.pth")
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "convnextv2_small"])  # features; never trained
+def test_names_without_pretrained_classes_say_so(name: str) -> None:
+    with pytest.raises(WeightsError, match=f"no pretrained weights with classes are known for {name}: .*--weights"):
+        load_classifier(name)
+
+
+# --- heads and prefixes ---
+
+
+def test_an_architecture_without_a_head_takes_the_one_of_a_file(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    torch.save(state, tmp_path / "features.pth")
+    with pytest.raises(WeightsError, match=r"2 missing \(head\.weight, head\.bias\)"):
+        load_classifier("test_vit", tmp_path / "features.pth")
+    headless = "vit_small_patch14_reg4_dinov2"
+    torch.save(timm.create_model(headless, num_classes=2).state_dict(), tmp_path / "two.pth")
+    assert load_classifier(headless, tmp_path / "two.pth").labels == ("class 0", "class 1")
+    torch.save(timm.create_model(headless).state_dict(), tmp_path / "none.pth")
+    with pytest.raises(ModelError, match="makes features"):
+        load_classifier(headless, tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "net.encoder."])
+def test_the_name_of_what_wrapped_a_model_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t", num_classes=5).state_dict()
+    torch.save({"state_dict": {prefix + k: v for k, v in state.items()}}, tmp_path / "w.pth")
+    classifier = load_classifier("resnet10t", tmp_path / "w.pth")
+    assert len(classifier.labels) == 5
+    assert torch.equal(classifier.model.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
+
+
+def test_a_prefix_is_no_excuse_for_other_names(tmp_path: Path) -> None:
+    state = torchvision.models.squeezenet1_1(num_classes=5).state_dict()
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"missing \(conv1\.0\.weight.*unexpected \(module\.features\.0\.weight"):
+        load_classifier("resnet10t", tmp_path / "w.pth")
 
 
 # --- names ---
@@ -221,10 +270,106 @@ def test_unknown_name_lists_near_names(name: str, near: str) -> None:
     assert isinstance(caught.value, LookupError)
 
 
+def test_files_given_as_names_are_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.txt", "nets.py"):
+        Path(name).touch()
+    for name, advice in [
+        ("w.pth", "that is a weights file, say --model NAME --weights w.pth"),
+        ("runs/best.safetensors", "--model NAME --weights runs/best.safetensors"),
+        ("notes.txt", r"the file of that name is no exported program \(\.pt2\)"),
+        ("nets.py", "name a function of it, nets:FUNCTION"),
+        ("my-nets:make", "package.module:function"),
+    ]:
+        with pytest.raises(UnknownModelError, match=advice):
+            load_classifier(name)
+
+
 @pytest.mark.parametrize("name", ["", "zzzzzzzzz", "keras/resnet50", "timm/mobilenet_v2"])
 def test_name_of_no_library(name: str) -> None:
     with pytest.raises(UnknownModelError, match="neither timm nor torchvision"):
         load_classifier(name)
+
+
+# --- listing ---
+
+
+def test_every_name_is_listed_once_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("asked the network"))
+    listed = list_models()
+    assert (
+        len({model.name for model in listed})
+        == len(listed)
+        == len(timm.list_models()) + len(torchvision.models.list_models(module=torchvision.models))
+    )
+    for model in listed[:: len(listed) // 50]:
+        assert architectures.find_architectures(model.name)[0].library == model.library
+    assert [m.library for m in list_models("resnet50")][:1] == ["timm"]
+    assert "torchvision/resnet50" in [m.name for m in list_models("resnet50")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("vit_tiny", "vit_tiny_patch16_224", "resnet50"),
+        ("vit_tiny*", "vit_tiny_patch16_224", "flexivit_small"),
+        ("torchvision/*", "squeezenet1_1", "vit_tiny_patch16_224"),
+        ("timm/resnet*", "resnet18", "torchvision/resnet18"),
+        ("resnet18.*", "resnet18.a1_in1k", "resnet18"),
+    ],
+)
+def test_patterns(pattern: str, inside: str, outside: str) -> None:
+    names = [model.name for model in list_models(pattern)]
+    assert inside in names
+    assert outside not in names
+
+
+def test_where_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda repo, file, **_: str(tmp_path) if repo == "timm/resnet10t.c3_in1k" else None,
+    )
+    url = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / url.rpartition("/")[2]).touch()
+    where = {model.name: model.weights for model in list_models()}
+    assert where["resnet10t"] == where["squeezenet1_1"] == "cache"
+    assert where["resnet18"] == where["torchvision/resnet18"] == where["legacy_seresnet18"] == "download"
+    assert where["convnextv2_small"] == where["vit_small_patch14_dinov2"] == ""
+    monkeypatch.setattr(architectures, "package_files", lambda *_: [tmp_path])
+    assert [m.weights for m in list_models("tf_efficientnet_lite0")] == ["package"]
+
+
+# --- devices ---
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_is_not_there(device: str, resnet10_file: Path) -> None:
+    with pytest.raises(DeviceError, match=f"no device '{device}': PyTorch finds cpu") as caught:
+        load_classifier("resnet10t", resnet10_file, device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_named_model_goes_where_it_is_sent(resnet10_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_classifier("resnet10t", resnet10_file, device="cpu").device == torch.device("cpu")
+    monkeypatch.setattr(models, "find_device", torch.device)  # "meta" stands for a device that is there
+    classifier = load_classifier("resnet10t", resnet10_file, device="meta")
+    assert classifier.device == torch.device("meta")
+    assert {tensor.device for tensor in classifier.model.state_dict().values()} == {torch.device("meta")}
+
+
+# --- another preprocessing ---
+
+
+def test_the_preprocessing_of_another_model(resnet10_file: Path) -> None:
+    classifier = load_classifier("resnet10t", resnet10_file, preprocessing="vit_tiny_patch16_224")
+    assert classifier.mean == (0.5, 0.5, 0.5)
+    assert classifier.transform(np.zeros((100, 150, 3), np.uint8)).shape == (3, 224, 224)
+    assert not classifier.assumed
+    with pytest.raises(UnknownModelError, match=r"'vit_tinny_patch16_224'; near names: .*vit_tiny_patch16_224"):
+        load_classifier("resnet10t", resnet10_file, preprocessing="vit_tinny_patch16_224")
 
 
 # --- what goes in and comes out ---
@@ -272,77 +417,3 @@ def test_real_weights_know_real_pictures(name: str, file: str, least: float) -> 
 @needs_packaged
 def test_packaged_weights_know_real_pictures() -> None:
     assert _accuracy(load_classifier("tf_efficientnet_lite0"), 25) >= 0.8
-
-
-# --- pictures ---
-
-
-def _jpeg(path: Path, size: tuple[int, int] = (64, 48), **options: Any) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(cv2.GaussianBlur(pixels, (0, 0), 4).astype(np.uint8)).save(path, **options)
-    return path
-
-
-def test_colours_come_as_rgb(tmp_path: Path) -> None:
-    Image.new("RGB", (5, 4), (200, 100, 50)).save(tmp_path / "p.png")
-    picture = read_picture(tmp_path / "p.png")
-    assert picture.dtype == np.uint8
-    assert picture.shape == (4, 5, 3)
-    assert (picture == (200, 100, 50)).all()
-
-
-def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
-    upright = np.full((40, 60, 3), 255, np.uint8)
-    upright[:, :30] = 0  # the left half is black
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show a quarter turn clockwise
-    Image.fromarray(upright).save(tmp_path / "p.jpg", exif=exif, quality=95)
-    picture = read_picture(tmp_path / "p.jpg")
-    assert picture.shape == (60, 40, 3)
-    assert picture[:28].mean() < 5
-    assert picture[32:].mean() > 250
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "1", "P", "RGBA"])
-def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
-    Image.new("L", (6, 5), 128).convert(mode).save(tmp_path / "p.png")
-    picture = read_picture(tmp_path / "p.png")
-    assert picture.shape == (5, 6, 3)
-    assert (picture[..., 0] == picture[..., 1]).all()
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
-@pytest.mark.parametrize("progressive", [False, True])
-def test_truncated_picture_is_refused(suffix: str, progressive: bool, tmp_path: Path) -> None:
-    path = _jpeg(tmp_path / f"p{suffix}", **({"progressive": progressive} if suffix == ".jpg" else {}))
-    read_picture(path)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(PictureError, match=f"cannot read picture .*p{suffix}"):
-        read_picture(path)
-
-
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("no picture")
-    (tmp_path / "magic.jpg").write_bytes(b"\xff\xd8\xff\xe0 and nothing more")
-    for name in ("empty.jpg", "text.jpg", "magic.jpg", "absent.jpg", "."):
-        with pytest.raises(PictureError, match="cannot read picture"):
-            read_picture(tmp_path / name)
-
-
-@needs_foolbox
-def test_sample_pictures_are_found_without_importing_foolbox() -> None:
-    code = (
-        "import sys; from relprop.models import read_picture, sample_pictures; s = sample_pictures();"
-        "assert len(s) == 20 and read_picture(s[0]).ndim == 3 and 'foolbox' not in sys.modules"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=50)
-    assert [p.name for p in sample_pictures()][:2] == ["imagenet_00_243.jpg", "imagenet_01_559.jpg"]
-
-
-def test_absent_sample_pictures_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PictureError, match=r'pip install "relprop\[demo\]"'):
-        sample_pictures()

@@ -1,0 +1,123 @@
+"""Picture files: finding them, and reading them as RGB."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from relprop.errors import RelpropError
+from relprop.export import first_line
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
+
+
+class PictureError(RelpropError, ValueError):
+    """A picture that cannot be found or read, or sample pictures that are not installed."""
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as RGB (H, W, 3), turned as its EXIF orientation says.
+
+    Raises
+    ------
+    PictureError
+        The file is missing, not a picture, cut short, or too large to be one.
+    """
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\xff\xd8"):  # OpenCV silently fills what is missing of a JPEG with grey
+            with Image.open(io.BytesIO(data)) as jpeg:
+                jpeg.draft("RGB", (1, 1))
+                jpeg.load()
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except (OSError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
+        raise PictureError(f"cannot read picture {path}: {first_line(error)}") from error
+    if decoded is None:
+        raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def find_pictures(paths: Iterable[Path], *, skip: Collection[Path] = ()) -> list[Path]:
+    """Replace folders by the pictures in them and in their subfolders.
+
+    Parameters
+    ----------
+    paths
+        Files, taken whatever they are called, and folders, of which the files with one of `SUFFIXES` are taken,
+        sorted by path. Hidden files and folders inside a folder are left out; linked folders are followed.
+    skip
+        Folders that are not searched: where results go, for example.
+
+    Returns
+    -------
+    list of Path
+        In the order of ``paths``, none twice.
+
+    Raises
+    ------
+    PictureError
+        A path does not exist, or a folder cannot be read or holds no picture.
+    """
+    paths = list(paths)
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise PictureError(f"no such file or folder: {', '.join(missing[:3])}{more}")
+    skipped = {folder.resolve() for folder in skip}
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside = sorted(_search(path, skipped)) if path.is_dir() else [path]
+        if not inside:
+            raise PictureError(f"no pictures in {path} or its subfolders (looked for {' '.join(sorted(SUFFIXES))})")
+        for file in inside:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
+def sample_pictures() -> list[Path]:
+    """Return the 20 labelled ImageNet pictures that foolbox carries (``imagenet_NN_CLASS.jpg``).
+
+    Raises
+    ------
+    PictureError
+        They are not installed.
+    """
+    pictures = package_files("foolbox", "data/imagenet_*.jpg")
+    if not pictures:
+        raise PictureError('the sample pictures are not installed: pip install "relprop[demo]"')
+    return pictures
+
+
+def package_files(package: str, pattern: str) -> list[Path]:
+    """Return files inside an installed package, sorted, without importing it."""
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(file for folder in folders or () for file in Path(folder).glob(pattern))
+
+
+def _search(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
+    """Yield the pictures under a folder, in no order."""
+
+    def refuse(error: OSError) -> None:
+        raise PictureError(f"cannot read folder {error.filename}: {error.strerror}") from error
+
+    entered = set(skipped)  # a link to a folder above would lead round and round
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = Path(parent).resolve()
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(parent, name)
