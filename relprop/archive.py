@@ -22,11 +22,12 @@ def archive_items(explanation: Explanation) -> dict[str, Item]:
     kind = "relevance of the target" + (" minus that of all other classes" if contrast else "")
     items = {}
     for name, value in explanation.relevances.items():
-        suffix, where = f":{name}" if several else "", f"at {name}, shaped like it; {_samples(explanation, name)}"
-        items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}")
+        suffix = f":{name}" if several else ""
+        where = f"at {name}, shaped like it"
+        items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
         if contrast:  # else it would repeat the relevance
-            words = f"relevance of the target [0] and of all other classes [1], each {where}, counted without the first"
-            items[f"seeds{suffix}"] = Item(_array(seeds[name]), words)
+            words = f"relevance of the target, then of all other classes, along axis 0; both {where}"
+            items[f"seeds{suffix}"] = Item(_array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}")
     items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")
     if explanation.target is not None:
         items["target"] = Item(_array(explanation.target), "index of the class explained; samples along axis 0")
@@ -36,9 +37,9 @@ def archive_items(explanation: Explanation) -> dict[str, Item]:
     return items
 
 
-def _samples(explanation: Explanation, name: str) -> str:
+def _samples(explanation: Explanation, name: str, lead: int = 0) -> str:
     mark = explanation.axes.get(name, BatchAxis(0))
-    words = f"no unit; samples along axis {mark.axis}"
+    words = f"no unit; samples along axis {mark.axis + lead}"
     if mark.merged:
         words += f", whose entries are ({mark.outer}, samples, {mark.factor}) flattened"
     return words

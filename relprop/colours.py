@@ -119,7 +119,9 @@ def _blend(picture: Pixels, heat: NDArray[np.float32]) -> Pixels:
     """Mix the greyed picture with the colours of the two signs, by magnitude."""
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)[..., None]
     grey = 70.0 + grey * np.float32(185.0 / 255.0)  # lifted, so that both colours stand out from shadows
-    opacity = (_OPAQUE * np.abs(heat) ** np.float32(0.75))[..., None]
+    # Without a contrast hardly a pixel is without relevance: a steeper curve keeps that from tinting all of it.
+    curve = np.float32(0.75 if (heat < 0).any() else 1.4)
+    opacity = (_OPAQUE * np.abs(heat) ** curve)[..., None]
     cold, warm = heat_colours(np.array([-_STRONG, _STRONG])).astype(np.float32)
     colour = np.where((heat > 0)[..., None], warm, cold)
     return np.asarray(np.rint(grey + (colour - grey) * opacity), np.uint8)

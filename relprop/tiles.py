@@ -67,7 +67,7 @@ class Legend:
 
 CONTRAST = Legend("-1 more of the others", "more of this class +1")
 SIGNED = Legend("-1 negative", "positive +1")
-PLAIN = Legend("0 none", "most of the relevance 1", signed=False)
+PLAIN = Legend("0 no relevance", "most relevance 1", signed=False)
 
 
 _HEAD, _NAME, _NOTE = Style(15, "#1a1a1a", bold=True), Style(9.5, "#1a1a1a"), Style(9, "#5c5c5c")

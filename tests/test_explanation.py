@@ -120,7 +120,7 @@ def test_show_lists_layers_that_are_no_maps():
         e.heatmap("1")
 
 
-@pytest.mark.parametrize(("contrast", "word"), [("rest", "more of this class +1"), (None, "most of the relevance 1")])
+@pytest.mark.parametrize(("contrast", "word"), [("rest", "more of this class +1"), (None, "most relevance 1")])
 def test_legend_says_what_was_asked(contrast, word):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()

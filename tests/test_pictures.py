@@ -133,6 +133,16 @@ def test_small_maps_are_resized_bilinearly() -> None:
     assert (np.diff(redness) >= 0).sum() > 20
 
 
+def test_weak_relevance_without_contrast_does_not_tint_the_picture() -> None:
+    heat = np.full((20, 30), 0.1)
+    heat[5, 5] = 1.0
+    plain = overlay(GREY, heat, blur=0).astype(int)
+    assert np.ptp(plain[15, 15]) < 10
+    assert plain[5, 5, 0] - plain[5, 5, 2] > 80
+    heat[6, 6] = -1.0
+    assert np.ptp(overlay(GREY, heat, blur=0)[15, 15].astype(int)) > 15, "a contrast is told where it is weak, too"
+
+
 def test_coarse_maps_are_drawn_cell_by_cell() -> None:
     heat = np.zeros((7, 7))
     heat[2, 3], heat[5, 0] = 1.0, -1.0
@@ -260,7 +270,7 @@ def test_long_names_are_wrapped_or_shortened_but_keep_their_end(title: str) -> N
 def test_panel_shows_picture_map_and_overlay_at_one_size(shape: tuple[int, int]) -> None:
     picture = np.full((*shape, 3), 10, np.uint8)
     figure = panel(picture, np.full((7, 7), 0.5), "cat $5_% 93 %", "99.5 percentile")
-    assert {"cat $5_% 93 %", "0 none", "most of the relevance 1"} < set(words_of(figure))
+    assert {"cat $5_% 93 %", "0 no relevance", "most relevance 1"} < set(words_of(figure))
     assert_words_are_readable(figure)
     drawn = pixels_of(figure)
     sizes = []
