@@ -3,7 +3,7 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import abslrp, gradient, released, structural
+from rule_registry import abslrp, attention, backprop, gradient, lrp, released, structural
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.registry import define, get, names, register
@@ -21,11 +21,14 @@ __all__ = [
     "Site",
     "Slot",
     "abslrp",
+    "attention",
+    "backprop",
     "blocks",
     "define",
     "denominator",
     "get",
     "gradient",
+    "lrp",
     "names",
     "passes",
     "register",

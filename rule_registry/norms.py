@@ -32,6 +32,20 @@ def scaled(call: Call, t: Tensor) -> Tensor:
     return t * (weight if "normalized_shape" in call.arguments else _channels(call, weight))
 
 
+def centred(call: Call, t: Tensor) -> Tensor:
+    """Subtract the mean over all that share a statistic, where the norm does so; its own transpose too."""
+    if call.site.op in (aten.rms_norm.default, aten._native_batch_norm_legit_no_training.default):
+        return t
+    if call.site.op == aten.layer_norm.default:
+        return t - t.mean(list(range(-len(call["normalized_shape"]), 0)), keepdim=True)
+    if not call.arguments.get("use_input_stats", True):
+        return t
+    axis = t.ndim - call.input.ndim + 1
+    groups = t.unflatten(axis, (call.arguments.get("num_groups", t.shape[axis]), -1)).flatten(axis + 1)
+    parted: Tensor = groups - groups.mean(-1, keepdim=True)
+    return parted.reshape(t.shape)
+
+
 def _batch_norm(call: Call) -> Tensor:
     gain = torch.rsqrt(call["running_var"] + call["eps"])
     if call["weight"] is not None:

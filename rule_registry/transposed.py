@@ -64,6 +64,11 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     return product
 
 
+def layer(call: Call, weight: Tensor, s: Tensor) -> Tensor:
+    """Transpose a fully connected or convolutional layer with a weight in place of its own."""
+    return s @ weight if call.site.op == aten.linear.default else convolution(call, weight, s)
+
+
 def _each(value: Any, dims: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * dims if len(values) == 1 else values

@@ -9,8 +9,7 @@ from rule_registry.rules import passes
 
 aten = torch.ops.aten
 
-register(
-    "abslrp",
+ELEMENTWISE = (
     aten.abs.default,
     aten.celu.default,
     aten.clamp.default,
@@ -40,8 +39,10 @@ register(
     aten.sqrt.default,
     aten.square.default,
     aten.tanh.default,
-    rule=passes,
 )
+"""Functions of each entry alone."""
+
+register("abslrp", *ELEMENTWISE, rule=passes)
 
 # To the logit of the same position.
 register("abslrp", aten.softmax.int, aten._softmax.default, aten.log_softmax.int, rule=passes)

@@ -1,0 +1,147 @@
+"""Rules for fully connected and convolutional layers."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from rule_registry.call import Call
+from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
+from rule_registry.registry import register
+from rule_registry.rules import Parameter
+from rule_registry.transposed import CONVOLUTIONS
+
+aten = torch.ops.aten
+
+LAYERS = (aten.linear.default, *CONVOLUTIONS)
+"""Operations with a weight."""
+
+
+@register("epsilon", *LAYERS)
+def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Tensor:
+    """LRP-epsilon, and LRP-0 without one: ``x_i w_ij / (z_j + epsilon sign z_j)``.
+
+    Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation,
+    PLOS ONE 10(7), 2015, Eq. 58.
+    """
+    return pulled(call, relevance / stabilised(call.result, epsilon), [Term(call.input, call["weight"])])
+
+
+def gamma(call: Call, relevance: Tensor, *, gamma: float, stabilizer: float) -> Tensor:
+    """LRP-gamma: contributions of the output's sign weigh ``1 + gamma`` times as much.
+
+    For non-negative inputs and a positive output ``x_i (w_ij + gamma w_ij^+)`` over its sum with the bias, likewise
+    ``b_j + gamma b_j^+``: Montavon et al., Layer-Wise Relevance Propagation: An Overview, 2019, section 10.2.3. For
+    inputs and outputs of any sign: Andéol et al., Learning Domain Invariant Representations by Joint Wasserstein
+    Distance Minimization, 2021, appendix.
+    """
+    weight, bias, z = call["weight"], call["bias"], call.result
+    more = weight + gamma * weight.clamp(min=0)
+    less = weight + gamma * weight.clamp(max=0)
+    raised = None if bias is None else bias + gamma * bias.clamp(min=0)
+    lowered = None if bias is None else bias + gamma * bias.clamp(max=0)
+    positive = shares(call, torch.where(z > 0, relevance, 0.0), signed(call, more, raised, less), stabilizer)
+    negative = shares(call, torch.where(z < 0, relevance, 0.0), signed(call, less, lowered, more), stabilizer)
+    return positive + negative
+
+
+def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stabilizer: float) -> Tensor:
+    """LRP-alpha-beta: ``alpha (x_i w_ij)^+ / z_j^+ - beta (x_i w_ij)^- / z_j^-``, a bias in the part of its sign.
+
+    Bach et al. 2015, Eq. 60; with ``alpha = 1`` and ``beta = 0`` the z+ rule of Montavon et al., Explaining Nonlinear
+    Classification Decisions with Deep Taylor Decomposition, Pattern Recognition 65, 2017.
+
+    Raises
+    ------
+    ValueError
+        Unless ``alpha - beta = 1`` and neither is negative: relevance would not be conserved.
+    """
+    if beta < 0 or abs(alpha - beta - 1) > 1e-9:
+        raise ValueError(f"alpha - beta must be 1 and beta not negative, not alpha={alpha} and beta={beta}")
+    weight, bias = call["weight"], call["bias"]
+    up, down = weight.clamp(min=0), weight.clamp(max=0)
+    positive = signed(call, up, None if bias is None else bias.clamp(min=0), down)
+    found = alpha * shares(call, relevance, positive, stabilizer)
+    if beta == 0:
+        return found
+    negative = signed(call, down, None if bias is None else bias.clamp(max=0), up)
+    return found - beta * shares(call, relevance, negative, stabilizer)
+
+
+def excitation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Winner probabilities ``(x_i w_ij)^+ / sum_k (x_k w_kj)^+``: z+ without the bias.
+
+    Zhang et al., Top-Down Neural Attention by Excitation Backprop, ECCV 2016, Eq. 6, which knows no negative inputs.
+    """
+    weight = call["weight"]
+    return shares(call, relevance, signed(call, weight.clamp(min=0), None, weight.clamp(max=0)), stabilizer)
+
+
+def flat(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Equal shares for all inputs a neuron reads, whatever they are.
+
+    Lapuschkin et al., Unmasking Clever Hans Predictors and Assessing What Machines Really Learn, Nature
+    Communications 10, 2019.
+    """
+    return shares(call, relevance, [Term(_ones(call), torch.ones_like(call["weight"]))], stabilizer)
+
+
+def w_squared(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """``w_ij^2 / sum_k w_kj^2``, for inputs without bounds.
+
+    Montavon et al., Pattern Recognition 65, 2017, section 4.1 (w^2-rule); a bias takes no part.
+    """
+    return shares(call, relevance, [Term(_ones(call), call["weight"].square())], stabilizer)
+
+
+def z_box(call: Call, relevance: Tensor, *, low: Parameter, high: Parameter, stabilizer: float) -> Tensor:
+    """z^B: ``x_i w_ij - low_i w_ij^+ - high_i w_ij^-`` over its sum, for inputs between two bounds.
+
+    Montavon et al., Pattern Recognition 65, 2017, section 4.2 (z^B-rule).
+
+    Raises
+    ------
+    ValueError
+        If there are not as many bounds as channels.
+
+    Warns
+    -----
+    UserWarning
+        If the input lies outside of the bounds by more than a hundredth of their distance.
+    """
+    x, weight = call.input, call["weight"]
+    lowest, highest = _bound(call, low), _bound(call, high)
+    slack = (highest - lowest) / 100
+    if not torch.compiler.is_compiling() and bool(((x < lowest - slack) | (x > highest + slack)).any()):
+        warnings.warn(
+            f"the input reaches from {float(x.min()):.3g} to {float(x.max()):.3g}, outside of the bounds of the z^B "
+            "rule: give the lowest and highest value a pixel can have, as in "
+            f"rule_registry.get(..., low={low}, high={high})",
+            stacklevel=2,
+        )
+    terms = [
+        Term(x, weight),
+        Term(-lowest.expand_as(x), weight.clamp(min=0)),
+        Term(-highest.expand_as(x), weight.clamp(max=0)),
+    ]
+    return shares(call, relevance, terms, stabilizer)
+
+
+def _ones(call: Call) -> Tensor:
+    return torch.ones_like(call.input)
+
+
+def _bound(call: Call, value: Parameter) -> Tensor:
+    """Shape a bound so that it can be compared with the input."""
+    x, axis = call.input, call.input.ndim - 1 if call.site.op == aten.linear.default else 1
+    bound = x.new_tensor(value)
+    if isinstance(value, tuple):
+        if len(value) != x.shape[axis]:
+            raise ValueError(
+                f"the z^B rule has bounds for {len(value)} channels and the input has {x.shape[axis]}: give a number, "
+                "or one for each channel, as in rule_registry.get(..., low=0.0, high=1.0)"
+            )
+        bound = bound.reshape(-1, *(1,) * (x.ndim - 1 - axis))
+    return bound
