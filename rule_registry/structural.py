@@ -6,7 +6,6 @@ Every other rule set builds on these, so the gradient oracle tests them on each 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -223,7 +222,12 @@ def masked_fill(call: Call, relevance: Tensor) -> Relevances:
 @register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
 def where(call: Call, relevance: Tensor) -> Relevances:
     """To whichever side was taken; what falls on a constant side goes to the activations."""
-    sides: dict[str, Any] = {"self": call["condition"], "other": ~call["condition"]}
+    return to_taken(call, relevance, call["condition"])
+
+
+def to_taken(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
+    """Hand relevance to ``self`` where that was taken and to ``other`` elsewhere; a constant's to the activation."""
+    sides = {"self": first, "other": ~first}
     values = [
         sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape) for slot in call.site.active
     ]

@@ -256,6 +256,33 @@ def test_running_sum(dim: int, positive: bool) -> None:
     compare_with_formula(aten.cumsum.default, values((2, 3, 4), positive), dim, nonnegative=positive)
 
 
+STATISTICS: dict[str, tuple[Any, ...]] = {
+    "variance": (aten.var.dim, [1]),
+    "variance, biased": (aten.var.dim, [-1, 1], False, True),
+    "variance, corrected": (aten.var.correction, [2], {"correction": 2, "keepdim": True}),
+    "variance, corrected by default": (aten.var.correction, [1], {}),
+    "deviation": (aten.std.dim, [1]),
+    "deviation, biased": (aten.std.dim, [1, 2], False),
+    "deviation, corrected": (aten.std.correction, [-1], {"correction": 0}),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("case", STATISTICS.values(), ids=STATISTICS.keys())
+def test_variance_and_deviation(case: tuple[Any, ...], positive: bool) -> None:
+    """As an output of its own, not inside a norm: contributions ``x_i dz/dx_i`` as of anything differentiable."""
+    op, *arguments = case
+    kwargs = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    compare_with_formula(op, values((2, 3, 4), positive) + 0.1, *arguments, nonnegative=positive, **kwargs)
+
+
+def test_deviation_of_equal_entries_hands_nothing_on() -> None:
+    relevance = torch.ones(1, 2, dtype=torch.float64)
+    applied = apply_rule(aten.std.dim, (torch.ones(2, 3).double(), [1]), {}, slots(["self"]), relevance)
+    assert not applied.values[0].any()
+    torch.testing.assert_close(applied.lost, relevance)
+
+
 # Norms: statistics held
 
 
@@ -494,6 +521,20 @@ def test_quotient_by_hand() -> None:
     torch.testing.assert_close(applied.values[1], torch.tensor([[[0.0, 3.0]]], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dim", [1, -1])
+def test_gated_linear_unit(dim: int) -> None:
+    """Fused and written out are the same; the gate's sigmoid passes, so its contribution is that of its value."""
+    x = randn(2, 4, 6)
+    a, b = x.chunk(2, dim)
+    relevance = torch.rand(SEEDS, *a.shape, dtype=torch.float64)
+    fused = apply_rule(aten.glu.default, (x, dim), {}, slots(["self"]), relevance)
+    parts = apply_rule(aten.mul.Tensor, (a, b.sigmoid()), {}, slots(["self", "other"]), relevance)
+    torch.testing.assert_close(fused.values[0], torch.cat(parts.values, dim % 3 + 1))
+    assert fused.record is not None
+    assert parts.record is not None
+    torch.testing.assert_close(fused.record[:4], parts.record[:4])
+
+
 # Sums
 
 
@@ -700,6 +741,33 @@ def test_selection(op: Any, args: tuple[Any, ...]) -> None:
     )
     for found, seed in zip(applied.values[0], relevance, strict=True):
         torch.testing.assert_close(found, torch.autograd.grad(z, x, seed, retain_graph=True)[0])
+
+
+@pytest.mark.parametrize("op", [aten.maximum.default, aten.minimum.default], ids=["maximum", "minimum"])
+@pytest.mark.parametrize("right", [(2, 3, 4), (2, 1, 4)])
+def test_larger_and_smaller_of_two(op: Any, right: tuple[int, ...]) -> None:
+    """Without ties what autograd returns; a tie goes to the first, what a constant wins to the activation."""
+    a, b = randn(2, 3, 4).requires_grad_(), randn(*right).requires_grad_()
+    z = op(a, b)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    where: Any = (op, (a.detach(), b.detach()), {})
+    both = apply_rule(*where, slots(["self", "other"]), relevance).values
+    for k, seed in enumerate(relevance):
+        for found, expected in zip(both, torch.autograd.grad(z, (a, b), seed, retain_graph=True), strict=True):
+            torch.testing.assert_close(found[k], expected)
+    alone = apply_rule(*where, slots(["self"]), relevance)
+    torch.testing.assert_close(FRONT.sum(alone.values[0]), FRONT.sum(relevance))
+    factor = FRONT.sum(relevance) / FRONT.sum(both[0])
+    torch.testing.assert_close(alone.values[0], both[0] * FRONT.spread(factor, 3))
+    tied = apply_rule(op, (a.detach(), a.detach()), {}, slots(["self", "other"]), relevance).values
+    assert torch.equal(tied[0], relevance)
+    assert not tied[1].any()
+
+
+def test_clamp_between_tensors_passes() -> None:
+    relevance = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    args = (randn(2, 3), torch.zeros(3).double(), torch.ones(3).double())
+    assert apply_rule(aten.clamp.Tensor, args, {}, slots(["self"]), relevance).values[0] is relevance
 
 
 # Mass that can't be handed on

@@ -339,6 +339,28 @@ def test_norms(case: tuple[Any, ...]) -> None:
     assert passed is relevance
 
 
+@pytest.mark.parametrize("op", [aten.var.dim, aten.std.dim])
+def test_variance_and_deviation(op: Any) -> None:
+    """In proportion to ``x_i dz/dx_i``; those of a variance sum to twice its value."""
+    x = randn(2, 3, 4)
+    z, (c,) = op(x, [1]), contributions(lambda x: op(x, [1]), [x])
+    relevance = torch.randn(SEEDS, 2, 4, dtype=torch.float64)
+    found = apply_rule(op, (x, [1]), {}, slots(["self"]), relevance, rules="epsilon").values[0]
+    torch.testing.assert_close(c.sum(1), (2 if op == aten.var.dim else 1) * z.flatten())
+    assert distance(found.flatten(1), proportional(c, c.sum(1), relevance.flatten(1))) <= 1e-10
+
+
+def test_gated_linear_unit() -> None:
+    x = randn(2, 6)
+    a, b = x.chunk(2, 1)
+    relevance = torch.randn(SEEDS, 2, 3, dtype=torch.float64)
+    found = apply_rule(aten.glu.default, (x, 1), {}, slots(["self"]), relevance, rules="attnlrp").values[0]
+    parts = apply_rule(
+        aten.mul.Tensor, (a, b.sigmoid()), {}, slots(["self", "other"]), relevance, rules="attnlrp"
+    ).values
+    torch.testing.assert_close(found, torch.cat(parts, 2))
+
+
 def test_quotient_holds_its_denominator() -> None:
     a, b = randn(2, 3, 4), randn(2, 3, 1)
     relevance = torch.randn(SEEDS, 2, 3, 4, dtype=torch.float64)

@@ -13,6 +13,7 @@ ELEMENTWISE = (
     aten.abs.default,
     aten.celu.default,
     aten.clamp.default,
+    aten.clamp.Tensor,
     aten.clamp_min.default,
     aten.clamp_max.default,
     aten.elu.default,

@@ -78,6 +78,15 @@ def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     return _quotients(call, relevance, {"self": 1, "other": -1}, delta)
 
 
+@register("abslrp", aten.glu.default)
+def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Gated linear unit: the product of one half with the sigmoid of the other, through which relevance passes."""
+    s = relevance / denominator(call, delta)
+    half = s * call.result.clamp(min=0)
+    both = torch.cat([half, half], call["dim"] % call.input.ndim + 1)
+    return share(call, both, net=2 * call.batch.dot(s, call.result))
+
+
 def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
     """Share of ``self ** p * other ** q``, in which a factor contributes the output times its power."""
     constants = [call[name] for name in powers if not call.is_active(name)]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rule_registry import transposed
-from rule_registry.call import Call, Shares, denominator, share
+from rule_registry import deviations, transposed
+from rule_registry.call import Call, Relevances, Shares, denominator, share
 from rule_registry.registry import register
+from rule_registry.structural import to_taken
 
 aten = torch.ops.aten
 
@@ -21,6 +22,22 @@ def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     s = relevance / denominator(call, delta)
     x = call.input if call.site.nonnegative[0] else call.input.clamp(min=0)
     return share(call, transposed.AVERAGES[call.site.op](call, s) * x, net=call.batch.dot(s, call.result))
+
+
+@register("abslrp", *deviations.VARIANCES, *deviations.DEVIATIONS)
+def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Variance and standard deviation: positive parts of ``x_i dz/dx_i``."""
+    s = relevance / denominator(call, delta)
+    pulled = transposed.total(call, s * deviations.factor(call))
+    net = deviations.degree(call) * call.batch.dot(s, call.result)
+    return share(call, pulled * deviations.products(call).clamp(min=0), net=net)
+
+
+@register("abslrp", aten.maximum.default, aten.minimum.default)
+def extreme(call: Call, relevance: Tensor) -> Relevances:
+    """Winner takes all, the first where two tie; what falls on a constant goes to the activation."""
+    a, b = call["self"], call["other"]
+    return to_taken(call, relevance, a >= b if call.site.op == aten.maximum.default else a <= b)
 
 
 @register(

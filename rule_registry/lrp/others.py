@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rule_registry import norms, products, transposed
+from rule_registry import deviations, norms, products, transposed
 from rule_registry.abslrp import pooling
 from rule_registry.abslrp.activations import ELEMENTWISE
 from rule_registry.call import Call, may_be_masked, sum_to
@@ -39,6 +39,7 @@ for operations, winner in (
         pooling.adaptive_max_pool,
     ),
     ((aten.amax.default,), pooling.amax),
+    ((aten.maximum.default, aten.minimum.default), pooling.extreme),
     ((aten.max.dim, aten.topk.default), pooling.best),
 ):
     register("epsilon", *operations, rule=winner)
@@ -121,6 +122,20 @@ def mul(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     z = _unmasked(call, call.result)
     s = relevance / stabilised(len(call.site.active) * call.result, stabilizer)
     return [sum_to(s * z, call.value(slot).shape) for slot in call.site.active]
+
+
+@register("epsilon", aten.glu.default)
+def glu(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Gated linear unit: half for each of the factors, as for any product of two."""
+    half = relevance / stabilised(2 * call.result, stabilizer) * call.result
+    return torch.cat([half, half], call["dim"] % call.input.ndim + 1)
+
+
+@register("epsilon", *deviations.VARIANCES, *deviations.DEVIATIONS)
+def deviation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Variance and standard deviation: shares in proportion to ``x_i dz/dx_i``, whose sum is a multiple of z."""
+    s = relevance / stabilised(deviations.degree(call) * call.result, stabilizer)
+    return transposed.total(call, s * deviations.factor(call)) * deviations.products(call)
 
 
 @register("epsilon", aten.div.Tensor, aten.div.Scalar)
