@@ -40,6 +40,29 @@ class Plan:
     sites: dict[fx.Node, Site]
     assigned: dict[fx.Node, Rule]
 
+    def why(self, name: str) -> str:
+        """Say which rule an operation has, and which entry of the rule set it comes from.
+
+        Parameters
+        ----------
+        name : str
+            Of the operation, as programs, tables and the report on conservation call it.
+
+        Raises
+        ------
+        KeyError
+            If no operation of that name carries relevance.
+        """
+        named = {node.name: site for node, site in self.sites.items()}
+        if name not in named:
+            raise KeyError(f"no operation {name!r} carries relevance; there are: {', '.join(named)}")
+        return str(self.rules.explain(named[name]))
+
+    def __str__(self) -> str:
+        rows = [(node.name, str(site.op), self.why(node.name)) for node, site in self.sites.items()]
+        widths = [max((len(row[k]) for row in rows), default=0) for k in (0, 1)]
+        return "\n".join(f"{name:<{widths[0]}}  {op:<{widths[1]}}  {why}" for name, op, why in rows)
+
 
 def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     """Give every operation between the source and the target its rule.

@@ -47,6 +47,12 @@ class Rule:
     def __str__(self) -> str:
         return self.name
 
+    def describe(self) -> str:
+        """Name and parameters, as in ``gamma(gamma=0.25, stabilizer=1e-06)``."""
+        bound = self.function.keywords if isinstance(self.function, partial) else {}
+        values = ", ".join(f"{name}={_short(value)}" for name, value in sorted(bound.items()))
+        return f"{self}({values})" if values else str(self)
+
     def bind(self, parameters: Mapping[str, Parameter]) -> Rule:
         """Fill in the keyword-only parameters of the function that a rule set defines.
 
@@ -68,6 +74,10 @@ class Rule:
         return replace(self, function=partial(self.function, **values)) if values else self
 
 
+def _short(value: Parameter) -> str:
+    return f"({', '.join(map(_short, value))})" if isinstance(value, tuple) else f"{value:g}"
+
+
 def _pass(call: Call, relevance: Tensor) -> Tensor:
     return relevance
 
@@ -80,6 +90,28 @@ passes = Rule("passes", _pass, "passes")
 """The relevance reaches the one activation input unchanged."""
 blocks = Rule("blocks", _block, "blocks")
 """No relevance reaches the inputs, on purpose."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rule of a site, and the entry of the rule set that it comes from.
+
+    Parameters
+    ----------
+    rule : Rule
+        What was chosen.
+    entry : Selector, OpOverload or None
+        The override, or else the operation in the table; None where it is the rule of anything else.
+    """
+
+    rule: Rule
+    entry: Selector | OpOverload | None
+
+    def __str__(self) -> str:
+        if self.entry is None:
+            return f"{self.rule.describe()}, the rule of anything else"
+        kind = "override" if isinstance(self.entry, Selector) else "table"
+        return f"{self.rule.describe()}, from the {kind}: {self.entry}"
 
 
 @dataclass(frozen=True)
@@ -127,10 +159,26 @@ class RuleSet:
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""
+        choice = self.explain(site)
+        return None if choice is None else choice.rule
+
+    def explain(self, site: Site) -> Choice | None:
+        """Return the rule of a site and why it is that one, or None where there is none.
+
+        Examples
+        --------
+        >>> import torch, rule_registry
+        >>> aten, back = torch.ops.aten, rule_registry.BatchAxis(0)
+        >>> site = rule_registry.Site(aten.relu.default, "act", "ReLU", (), (), (), back)
+        >>> print(rule_registry.get("abslrp").explain(site))
+        passes, from the table: aten.relu.default
+        """
         for selector, rule in reversed(self.overrides):
             if selector.matches(site):
-                return rule
-        return self.table.get(site.op, self.default)
+                return Choice(rule, selector)
+        if site.op in self.table:
+            return Choice(self.table[site.op], site.op)
+        return None if self.default is None else Choice(self.default, None)
 
     def derive(
         self,
@@ -170,11 +218,21 @@ class RuleSet:
         )
 
     def __str__(self) -> str:
-        rows = [f"{op!s:<48} {rule}" for op, rule in sorted(self.table.items(), key=lambda row: str(row[0]))]
-        rows += [f"{selector!s:<48} {rule}" for selector, rule in self.overrides]
+        rows = [(str(selector), rule.describe()) for selector, rule in reversed(self.overrides)]
+        rows += sorted((str(op), rule.describe()) for op, rule in self.table.items())
         if self.default is not None:
-            rows.append(f"{'anything else':<48} {self.default}")
-        return "\n".join([f"{self.name}: {self.summary}", *rows])
+            rows.append(("anything else", self.default.describe()))
+        width = max((len(where) for where, _ in rows), default=0)
+        mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
+        parameters = ", ".join(f"{name}={_short(value)}" for name, value in sorted(self.parameters.items())) or "none"
+        return "\n".join(
+            [
+                f"{self.name}: {self.summary}",
+                f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}",
+                "the first row that holds is the rule:",
+                *(f"  {where:<{width}}  {rule}" for where, rule in rows),
+            ]
+        )
 
 
 def as_rule(what: Rule | Function) -> Rule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop.errors import MissingRuleError
-from rule_registry import BatchAxis, Call, Relevances, Rule, Site, Slot, blocks, passes, registry, select
+from rule_registry import BatchAxis, Call, Choice, Relevances, Rule, Site, Slot, blocks, passes, registry, select
+from rule_registry import rules as rules_module
 
 aten = torch.ops.aten
 
@@ -295,6 +297,51 @@ def test_a_rule_of_its_own_wins_over_a_narrower_one_of_the_base() -> None:
     assert rule_registry.get("heir").find(site(aten.gelu.default, "blocks.3")) is blocks
 
 
+# Saying why
+
+
+def test_why_a_site_has_its_rule() -> None:
+    rules = rule_registry.get("gamma", gamma=0.1).derive({select(path="head.*"): blocks})
+    inside, outside = site(path="head.1"), site(aten.linear.default, "body")
+    assert rules.explain(inside) == Choice(blocks, select(path="head.*"))
+    assert str(rules.explain(inside)) == "blocks, from the override: path head.*"
+    assert str(rules.explain(outside)).startswith("gamma(gamma=0.1, stabilizer=1e-06), from the ")
+    assert rules.explain(site(aten.erfinv.default)) is None
+    anything = rule_registry.get("gradient").explain(site())
+    assert str(anything) == "vector_jacobian_product, the rule of anything else"
+    for there in (inside, outside, site(aten.erfinv.default)):
+        choice = rules.explain(there)
+        assert rules.find(there) is (None if choice is None else choice.rule)
+
+
+def test_a_printed_rule_set_is_a_table_in_order_of_precedence() -> None:
+    rules = rule_registry.get("epsilon-gamma-box", low=-1.0, high=(1, 2, 3)).derive({select(path="head.*"): blocks})
+    title, settings, _, *rows = str(rules).splitlines()
+    assert title == f"{rules.name}: {rules.summary}"
+    assert settings == (
+        "parameters epsilon=1e-06, gamma=0.25, high=(1, 2, 3), low=-1, stabilizer=1e-06; seed output; contrast none; "
+        "mass measured"
+    )
+    assert rows[0].split("  ")[1] == "path head.*"
+    assert rows[0].endswith("  blocks")
+    text = [" ".join(row.split()) for row in rows]
+    first = text.index("op aten.conv2d.default, layer first z_box(high=(1, 2, 3), low=-1, stabilizer=1e-06)")
+    assert first < text.index("aten.conv2d.default gamma(gamma=0.25, stabilizer=1e-06)")
+    columns = {len(row) - len(re.split("  +", row)[-1]) for row in rows}
+    assert len(columns) == 1, "the rules stand in one column"
+
+
+def test_a_plan_says_why() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4)).eval()
+    plan = relprop.Explainer(model, rules="epsilon-plus-flat").plan(torch.rand(2, 3))
+    assert plan.why("_0") == "flat(stabilizer=1e-06), from the override: op aten.linear.default, layer first"
+    assert plan.why("_1") == "passes, from the table: aten.relu.default"
+    assert plan.why("_2") == "epsilon(epsilon=1e-06), from the table: aten.linear.default"
+    assert [row.split()[0] for row in str(plan).splitlines()] == ["_0", "_1", "_2"]
+    with pytest.raises(KeyError, match="no operation 'head'"):
+        plan.why("head")
+
+
 # Selecting
 
 
@@ -402,9 +449,10 @@ def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_examples_run() -> None:
-    found = doctest.testmod(registry)
-    assert found.attempted
-    assert not found.failed
+    for module in (registry, rules_module):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
 
 
 def test_first_and_last_layer_are_found_in_a_model() -> None:
