@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from torch import Tensor, fx
 
 from relprop.errors import CaptureError, InputError, MissingRuleError
 from relprop.graph import Graph, Marks, is_floating, value_inputs
+from relprop.merging import layers_to_merge
 from relprop.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
 
@@ -32,6 +33,8 @@ class Plan:
         operation of its own.
     assigned : mapping of fx.Node to Rule
         The rule of each.
+    merged : mapping of fx.Node to fx.Node
+        Layers that are one with the batch norm behind them, and that batch norm.
     """
 
     graph: Graph
@@ -39,6 +42,7 @@ class Plan:
     sources: tuple[fx.Node, ...]
     sites: dict[fx.Node, Site]
     assigned: dict[fx.Node, Rule]
+    merged: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def why(self, name: str) -> str:
         """Say which rule an operation has, and which entry of the rule set it comes from.
@@ -56,6 +60,9 @@ class Plan:
         named = {node.name: site for node, site in self.sites.items()}
         if name not in named:
             raise KeyError(f"no operation {name!r} carries relevance; there are: {', '.join(named)}")
+        layer = next((layer.name for layer, norm in self.merged.items() if norm.name == name), None)
+        if layer is not None:
+            return f"one layer with {layer}, whose rule holds for both"
         return str(self.rules.explain(named[name]))
 
     def __str__(self) -> str:
@@ -99,7 +106,8 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
             assigned[node] = rule
     if missing:
         raise MissingRuleError(_explain_missing(graph, rules, missing))
-    return Plan(graph, rules, sources, sites, assigned)
+    merged = layers_to_merge(sites, assigned, (graph.output,))
+    return Plan(graph, rules, sources, sites, assigned, merged)
 
 
 def matching_modules(graph: Graph, pattern: str) -> list[str]:

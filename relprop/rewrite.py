@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from relprop.assign import Plan, argument_nodes
 from relprop.errors import RelpropError
 from relprop.graph import drop_unused
+from relprop.merging import merged
 from relprop.steps import Seed, Step
 from rule_registry import BatchAxis
 
@@ -134,6 +135,9 @@ class _Rewriter:
         site, rule = self.plan.sites[node], self.plan.assigned[node]
         if arrived is None or rule.kind == "blocks":
             return
+        if node in self.plan.merged.values():
+            self.arriving.setdefault(node.args[0], []).append(self.relevance[_first_part(node)])  # type: ignore[arg-type]
+            return
         by_slot = dict(argument_nodes(node))
         inputs = [by_slot[slot] for slot in site.active]
         if rule.kind == "passes":
@@ -145,13 +149,28 @@ class _Rewriter:
         rules = self.plan.rules
         step_module = Step(site, rule, self.plan.graph.describe(node), rules.conserves, rules.measures)
         name = self._member(f"rule_{node.name}", step_module)
-        args = (arrived, self.forward[node], *fx.map_arg(node.args, self.forward.__getitem__))
+        args = fx.map_arg(node.args, self.forward.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
-        step = self._emit(f"shares_{node.name}", "call_module", name, args, kwargs)
+        output = node
+        if node in self.plan.merged:
+            args, kwargs = (), self._merged(node, _bind(node, args, kwargs))
+            output = _first_part(self.plan.merged[node])
+        step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
         if rules.conserves or rules.measures:
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
+
+    def _merged(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a layer's arguments with weight and bias of it and its batch norm together."""
+        norm = self.plan.merged[layer]
+        own = _bind(norm, fx.map_arg(norm.args, self.forward.__getitem__), {})
+        groups = arguments.get("groups", 1) if "output_padding" in _argument_names(layer) else None
+        names = ("weight", "bias", "running_mean", "running_var", "eps")
+        args = (arguments["weight"], arguments.get("bias"), *(own[name] for name in names), groups)
+        both = self._emit(f"merged_{layer.name}", "call_function", merged, args)
+        weight, bias = (self._item(both, k, f"merged_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
+        return {**arguments, "weight": weight, "bias": bias}
 
     def _collect(self, node: fx.Node) -> fx.Node | None:
         """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""
@@ -199,6 +218,20 @@ class _Rewriter:
 
     def _item(self, value: fx.Node, index: int, name: str) -> fx.Node:
         return self._emit(name, "call_function", operator.getitem, (value, index))
+
+
+def _bind(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an operation that are given, by their names in its schema."""
+    return {**dict(zip(_argument_names(node), args, strict=False)), **kwargs}
+
+
+def _argument_names(node: fx.Node) -> list[str]:
+    return [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+
+
+def _first_part(node: fx.Node) -> fx.Node:
+    """Return the node that picks the first of an operation's several outputs."""
+    return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
 
 
 def _gather(*parts: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -17,7 +17,7 @@ from rule_registry.select import Selector, check_overload
 Function = Callable[..., Relevances]
 Parameter = float | tuple[float, ...]
 """A number, or one for each channel."""
-Kind = Literal["rule", "passes", "blocks"]
+Kind = Literal["rule", "passes", "blocks", "merges"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Rule:
         ``function(call, relevance) -> relevances``; further keyword-only parameters are filled in from the
         rule set's. The relevance is ``(S, *output)``, S seeds in front (a tuple with None for what nobody
         used, where the operation returns several tensors).
-    kind : {"rule", "passes", "blocks"}
-        Passing and blocking are declared, so that a missing rule is always an error.
+    kind : {"rule", "passes", "blocks", "merges"}
+        Passing and blocking are declared, so that a missing rule is always an error. A batch norm whose rule merges
+        is one layer with the layer before, whose rule it then has; the function is for where there is none.
     """
 
     name: str

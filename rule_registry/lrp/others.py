@@ -18,7 +18,7 @@ from rule_registry.abslrp.activations import ELEMENTWISE
 from rule_registry.call import Call, may_be_masked, sum_to
 from rule_registry.lrp.formula import stabilised
 from rule_registry.registry import register
-from rule_registry.rules import passes
+from rule_registry.rules import Rule, passes
 
 aten = torch.ops.aten
 
@@ -68,10 +68,16 @@ def norm(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     return norms.centred(call, norms.scaled(call, s)) * call.input
 
 
-@register("epsilon", aten._native_batch_norm_legit_no_training.default)
 def batch_norm(call: Call, relevance: Sequence[Tensor], *, stabilizer: float) -> Tensor:
-    """Batch norm in evaluation mode: an affine layer of its own."""
+    """Batch norm in evaluation mode that no layer precedes: an affine layer of its own."""
     return norm(call, relevance[0], stabilizer=stabilizer)
+
+
+register(
+    "epsilon",
+    aten._native_batch_norm_legit_no_training.default,
+    rule=Rule("batch_norm", batch_norm, "merges"),
+)
 
 
 @register("epsilon", aten.softmax.int, aten._softmax.default)
