@@ -13,6 +13,7 @@ from relprop.errors import (
 )
 from relprop.explainer import Explainer, explain
 from relprop.explanation import Explanation
+from relprop.memory import OutOfMemoryError
 from relprop.oracle import gradient_oracle_error
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Explanation",
     "InputError",
     "MissingRuleError",
+    "OutOfMemoryError",
     "RelpropError",
     "Report",
     "RuleError",

@@ -188,6 +188,11 @@ def _capture(
     else:
         program = export(wrapped, args, kwargs, batched)
     flat, select = choose_output(reference, output)
+    if flat.isnan().any():
+        raise InputError(
+            f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
+            "the scale of the input"
+        )
     graph = build_graph(program, select)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if len(leaves) != len(graph.inputs):

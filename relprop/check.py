@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -101,6 +102,28 @@ class Report:
         """Whether there are no problems."""
         return not self.problems
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as numbers, words and lists that JSON can hold; what was not measured is None."""
+        kept = self.conservation
+        return {
+            "model": self.model,
+            "rules": self.rules,
+            "ok": self.ok,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "oracle_error": _finite(self.oracle_error),
+            "oracle_dtype": str(self.oracle_dtype).removeprefix("torch."),
+            "conservation_error": _finite(kept.error) if kept is not None else None,
+            "lost": kept.lost if kept is not None and kept.conserves else None,
+            "stability": self.stability,
+            "seconds": _finite(self.seconds),
+            "gradient_seconds": _finite(self.gradient_seconds),
+            "operations": [
+                {"operation": operation, "rule": rule, "count": count}
+                for (operation, rule), count in sorted(self.operations.items())
+            ],
+        }
+
     def __str__(self) -> str:
         rows = [f"{'operation':<44} {'rule':<28} count"]
         for (operation, rule), count in sorted(self.operations.items()):
@@ -174,6 +197,10 @@ def check(
         gradient_seconds=gradient_seconds,
         notes=_notes(plan),
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -16,6 +16,7 @@ from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
 from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
+from relprop.memory import memory_for
 from relprop.rewrite import Ready, RelevanceProgram, rewrite
 from rule_registry import BatchAxis, RuleSet
 
@@ -95,12 +96,12 @@ class Explainer:
 
         Raises
         ------
-        InputError, TargetError, CaptureError, MissingRuleError
+        InputError, TargetError, CaptureError, MissingRuleError, OutOfMemoryError
         """
         args, kwargs = check_inputs(x, kwargs)
         ready = self._ready(args, kwargs, target)
         batch = next(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        with plain_mode():
+        with plain_mode(), memory_for(batch):
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
             size = self.batch_size or batch
@@ -109,7 +110,9 @@ class Explainer:
                 chunk = [
                     leaf[start : start + size] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves
                 ]
-                parts.append(ready.program(*chunk, None if classes is None else classes[start : start + size]))
+                chosen = None if classes is None else classes[start : start + size]
+                with memory_for(min(size, batch)):
+                    parts.append(ready.program(*chunk, chosen))
             return assemble(ready, parts)
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:

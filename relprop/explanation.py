@@ -14,11 +14,11 @@ from torch import Tensor
 
 from relprop.archive import archive_items
 from relprop.conservation import Conservation
-from relprop.display import as_pixels, draw, notebook_html, notebook_picture
 from relprop.errors import RelpropError
 from relprop.pictures import overlay, robust_scale
+from relprop.pictures.display import as_pixels, draw, notebook_html, notebook_picture
+from relprop.pictures.spatial import LayoutError, find_map
 from relprop.saving import save
-from relprop.spatial import LayoutError, find_map
 from rule_registry import BatchAxis
 
 

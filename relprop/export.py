@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from threading import get_ident
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +85,9 @@ def export(
 
     inputs = (args, dict(kwargs))
     try:
-        program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=pytree.tree_map(dynamic, inputs))
+        with redirect_stderr(_WithoutThisThread(sys.stderr)):
+            shapes = pytree.tree_map(dynamic, inputs)
+            program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
         raise CaptureError(
             f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
@@ -91,6 +96,20 @@ def export(
             "that can be traced."
         ) from error
     return lower(program)
+
+
+class _WithoutThisThread(io.TextIOBase):
+    """A stream that drops what its maker prints: before it raises, torch.export prints the graph it has so far."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.thread = get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if get_ident() == self.thread else self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def lower(program: ExportedProgram) -> ExportedProgram:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
-from relprop.tiles import write_png
+from relprop.pictures.tiles import write_png
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from torch import nn
 
 import relprop
 from relprop.files import OutputError
-from relprop.spatial import find_map
+from relprop.pictures.spatial import find_map
 
 
 @pytest.fixture(scope="module")

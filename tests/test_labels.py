@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 
-from relprop.labels import imagenet_labels, read_labels
 from relprop.models import LabelsError, load_classifier
+from relprop.models.labels import imagenet_labels, read_labels
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from relprop import architectures, models, named_models
+from relprop import models
 from relprop.errors import RelpropError
 from relprop.models import (
     PACKAGED,
@@ -26,11 +26,13 @@ from relprop.models import (
     ModelError,
     UnknownModelError,
     WeightsError,
+    architectures,
     list_models,
     load_classifier,
+    named,
     read_picture,
 )
-from relprop.picture_files import package_files
+from relprop.models.picture_files import package_files
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "weights"
@@ -150,7 +152,7 @@ def test_packaged_weights_need_no_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_packaged_weights_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "w.pth")
-    for module in (architectures, named_models):
+    for module in (architectures, named):
         monkeypatch.setattr(module, "PACKAGED", {"resnet10t": ("fake", "w.pth")})
     monkeypatch.setattr(architectures, "package_files", lambda package, pattern: [tmp_path / pattern])
     with pytest.raises(WeightsError, match="do not follow ResNet's"):

@@ -11,7 +11,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from relprop import pictures
-from relprop.colours import cell_overlay
 from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.pictures import (
@@ -29,7 +28,8 @@ from relprop.pictures import (
     scale_words,
     tile_sheet,
 )
-from relprop.tiles import encode, scaled, sharp, tile_size
+from relprop.pictures.colours import cell_overlay
+from relprop.pictures.tiles import encode, scaled, sharp, tile_size
 
 GREY = np.full((20, 30, 3), 128, np.uint8)
 

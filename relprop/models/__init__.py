@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relprop.architectures import PACKAGED, ListedModel, find_architectures, list_models
-from relprop.classifier import Classifier, ModelError, UnknownModelError
-from relprop.devices import DeviceError, find_device, move
-from relprop.labels import LabelsError, check_count, imagenet_labels, read_labels
-from relprop.named_models import load_named
-from relprop.own_models import is_function, load_own
-from relprop.picture_files import PictureError, find_pictures, read_picture, sample_pictures
-from relprop.preprocessing import PictureTransform, TransformError
-from relprop.programs import is_program, load_program
-from relprop.views import View, ViewError
-from relprop.weights import WeightsError
+from relprop.models.architectures import PACKAGED, ListedModel, find_architectures, list_models
+from relprop.models.classifier import Classifier, ModelError, UnknownModelError
+from relprop.models.devices import DeviceError, find_device, move
+from relprop.models.labels import LabelsError, check_count, imagenet_labels, read_labels
+from relprop.models.named import load_named
+from relprop.models.own import is_function, load_own
+from relprop.models.picture_files import PictureError, find_pictures, read_picture, sample_pictures
+from relprop.models.preprocessing import PictureTransform, TransformError
+from relprop.models.programs import is_program, load_program
+from relprop.models.views import View, ViewError
+from relprop.models.weights import WeightsError
 
 __all__ = [
     "PACKAGED",
@@ -66,8 +66,8 @@ def load_classifier(
         A timm or torchvision name, whose preprocessing is used. Without it a named model uses its own, a model of
         one's own what a timm-style ``pretrained_cfg`` says, else ImageNet's: ``assumed`` says so.
     labels
-        A file of class names; see `relprop.labels.read_labels`. Without it ImageNet's are used where the number of
-        classes is that of ImageNet-1k or of one of its larger variants, else numbers.
+        A file of class names: one a line, or JSON. Without it ImageNet's are used where the number of classes is that
+        of ImageNet-1k or of one of its larger variants, else numbers.
     device
         Where the model goes, as PyTorch names it; without it it stays where it is loaded, a named one on the CPU.
 

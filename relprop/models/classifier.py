@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.devices import device_of
 from relprop.errors import RelpropError
-from relprop.preprocessing import Floats, Picture, Preprocessing
-from relprop.views import View, find_view, size_of
+from relprop.models.devices import device_of
+from relprop.models.preprocessing import Floats, Picture, Preprocessing
+from relprop.models.views import View, find_view, size_of
 
 
 class ModelError(RelpropError, ValueError):

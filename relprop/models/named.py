@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from relprop.architectures import PACKAGED, Architecture, build_for, find_architectures, packaged_file
-from relprop.classifier import Loaded, ModelError
 from relprop.export import first_line
-from relprop.preprocessing import Preprocessing
-from relprop.weights import WeightsError, misfit, misfit_error, read_weights, renamed
+from relprop.models.architectures import PACKAGED, Architecture, build_for, find_architectures, packaged_file
+from relprop.models.classifier import Loaded, ModelError
+from relprop.models.preprocessing import Preprocessing
+from relprop.models.weights import WeightsError, misfit, misfit_error, read_weights, renamed
 
 
 def load_named(name: str, weights: Path | None, chosen: Preprocessing | None) -> Loaded:

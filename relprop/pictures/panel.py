@@ -1,4 +1,4 @@
-"""Pictures of relevance: the panel of one map, and all that draws, in one place to import from."""
+"""The panel of one map: what the model saw, its relevance, both together, and the whole original picture."""
 
 from __future__ import annotations
 
@@ -9,58 +9,8 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from relprop.colours import (
-    BLUR,
-    PERCENTILE,
-    Array,
-    DrawingError,
-    Pixels,
-    heat_colours,
-    overlay,
-    resized,
-    robust_scale,
-    scale_note,
-    scale_words,
-)
-from relprop.sheets import class_sheet, layer_sheet, map_sheet
-from relprop.tiles import (
-    CONTRAST,
-    LONGEST,
-    PLAIN,
-    SIGNED,
-    Legend,
-    Tile,
-    legend_of,
-    scaled,
-    sharp,
-    tile_sheet,
-    tile_size,
-    write_png,
-)
-
-__all__ = [
-    "CONTRAST",
-    "PERCENTILE",
-    "PLAIN",
-    "SIGNED",
-    "Array",
-    "DrawingError",
-    "Legend",
-    "Pixels",
-    "Tile",
-    "class_sheet",
-    "heat_colours",
-    "layer_sheet",
-    "map_sheet",
-    "overlay",
-    "panel",
-    "robust_scale",
-    "save_panel",
-    "scale_note",
-    "scale_words",
-    "tile_sheet",
-    "write_png",
-]
+from relprop.pictures.colours import BLUR, Array, Pixels, heat_colours, overlay, resized
+from relprop.pictures.tiles import LONGEST, Legend, Tile, legend_of, scaled, sharp, tile_sheet, tile_size, write_png
 
 Box = tuple[float, float, float, float]
 Original = tuple[Pixels, Array, Box]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from relprop.colours import Array, Pixels, cell_overlay, heat_colours, overlay
-from relprop.tiles import Legend, Tile, in_lines, legend_of, scaled, sharp, tile_sheet, tile_size
+from relprop.pictures.colours import Array, Pixels, cell_overlay, heat_colours, overlay
+from relprop.pictures.tiles import Legend, Tile, in_lines, legend_of, scaled, sharp, tile_sheet, tile_size
 
 _CLASS, _LAYER = 300, 208  # side of a square tile in pixels, per kind of picture
 _COARSE = 0.4  # maps of fewer cells than this part of the tile's pixels are shown cell by cell

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from relprop.errors import RelpropError
-from relprop.preprocessing import Picture, Preprocessing, apply
+from relprop.models.preprocessing import Picture, Preprocessing, apply
 
 BLUE = 200
 """Blue of all test pixels: no padding has it, and a transform that changes colours changes it."""

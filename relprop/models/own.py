@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.architectures import near
-from relprop.classifier import Classifier, Loaded, ModelError, UnknownModelError
-from relprop.devices import device_of, move
 from relprop.export import first_line
-from relprop.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
-from relprop.programs import inspect_program
-from relprop.weights import WeightsError, load_weights
+from relprop.models.architectures import near
+from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
+from relprop.models.devices import device_of, move
+from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
+from relprop.models.programs import inspect_program
+from relprop.models.weights import WeightsError, load_weights
 
 Made = nn.Module | ExportedProgram | Classifier
 """What a function may return."""

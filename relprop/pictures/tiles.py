@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import BboxImage
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from relprop.colours import Array, Pixels, heat_colours, resized
 from relprop.files import written_whole
-from relprop.lettering import DPI, Style, fit
+from relprop.pictures.colours import Array, Pixels, heat_colours, resized
+from relprop.pictures.lettering import DPI, Style, fit
 
 _EDGE, _GAP, _ROOM = 18, 14, 8  # pixels: around the sheet, between columns, between a row and the next
 LONGEST = 2  # a tile is at most so many sides of a square one wide or high

@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.capture import load_exported
-from relprop.classifier import Loaded, ModelError
-from relprop.preprocessing import Preprocessing, assume_imagenet, blank_input
-from relprop.weights import WeightsError
+from relprop.models.classifier import Loaded, ModelError
+from relprop.models.preprocessing import Preprocessing, assume_imagenet, blank_input
+from relprop.models.weights import WeightsError
 
 
 def is_program(name: str) -> bool:

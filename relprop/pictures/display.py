@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relprop.colours import PERCENTILE, robust_scale, scale_note
 from relprop.errors import RelpropError
-from relprop.sheets import layer_sheet, map_sheet
-from relprop.spatial import LayoutError
-from relprop.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
+from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
+from relprop.pictures.sheets import layer_sheet, map_sheet
+from relprop.pictures.spatial import LayoutError
+from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
 
 if TYPE_CHECKING:
     from relprop.explanation import Explanation

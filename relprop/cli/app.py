@@ -1,0 +1,119 @@
+"""What all commands share: the application, their common options, and errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from relprop.errors import RelpropError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes: something went wrong, the command line can't be understood, Ctrl-C."""
+
+DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+# BadParameter is public, its base is not: an option or argument that can't be understood.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _OneLineUsage(TyperGroup):
+    """Commands whose misuse is told in one line too."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except _UsageError as error:
+            command = error.ctx.command_path if error.ctx else "relprop"
+            warn(f"{error.format_message()} See {command} --help")
+            code = MISUSED
+        sys.exit(code or 0)
+
+
+app = typer.Typer(cls=_OneLineUsage, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Show by relevance propagation which pixels made a model say what it says."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
+Rules = Annotated[
+    str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
+]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
+]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Turn whatever goes wrong into one line on stderr and an exit code; ``debug`` shows the stack trace."""
+    try:
+        with nullcontext() if debug else _quiet():
+            yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+    except RelpropError as error:
+        if debug:
+            raise
+        fail(str(error))
+    except Exception as error:  # the last resort: nobody should meet a stack trace unasked
+        if debug:
+            raise
+        fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what libraries have to say to developers off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Say on one line of stderr what is wrong and leave with an exit code."""
+    warn(message)
+    raise typer.Exit(code)
+
+
+def warn(message: str) -> None:
+    """Say something on one line of stderr."""
+    typer.echo(f"relprop: {one_line(message)}", err=True)
+
+
+def one_line(message: str) -> str:
+    """Join the lines of a message."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    for line in lines[1:]:
+        text += (" " if text.endswith((":", ";", ",")) else "; ") + line
+    return text

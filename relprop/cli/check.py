@@ -1,0 +1,80 @@
+"""``relprop check``: whether explanations of a model can be trusted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relprop.cli.app import (
+    DEFAULT_MODEL,
+    FAILED,
+    Debug,
+    Device,
+    Model,
+    Preprocessing,
+    Rules,
+    Weights,
+    app,
+    one_line_errors,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from relprop.models import Classifier
+
+
+@app.command(epilog="Example: relprop check --model tf_efficientnet_lite0 --json")
+def check(
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PICTURES]...", help="Pictures to check on; else two that foolbox carries."),
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    rules: Rules = "abslrp",
+    preprocessing: Preprocessing = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check that a model is captured, covered by rules, computed right, conserved and stable.
+
+    The exit code is 1 where it isn't.
+    """
+    with one_line_errors(debug):
+        import relprop
+        from relprop.cli.choices import choose_rules
+        from relprop.models import load_classifier
+
+        rule_set = choose_rules(rules)
+        classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
+        x = _inputs(pictures or (), classifier)
+        report = relprop.check(classifier.model, x if device is None else x.to(device), rules=rule_set)
+        typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
+        if not report.ok:
+            raise typer.Exit(FAILED)
+
+
+def _inputs(pictures: Sequence[Path], classifier: Classifier) -> Tensor:
+    """Return pictures as the model expects them, random ones where none are given or installed."""
+    import numpy as np
+    import torch
+
+    from relprop.models import PictureError, find_pictures, read_picture, sample_pictures
+
+    if pictures:
+        read = [read_picture(path) for path in find_pictures(pictures)]
+    else:
+        try:
+            read = [read_picture(path) for path in sample_pictures()[:2]]
+        except PictureError as error:
+            warn(f"random pictures are used, as {error}")
+            read = list(np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8))
+    return torch.stack([classifier.transform(picture) for picture in read])

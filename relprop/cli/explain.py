@@ -1,0 +1,114 @@
+"""``relprop explain``: pictures in, maps and an index out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relprop.cli.app import (
+    DEFAULT_MODEL,
+    FAILED,
+    INTERRUPTED,
+    Debug,
+    Device,
+    Model,
+    Preprocessing,
+    Rules,
+    Weights,
+    app,
+    one_line_errors,
+    warn,
+)
+
+
+class Contrast(StrEnum):
+    """What the target is set against."""
+
+    REST = "rest"
+    NONE = "none"
+
+
+class Format(StrEnum):
+    """Kinds of file that hold the maps of one picture."""
+
+    PNG = "png"
+    NPZ = "npz"
+    H5 = "h5"
+
+
+@app.command(epilog="Example: relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out")
+def explain(
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PICTURES]...", help="Picture files, or folders of them.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    rules: Rules = "abslrp",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS|INDEX|topN",
+            help="Class explained, by name or number, or the N most probable side by side; else the predicted one.",
+        ),
+    ] = None,
+    contrast: Annotated[
+        Contrast | None, typer.Option(help="Against all other classes or not, if not the rule set's own.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Draw the relevance at this module too (or a glob of them); repeatable."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
+    ] = None,
+    preprocessing: Preprocessing = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Explanations computed at once.")] = 8,
+    device: Device = None,
+    format: Annotated[
+        list[Format] | None, typer.Option(help="What is written for each picture; repeatable. [default: png]")
+    ] = None,
+    sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where maps and index.jsonl go.")
+    ] = Path("out"),
+    debug: Debug = False,
+) -> None:
+    """Draw where each picture holds more relevance for its class than for the others, and less.
+
+    One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
+    the files written. A picture that can't be read is reported, skipped, and makes the exit code 1.
+    """
+    with one_line_errors(debug):
+        from relprop.cli.choices import choose_rules, choose_target
+        from relprop.cli.results import Results
+        from relprop.cli.run import Run
+        from relprop.explainer import Explainer
+        from relprop.files import OutputError
+        from relprop.models import PictureError, find_pictures, load_classifier, sample_pictures
+
+        if pictures and any(path.is_dir() and path.resolve().is_relative_to(output.resolve()) for path in pictures):
+            raise OutputError(f"-o {output}: results would mix with the pictures; name another folder")
+        # Results of an earlier run may lie inside a folder that is explained.
+        paths = find_pictures(pictures, skip=[output]) if pictures else sample_pictures() if sample else []
+        if not paths:
+            raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
+        rule_set = choose_rules(rules)
+        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        choice = choose_target(target, classifier.labels)
+        options: dict[str, Any] = (
+            {"contrast": None if contrast is Contrast.NONE else contrast.value} if contrast else {}
+        )
+        explainer = Explainer(classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, **options)
+        with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
+            run = Run(classifier, explainer, choice, results)
+            try:
+                run.explain(paths, batch_size)
+            except KeyboardInterrupt:
+                warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {results.index} lists is whole")
+                raise typer.Exit(INTERRUPTED) from None
+        typer.echo(run.summary())
+        if run.failed:
+            raise typer.Exit(FAILED)

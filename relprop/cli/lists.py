@@ -1,0 +1,65 @@
+"""``relprop rules`` and ``relprop models``: what can be named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from relprop.cli.app import Debug, app, one_line_errors
+
+
+@app.command(epilog="Example: relprop rules abslrp")
+def rules(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show every rule of this rule set.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the rule sets and what they do, or one of them rule by rule."""
+    with one_line_errors(debug):
+        import rule_registry
+        from relprop.cli.choices import choose_rules
+
+        if name is not None:
+            typer.echo(str(choose_rules(name)))
+            return
+        for known in rule_registry.names():
+            rule_set = rule_registry.get(known)
+            settings = ", ".join(f"{key}={value:g}" for key, value in rule_set.parameters.items())
+            typer.echo(f"{known:<24} {rule_set.summary}" + (f" ({settings})" if settings else ""))
+
+
+@app.command(epilog="Example: relprop models 'vit_tiny*'")
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="[PATTERN]", help="List the names that match, as in 'resnet*'.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the models that can be named, by default those whose pretrained weights are at hand offline."""
+    with one_line_errors(debug):
+        from relprop.models import UnknownModelError, list_models
+
+        found = list_models(pattern or "*")
+        if not found:
+            raise UnknownModelError(f"no model matches {pattern!r}; relprop models '*' lists all")
+        shown = found if pattern else [model for model in found if model.weights in AT_HAND]
+        for model in shown:
+            typer.echo(f"{model.name:<48} {model.library:<12} {WHERE[model.weights]}")
+        counts = Counter(model.library for model in found)
+        matching = f" matching {pattern!r}" if pattern else ""
+        typer.echo(
+            f"{sum(counts.values())} models{matching} can be named ("
+            + ", ".join(f"{count} of {library}" for library, count in sorted(counts.items()))
+            + ")"
+            + ("" if pattern else "; relprop models '*' lists them; a FILE.pt2 and package.module:function work too")
+        )
+
+
+AT_HAND = ("package", "cache")
+WHERE = {
+    "package": "weights in an installed package",
+    "cache": "weights downloaded already",
+    "download": "weights are downloaded when needed",
+    "": "no pretrained weights: give --weights",
+}

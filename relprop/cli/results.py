@@ -1,0 +1,136 @@
+"""What ``relprop explain`` leaves behind: files for each picture, and an index of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from relprop.cli.drawing import draw, draw_layers, targets_of
+from relprop.cli.looked import Looked
+from relprop.explanation import Explanation
+from relprop.files import OutputError
+from relprop.models import Classifier
+from relprop.pictures import write_png
+
+INDEX = "index.jsonl"
+
+
+class Results:
+    """The files of one run; a context manager that keeps the index open.
+
+    A line of the index is written once the files it names are whole, so an interrupted run leaves a valid one.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go; it is made if it is missing.
+    paths : sequence of Path
+        The pictures that will be explained: none of them is ever written over.
+    classifier : Classifier
+        What is explained.
+    rules : str
+        Words for the rule set.
+    formats : sequence of str
+        Of ``"png"``, ``"npz"`` and ``"h5"``.
+    """
+
+    def __init__(
+        self, folder: Path, paths: Sequence[Path], classifier: Classifier, rules: str, formats: Sequence[str]
+    ) -> None:
+        self.folder = folder
+        self.classifier = classifier
+        self.rules = rules
+        self.formats = formats
+        self._inputs = {path.resolve() for path in paths}
+        self._numbers: Counter[str] = Counter()
+        self._taken: set[str] = set()
+
+    @property
+    def index(self) -> Path:
+        """The list of all that was written: one JSON object a line."""
+        return self.folder / INDEX
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lines: TextIO = self.index.open("w", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+
+    def fail(self, path: Path, message: str) -> None:
+        """Record a picture that could not be explained."""
+        self._record({"file": str(path), "error": message})
+
+    def write(self, looked: Looked, explanation: Explanation) -> None:
+        """Write the maps of one picture, of which an explanation holds one sample for each class explained.
+
+        Raises
+        ------
+        OutputError
+            If a file can't be written.
+        """
+        stem = self._stem(looked.path.stem)
+        paths = {}
+        for kind in self.formats:
+            paths[kind] = f"{stem}.{kind}"
+            if kind != "png":
+                explanation.save(self.folder / paths[kind])
+                continue
+            write_png(draw(self.classifier, self.rules, looked, explanation), self.folder / paths[kind])
+            if explanation.layers:
+                paths["layers"] = f"{stem}.layers.png"
+                figure = draw_layers(self.classifier, looked, explanation)
+                write_png(figure, self.folder / paths["layers"])
+        for k in range(len(explanation)):
+            self._record(self._entry(looked, explanation[k]) | {"paths": paths})
+
+    def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
+        """Say what is known of one picture and class."""
+        labels, probabilities = self.classifier.labels, explanation.output[0].float().softmax(0)
+        (target,), predicted = targets_of(explanation), int(probabilities.argmax())
+        kept = explanation.conservation
+        return {
+            "file": str(looked.path),
+            "target": target,
+            "label": labels[target],
+            "probability": float(probabilities[target]),
+            "predicted": predicted,
+            "predicted_label": labels[predicted],
+            "predicted_probability": float(probabilities[predicted]),
+            "conservation_error": kept.error if kept.conserves else None,
+            "lost": kept.lost if kept.conserves else None,
+            "model": self.classifier.name,
+            "weights": self.classifier.origin,
+            "rules": self.rules,
+            "size": looked.view and looked.view.size,
+            "box": looked.view and looked.view.box,
+        }
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        try:
+            self._lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
+
+    def _stem(self, name: str) -> str:
+        """Return a name that no other files of this run have, and under which no picture is written over."""
+        for number in count(self._numbers[name] + 1):
+            stem = name if number == 1 else f"{name}-{number}"
+            drawn = {(self.folder / f"{stem}{end}").resolve() for end in (".png", ".layers.png")}
+            if stem not in self._taken and drawn.isdisjoint(self._inputs):
+                break
+        self._numbers[name] = number
+        self._taken.add(stem)
+        return stem

@@ -1,0 +1,112 @@
+"""The stream of one ``relprop explain``: read, explain, write, one batch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+from torch.export import ExportedProgram
+from tqdm import tqdm
+
+from relprop.cli.app import warn
+from relprop.cli.choices import Choice
+from relprop.cli.drawing import verdicts
+from relprop.cli.looked import Looked, look
+from relprop.cli.results import Results
+from relprop.explainer import Explainer
+from relprop.memory import memory_for
+from relprop.models import Classifier, PictureError
+from relprop.oracle import gradient_oracle_error
+
+
+@dataclass
+class Run:
+    """One run: what is fixed for all its pictures, and the tally."""
+
+    classifier: Classifier
+    explainer: Explainer
+    choice: Choice
+    results: Results
+    explained: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    conservation: float | None = None
+    oracle: float | None = None
+
+    def explain(self, paths: Sequence[Path], batch_size: int) -> None:
+        """Explain the pictures batch by batch, holding one batch at a time."""
+        # The explanations of one picture's classes share a batch.
+        size = max(1, batch_size // self.choice.top)
+        with tqdm(total=len(paths), unit="picture", disable=None) as progress:
+            for batch in self._batches(paths, size, progress):
+                self._explain_batch(batch, progress)
+
+    def summary(self) -> str:
+        """Say how far the maps can be trusted."""
+        rows = {"pictures explained": str(self.explained)}
+        if self.conservation is not None:
+            rows["conservation error"] = f"{self.conservation:.1e} (worst)"
+        if self.oracle is not None:
+            rows["gradient-oracle error"] = f"{self.oracle:.1e} (captured program, first two pictures)"
+            rows["seconds per picture"] = f"{self.seconds / self.explained:.2f} (capture included, drawing not)"
+        rows["weights"] = self.classifier.origin
+        if self.classifier.assumed:
+            rows["preprocessing"] = self.classifier.assumed
+        rows["index"] = str(self.results.index)
+        rows["pictures failed"] = str(self.failed)
+        return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
+
+    def _batches(self, paths: Sequence[Path], size: int, progress: Any) -> Iterator[list[Looked]]:
+        """Read pictures into full batches; report and count those that cannot be read."""
+        batch: list[Looked] = []
+        for path in paths:
+            try:
+                batch.append(look(path, self.classifier))
+            except PictureError as error:
+                self.failed += 1
+                self.results.fail(path, str(error))
+                progress.update()
+                with progress.external_write_mode():
+                    warn(str(error))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
+        x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
+        start, count = time.perf_counter(), self.choice.top
+        target = self.choice.index if count == 1 else self._most_probable(x).flatten()
+        explanation = self.explainer(x.repeat_interleave(count, 0), target)
+        self.seconds += time.perf_counter() - start
+        if self.oracle is None:
+            self.oracle = gradient_oracle_error(self.classifier.model, x[:2])
+        for k, looked in enumerate(batch):
+            classes = explanation[k * count : (k + 1) * count]
+            self.results.write(looked, classes)
+            self.explained += 1
+            kept, note = classes.conservation, "relevance is not conserved under these rules"
+            if kept.conserves:
+                self.conservation = max(self.conservation or 0.0, kept.error)
+                note = f"conservation error {kept.error:.1e}"
+            progress.update()
+            with progress.external_write_mode():
+                typer.echo(f"{looked.path}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+
+    def _most_probable(self, x: Tensor) -> Tensor:
+        """Return the classes ``(B, top)`` to explain, the most probable one first."""
+        with torch.inference_mode(), memory_for(len(x)):
+            return self._forward(x).topk(self.choice.top, dim=1).indices
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        model = self.classifier.model
+        return model.module() if isinstance(model, ExportedProgram) else model

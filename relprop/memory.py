@@ -1,0 +1,47 @@
+"""Running out of memory, said so that one knows what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from relprop.errors import RelpropError
+
+
+class OutOfMemoryError(RelpropError, MemoryError):
+    """So many samples at once do not fit into memory."""
+
+
+@contextmanager
+def memory_for(samples: int) -> Iterator[None]:
+    """Turn every way of running out of memory into one error that says which batch size to try.
+
+    Parameters
+    ----------
+    samples : int
+        How many are explained at once.
+
+    Raises
+    ------
+    OutOfMemoryError
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = (
+            f"try a batch size of {samples // 2}"
+            if samples > 1
+            else "it is a single one already, so take smaller pictures, a smaller model or another device"
+        )
+        raise OutOfMemoryError(f"out of memory with a batch of {samples}: {advice}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # PyTorch's CPU allocator has no error class of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,69 @@
+"""What people write for --rules and --target."""
+
+import pytest
+
+from relprop.cli.app import one_line
+from relprop.cli.choices import Choice, ParameterError, choose_rules, choose_target
+from relprop.errors import MissingRuleError, TargetError
+
+LABELS = ("tench", "Goldfish", "crane", "great white shark", "crane")
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        (None, Choice()),
+        ("top3", Choice(top=3)),
+        ("top1", Choice()),
+        ("4", Choice(index=4)),
+        ("0", Choice(index=0)),
+        ("goldfish", Choice(index=1)),
+        ("Great White Shark", Choice(index=3)),
+    ],
+)
+def test_targets_by_name_number_and_rank(text, choice):
+    assert choose_target(text, LABELS) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5", "classes 0 to 4"),
+        ("-1", "classes 0 to 4"),
+        ("top6", "only 5 classes"),
+        ("top0", "no class has that name"),
+        ("crane", "classes 2 and 4 have that name; give the number"),
+        ("goldfinch", "near names: Goldfish"),
+        ("", "no class has that name"),
+    ],
+)
+def test_a_target_that_is_none_says_so(text, message):
+    with pytest.raises(TargetError, match=message):
+        choose_target(text, LABELS)
+
+
+def test_rules_take_parameters():
+    assert choose_rules("abslrp").parameters == {"delta": 0.01}
+    assert choose_rules("abslrp:delta=0.5").parameters == {"delta": 0.5}
+    assert choose_rules("abslrp:").parameters == {"delta": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("abslpr", MissingRuleError, "near names: abslrp"),
+        ("abslrp:gamma=1", ParameterError, r"no parameter \['gamma'\]; it accepts: delta"),
+        ("abslrp:delta", ParameterError, "'delta' is not PARAM=NUMBER"),
+        ("abslrp:delta=much", ParameterError, "'delta=much' is not PARAM=NUMBER"),
+    ],
+)
+def test_rules_that_are_none_say_so(text, kind, message):
+    with pytest.raises(kind, match=message):
+        choose_rules(text)
+
+
+def test_messages_of_several_lines_become_one():
+    assert one_line("two operations have no rule:\n  aten.a\n  aten.b\n\nregister them") == (
+        "two operations have no rule: aten.a; aten.b; register them"
+    )
+    assert one_line("") == ""
