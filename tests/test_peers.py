@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from models import distance, seeded
+import torchvision
+from models import distance, seeded, settled
 from torch import Tensor, nn
 
 import relprop
@@ -17,6 +19,7 @@ zennit = pytest.importorskip("zennit")
 from zennit import composites, rules  # noqa: E402
 from zennit.attribution import Gradient  # noqa: E402
 from zennit.layer import Sum  # noqa: E402
+from zennit.torchvision import ResNetCanonizer  # noqa: E402
 from zennit.types import Linear as AnyLayer  # noqa: E402
 
 BOX = {"low": (-6.0, -5.0, -7.0), "high": (5.0, 6.0, 7.0)}
@@ -130,3 +133,30 @@ def test_agreement(name: str, build: Any) -> None:
     found = relprop.explain(model, x, rules=ours)
     assert found.relevance.any()
     assert distance(found.relevance, theirs(model, x, composite(), ours.seed)) <= 1e-9
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return settled(seeded(lambda: torchvision.models.resnet18(num_classes=7)), torch.randn(8, 3, 32, 32)).double()
+
+
+@pytest.mark.parametrize(
+    "name", ["epsilon", "z-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box"]
+)
+def test_batch_norms_as_zennit_merges_them(name: str, resnet: nn.Module) -> None:
+    """ResNet-18 under zennit's canonizer, which merges batch norms into weights and makes modules of the sums.
+
+    The identity it leaves in place of a batch norm still divides by ``sqrt(1 + eps)``, which changes the outputs of
+    this model by 1e-4 and its maps by as much; with eps added to the variance beforehand the identity is exact.
+    """
+    composite, parameters = PEERS[name]
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64).clamp(-4, 4)
+    exact = copy.deepcopy(resnet)
+    for module in exact.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var += module.eps
+            module.eps = 0.0
+    canonized = composite()
+    canonized.canonizers = [ResNetCanonizer()]
+    found = relprop.explain(resnet, x, rules=rule_registry.get(name, **parameters))
+    assert distance(found.relevance, theirs(exact, x, canonized, "output")) <= 1e-9
