@@ -7,13 +7,14 @@ from rule_registry import abslrp, attention, backprop, gradient, lrp, released, 
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.registry import define, get, names, register
-from rule_registry.rules import Choice, Rule, RuleSet, blocks, passes
+from rule_registry.rules import Choice, Parameter, Rule, RuleSet, blocks, passes
 from rule_registry.select import Selector, select
 
 __all__ = [
     "BatchAxis",
     "Call",
     "Choice",
+    "Parameter",
     "Relevances",
     "Rule",
     "RuleSet",

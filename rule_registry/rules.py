@@ -218,18 +218,22 @@ class RuleSet:
             overrides=tuple(overrides),
         )
 
+    def describe(self) -> str:
+        """Parameters, seed, contrast and what becomes of the mass, in a line."""
+        mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
+        parameters = ", ".join(f"{name}={_short(value)}" for name, value in sorted(self.parameters.items())) or "none"
+        return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
+
     def __str__(self) -> str:
         rows = [(str(selector), rule.describe()) for selector, rule in reversed(self.overrides)]
         rows += sorted((str(op), rule.describe()) for op, rule in self.table.items())
         if self.default is not None:
             rows.append(("anything else", self.default.describe()))
         width = max((len(where) for where, _ in rows), default=0)
-        mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
-        parameters = ", ".join(f"{name}={_short(value)}" for name, value in sorted(self.parameters.items())) or "none"
         return "\n".join(
             [
                 f"{self.name}: {self.summary}",
-                f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}",
+                self.describe(),
                 "the first row that holds is the rule:",
                 *(f"  {where:<{width}}  {rule}" for where, rule in rows),
             ]

@@ -19,6 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 import relprop
+import rule_registry
 from relprop.cli import app
 from relprop.models import PictureError, find_pictures, load_classifier, read_picture, sample_pictures
 
@@ -386,7 +387,8 @@ def test_check_fails_where_rules_are_missing(desk):
 
 def test_rules_are_listed_and_shown():
     listed = run.invoke(app, ["rules"]).stdout
-    assert re.search(r"^abslrp .*delta=0.01", listed, re.MULTILINE)
+    assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01;", listed, re.MULTILINE)
+    assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in rule_registry.names())
     assert re.search(r"aten\.relu\.default +pass", run.invoke(app, ["rules", "abslrp"]).stdout)
 
 

@@ -1,10 +1,13 @@
 """What people write for --rules and --target."""
 
 import pytest
+import torch
+from torch import nn
 
 from relprop.cli.app import one_line
 from relprop.cli.choices import Choice, ParameterError, choose_rules, choose_target
 from relprop.errors import MissingRuleError, TargetError
+from relprop.models import Classifier
 
 LABELS = ("tench", "Goldfish", "crane", "great white shark", "crane")
 
@@ -46,6 +49,16 @@ def test_rules_take_parameters():
     assert choose_rules("abslrp").parameters == {"delta": 0.01}
     assert choose_rules("abslrp:delta=0.5").parameters == {"delta": 0.5}
     assert choose_rules("abslrp:").parameters == {"delta": 0.01}
+
+
+def test_values_per_channel_and_bounds_of_the_normalisation():
+    assert choose_rules("z-box:low=-1,high=1/2/3").parameters["high"] == (1, 2, 3)
+    classifier = Classifier("c", nn.Identity(), ("a",), torch.as_tensor, (0.5, 0.4, 0.2), (0.5, 0.2, 0.1), "")
+    parameters = choose_rules("z-box:high=9", classifier).parameters
+    assert parameters["low"] == pytest.approx((-1, -2, -2))
+    assert parameters["high"] == 9
+    assert choose_rules("z-box", classifier).parameters["high"] == pytest.approx((1, 3, 8))
+    assert choose_rules("abslrp", classifier).parameters == {"delta": 0.01}
 
 
 @pytest.mark.parametrize(

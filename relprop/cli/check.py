@@ -53,10 +53,10 @@ def check(
         from relprop.cli.choices import choose_rules
         from relprop.models import load_classifier
 
-        rule_set = choose_rules(rules)
+        choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
         x = _inputs(pictures or (), classifier)
-        report = relprop.check(classifier.model, x if device is None else x.to(device), rules=rule_set)
+        report = relprop.check(classifier.model, x.to(classifier.device), rules=choose_rules(rules, classifier))
         typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
         if not report.ok:
             raise typer.Exit(FAILED)

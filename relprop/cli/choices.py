@@ -6,10 +6,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import rule_registry
 from relprop.errors import MissingRuleError, RelpropError, TargetError
-from rule_registry import RuleSet
+from rule_registry import Parameter, RuleSet
+
+if TYPE_CHECKING:
+    from relprop.models import Classifier
 
 
 class ParameterError(RelpropError, ValueError):
@@ -32,8 +36,15 @@ class Choice:
     top: int = 1
 
 
-def choose_rules(text: str) -> RuleSet:
-    """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for.
+def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
+    """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
+
+    Parameters
+    ----------
+    text : str
+        What was asked for.
+    classifier : Classifier, optional
+        Its normalisation says between which bounds the input lies, for rules that depend on that.
 
     Raises
     ------
@@ -43,17 +54,24 @@ def choose_rules(text: str) -> RuleSet:
         If it has no such parameter, or the value is no number.
     """
     name, _, settings = text.partition(":")
-    parameters = {}
+    try:
+        known = rule_registry.get(name).parameters
+    except LookupError as error:
+        near = find_near(name, rule_registry.names())
+        raise MissingRuleError(f"--rules {text}: {error}{near}") from error
+    parameters: dict[str, Parameter] = {}
+    if classifier is not None and {"low", "high"} <= known.keys():
+        scale = list(zip(classifier.mean, classifier.std, strict=True))
+        parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         try:
-            parameters[key.strip()] = float(value)
+            numbers = tuple(map(float, value.split("/")))
         except ValueError as error:
             raise ParameterError(f"--rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
+        parameters[key.strip()] = numbers if len(numbers) > 1 else numbers[0]
     try:
         return rule_registry.get(name, **parameters)
-    except LookupError as error:
-        raise MissingRuleError(f"--rules {text}: {error}{_near(name, rule_registry.names())}") from error
     except TypeError as error:
         raise ParameterError(f"--rules {text}: {error}") from error
 
@@ -78,13 +96,14 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
         return Choice(index=int(text))
     found = [k for k, label in enumerate(labels) if label.casefold() == text.casefold()]
     if not found:
-        raise TargetError(f"--target {text}: no class has that name{_near(text, labels)}")
+        raise TargetError(f"--target {text}: no class has that name{find_near(text, labels)}")
     if len(found) > 1:
         raise TargetError(f"--target {text}: classes {' and '.join(map(str, found))} have that name; give the number")
     return Choice(index=found[0])
 
 
-def _near(word: str, known: Sequence[str]) -> str:
+def find_near(word: str, known: Sequence[str]) -> str:
+    """Return words that suggest the names nearest to a mistyped one; empty if none is near."""
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=5)
     return f"; near names: {', '.join(folded[name] for name in near)}" if near else ""

@@ -8,6 +8,7 @@ from relprop.cli.looked import Looked
 from relprop.explanation import Explanation
 from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
+from relprop.pictures.display import draw as draw_maps
 
 
 def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -27,7 +28,7 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     heats, scales = robust_scale(explanation.summed().cpu().numpy())
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
-    what = f"{looked.path.name}   {rules} on {classifier.name}"
+    what = _what(classifier, rules, looked)
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
         caption = (
@@ -38,10 +39,10 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     return panel(seen, heats[0], titles[0], caption, looked.original_with(heats[0]))
 
 
-def draw_layers(classifier: Classifier, looked: Looked, explanation: Explanation) -> Figure:
+def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
     """Draw one row for each class explained: its map at the input, then at each layer asked for."""
-    seen = classifier.pictures(looked.x[None])
-    return explanation.show(seen.repeat(len(explanation), axis=0), verdicts(classifier, explanation))
+    seen = classifier.pictures(looked.x[None]).repeat(len(explanation), axis=0)
+    return draw_maps(explanation, seen, verdicts(classifier, explanation), remark=_what(classifier, rules, looked))
 
 
 def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
@@ -54,6 +55,10 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
             verdict += f" (predicted: {labels[predicted]} {row[predicted]:.1%})"
         found.append(verdict)
     return found
+
+
+def _what(classifier: Classifier, rules: str, looked: Looked) -> str:
+    return f"{looked.path.name}   {rules} on {classifier.name}"
 
 
 def targets_of(explanation: Explanation) -> list[int]:

@@ -95,9 +95,9 @@ def explain(
         paths = find_pictures(pictures, skip=[output]) if pictures else sample_pictures() if sample else []
         if not paths:
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
-        rule_set = choose_rules(rules)
+        choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
-        choice = choose_target(target, classifier.labels)
+        rule_set, choice = choose_rules(rules, classifier), choose_target(target, classifier.labels)
         options: dict[str, Any] = (
             {"contrast": None if contrast is Contrast.NONE else contrast.value} if contrast else {}
         )

@@ -25,8 +25,8 @@ def rules(
             return
         for known in rule_registry.names():
             rule_set = rule_registry.get(known)
-            settings = ", ".join(f"{key}={value:g}" for key, value in rule_set.parameters.items())
-            typer.echo(f"{known:<24} {rule_set.summary}" + (f" ({settings})" if settings else ""))
+            typer.echo(f"{known:<26} {rule_set.summary}")
+            typer.echo(f"{'':<26} {rule_set.describe()}")
 
 
 @app.command(epilog="Example: relprop models 'vit_tiny*'")

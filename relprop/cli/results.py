@@ -90,7 +90,7 @@ class Results:
             write_png(draw(self.classifier, self.rules, looked, explanation), self.folder / paths[kind])
             if explanation.layers:
                 paths["layers"] = f"{stem}.layers.png"
-                figure = draw_layers(self.classifier, looked, explanation)
+                figure = draw_layers(self.classifier, self.rules, looked, explanation)
                 write_png(figure, self.folder / paths["layers"])
         for k in range(len(explanation)):
             self._record(self._entry(looked, explanation[k]) | {"paths": paths})
