@@ -1,10 +1,15 @@
 """The README is executed: a newcomer's first lines must work."""
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import rule_registry
+from relprop.cli import app
 from relprop.models import PictureError, sample_pictures
 from rule_registry import registry
 
@@ -30,15 +35,35 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     registry._get.cache_clear()
 
 
+def test_readme_commands_run(tmp_path, monkeypatch):
+    try:
+        sample = sample_pictures()[0]
+    except PictureError as error:
+        pytest.skip(str(error))
+    monkeypatch.chdir(tmp_path)
+    Path("holiday").mkdir()
+    for name in ("cat.jpg", "holiday/cat.jpg"):
+        shutil.copy(sample, name)
+    commands = re.findall(r"^\$ relprop (.*)$", "".join(blocks("console")), re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, f"relprop {command}: {result.output}"
+    assert {"cat.png", "cat.npz", "cat.layers.png", "index.jsonl"} <= {file.name for file in Path("out").iterdir()}
+
+
 def test_readme_has_two_commands():
     assert [len(block.splitlines()) for block in blocks("sh")] == [1, 1]
 
 
 def test_readme_names_every_rule_set():
     text = README.read_text()
-    assert all(f"| `{name}` |" in text for name in ("abslrp", "abslrp-released", "gradient"))
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (?:\*\*the default\*\*: )?(.*) \|$", text, re.MULTILINE))
+    assert {name: rows.get(name) for name in rule_registry.names()} == {
+        name: rule_registry.get(name).summary for name in rule_registry.names()
+    }
 
 
 def test_readme_links_no_missing_file():
     root = README.parent
-    assert all((root / path).exists() for path in re.findall(r"`(benchmarks/[\w/]*)`", README.read_text()))
+    assert all((root / path).exists() for path in re.findall(r"[`(](benchmarks/[\w/.]*)[`)]", README.read_text()))
