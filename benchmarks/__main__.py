@@ -13,6 +13,7 @@ from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.correctness import FAMILIES, CorrectnessRow, measure
 from benchmarks.localisation import CLASSIFIERS, LocalisationRow, localise
 from benchmarks.speed import SpeedRow, compare_speed
+from benchmarks.stream import StreamRow, stream
 from benchmarks.tables import show, write
 from relprop.errors import RelpropError
 
@@ -84,6 +85,26 @@ def localisation(
         raise typer.Exit(1) from error
     show(rows, LocalisationRow)
     typer.echo(f"written: {write(rows, LocalisationRow, results / f'localisation-{conditions}.csv').name}")
+
+
+@app.command("stream", epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")
+def measure_stream(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="A model.")] = "tf_efficientnet_lite0",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights.")] = None,
+    fewer: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of the shorter run.")] = 200,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures explained at once.")] = 8,
+    results: Results = RESULTS,
+) -> None:
+    """Explain a folder from the command line: pictures a second beside plain inference, and peak memory."""
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, torch.get_num_threads())
+    try:
+        rows = stream(model, weights, folder, fewer, batch)
+    except RelpropError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(1) from error
+    show(rows, StreamRow)
+    typer.echo(f"written: {write(rows, StreamRow, results / f'stream-{conditions}.csv').name}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import timm
 import torch
 from typer.testing import CliRunner
 
@@ -73,3 +76,21 @@ def test_share_inside_counts_positive_relevance_of_summed_channels() -> None:
     mask = torch.tensor([[[True, False]]])
     assert share_inside(relevance, mask).tolist() == [0.75]
     assert share_inside(-relevance, mask).isnan().all()
+
+
+def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for k in range(3):
+        pixels = np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)
+        assert cv2.imwrite(str(tmp_path / "pictures" / f"{k}.png"), pixels)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+    options = ("--model", "test_resnet", "--weights", tmp_path / "weights.pth", "--fewer", "1", "--batch", "2")
+    code, output = run("stream", tmp_path / "pictures", *options, "--results", tmp_path)
+    assert code == 0, output
+    (path,) = tmp_path.glob("stream-*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == ["inference", "explain"]
+    assert [row["pictures"] for row in rows] == ["3", "3"]
+    assert all(float(row["peak_mib"]) > 100 for row in rows)
+    assert run("stream", tmp_path / "pictures", "--fewer", "3")[0] == 1

@@ -415,6 +415,12 @@ def test_every_command_has_such_an_example():
     assert [command.callback.__name__ for command in app.registered_commands] == ["check", "explain", "rules", "models"]
 
 
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "relprop", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    assert shown.startswith("Usage: relprop ")
+
+
 def test_the_console_script_is_there():
     script = Path(sys.executable).with_name("relprop")
     if not script.exists():
