@@ -5,6 +5,7 @@ from relprop.check import Report, check
 from relprop.conservation import Conservation
 from relprop.errors import (
     CaptureError,
+    HookError,
     InputError,
     MissingRuleError,
     RelpropError,
@@ -13,6 +14,7 @@ from relprop.errors import (
 )
 from relprop.explainer import Explainer, explain
 from relprop.explanation import Explanation
+from relprop.hooks import NodeInfo
 from relprop.memory import OutOfMemoryError
 from relprop.oracle import gradient_oracle_error
 
@@ -21,8 +23,10 @@ __all__ = [
     "Conservation",
     "Explainer",
     "Explanation",
+    "HookError",
     "InputError",
     "MissingRuleError",
+    "NodeInfo",
     "OutOfMemoryError",
     "RelpropError",
     "Report",

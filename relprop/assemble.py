@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from relprop.conservation import account
 from relprop.errors import RelpropError
 from relprop.explanation import Explanation, layer_name
+from relprop.flows import alike
 from relprop.rewrite import Ready
 from rule_registry import BatchAxis
 
@@ -57,8 +58,15 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
     records = {
-        name: None if record is None else joined(lambda part, name=name: part["records"][name], 2)  # type: ignore[misc]
+        name: None if record is None else torch.cat(alike([part["records"][name] for part in parts], 1), 2)  # type: ignore[arg-type]
         for name, record in parts[0]["records"].items()
+    }
+    hooked = {
+        node: [
+            (hook, joined(lambda part, node=node, k=k: part["hooks"][node.name][k], 2))  # type: ignore[misc]
+            for k, hook in enumerate(hooks)
+        ]
+        for node, hooks in ready.hooks.items()
     }
     arrived = []
     for node in ready.plan.sources:
@@ -70,7 +78,7 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=account(ready.plan, records, joined(lambda part: part["mass"], 1), arrived),
+        conservation=account(ready.plan, records, joined(lambda part: part["mass"], 1), arrived, hooked),
         rules=rules.name,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},

@@ -23,3 +23,7 @@ class MissingRuleError(RelpropError, LookupError):
 
 class RuleError(RelpropError):
     """A rule returned something that does not fit the operation it belongs to."""
+
+
+class HookError(RelpropError):
+    """A relevance hook returned something that can't take the place of the relevance it was given."""

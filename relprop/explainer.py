@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,13 +16,15 @@ from relprop.capture import Model, capture, opened
 from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
+from relprop.graph import Graph
+from relprop.hooks import Hook, place
 from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
 from relprop.memory import memory_for
 from relprop.rewrite import Ready, RelevanceProgram, rewrite
 from rule_registry import BatchAxis, RuleSet
 
 PROGRAMS_KEPT = 8
-"""Programs kept per captured graph: one per rule set, contrast, choice of layers and source in use."""
+"""Programs kept per captured graph: one per rule set, contrast, choice of layers, source and hooks in use."""
 
 
 class Explainer:
@@ -44,6 +47,19 @@ class Explainer:
         Which output is meant, where the model returns a dict or a tuple.
     batch_size : int, optional
         Explain at most so many samples at once.
+    hooks : mapping of str to callable, optional
+        From module paths, or globs of them, or names of operations, to functions ``hook(info, relevance)`` that are
+        called while relevance flows through that output: ``info`` is a `NodeInfo`, the relevance ``(S, *output)``
+        has the seeds in front. What a hook returns, of the same shape, takes the relevance's place, in ``layers``
+        too; a hook that returns None observes. It is called once for every matching module, call of it, and chunk
+        of ``batch_size``. Under rule sets built on the gradient what flows is the gradient. What hooks take away or
+        add is told by ``conservation``. A program with hooks can be exported only if `torch.export` can trace them.
+
+    Notes
+    -----
+    Relevance under a linear rule set (gradients, epsilon and its kin) is a sum over the entries of a layer: maps of
+    complementary masks add up to the map without a mask. Under ``abslrp`` every operation rescales to the mass that
+    arrives, so there the masses of such maps add up, and their entries only nearly.
 
     Examples
     --------
@@ -64,11 +80,15 @@ class Explainer:
         at: str | None = None,
         output: str | int | None = None,
         batch_size: int | None = None,
+        hooks: Mapping[str, Hook] | None = None,
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if contrast not in ("rest", "default", None):
             raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
+        for pattern, hook in (hooks or {}).items():
+            if not callable(hook):
+                raise TypeError(f"the hook at {pattern!r} must be a function of (info, relevance), not {hook!r}")
         self.model = opened(model)
         self.rules = rules
         self.contrast = contrast
@@ -76,6 +96,9 @@ class Explainer:
         self.at = at
         self.output = output
         self.batch_size = batch_size
+        self.hooks = dict(hooks or {})
+        # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
+        self._hooked: WeakKeyDictionary[Graph, dict[Any, Ready]] = WeakKeyDictionary()
 
     def __call__(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Explanation:
         """Explain a batch.
@@ -128,8 +151,9 @@ class Explainer:
         graph = capture(self.model, args, kwargs, target=function, output=self.output)
         rules = _named(self.rules) if isinstance(self.rules, str) else self.rules
         contrast = choose_contrast(graph, self.contrast, rules, function is not None)
-        key = (id(rules), contrast, self.layers, self.at)
-        if key not in graph.made:
+        key = (id(rules), contrast, self.layers, self.at, tuple((at, id(hook)) for at, hook in self.hooks.items()))
+        made = self._hooked.setdefault(graph, {}) if self.hooks else graph.made
+        if key not in made:
             plan = assign(graph, rules, self.at)
             layers = {
                 path: graph.module_outputs(path) for glob in self.layers for path in matching_modules(graph, glob)
@@ -137,10 +161,11 @@ class Explainer:
             for path, nodes in layers.items():
                 if not nodes or not all(isinstance(graph.batch[node], BatchAxis) for node in nodes):
                     raise CaptureError(f"module {path!r} has no single tensor as its output; name one inside it")
-            if len(graph.made) >= PROGRAMS_KEPT:
-                graph.made.pop(next(iter(graph.made)), None)
-            graph.made[key] = Ready(plan, rewrite(plan, contrast, layers), layers)
-        ready: Ready = graph.made[key]
+            hooks = place(plan, self.hooks, contrast)
+            if len(made) >= PROGRAMS_KEPT:
+                made.pop(next(iter(made)), None)
+            made[key] = Ready(plan, rewrite(plan, contrast, layers, hooks), layers, hooks)
+        ready: Ready = made[key]
         return ready
 
 
@@ -162,6 +187,7 @@ def explain(
     at: str | None = None,
     output: str | int | None = None,
     batch_size: int | None = None,
+    hooks: Mapping[str, Hook] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Explain which parts of an input speak for a class, and which for the others.
@@ -179,6 +205,13 @@ def explain(
     (torch.Size([2, 3, 8, 8]), torch.Size([2]))
     """
     explainer = Explainer(
-        model, rules=rules, contrast=contrast, layers=layers, at=at, output=output, batch_size=batch_size
+        model,
+        rules=rules,
+        contrast=contrast,
+        layers=layers,
+        at=at,
+        output=output,
+        batch_size=batch_size,
+        hooks=hooks,
     )
     return explainer(x, target, kwargs)

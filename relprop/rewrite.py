@@ -12,7 +12,9 @@ from torch import Tensor, fx, nn
 
 from relprop.assign import Plan, argument_nodes
 from relprop.errors import RelpropError
+from relprop.flows import alike, net, together
 from relprop.graph import drop_unused
+from relprop.hooks import RelevanceHook
 from relprop.merging import merged
 from relprop.steps import Seed, Step
 from rule_registry import BatchAxis
@@ -23,8 +25,9 @@ class RelevanceProgram(fx.GraphModule):
 
     ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
     with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
-    ``mass``, that of the seeds, ``(S, B)``; ``records``, the masses behind `relprop.Conservation`. It holds the
-    model's own parameters, so changed values take effect at the next call.
+    ``mass``, that of the seeds, ``(S, B)``; ``records`` and ``hooks``, the masses behind `relprop.Conservation`, by
+    node. It holds the model's own parameters, so changed values take effect at the next call. With hooks it can be
+    exported and compiled as far as these can.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,17 +43,19 @@ class RelevanceProgram(fx.GraphModule):
 
 @dataclass(frozen=True)
 class Ready:
-    """A plan, its program, and the nodes of the layers that were asked for."""
+    """A plan, its program, the nodes of the layers that were asked for, and the hooks at nodes."""
 
     plan: Plan
     program: RelevanceProgram
     layers: Mapping[str, list[fx.Node]]
+    hooks: Mapping[fx.Node, list[RelevanceHook]]
 
 
 def rewrite(
     plan: Plan,
     contrast: Literal["rest"] | None = None,
     layers: Mapping[str, Sequence[fx.Node]] | None = None,
+    hooks: Mapping[fx.Node, Sequence[RelevanceHook]] | None = None,
 ) -> RelevanceProgram:
     """Turn a plan into a program.
 
@@ -62,26 +67,39 @@ def rewrite(
         Whether a second seed, uniform over the other classes, goes through in the same pass.
     layers : mapping, optional
         Further nodes whose relevance the program returns, by name.
+    hooks : mapping, optional
+        What relevance goes through at some nodes, in order.
 
     Returns
     -------
     RelevanceProgram
     """
-    return _Rewriter(plan, contrast, layers or {}).program()
+    return _Rewriter(plan, contrast, layers or {}, hooks or {}).program()
 
 
 class _Rewriter:
     """Builds the program's graph; relevance is collected per node and handed on in reverse order."""
 
-    def __init__(self, plan: Plan, contrast: Literal["rest"] | None, layers: Mapping[str, Sequence[fx.Node]]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        contrast: Literal["rest"] | None,
+        layers: Mapping[str, Sequence[fx.Node]],
+        hooks: Mapping[fx.Node, Sequence[RelevanceHook]],
+    ) -> None:
         self.plan = plan
         self.layers = layers
+        self.hooks = hooks
+        self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks}
+        self.seeds = 1 if contrast is None else 2
+        self.signs_apart = bool(hooks) and plan.rules.conserves
         self.graph = fx.Graph()
         self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)
         self.forward: dict[fx.Node, fx.Node] = {}
         self.arriving: dict[fx.Node, list[fx.Node]] = {}
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
+        self.hooked: dict[str, list[fx.Node]] = {}
         self.seed = self._member("seed", Seed(contrast, plan.rules.seed))
 
     def program(self) -> RelevanceProgram:
@@ -94,9 +112,8 @@ class _Rewriter:
         output = self.forward[self.plan.graph.output]
         seed = self._emit("seeds", "call_module", self.seed, (output, target))
         self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
-        wanted = {node for nodes in self.layers.values() for node in nodes} | set(self.plan.sources)
         for node in reversed(list(self.forward)):
-            if node in wanted:
+            if node in self.wanted:
                 self._collect(node)
             if node in self.plan.sites:
                 self._hand_on(node)
@@ -110,6 +127,7 @@ class _Rewriter:
                 "layers": {name: [self._returned(node) for node in nodes] for name, nodes in self.layers.items()},
                 "mass": self._item(seed, 2, "seeds_mass"),
                 "records": dict(self.records),
+                "hooks": dict(self.hooked),
             }
         )
         drop_unused(self.graph)
@@ -118,9 +136,12 @@ class _Rewriter:
 
     def _returned(self, node: fx.Node) -> fx.Node:
         """Return what the program says of a source or a layer."""
+        relevance = self.relevance[node]
+        if self.signs_apart:
+            relevance = self._emit(f"net_{node.name}", "call_function", net, (relevance, self.seeds))
         if not self.plan.rules.times_input:
-            return self.relevance[node]
-        return self._emit("times_input", "call_function", operator.mul, (self.relevance[node], self.forward[node]))
+            return relevance
+        return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
 
     def _target_input(self) -> fx.Node:
         name, taken = "target", {str(node.target) for node in self.plan.graph.inputs}
@@ -188,7 +209,7 @@ class _Rewriter:
             return self.relevance[node]
         shares = self.arriving.get(node, [])
         if not shares:
-            if node not in self.plan.sources and all(node not in nodes for nodes in self.layers.values()):
+            if node not in self.wanted:
                 return None
             shares = [
                 self._emit(
@@ -200,9 +221,14 @@ class _Rewriter:
             ]
         total = shares[0]
         for share in shares[1:]:
-            total = self._emit("sum", "call_function", operator.add, (total, share))
+            total = self._emit("sum", "call_function", together if self.signs_apart else operator.add, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
+        for hook in self.hooks.get(node, ()):
+            name = self._member(f"hook_{node.name}", hook)
+            step = self._emit(f"both_{name}", "call_module", name, (total,))
+            total = self._item(step, 0, f"hooked_{node.name}")
+            self.hooked.setdefault(node.name, []).append(self._item(step, 1, f"record_{name}"))
         self.relevance[node] = total
         return total
 
@@ -236,7 +262,7 @@ def _first_part(node: fx.Node) -> fx.Node:
 
 def _gather(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return the relevances of an operation's several outputs; None where nobody used one."""
-    return parts
+    return alike(parts)
 
 
 def _nothing(activation: Tensor, seeds: Tensor) -> Tensor:
