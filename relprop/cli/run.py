@@ -93,10 +93,12 @@ class Run:
             classes = explanation[k * count : (k + 1) * count]
             self.results.write(looked, classes)
             self.explained += 1
-            kept, note = classes.conservation, "relevance is not conserved under these rules"
-            if kept.conserves:
+            kept, note = classes.conservation, "these rules do not conserve relevance"
+            if kept.cuts:
                 self.conservation = max(self.conservation or 0.0, kept.error)
                 note = f"conservation error {kept.error:.1e}"
+            if kept.cuts and not kept.conserves:
+                note += f", {float(kept.masses[-1].mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
                 typer.echo(f"{looked.path}  {', '.join(verdicts(self.classifier, classes))}  {note}")
