@@ -43,6 +43,9 @@ def capture(
     Forward hooks that return something, or set an attribute of their module, are part of the model. One that only
     observes is called once, on ordinary tensors, when the model is captured, and is no part of the graph.
 
+    A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
+    its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.
+
     Parameters
     ----------
     model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``

@@ -84,7 +84,8 @@ class Report:
         if not self.oracle_error <= ORACLE_LIMIT.get(self.oracle_dtype, 1e-1):
             found.append(
                 f"the gradient oracle is off by {self.oracle_error:.1e}: the program does not compute what autograd "
-                "does. A torch.no_grad() region inside the forward, which capture can't see, would do that"
+                "does. A torch.no_grad() region inside the forward, or the backward of an autograd.Function, which "
+                "capture can't see, would do that"
             )
         kept = self.conservation
         if kept is not None and kept.conserves:
@@ -222,7 +223,12 @@ def _with_noise(x: Any) -> Any:
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:
-    return tuple(
+    fallen = Counter((str(plan.sites[n].op), str(rule)) for n, rule in plan.assigned.items() if rule.kind == "fallback")
+    general = tuple(
+        f"{operation} has no rule of its own: {count} of them under the fallback {rule}"
+        for (operation, rule), count in sorted(fallen.items())
+    )
+    return general + tuple(
         f"{plan.graph.describe(node)} looks like a normalisation written out by hand: relevance also goes through "
         "its statistics, which nn.LayerNorm and its kin hold constant"
         for node in plan.sites

@@ -6,6 +6,7 @@ Rules are pure functions of tensors and know no graph; the engine that applies t
 from rule_registry import abslrp, attention, backprop, gradient, lrp, released, structural
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
+from rule_registry.fallback import positive_contribution
 from rule_registry.registry import define, get, names, register
 from rule_registry.rules import Choice, Parameter, Rule, RuleSet, blocks, passes
 from rule_registry.select import Selector, select
@@ -33,6 +34,7 @@ __all__ = [
     "lrp",
     "names",
     "passes",
+    "positive_contribution",
     "register",
     "released",
     "select",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -144,8 +145,10 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
         If there is no rule set of that name.
     TypeError
         If it has no such parameter.
+    ImportError
+        If a package that registers rules can't be loaded; it is named.
     """
-    load_plugins()
+    _need_plugins()
     hashable = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in parameters.items()}
     return _get(name, **hashable)
 
@@ -176,6 +179,8 @@ def _get(name: str, **parameters: Parameter) -> RuleSet:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
     values |= parameters
+    if "default" in settings:
+        settings["default"] = as_rule(settings["default"]).bind(values)
     return RuleSet(
         name=name,
         summary=definition.summary,
@@ -187,29 +192,52 @@ def _get(name: str, **parameters: Parameter) -> RuleSet:
 
 
 def names() -> list[str]:
-    """Names of the rule sets there are."""
-    load_plugins()
-    return sorted(name for name in _definitions if name != "structural")
-
-
-@lru_cache(maxsize=1)
-def load_plugins() -> None:
-    """Import what other packages register under the entry-point group ``rule_registry.rules``.
+    """Names of the rule sets there are.
 
     Raises
     ------
     ImportError
-        If one of them fails; it names the package.
+        If a package that registers rules can't be loaded; it is named.
     """
-    for entry in entry_points(group=PLUGINS):
-        try:
-            entry.load()
-        except Exception as error:  # whatever a package raises when it is imported
-            package = entry.dist.name if entry.dist is not None else "a package"
-            raise ImportError(
-                f"the rules that {package} registers as {entry.name!r} ({entry.value}) can't be loaded: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+    _need_plugins()
+    return sorted(name for name in _definitions if name != "structural")
+
+
+@lru_cache(maxsize=1)
+def load_plugins() -> str:
+    """Import what other packages register under the entry-point group ``rule_registry.rules``, once.
+
+    Returns
+    -------
+    str
+        What is wrong with the first that fails; empty if all is well. It is kept, as importing a package that
+        registered half of its rules again would fail for another reason.
+    """
+    _this_thread.loads = True
+    try:
+        for entry in entry_points(group=PLUGINS):
+            try:
+                entry.load()
+            except Exception as error:  # whatever a package raises when it is imported
+                package = entry.dist.name if entry.dist is not None else "a package"
+                return (
+                    f"the rules that {package} registers as {entry.name!r} ({entry.value}) can't be loaded: "
+                    f"{type(error).__name__}: {error}; repair {package}, or uninstall it"
+                )
+        return ""
+    finally:
+        _this_thread.loads = False
+
+
+_this_thread = threading.local()
+
+
+def _need_plugins() -> None:
+    if getattr(_this_thread, "loads", False):
+        return  # one of them looks up what there is
+    failure = load_plugins()
+    if failure:
+        raise ImportError(failure)
 
 
 def _definition(name: str) -> _Definition:

@@ -17,7 +17,7 @@ from rule_registry.select import Selector, check_overload
 Function = Callable[..., Relevances]
 Parameter = float | tuple[float, ...]
 """A number, or one for each channel."""
-Kind = Literal["rule", "passes", "blocks", "merges"]
+Kind = Literal["rule", "passes", "blocks", "merges", "fallback"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Rule:
         ``function(call, relevance) -> relevances``; further keyword-only parameters are filled in from the
         rule set's. The relevance is ``(S, *output)``, S seeds in front (a tuple with None for what nobody
         used, where the operation returns several tensors).
-    kind : {"rule", "passes", "blocks", "merges"}
+    kind : {"rule", "passes", "blocks", "merges", "fallback"}
         Passing and blocking are declared, so that a missing rule is always an error. A batch norm whose rule merges
-        is one layer with the layer before, whose rule it then has; the function is for where there is none.
+        is one layer with the layer before, whose rule it then has; the function is for where there is none. A
+        fallback is a general rule that somebody chose for operations without one: reports name these.
     """
 
     name: str
@@ -183,18 +184,22 @@ class RuleSet:
 
     def derive(
         self,
-        changes: Mapping[OpOverload | Selector, Rule | Function],
+        changes: Mapping[OpOverload | Selector, Rule | Function] | None = None,
         name: str | None = None,
         summary: str | None = None,
+        default: Rule | Function | None = None,
     ) -> RuleSet:
         """Make a rule set that differs from this one, which stays as it is.
 
         Parameters
         ----------
-        changes : mapping
+        changes : mapping, optional
             From an operation, or a `select` of sites, to a rule or a plain function. Later entries win.
         name, summary : str, optional
             Of the new rule set; by default told from this one's.
+        default : Rule or callable, optional
+            The rule of every operation that has none, for example `positive_contribution`, in place of the error
+            that lists them.
 
         Returns
         -------
@@ -206,7 +211,7 @@ class RuleSet:
             If a key is neither an operation nor a selection, or a rule needs a parameter this rule set lacks.
         """
         overrides = list(self.overrides)
-        for where, what in changes.items():
+        for where, what in (changes or {}).items():
             if not isinstance(where, Selector):
                 check_overload(where)
                 where = Selector(op=where)
@@ -216,6 +221,7 @@ class RuleSet:
             name=name or f"{self.name} (derived)",
             summary=summary or self.summary,
             overrides=tuple(overrides),
+            default=self.default if default is None else as_rule(default).bind(self.parameters),
         )
 
     def describe(self) -> str:
