@@ -210,6 +210,8 @@ def _explain_missing(graph: Graph, rules: RuleSet, missing: Sequence[fx.Node]) -
         "  def my_rule(call, relevance):\n"
         "      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)\n"
         "or pass rules=rule_registry.get(...).derive({torch.ops."
-        f"{example}: rule_registry.passes}}) if relevance is to pass unchanged,\n"
-        "or .derive(default=rule_registry.positive_contribution) for absLRP's formula by their Jacobians."
-    )
+        f"{example}: rule_registry.passes}}) if relevance is to pass unchanged."
+    ) + (_GENERAL if rules.conserves else "")
+
+
+_GENERAL = "\nabsLRP's formula through their Jacobians: .derive(default=rule_registry.positive_contribution)."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -16,7 +15,6 @@ from relprop.capture import Model, capture, opened
 from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
-from relprop.graph import Graph
 from relprop.hooks import Hook, place
 from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
 from relprop.memory import memory_for
@@ -24,7 +22,7 @@ from relprop.rewrite import Ready, RelevanceProgram, rewrite
 from rule_registry import BatchAxis, RuleSet
 
 PROGRAMS_KEPT = 8
-"""Programs kept per captured graph: one per rule set, contrast, choice of layers, source and hooks in use."""
+"""Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
 
 
 class Explainer:
@@ -98,7 +96,7 @@ class Explainer:
         self.batch_size = batch_size
         self.hooks = dict(hooks or {})
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
-        self._hooked: WeakKeyDictionary[Graph, dict[Any, Ready]] = WeakKeyDictionary()
+        self._hooked: dict[Any, Ready] = {}
 
     def __call__(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Explanation:
         """Explain a batch.
@@ -151,8 +149,9 @@ class Explainer:
         graph = capture(self.model, args, kwargs, target=function, output=self.output)
         rules = _named(self.rules) if isinstance(self.rules, str) else self.rules
         contrast = choose_contrast(graph, self.contrast, rules, function is not None)
-        key = (id(rules), contrast, self.layers, self.at, tuple((at, id(hook)) for at, hook in self.hooks.items()))
-        made = self._hooked.setdefault(graph, {}) if self.hooks else graph.made
+        hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
+        key = (graph, id(rules), contrast, self.layers, self.at, hooks)
+        made = self._hooked if self.hooks else graph.made
         if key not in made:
             plan = assign(graph, rules, self.at)
             layers = {
@@ -161,10 +160,10 @@ class Explainer:
             for path, nodes in layers.items():
                 if not nodes or not all(isinstance(graph.batch[node], BatchAxis) for node in nodes):
                     raise CaptureError(f"module {path!r} has no single tensor as its output; name one inside it")
-            hooks = place(plan, self.hooks, contrast)
+            placed = place(plan, self.hooks, contrast)
             if len(made) >= PROGRAMS_KEPT:
                 made.pop(next(iter(made)), None)
-            made[key] = Ready(plan, rewrite(plan, contrast, layers, hooks), layers, hooks)
+            made[key] = Ready(plan, rewrite(plan, contrast, layers, placed), layers, placed)
         ready: Ready = made[key]
         return ready
 

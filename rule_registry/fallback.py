@@ -6,7 +6,8 @@ formula takes the positive part of each: ``sum_j (x_i dz_j/dx_i)^+ R_j / D_j``. 
 few products do better without knowing the operation: it takes the entries of the Jacobian themselves. They are cheap
 where an operation is pointwise (`torch.Tag.pointwise`), since then each output has one entry of each input. For
 anything else the Jacobian is computed row by row, samples side by side, which is exact and as slow as it sounds; where
-it is larger than `ENTRIES` that is an error, for an approximation would be no rule anybody asked for.
+it is larger than `ENTRIES` that is an error, for an approximation would be no rule anybody asked for. Programs with it
+can't be exported.
 """
 
 from __future__ import annotations

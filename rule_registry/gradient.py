@@ -23,6 +23,11 @@ aten = torch.ops.aten
 
 def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
     """Relevance times the operation's Jacobian, for each activation input."""
+    if torch.compiler.is_exporting():  # it would keep the tracer's tensors, and its levels on the stack
+        raise NotImplementedError(
+            f"{call.site.op} at {call.site.path!r}: torch.export can't trace a derivative, so programs whose rules "
+            "take one can't be exported; those of abslrp can"
+        )
     several = isinstance(call.output, tuple | list)
     wanted = [k for k, part in enumerate(relevance) if part is not None] if several else []
 

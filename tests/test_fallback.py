@@ -204,6 +204,13 @@ def test_it_is_nowhere_unless_chosen() -> None:
         relprop.explain(model, torch.randn(2, 6))
 
 
+def test_other_rule_sets_do_not_advise_it() -> None:
+    model = Lambda(lambda m, x: m.head(CUBE(x)), head=nn.Linear(6, 4)).eval()
+    with pytest.raises(MissingRuleError) as error:
+        relprop.explain(model, torch.randn(2, 6), rules="epsilon")
+    assert "positive_contribution" not in str(error.value)
+
+
 def test_plan_and_check_name_what_it_is_used_for() -> None:
     model = seeded(
         lambda: Lambda(lambda m, x: m.head(m.body(x).cos().cos()), body=nn.Linear(6, 8), head=nn.Linear(8, 4))
@@ -258,6 +265,16 @@ def test_a_whole_network_under_it_is_conserved_and_close_to_its_own_rules() -> N
     assert found.conservation.error <= 1e-9
     # Where max pooling is differentiated its contribution is the winner itself over its magnitude, not all that came.
     assert torch.nn.functional.cosine_similarity(found.relevance.flatten(1), expected.relevance.flatten(1)).min() > 0.8
+
+
+@pytest.mark.parametrize("name", ["fallback", "gradient"])
+def test_programs_that_differentiate_refuse_to_be_exported(name: str) -> None:
+    model = seeded(lambda: Lambda(lambda m, x: m.head(m.body(x).cos()), body=nn.Linear(6, 8), head=nn.Linear(8, 4)))
+    general = rule_registry.get("abslrp").derive(default=positive_contribution)
+    program = relprop.Explainer(model, rules=general if name == "fallback" else name).program(torch.randn(2, 6))
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad(), pytest.raises(NotImplementedError, match=r"can't be exported; those of abslrp"):
+        torch.export.export(program, (torch.randn(3, 6),), dynamic_shapes=shapes, strict=False)
 
 
 # Operations of one's own
