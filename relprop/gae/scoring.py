@@ -1,0 +1,136 @@
+"""Everything at once, for one batch and one method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError
+from relprop.gae.checks import MapError, Model, Target, check_fours, check_model, check_pictures, check_size
+from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, look, masked, masking_run
+from relprop.gae.mosaics import Quadrants, make_mosaics, quadrant_scores
+from relprop.gae.released import (
+    released_contrastiveness,
+    released_faithfulness,
+    released_mosaic,
+    released_quadrants,
+    released_robustness,
+    released_run,
+)
+from relprop.gae.scores import Scores, collect_scores, score_maps
+
+Method = Callable[[Tensor, Tensor], Any]
+"""From pictures and classes to maps ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``, or what has them as
+``relevance``."""
+
+
+def score(
+    model: Model,
+    x: Tensor,
+    method: Method,
+    *,
+    target: Target = None,
+    baseline: Baseline = 0.0,
+    protocol: Literal["gae", "released"] = "gae",
+    positive: int | None = None,
+) -> Scores:
+    """Score a method on pictures of which each four make a mosaic.
+
+    Parameters
+    ----------
+    model : callable
+        From pictures to logits ``(B, classes)``, in evaluation mode.
+    x : Tensor
+        ``(4 M, C, H, W)``: the four of a mosaic are consecutive (top left, top right, bottom left, bottom right).
+    method : callable
+        ``(x, target) -> relevance``. It is asked for the maps of the pictures, of nine masked states in two orders,
+        and of each picture's mosaic for the picture's class; always for ``4 M`` pictures at once.
+    target : int, sequence of int or Tensor, optional
+        Classes of the pictures, ``(4 M,)``; by default the model's predictions.
+    baseline : float, sequence of float or Tensor
+        Colour of masked pixels, see `masking_run`; zero in the released protocol.
+    protocol : {"gae", "released"}
+        The definition, or what the authors' code does; that takes four pictures.
+    positive : int, optional
+        Which of the four is scored, in the released protocol.
+
+    Returns
+    -------
+    Scores
+        ``(4 M,)``; ``(1,)`` in the released protocol.
+
+    Raises
+    ------
+    InputError, TargetError, MapError
+
+    Examples
+    --------
+    >>> import torch
+    >>> from relprop.gae import constant_map, score
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(300, 5)).eval()
+    >>> scores = score(model, torch.randn(8, 3, 10, 10), lambda x, target: constant_map(len(x), x.shape[2:]))
+    >>> scores.gae.shape
+    torch.Size([8])
+    """
+    check_model(model)
+    x = check_pictures(x)
+    check_fours(len(x))
+    check_size(x.shape[2:])
+    if protocol == "released":
+        return _released(model, x, method, target, baseline, positive)
+    if protocol != "gae":
+        raise ValueError(f'protocol must be "gae" or "released", not {protocol!r}')
+    if positive is not None:
+        raise ValueError('positive belongs to protocol="released"; under "gae" all four pictures are scored')
+    run = masking_run(model, x, target, baseline=baseline)
+    return score_maps(
+        run,
+        quadrant_scores(run.output, run.target),
+        maps_of(method, x, run.target),
+        masked_maps(method, x, run, baseline),
+        maps_of(method, make_mosaics(x).repeat_interleave(4, 0), run.target),
+    )
+
+
+def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
+    """Ask a method for maps; it may differentiate, whatever the caller forbids itself."""
+    with torch.inference_mode(False), torch.enable_grad():
+        found = method(x.clone(), target.clone())
+    relevance = getattr(found, "relevance", found)
+    if not isinstance(relevance, Tensor):
+        raise MapError(f"the method must return a tensor, not a {type(relevance).__name__}")
+    return relevance.detach().to(x.device)
+
+
+def masked_maps(method: Method, x: Tensor, run: MaskingRun, baseline: Baseline = 0.0) -> Tensor:
+    """Ask a method for the maps of states 1 to 9 of both orders of a masking run, ``(B, 2, 9, ...)``."""
+    states = [
+        [maps_of(method, masked(x, run.steps[:, order], t, baseline), run.target) for t in range(1, STATES)]
+        for order in (MORF, LERF)
+    ]
+    return torch.stack([torch.stack(maps, 1) for maps in states], 1)
+
+
+def _released(
+    model: Model, x: Tensor, method: Method, target: Target, baseline: Baseline, positive: int | None
+) -> Scores:
+    if positive is None or not 0 <= positive < 4:
+        raise ValueError(f'protocol="released" scores one of the four: give positive, 0 to 3, not {positive}')
+    if torch.as_tensor(baseline).any():
+        raise InputError('protocol="released" masks with zero: no baseline can be given')
+    mosaic = released_mosaic(x)
+    seen = look(model, x, target)
+    quadrants = released_quadrants(seen.output, seen.target)
+    one = slice(positive, positive + 1)
+    run = released_run(model, x[one], seen.target[one])
+    relevance = maps_of(method, x[one], run.target)
+    return collect_scores(
+        run,
+        Quadrants(quadrants.scores[one], quadrants.undefined[one], quadrants.one_class[one]),
+        released_faithfulness(relevance, run.impact),
+        released_robustness(relevance, masked_maps(method, x[one], run), run.logit),
+        released_contrastiveness(maps_of(method, mosaic, run.target), quadrants.scores[one]),
+    )
