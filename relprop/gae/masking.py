@@ -204,7 +204,7 @@ def look(model: Model, x: Tensor, target: Target) -> Look:
         leaf = x.detach().clone().requires_grad_()
         raw = model(leaf.clone())  # a leaf can't be changed in place
         output = check_output(raw, len(x))
-        classes = check_target(target, output)
+        classes = check_target(target, output).clone()  # a tensor of inference mode can't be part of the tape
         if not output.requires_grad:
             raise InputError("the model's output has no gradient: it must not run under torch.no_grad or detach it")
         chosen = output.gather(1, classes[:, None]).abs().sum()
