@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -280,6 +281,48 @@ def test_run_by_hand() -> None:
     assert not run.undefined.any()
 
 
+def test_the_last_state_counts() -> None:
+    """A pixel that matters through another, and is the last one left under MoRF."""
+    weights = tensor([1, 2, 3, 4, 1e-6, 6, 7, 8, 9, 10])
+
+    def model(x: Tensor) -> Tensor:
+        pixels = x.flatten(1)
+        logit = pixels @ weights + 5 * pixels[:, 4] * pixels[:, 9]
+        return torch.stack([logit, 0 * logit], 1)
+
+    run = gae.masking_run(model, torch.ones(1, 1, 2, 5, dtype=F64))
+    assert run.steps[0, 0].flatten().tolist() == [9, 8, 7, 6, 10, 5, 4, 3, 2, 1]
+    assert run.steps[0, 1].flatten().tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    # LeRF: 5/60 + 5/59 + 5/57 + 5/54 + 5/50 = 0.45; MoRF: 5/60 = 0.08, and 1 in the last state, where it is alone.
+    assert run.impact[0].flatten()[4] == -1
+
+
+def slow_run(model: nn.Module, x: Tensor, y: int, first: int) -> tuple[list[int], list[float]]:
+    """One picture in one order, pixel by pixel: the step of each pixel, and its summed share over ten states."""
+    pixels, state = x[0, 0].numel(), x.clone()
+    steps, total = [10] * pixels, [0.0] * pixels
+    for t in range(10):
+        leaf = state.clone().requires_grad_()
+        model(leaf)[0, y].abs().backward()
+        strength = (state * leaf.grad).abs().sum(1).flatten().tolist()
+        total = [s + g / sum(strength) for s, g in zip(total, strength, strict=True)]
+        ranked = sorted((k for k in range(pixels) if steps[k] == 10), key=lambda k: (first * strength[k], k))
+        for k in ranked[: round((t + 1) * pixels / 10) - round(t * pixels / 10)] if t < 9 else []:
+            steps[k] = t + 1
+            state[0, :, k // x.shape[3], k % x.shape[3]] = 0
+    return steps, [s / sum(total) for s in total]
+
+
+def test_run_is_that_of_a_slow_loop() -> None:
+    model, x = small_cnn(), pictures(2, 15, 16)
+    run = gae.masking_run(model, x, target=2)
+    for k in range(2):
+        morf, high = slow_run(model, x[k : k + 1], 2, first=-1)
+        lerf, low = slow_run(model, x[k : k + 1], 2, first=1)
+        assert run.steps[k].flatten(1).tolist() == [morf, lerf]
+        assert run.impact[k].flatten().tolist() == [(a > b) - (a < b) for a, b in zip(low, high, strict=True)]
+
+
 def test_equal_pixels_are_masked_in_reading_order() -> None:
     run = gae.masking_run(linear(torch.ones(2, 20)), torch.ones(1, 1, 4, 5), target=1)
     expected = torch.arange(20).reshape(4, 5) // 2 + 1
@@ -413,10 +456,12 @@ def test_what_was_not_asked_is_nan() -> None:
 def test_flags() -> None:
     unknown = torch.tensor([True, False])
     run = run_of(torch.ones(2, 2, 2, dtype=torch.int8), curves(0.5).expand(2, -1, -1))
+    run = replace(run, undefined=~unknown)
     quadrants = Quadrants(torch.ones(2, 4, dtype=F64), torch.tensor([False, False]), torch.tensor([False, True]))
     ones = Score(torch.ones(2, dtype=F64), unknown)
     found = gae.collect_scores(run, quadrants, ones, ones, ones)
-    assert found.flags.tolist() == [Flag.FAITHFULNESS | Flag.ROBUSTNESS | Flag.CONTRASTIVENESS, Flag.ONE_CLASS]
+    three = Flag.FAITHFULNESS | Flag.ROBUSTNESS | Flag.CONTRASTIVENESS
+    assert found.flags.tolist() == [three, Flag.IMPACT | Flag.ONE_CLASS]
     assert found.contrastiveness.isnan().tolist() == [False, True]
     assert found.contrastiveness_raw.isnan().tolist() == [False, True]
     assert found.gae.isnan().tolist() == [False, True]
