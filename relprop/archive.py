@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def archive_items(explanation: Explanation) -> dict[str, Item]:
     """Return the arrays of an explanation by name, each with a description."""
     seeds, several = explanation.seeds, len(explanation.relevances) > 1
-    contrast = next(iter(seeds.values())).shape[0] == 2
+    contrast = explanation.contrast is not None
     kind = "relevance of the target" + (" minus that of all other classes" if contrast else "")
     items = {}
     for name, value in explanation.relevances.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import Tensor, fx
@@ -120,10 +121,10 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
     """
     found = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
     if not found:
-        raise CaptureError(
-            f"no module {pattern!r} leaves an operation in the graph (an identity leaves none). The modules begin: "
-            f"{', '.join(graph.module_paths()[:12])} …"
-        )
+        paths = graph.module_paths()
+        near = get_close_matches(pattern, paths, n=5)
+        known = f"Near names: {', '.join(near)}" if near else f"The modules begin: {', '.join(paths[:12])} …"
+        raise CaptureError(f"no module {pattern!r} leaves an operation in the graph (an identity leaves none). {known}")
     return found
 
 

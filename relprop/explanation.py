@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
+from typing import Literal
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Explanation:
 
     @property
     def probability(self) -> Tensor:
-        """Softmax probability of the target, ``(B,)``.
+        """Probability of the target, ``(B,)``, see `class_probabilities`.
 
         Raises
         ------
@@ -80,7 +81,12 @@ class Explanation:
         """
         if self.target is None:
             raise RelpropError("the target is a callable, so it has no class probability")
-        return self.output.float().softmax(1).gather(1, self.target[:, None])[:, 0]
+        return class_probabilities(self.output).gather(1, self.target[:, None])[:, 0]
+
+    @property
+    def contrast(self) -> Literal["rest"] | None:
+        """Whether the relevance of all other classes was subtracted."""
+        return "rest" if next(iter(self.seeds.values())).shape[0] == 2 else None
 
     def __len__(self) -> int:
         return len(self.output)
@@ -99,6 +105,8 @@ class Explanation:
             if samples.step is not None and samples.step < 1:
                 raise IndexError(f"the step must be positive, not {samples.step}: tensors have no negative steps")
         else:
+            if not -len(self) <= samples < len(self):
+                raise IndexError(f"no sample {samples} in a batch of {len(self)}")
             at = range(len(self))[samples]
             samples = slice(at, at + 1)
 
@@ -203,20 +211,28 @@ class Explanation:
         path: str | PathLike[str],
         images: Tensor | NDArray[np.uint8] | None = None,
         titles: Sequence[str] | None = None,
+        attributes: Mapping[str, str | float] | None = None,
     ) -> None:
         """Write what `show` draws as ``.png``, or all tensors as ``.npz`` or ``.h5``.
+
+        Parameters
+        ----------
+        path : path
+            Its suffix says which.
+        images, titles
+            For a ``.png``, as in `show`.
+        attributes : mapping, optional
+            Further words and numbers for an archive; ``.npz`` has them as JSON in its array ``attributes``.
 
         Raises
         ------
         OutputError
             If the kind of file is unknown, or it can't be written; nothing half written is left.
         """
-        attributes = {
-            "rules": self.rules,
-            "conservation_error": self.conservation.error,
-            "lost": self.conservation.lost,
-        }
-        save(path, archive_items(self), attributes, lambda: self.show(images, titles))
+        known: dict[str, str | float] = {"rules": self.rules, "contrast": self.contrast or "none"}
+        if self.conservation.cuts:
+            known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
+        save(path, archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))
 
     def show(
         self,
@@ -261,3 +277,15 @@ class Explanation:
 def layer_name(path: str, call: int) -> str:
     """Name a module's output: by its path, and for later calls of the same module by their number."""
     return f"{path}@{call}" if call else path
+
+
+def class_probabilities(output: Tensor) -> Tensor:
+    """Return the probabilities of the classes, ``(B, classes)``: the softmax, or the output where it is one already."""
+    output = output.float()
+    if bool((output >= 0).all()) and bool((output.sum(1) - 1).abs().max() < SUM_TO_ONE):
+        return output
+    return output.softmax(1)
+
+
+SUM_TO_ONE = 1e-3
+"""How far from one the sum of a row of probabilities may be, in half precision."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from relprop.errors import RelpropError
 
@@ -23,12 +23,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     OutputError
         If the folder is missing or can't be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = path.with_name(f".{token_hex(6)}.part{path.suffix}")  # short: the length of a name is limited
     try:
         yield part
         part.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if part.exists():
+        with suppress(OSError):  # it is in its place by now, or could not even be made
             part.unlink()

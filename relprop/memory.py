@@ -31,7 +31,7 @@ def memory_for(samples: int) -> Iterator[None]:
         yield
     except OutOfMemoryError:
         raise
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:  # others wrap it, as a failing capture does
         if not _is_out_of_memory(error):
             raise
         advice = (
@@ -44,4 +44,6 @@ def memory_for(samples: int) -> Iterator[None]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     # PyTorch's CPU allocator has no error class of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return True
+    return error.__cause__ is not None and _is_out_of_memory(error.__cause__)

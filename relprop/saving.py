@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -42,7 +43,8 @@ def save(
     items : mapping
         What archives hold, by name. In a ``.h5`` each has its ``description`` as an attribute.
     attributes : mapping
-        Further numbers and words for the root of a ``.h5``, beside the versions of the software.
+        Further numbers and words for the root of a ``.h5``, beside the versions of the software. A ``.npz`` has them,
+        and the descriptions, as JSON in an array named ``attributes``.
     draw : callable
         Makes the figure.
 
@@ -52,18 +54,20 @@ def save(
         If the kind of file is unknown, or it can't be written.
     """
     path = Path(path)
+    attributes = {**attributes, "relprop_version": _version(), "torch_version": str(torch.__version__)}
     if path.suffix == ".png":
         write_png(draw(), path)
     elif path.suffix == ".npz":
         arrays = {name: item.values for name, item in items.items()}
         with written_whole(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            words = {"descriptions": {name: item.description for name, item in items.items()}, **attributes}
+            np.savez_compressed(file, allow_pickle=False, attributes=np.array(json.dumps(words)), **arrays)
     elif path.suffix in (".h5", ".hdf5"):
         with written_whole(path) as part, h5py.File(part, "w") as file:
             for name, item in items.items():
                 data = file.create_dataset(name, data=item.values, compression="gzip", compression_opts=1, shuffle=True)
                 data.attrs["description"] = item.description
-            file.attrs.update({**attributes, "relprop_version": _version(), "torch_version": str(torch.__version__)})
+            file.attrs.update(attributes)
     else:
         raise OutputError(f"cannot write {path}: the kinds of file are .png, .npz and .h5, not {path.suffix!r}")
 

@@ -54,11 +54,17 @@ def mixing():
             return (x - x.mean(0)).mean((2, 3))
     return Mixing()
 
+def one():
+    return nn.Sequential(make(), nn.Linear(5, 1))
+
 def nan():
     class Nan(nn.Module):
         def forward(self, x):
             return x.mean((2, 3)) * float("nan")
     return Nan()
+
+def soft():
+    return nn.Sequential(make(), nn.Softmax(1))
 
 def failing():
     class Failing(nn.Module):
@@ -177,6 +183,61 @@ def test_top_classes_side_by_side_and_layers_below(desk):
         assert arrays["target"].tolist() == [entry["target"] for entry in found]
 
 
+def test_layers_do_not_overwrite_a_picture_of_that_name(desk):
+    for name in ("cat.layers.png", "CAT.png"):
+        Path(name).write_bytes(Path("holiday/a.png").read_bytes())
+    assert explain("cat.jpg", "cat.layers.png", "CAT.png", "--model", "own:make", "--layer", "2").exit_code == 0
+    written = [name for entry in entries() for name in entry["paths"].values()]
+    assert len({name.casefold() for name in written}) == len(written) == 6
+
+
+def test_probabilities_of_a_model_that_ends_in_softmax_are_its_output(desk):
+    assert explain("cat.jpg", "--model", "own:soft", "--format", "npz").exit_code == 0
+    (entry,) = entries()
+    with np.load("out/cat.npz") as arrays:
+        assert entry["probability"] == pytest.approx(float(arrays["output"].max()), rel=1e-5)
+        told = json.loads(str(arrays["attributes"]))
+    assert told["rules"] == "abslrp"
+    assert told["contrast"] == "rest"
+    assert json.loads(told["classes"])[0]["label"] == entry["label"]
+    assert set(told["descriptions"]) == {"relevance", "seeds", "output", "target"}
+
+
+def test_odd_file_names_stop_nothing(desk):
+    picture = Path("holiday/a.png").read_bytes()
+    odd = [os.fsdecode(b"caf\xe9.png"), "new\nline.png", "x" * 240 + ".png"]
+    for name in odd:
+        Path("holiday", name).write_bytes(picture)
+    result = explain("holiday", "--model", "own:make")
+    assert result.exit_code == 0, result.output
+    assert {Path(entry["file"]).name for entry in entries()} >= set(odd)
+    assert all(Path("out", entry["paths"]["png"]).exists() for entry in entries())
+
+
+def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):
+    import relprop.cli.looked as looked
+
+    apply, calls = looked.apply, []
+
+    def sometimes(transform, picture):
+        calls.append(0)
+        x = apply(transform, picture)
+        return x * float("nan") if len(calls) == 2 else x
+
+    monkeypatch.setattr(looked, "apply", sometimes)
+    result = explain("cat.jpg", "holiday", "--model", "own:make")
+    assert result.exit_code == 1
+    assert result.stderr == "relprop: holiday/a.png: the transform makes NaN or infinite values of a picture\n"
+    assert ["error" in entry for entry in entries()] == [True, False, False]
+
+
+def test_a_run_that_fails_leaves_the_index_of_the_last_one(desk):
+    assert explain("cat.jpg", "--model", "own:make").exit_code == 0
+    before = entries()
+    assert explain("cat.jpg", "--model", "own:uncovered").exit_code == 1
+    assert entries() == before
+
+
 def test_the_box_is_where_the_model_looked(desk):
     assert explain("cat.jpg", "--model", "own:make", "--preprocessing", "torchvision/resnet18").exit_code == 0
     (entry,) = entries()  # 90 x 60, short side to 256, the middle 224: 52.5 pixels of the original
@@ -241,7 +302,8 @@ def test_an_unreadable_picture_is_reported_and_skipped(desk):
         (["--model", "own:mak"], "make"),
         (["--model", "own:make", "--target", "5"], "classes 0 to 4"),
         (["--model", "own:make", "--target", "clas 3"], "near names: .*class 3"),
-        (["--model", "own:make", "--rules", "nonsense"], "no rule set named 'nonsense'"),
+        (["--model", "own:make", "--rules", "nonsense"], "no rule set named 'nonsense'.*relprop rules lists all"),
+        (["--model", "own:one"], "one output.*pass --contrast none"),
         (["--model", "own:make", "--rules", "abslrp:gamma=1"], "no parameter .*it accepts: delta"),
         (["--model", "own:make", "-o", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--model", "own:make", "-o", "cat.jpg"], "cannot write to cat.jpg"),
@@ -383,6 +445,15 @@ def test_check_fails_where_rules_are_missing(desk):
     assert report["ok"] is False
     assert "special_i0" in report["problems"][0]
     assert report["stability"] is None
+
+
+def test_check_as_json_is_json_where_the_model_fails(desk):
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:nan", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["ok"] is False
+    assert "NaN" in report["problems"][0]
+    assert result.stderr.count("\n") == 1
 
 
 def test_rules_are_listed_and_shown():

@@ -33,8 +33,8 @@ def test_targets_by_name_number_and_rank(text, choice):
     [
         ("5", "classes 0 to 4"),
         ("-1", "classes 0 to 4"),
-        ("top6", "only 5 classes"),
-        ("top0", "no class has that name"),
+        ("top6", "N is from 1 to 5"),
+        ("top0", "N is from 1 to 5"),
         ("crane", "classes 2 and 4 have that name; give the number"),
         ("goldfinch", "near names: Goldfish"),
         ("", "no class has that name"),
@@ -68,6 +68,9 @@ def test_values_per_channel_and_bounds_of_the_normalisation():
         ("abslrp:gamma=1", ParameterError, r"no parameter \['gamma'\]; it accepts: delta"),
         ("abslrp:delta", ParameterError, "'delta' is not PARAM=NUMBER"),
         ("abslrp:delta=much", ParameterError, "'delta=much' is not PARAM=NUMBER"),
+        ("abslrp:delta=nan", ParameterError, "'delta=nan' is not finite"),
+        ("abslrp:delta=1,delta=2", ParameterError, "'delta=2' .* names its parameter again"),
+        ("epsilon-gamma-box:low=1/x", ParameterError, "'low=1/x' is not PARAM=NUMBER"),
     ],
 )
 def test_rules_that_are_none_say_so(text, kind, message):

@@ -1,5 +1,7 @@
 """What a user does with an explanation: look at it, save it, show it."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -45,7 +47,10 @@ def test_save_writes_the_whole_file_and_nothing_else(explained, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == [name]
     if name.endswith(".npz"):
         with np.load(tmp_path / name) as saved:
-            assert set(saved) == {"relevance", "seeds", "output", "target", "layer:0", "layer:1"}
+            told = json.loads(str(saved["attributes"]))
+            assert set(told["descriptions"]) == {"relevance", "seeds", "output", "target", "layer:0", "layer:1"}
+            assert set(saved) == {*told["descriptions"], "attributes"}
+            assert told["rules"] == "abslrp"
             np.testing.assert_array_equal(saved["relevance"], explained.relevance.numpy())
             np.testing.assert_array_equal(saved["seeds"][0] - saved["seeds"][1], saved["relevance"])
     if name.endswith(".h5"):

@@ -32,7 +32,7 @@ class _OneLineUsage(TyperGroup):
             code = super().main(*args, **extra | {"standalone_mode": False})
         except _UsageError as error:
             command = error.ctx.command_path if error.ctx else "relprop"
-            warn(f"{error.format_message()} See {command} --help")
+            warn(f"{error.format_message().rstrip('.')}. See {command} --help")
             code = MISUSED
         sys.exit(code or 0)
 
@@ -76,27 +76,41 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
-    except RelpropError as error:
+    except (RelpropError, ImportError) as error:  # a plug-in that can't be imported says which it is
         if debug:
             raise
-        fail(str(error))
+        fail(_as_options(str(error)))
     except Exception as error:  # the last resort: nobody should meet a stack trace unasked
         if debug:
             raise
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)")
 
 
+_OPTIONS = {"contrast=None": "--contrast none", "layers=[...]": "--layer PATH", "batch_size=": "--batch-size "}
+
+
+def _as_options(message: str) -> str:
+    """Say what to pass as it is passed on the command line."""
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what libraries have to say to developers off the screen."""
-    before = logging.root.manager.disable
+    import cv2
+
+    before, opencv = logging.root.manager.disable, cv2.utils.logging.getLogLevel()
     logging.disable(logging.WARNING)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+        cv2.utils.logging.setLogLevel(opencv)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

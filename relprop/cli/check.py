@@ -51,12 +51,20 @@ def check(
     with one_line_errors(debug):
         import relprop
         from relprop.cli.choices import choose_rules
+        from relprop.errors import RelpropError
+        from relprop.memory import memory_for
         from relprop.models import load_classifier
 
         choose_rules(rules)  # a typo is told before a model is loaded
-        classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
-        x = _inputs(pictures or (), classifier)
-        report = relprop.check(classifier.model, x.to(classifier.device), rules=choose_rules(rules, classifier))
+        try:
+            classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
+            x = _inputs(pictures or (), classifier).to(classifier.device)
+            with memory_for(len(x)):
+                report = relprop.check(classifier.model, x, rules=choose_rules(rules, classifier))
+        except RelpropError as error:
+            if as_json:
+                typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
+            raise
         typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
         if not report.ok:
             raise typer.Exit(FAILED)

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import rule_registry
@@ -14,6 +15,10 @@ from rule_registry import Parameter, RuleSet
 
 if TYPE_CHECKING:
     from relprop.models import Classifier
+
+
+SIDE_BY_SIDE = 20
+"""Classes of a picture that one sheet shows at most."""
 
 
 class ParameterError(RelpropError, ValueError):
@@ -58,8 +63,9 @@ def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
         known = rule_registry.get(name).parameters
     except LookupError as error:
         near = find_near(name, rule_registry.names())
-        raise MissingRuleError(f"--rules {text}: {error}{near}") from error
+        raise MissingRuleError(f"--rules {text}: no rule set named {name!r}{near}; relprop rules lists all") from error
     parameters: dict[str, Parameter] = {}
+    named: set[str] = set()
     if classifier is not None and {"low", "high"} <= known.keys():
         scale = list(zip(classifier.mean, classifier.std, strict=True))
         parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
@@ -69,10 +75,13 @@ def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
             numbers = tuple(map(float, value.split("/")))
         except ValueError as error:
             raise ParameterError(f"--rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
+        if not all(map(isfinite, numbers)) or key.strip() in named:
+            raise ParameterError(f"--rules {text}: {setting!r} is not finite, or names its parameter again")
+        named.add(key.strip())
         parameters[key.strip()] = numbers if len(numbers) > 1 else numbers[0]
     try:
         return rule_registry.get(name, **parameters)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ParameterError(f"--rules {text}: {error}") from error
 
 
@@ -86,9 +95,11 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
     """
     if text is None:
         return Choice()
-    if top := re.fullmatch(r"top([1-9]\d*)", text):
-        if int(top[1]) > len(labels):
-            raise TargetError(f"--target {text}: there are only {len(labels)} classes")
+    text = text.strip()
+    if top := re.fullmatch(r"top(\d+)", text):
+        most = min(SIDE_BY_SIDE, len(labels))
+        if not 1 <= int(top[1]) <= most:
+            raise TargetError(f"--target {text}: N is from 1 to {most}")
         return Choice(top=int(top[1]))
     if re.fullmatch(r"-?\d+", text):
         if not 0 <= int(text) < len(labels):

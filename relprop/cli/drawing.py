@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from relprop.cli.looked import Looked
-from relprop.explanation import Explanation
+from relprop.explanation import Explanation, class_probabilities
 from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
 from relprop.pictures.display import draw as draw_maps
@@ -49,7 +49,7 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
     """Name each class explained, and the predicted one where that is not among them."""
     labels, targets = classifier.labels, targets_of(explanation)
     found = []
-    for row, target in zip(explanation.output.float().softmax(1), targets, strict=True):
+    for row, target in zip(class_probabilities(explanation.output), targets, strict=True):
         verdict, predicted = f"{labels[target]} {row[target]:.1%}", int(row.argmax())
         if predicted not in targets:
             verdict += f" (predicted: {labels[predicted]} {row[predicted]:.1%})"
@@ -58,7 +58,7 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
 
 
 def _what(classifier: Classifier, rules: str, looked: Looked) -> str:
-    return f"{looked.path.name}   {rules} on {classifier.name}"
+    return f"{readable(looked.path.name)}   {rules} on {classifier.name}"
 
 
 def targets_of(explanation: Explanation) -> list[int]:
@@ -66,3 +66,8 @@ def targets_of(explanation: Explanation) -> list[int]:
     assert explanation.target is not None, "on the command line a target is a class"
     classes: list[int] = explanation.target.tolist()
     return classes
+
+
+def readable(name: str) -> str:
+    """Replace what can be neither drawn nor printed: bytes that are no UTF-8, line ends, escapes."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)

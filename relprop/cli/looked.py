@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from relprop.models import Classifier, View, ViewError, read_picture
+from relprop.models import Classifier, TransformError, View, ViewError, read_picture
+from relprop.models.preprocessing import apply
 from relprop.pictures import Array, Original, Pixels
 
 LONG_SIDE = 1200
@@ -54,6 +55,8 @@ def look(path: Path, classifier: Classifier) -> Looked:
     ------
     PictureError
         If it can't be read.
+    TransformError
+        If the model's transform fails on it.
     """
     picture = read_picture(path)
     try:
@@ -64,7 +67,10 @@ def look(path: Path, classifier: Classifier) -> Looked:
     height, width = picture.shape[:2]
     scale = LONG_SIDE / max(height, width)
     kept = picture
+    x = apply(classifier.transform, picture)
+    if not x.isfinite().all():
+        raise TransformError("the transform makes NaN or infinite values of a picture")
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         kept = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Looked(path, classifier.transform(picture), view, kept)
+    return Looked(path, x, view, kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -12,18 +13,20 @@ from typing import Any, Self, TextIO
 
 from relprop.cli.drawing import draw, draw_layers, targets_of
 from relprop.cli.looked import Looked
-from relprop.explanation import Explanation
+from relprop.explanation import Explanation, class_probabilities
 from relprop.files import OutputError
 from relprop.models import Classifier
 from relprop.pictures import write_png
 
 INDEX = "index.jsonl"
+_ENDINGS = (".png", ".layers.png", ".npz", ".h5")
 
 
 class Results:
     """The files of one run; a context manager that keeps the index open.
 
-    A line of the index is written once the files it names are whole, so an interrupted run leaves a valid one.
+    A line of the index is written once the files it names are whole, so an interrupted run leaves a valid one. The
+    first line of a run replaces the index of an earlier one in the same folder; its other files stay.
 
     Parameters
     ----------
@@ -49,6 +52,7 @@ class Results:
         self._inputs = {path.resolve() for path in paths}
         self._numbers: Counter[str] = Counter()
         self._taken: set[str] = set()
+        self._lines: TextIO | None = None
 
     @property
     def index(self) -> Path:
@@ -58,7 +62,7 @@ class Results:
     def __enter__(self) -> Self:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lines: TextIO = self.index.open("w", encoding="utf-8")
+            self.index.open("a").close()  # told now if it can't be written; emptied once there is a result
         except OSError as error:
             raise OutputError(f"cannot write to {self.folder}: {error.strerror or error}") from error
         return self
@@ -66,7 +70,9 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
+        if self._lines is not None:
+            with suppress(OSError):  # each line was flushed, and a full disk told of, when it was written
+                self._lines.close()
 
     def fail(self, path: Path, message: str) -> None:
         """Record a picture that could not be explained."""
@@ -85,7 +91,8 @@ class Results:
         for kind in self.formats:
             paths[kind] = f"{stem}.{kind}"
             if kind != "png":
-                explanation.save(self.folder / paths[kind])
+                known = [self._entry(looked, explanation[k]) for k in range(len(explanation))]
+                explanation.save(self.folder / paths[kind], attributes={"classes": json.dumps(known)})
                 continue
             write_png(draw(self.classifier, self.rules, looked, explanation), self.folder / paths[kind])
             if explanation.layers:
@@ -97,7 +104,7 @@ class Results:
 
     def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""
-        labels, probabilities = self.classifier.labels, explanation.output[0].float().softmax(0)
+        labels, probabilities = self.classifier.labels, class_probabilities(explanation.output)[0]
         (target,), predicted = targets_of(explanation), int(probabilities.argmax())
         kept = explanation.conservation
         return {
@@ -113,13 +120,17 @@ class Results:
             "model": self.classifier.name,
             "weights": self.classifier.origin,
             "rules": self.rules,
+            "contrast": explanation.contrast,
             "size": looked.view and looked.view.size,
             "box": looked.view and looked.view.box,
         }
 
     def _record(self, entry: dict[str, Any]) -> None:
         try:
-            self._lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            if self._lines is None:
+                self.index.write_bytes(b"")
+                self._lines = self.index.open("a", encoding="utf-8")  # appends: lines of two runs do not mix
+            self._lines.write(json.dumps(entry) + "\n")
             self._lines.flush()
         except OSError as error:
             raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
@@ -128,9 +139,10 @@ class Results:
         """Return a name that no other files of this run have, and under which no picture is written over."""
         for number in count(self._numbers[name] + 1):
             stem = name if number == 1 else f"{name}-{number}"
-            drawn = {(self.folder / f"{stem}{end}").resolve() for end in (".png", ".layers.png")}
-            if stem not in self._taken and drawn.isdisjoint(self._inputs):
+            files = {f"{stem}{ending}" for ending in _ENDINGS}
+            folded = {file.casefold() for file in files}  # some file systems do not tell a.png from A.png
+            if folded.isdisjoint(self._taken) and self._inputs.isdisjoint((self.folder / f).resolve() for f in files):
                 break
         self._numbers[name] = number
-        self._taken.add(stem)
+        self._taken |= folded
         return stem

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from tqdm import tqdm
 
 from relprop.cli.app import warn
 from relprop.cli.choices import Choice
-from relprop.cli.drawing import verdicts
+from relprop.cli.drawing import readable, verdicts
 from relprop.cli.looked import Looked, look
 from relprop.cli.results import Results
 from relprop.explainer import Explainer
-from relprop.memory import memory_for
-from relprop.models import Classifier, PictureError
+from relprop.memory import OutOfMemoryError, memory_for
+from relprop.models import Classifier, PictureError, TransformError
 from relprop.oracle import gradient_oracle_error
 
 
@@ -44,7 +46,7 @@ class Run:
         """Explain the pictures batch by batch, holding one batch at a time."""
         # The explanations of one picture's classes share a batch.
         size = max(1, batch_size // self.choice.top)
-        with tqdm(total=len(paths), unit="picture", disable=None) as progress:
+        with tqdm(total=len(paths), unit="picture", disable=None if sys.stderr else True) as progress:
             for batch in self._batches(paths, size, progress):
                 self._explain_batch(batch, progress)
 
@@ -54,7 +56,8 @@ class Run:
         if self.conservation is not None:
             rows["conservation error"] = f"{self.conservation:.1e} (worst)"
         if self.oracle is not None:
-            rows["gradient-oracle error"] = f"{self.oracle:.1e} (captured program, first two pictures)"
+            found = "not measured: out of memory" if isnan(self.oracle) else f"{self.oracle:.1e}"
+            rows["gradient-oracle error"] = f"{found} (captured program, first two pictures)"
             rows["seconds per picture"] = f"{self.seconds / self.explained:.2f} (capture included, drawing not)"
         rows["weights"] = self.classifier.origin
         if self.classifier.assumed:
@@ -69,12 +72,17 @@ class Run:
         for path in paths:
             try:
                 batch.append(look(path, self.classifier))
-            except PictureError as error:
+            except (PictureError, TransformError) as error:
+                message = str(error) if isinstance(error, PictureError) else f"{readable(str(path))}: {error}"
                 self.failed += 1
-                self.results.fail(path, str(error))
+                self.results.fail(path, message)
                 progress.update()
                 with progress.external_write_mode():
-                    warn(str(error))
+                    warn(message)
+            if len(batch) > 1 and batch[-1].x.shape != batch[0].x.shape:
+                # A transform of one's own may leave pictures their sizes; one batch has one.
+                yield batch[:-1]
+                batch = batch[-1:]
             if len(batch) == size:
                 yield batch
                 batch = []
@@ -88,7 +96,7 @@ class Run:
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         self.seconds += time.perf_counter() - start
         if self.oracle is None:
-            self.oracle = gradient_oracle_error(self.classifier.model, x[:2])
+            self.oracle = self._oracle_error(x[:2])
         for k, looked in enumerate(batch):
             classes = explanation[k * count : (k + 1) * count]
             self.results.write(looked, classes)
@@ -101,7 +109,15 @@ class Run:
                 note += f", {float(kept.masses[-1].mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{looked.path}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+
+    def _oracle_error(self, x: Tensor) -> float:
+        """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
+        try:
+            with memory_for(len(x)):
+                return gradient_oracle_error(self.classifier.model, x)
+        except OutOfMemoryError:
+            return nan
 
     def _most_probable(self, x: Tensor) -> Tensor:
         """Return the classes ``(B, top)`` to explain, the most probable one first."""

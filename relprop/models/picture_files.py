@@ -16,7 +16,7 @@ from PIL import Image
 from relprop.errors import RelpropError
 from relprop.export import first_line
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 """What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
 
 
