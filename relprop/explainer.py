@@ -120,9 +120,10 @@ class Explainer:
         InputError, TargetError, CaptureError, MissingRuleError, OutOfMemoryError
         """
         args, kwargs = check_inputs(x, kwargs)
+        with memory_for(1):  # what a capture needs does not depend on the batch
+            ready = self._ready(args, kwargs, target)
         batch = next(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         with plain_mode(), memory_for(batch):
-            ready = self._ready(args, kwargs, target)
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
             size = self.batch_size or batch
