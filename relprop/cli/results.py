@@ -87,20 +87,20 @@ class Results:
             If a file can't be written.
         """
         stem = self._stem(looked.path.stem)
+        entries = [self._entry(looked, explanation[k]) for k in range(len(explanation))]
         paths = {}
         for kind in self.formats:
             paths[kind] = f"{stem}.{kind}"
             if kind != "png":
-                known = [self._entry(looked, explanation[k]) for k in range(len(explanation))]
-                explanation.save(self.folder / paths[kind], attributes={"classes": json.dumps(known)})
+                explanation.save(self.folder / paths[kind], attributes={"classes": json.dumps(entries)})
                 continue
             write_png(draw(self.classifier, self.rules, looked, explanation), self.folder / paths[kind])
             if explanation.layers:
                 paths["layers"] = f"{stem}.layers.png"
                 figure = draw_layers(self.classifier, self.rules, looked, explanation)
                 write_png(figure, self.folder / paths["layers"])
-        for k in range(len(explanation)):
-            self._record(self._entry(looked, explanation[k]) | {"paths": paths})
+        for entry in entries:
+            self._record(entry | {"paths": paths})
 
     def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""
