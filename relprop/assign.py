@@ -5,12 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import Tensor, fx
 
-from relprop.errors import CaptureError, InputError, MissingRuleError
+from relprop.errors import CaptureError, InputError, MissingRuleError, near_names
 from relprop.graph import Graph, Marks, is_floating, value_inputs
 from relprop.merging import layers_to_merge
 from relprop.signs import nonnegative_nodes
@@ -122,9 +121,8 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
     found = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
     if not found:
         paths = graph.module_paths()
-        near = get_close_matches(pattern, paths, n=5)
-        known = f"Near names: {', '.join(near)}" if near else f"The modules begin: {', '.join(paths[:12])} …"
-        raise CaptureError(f"no module {pattern!r} leaves an operation in the graph (an identity leaves none). {known}")
+        known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
+        raise CaptureError(f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}")
     return found
 
 

@@ -1,5 +1,10 @@
 """What can go wrong, by name. Every error says what happened, where, and what to do next."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class RelpropError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -27,3 +32,10 @@ class RuleError(RelpropError):
 
 class HookError(RelpropError):
     """A relevance hook returned something that can't take the place of the relevance it was given."""
+
+
+def near_names(word: str, known: Iterable[str]) -> str:
+    """Return words for the end of a message that suggest what a mistyped name may have meant; empty if nothing."""
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), folded, n=5)
+    return f"; near names: {', '.join(folded[name] for name in near)}" if near else ""

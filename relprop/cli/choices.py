@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 import rule_registry
-from relprop.errors import MissingRuleError, RelpropError, TargetError
+from relprop.errors import MissingRuleError, RelpropError, TargetError, near_names
 from rule_registry import Parameter, RuleSet
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
     try:
         known = rule_registry.get(name).parameters
     except LookupError as error:
-        near = find_near(name, rule_registry.names())
+        near = near_names(name, rule_registry.names())
         raise MissingRuleError(f"--rules {text}: no rule set named {name!r}{near}; relprop rules lists all") from error
     parameters: dict[str, Parameter] = {}
     named: set[str] = set()
@@ -107,14 +106,7 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
         return Choice(index=int(text))
     found = [k for k, label in enumerate(labels) if label.casefold() == text.casefold()]
     if not found:
-        raise TargetError(f"--target {text}: no class has that name{find_near(text, labels)}")
+        raise TargetError(f"--target {text}: no class has that name{near_names(text, labels)}")
     if len(found) > 1:
         raise TargetError(f"--target {text}: classes {' and '.join(map(str, found))} have that name; give the number")
     return Choice(index=found[0])
-
-
-def find_near(word: str, known: Sequence[str]) -> str:
-    """Return words that suggest the names nearest to a mistyped one; empty if none is near."""
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), folded, n=5)
-    return f"; near names: {', '.join(folded[name] for name in near)}" if near else ""

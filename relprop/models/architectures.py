@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
+from relprop.errors import near_names
 from relprop.models.classifier import UnknownModelError
 from relprop.models.picture_files import package_files
 from relprop.models.preprocessing import Preprocessing, from_config, from_preset
@@ -220,12 +220,6 @@ def build_for(architecture: Architecture, state: Mapping[str, Tensor]) -> tuple[
     return model, state
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Return a hint at the names most like a word, or nothing."""
-    names = difflib.get_close_matches(word, sorted(known), n=5)
-    return f"; near names: {', '.join(names)}" if names else ""
-
-
 def _hint(name: str, arch: str, known: Iterable[str]) -> str:
     """Say what an unknown name may have been meant for."""
     path = Path(name)
@@ -237,7 +231,7 @@ def _hint(name: str, arch: str, known: Iterable[str]) -> str:
         return ", and the file of that name is no exported program (.pt2)"
     if ":" in name:
         return "; a model of your own is named package.module:function"
-    return near(arch, known)
+    return near_names(arch, known)
 
 
 def _in_torch_cache(url: str) -> bool:

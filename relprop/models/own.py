@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from relprop.errors import near_names
 from relprop.export import first_line
-from relprop.models.architectures import near
 from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
 from relprop.models.devices import device_of, move
 from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
@@ -94,7 +94,7 @@ def call_function(name: str) -> Made:
         for part in path.split("."):
             if not hasattr(found, part):
                 choices = [key for key in dir(found) if not key.startswith("_") and callable(getattr(found, key, None))]
-                raise UnknownModelError(f"{module} has no function {path}{near(part, choices)}")
+                raise UnknownModelError(f"{module} has no function {path}{near_names(part, choices)}")
             found = getattr(found, part)
         if not isinstance(found, Made):
             try:
@@ -128,7 +128,7 @@ def _import(module: str) -> ModuleType:
             here = [found.name for found in pkgutil.iter_modules([str(Path.cwd())])]
             raise UnknownModelError(
                 f"there is no module {error.name}, neither installed nor in the current directory {Path.cwd()}"
-                f"{near(error.name, here)}"
+                f"{near_names(error.name, here)}"
             ) from error
         raise ModelError(f"{module} can't be imported: {type(error).__name__}: {first_line(error)}") from error
 
