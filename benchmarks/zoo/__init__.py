@@ -1,0 +1,1 @@
+"""Models to explain: where they come from, and how each is made."""

@@ -1,0 +1,53 @@
+"""A model of the zoo: its name, and how to make it with inputs that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model ready to be explained.
+
+    Attributes
+    ----------
+    model
+        With random, settled weights, in evaluation mode.
+    inputs
+        The model's positional inputs, samples first: a tensor, or a tuple.
+    kwargs
+        Its keyword inputs.
+    options
+        What else `relprop.explain` is told: ``target``, ``output``, ``at``, ``contrast``.
+    """
+
+    model: nn.Module
+    inputs: Any
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model by name.
+
+    Attributes
+    ----------
+    source
+        Where it comes from, as ``timm`` or ``huggingface``.
+    name
+        Its name there; unique within the source.
+    family
+        What groups models of one design: timm's module name, elsewhere the name itself.
+    build
+        Makes it, given how many samples the inputs hold.
+    """
+
+    source: str
+    name: str
+    family: str
+    build: Callable[[int], Subject]
