@@ -44,7 +44,8 @@ class Entry:
     family
         What groups models of one design: timm's module name, elsewhere the name itself.
     build
-        Makes it, given how many samples the inputs hold.
+        Makes it, given how many samples the inputs hold: a module-level function or a `functools.partial` of one,
+        since a sweep sends entries to other processes.
     """
 
     source: str
