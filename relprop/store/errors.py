@@ -1,0 +1,35 @@
+"""What can go wrong with a file of an evaluation, by name."""
+
+from __future__ import annotations
+
+from relprop.errors import RelpropError
+
+
+class StoreError(RelpropError):
+    """Base of all errors about files of evaluations; what can't be written is a `relprop.files.OutputError`."""
+
+
+class MissingFileError(StoreError, FileNotFoundError):
+    """There is no file at the path."""
+
+    __str__ = Exception.__str__  # an OSError says its errno first, and here there is none
+
+
+class FormatError(StoreError, ValueError):
+    """The file is not one of an evaluation: foreign, truncated, damaged, or of a newer format."""
+
+
+class BusyError(StoreError, OSError):
+    """Another program, or this one, has the file open."""
+
+
+class ConfigurationError(StoreError, ValueError):
+    """The file was begun with another configuration than the one given."""
+
+
+class CodecError(StoreError, ImportError):
+    """The compression of the file needs a package that is not installed."""
+
+
+class MergeError(StoreError, ValueError):
+    """The files are not the shards of one evaluation."""

@@ -1,0 +1,307 @@
+"""The file of an evaluation, format version 1: this module is its specification.
+
+One run, one HDF5 file, readable by h5py, ``h5ls`` and xarray without this package. MUST and MAY are meant as in
+RFC 2119. `create` and `add_method` write what is said here, and `validate` checks it.
+
+**Root.** The attributes in `ROOT_ATTRIBUTES` MUST be there. ``config`` is canonical JSON (`relprop.store.config`) of
+all that the scores depend on and that methods share: model and hash of its weights, data set and hash of its sample
+names, protocol, seed, unit, baseline, picture size. It MUST have ``"shard": [i, n]`` (``[0, 1]`` for a run that is
+not cut), and ``"samples"``, the size of the whole data set, null where it is not known beforehand. ``complete`` is 1
+once every sample has state done or failed, in the masking run and under each method, and 0 before; a file whose
+``complete`` is 0 MAY be continued.
+
+**Dimensions.** `DIMENSIONS` are HDF5 dimension scales at the root. ``channel`` MAY be missing where nothing has
+channels. Every group MUST hold hard links to the scales of its data sets, so that a group opened by itself has
+coordinates. ``sample`` holds indices in the data set, in ascending order, each once; it can be extended, and with it
+every data set's first axis. ``class`` holds names where they are known, and indices otherwise.
+
+**Data sets.** Group ``samples`` has those of `SAMPLE_FIELDS`, what methods share: the masking run and the mosaics.
+Group ``methods/NAME`` has one method's, those of `METHOD_FIELDS`, with the attributes ``config`` (canonical JSON),
+``config_sha256`` and ``description``. It MAY have further scores, one float column each, which MUST say their
+``valid_range`` and ``direction``; and a group ``maps`` with the fields of `MAP_FIELDS` (a group of its own because the
+netCDF library crashes on float16). Every data set MUST have the attributes ``long_name`` and ``units``; quantities
+``valid_range``; scores ``direction``. Floats absent are NaN, integers what the field's ``fill`` says. All floats but
+maps are of one type, float32 or float64: scores are kept exactly as computed.
+
+**Storage.** What is large, steps, impact, output and maps, has chunks of one sample and MAY be compressed by gzip
+(with shuffle), or zstd through hdf5plugin. Everything else has chunks of many rows, allocated when the sample axis is
+made or extended, and MUST NOT be compressed: a row written is then never moved, and what was committed before can't
+be lost with it. The file is in HDF5's default format (``libver="earliest"``): files in the newer ones, and SWMR's,
+refuse to open after their writer was killed.
+
+**States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
+its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,
+after the rows they stand for have been flushed.
+
+**Versions.** Readers MUST refuse a ``format_version`` above theirs, and accept all below. Attributes, data sets and
+groups MAY be added without a new version; readers MUST ignore those that they don't know. Anything else, as another
+meaning, type or shape, is a new version. ``tests/golden`` has a file of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, Literal
+
+FORMAT: Final = "relprop-evaluation"
+FORMAT_VERSION: Final = 1
+
+ROOT_ATTRIBUTES: Final = (
+    "format",  # FORMAT
+    "format_version",  # FORMAT_VERSION
+    "config",  # canonical JSON, see above
+    "config_sha256",  # of config's bytes in UTF-8, in hexadecimal
+    "versions",  # JSON: versions of the software, by name
+    "created",  # ISO 8601, with time zone
+    "complete",  # uint8, 0 or 1: netCDF has no truth values
+)
+METHOD_ATTRIBUTES: Final = ("config", "config_sha256", "description")
+
+ORDERS: Final = ("morf", "lerf")
+STATES: Final = 10
+SLOTS: Final = ("top left", "top right", "bottom left", "bottom right")
+
+
+class State(IntEnum):
+    """What became of a row."""
+
+    ABSENT = 0
+    DONE = 1
+    FAILED = 2
+
+
+FLAGS: Final[Mapping[str, int]] = {
+    "faithfulness": 1,
+    "robustness": 2,
+    "contrastiveness": 4,
+    "impact": 8,
+    "one_class": 16,
+}
+"""Bits of ``flags``, as `relprop.gae.Flag`: where a score met 0/0, taken as zero, or can't be told."""
+
+Direction = Literal["higher is better", "lower is better", "none"]
+UNIT_RANGE = (0.0, 1.0)
+SIGNED_RANGE = (-1.0, 1.0)
+ANY_RANGE = (float("-inf"), float("inf"))
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """An axis that data sets share."""
+
+    name: str
+    long_name: str
+
+
+DIMENSIONS: Final = (
+    Dimension("sample", "index of the sample in the data set"),
+    Dimension("order", "order of masking: most relevant first, least relevant first"),
+    Dimension("masking_state", "states of the masking run: tenths of the pixels that are masked"),
+    Dimension("masked_state", "states of the masking run without the picture itself"),
+    Dimension("y", "row of the picture, from the top"),
+    Dimension("x", "column of the picture, from the left"),
+    Dimension("slot", "place in the mosaic"),
+    Dimension("class", "class of the model"),
+    Dimension("channel", "channel of the picture"),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A data set.
+
+    Parameters
+    ----------
+    name : str
+        Within its group.
+    dims : tuple of str
+        Names of the axes; the first is ``sample``.
+    dtype : str
+        A NumPy type, ``"float"`` for the file's float type, ``"str"`` for strings of any length in UTF-8.
+    long_name : str
+        What it holds, for someone who has only the file.
+    valid_range : tuple of float, optional
+        Smallest and largest value; none for codes and strings.
+    direction : str, optional
+        Of scores: which is better.
+    fill : float
+        What an absent integer is; an absent float is NaN, an absent string empty.
+    units : str
+        ``"1"`` for numbers without.
+    meanings : mapping, optional
+        Names of the values of codes, or with ``bits`` of the bits.
+    bits : bool
+        Whether ``meanings`` are of bits.
+    large : bool
+        Whether it has chunks of one sample, which are compressed.
+    required : bool
+        Whether a group must have it.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    long_name: str
+    valid_range: tuple[float, float] | None = None
+    direction: Direction | None = None
+    fill: float = 0
+    units: str = "1"
+    meanings: Mapping[str, int] | None = None
+    bits: bool = False
+    large: bool = False
+    required: bool = True
+
+
+def _score(name: str, long_name: str, valid_range: tuple[float, float]) -> Field:
+    return Field(name, ("sample",), "float", long_name, valid_range, "higher is better")
+
+
+_STATE_MEANINGS: Final = {state.name.lower(): int(state) for state in State}
+STATE = Field("state", ("sample",), "uint8", "what became of the row", meanings=_STATE_MEANINGS)
+MESSAGE = Field("message", ("sample",), "str", "why the row failed; else empty, or a remark")
+FLAGS_FIELD = Field(
+    "flags",
+    ("sample",),
+    "uint8",
+    "where a score met 0/0, which is taken as zero, or can't be told (one_class)",
+    meanings=FLAGS,
+    bits=True,
+)
+
+SAMPLE_FIELDS: Final = (
+    STATE,
+    MESSAGE,
+    FLAGS_FIELD,
+    Field("index", ("sample",), "int64", "index of the sample in the data set, as sample", fill=-1),
+    Field("name", ("sample",), "str", "name of the sample: its path, or what the data set calls it"),
+    Field("label", ("sample",), "int32", "class by the data set; -1 where it is not known", fill=-1),
+    Field("prediction", ("sample",), "int32", "class with the largest output", fill=-1),
+    Field("target", ("sample",), "int32", "class that was explained", fill=-1),
+    Field("mosaic_members", ("sample", "slot"), "int64", "sample indices of the pictures in the mosaic", fill=-1),
+    Field("quadrant", ("sample",), "uint8", "slot of the sample itself in its mosaic; 255 where absent", fill=255),
+    Field("quadrant_scores", ("sample", "slot"), "float", "evidence for the target in each quadrant", SIGNED_RANGE),
+    Field("logit", ("sample", "order", "masking_state"), "float", "output of the target while masking", ANY_RANGE),
+    Field("probability", ("sample", "order", "masking_state"), "float", "probability of the target", UNIT_RANGE),
+    Field("output", ("sample", "class"), "float", "output of the model for the picture", ANY_RANGE, large=True),
+    Field(
+        "steps",
+        ("sample", "order", "y", "x"),
+        "uint8",
+        "step at which a pixel is masked: state t masks steps <= t; 10 for never",
+        (1, STATES),
+        large=True,
+    ),
+    Field(
+        "impact",
+        ("sample", "y", "x"),
+        "int8",
+        "1 where the model depends on the pixel, -1 where it doesn't, 0 where neither",
+        (-1, 1),
+        large=True,
+    ),
+)
+"""In files of ``protocol="released"`` steps and impact have an axis ``channel`` before y: they are of elements."""
+
+METHOD_FIELDS: Final = (
+    STATE,
+    MESSAGE,
+    FLAGS_FIELD,
+    _score("faithfulness", "relevance lies where the model depends on it", SIGNED_RANGE),
+    _score("robustness", "the map changes as much as the output while pixels are masked", SIGNED_RANGE),
+    _score("unclipped", "faithfulness + robustness", (-2.0, 2.0)),
+    _score("local_consistency", "LC = relu(faithfulness + robustness) / 2", UNIT_RANGE),
+    _score("contrastiveness_raw", "relevance lies in the mosaic's quadrants of the target", SIGNED_RANGE),
+    _score("contrastiveness", "C = relu(contrastiveness_raw)", UNIT_RANGE),
+    _score("gae", "GAE = LC * C", UNIT_RANGE),
+    Field("map_change", ("sample", "order", "masked_state"), "float", "D(map, map of the masked state)", UNIT_RANGE),
+    Field("seconds", ("sample",), "float", "time of all maps of the sample", (0.0, float("inf")), units="s"),
+)
+
+MAP_FIELDS: Final = (
+    Field(
+        "relevance",
+        ("sample", "y", "x"),
+        "float16",
+        "relevance of the picture over its largest magnitude, which is in scale",
+        SIGNED_RANGE,
+        large=True,
+    ),
+    Field("scale", ("sample",), "float", "largest magnitude of the map: relevance * scale is the map", ANY_RANGE),
+)
+"""relevance has an axis ``channel`` before y if the channels of maps are kept."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a method beside GAE's, ``(N,)``; its name is that of its data set."""
+
+    name: str
+    long_name: str
+    valid_range: tuple[float, float]
+    direction: Direction
+
+    @property
+    def field(self) -> Field:
+        """As a data set."""
+        return Field(self.name, ("sample",), "float", self.long_name, self.valid_range, self.direction)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as its group describes it.
+
+    Parameters
+    ----------
+    name : str
+        Of the group: not empty, without ``/``, not ``.`` or ``..``.
+    config : mapping
+        All that its maps depend on and JSON can say: rule set, parameters, layer, version of its package.
+    description : str
+        In words.
+    metrics : tuple of Metric
+        Scores beside GAE's.
+    maps : {None, "summed", "channels"}
+        Whether maps are kept, ``(N, H, W)`` or ``(N, C, H, W)``.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    description: str = ""
+    metrics: tuple[Metric, ...] = ()
+    maps: Literal["summed", "channels"] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes and storage of a file.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Height and width of pictures as the model takes them.
+    classes : int
+        How many outputs the model has.
+    class_names : tuple of str
+        Their names; empty where not known.
+    channels : int
+        Of pictures.
+    elements : bool
+        Whether steps and impact are of elements, ``(..., C, H, W)``, as in ``protocol="released"``.
+    precision : {"float32", "float64"}
+        Type of all floats but maps.
+    compression : {"gzip", "zstd", None}
+        Of what is large.
+    level : int
+        Of the compression: 1 to 9 for gzip, 1 to 22 for zstd.
+    """
+
+    size: tuple[int, int]
+    classes: int
+    class_names: tuple[str, ...] = ()
+    channels: int = 3
+    elements: bool = False
+    precision: Literal["float32", "float64"] = "float32"
+    compression: Literal["gzip", "zstd"] | None = "gzip"
+    level: int = 1
