@@ -10,8 +10,9 @@ from torch import Tensor
 
 from relprop.errors import InputError
 from relprop.gae.checks import MapError, Model, Target, check_fours, check_model, check_pictures, check_size
+from relprop.gae.maps import positive_map
 from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, look, masked, masking_run
-from relprop.gae.mosaics import Quadrants, make_mosaics, quadrant_scores
+from relprop.gae.mosaics import Quadrants, quadrant_scores
 from relprop.gae.released import (
     released_contrastiveness,
     released_faithfulness,
@@ -20,7 +21,8 @@ from relprop.gae.released import (
     released_robustness,
     released_run,
 )
-from relprop.gae.scores import Scores, collect_scores, score_maps
+from relprop.gae.scores import Scores, collect_scores
+from relprop.gae.states import ASKED, asked_pictures, score_asked
 
 Method = Callable[[Tensor, Tensor], Any]
 """From pictures and classes to maps ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``, or what has them as
@@ -86,13 +88,10 @@ def score(
     if positive is not None:
         raise ValueError('positive belongs to protocol="released"; under "gae" all four pictures are scored')
     run = masking_run(model, x, target, baseline=baseline)
-    return score_maps(
-        run,
-        quadrant_scores(run.output, run.target),
-        maps_of(method, x, run.target),
-        masked_maps(method, x, run, baseline),
-        maps_of(method, make_mosaics(x).repeat_interleave(4, 0), run.target),
-    )
+    shown = (asked_pictures(x, run.steps, state, baseline) for state in range(ASKED))
+    size = x.shape[2:]
+    maps = torch.stack([positive_map(maps_of(method, pictures, run.target), x.shape[:1], size) for pictures in shown])
+    return score_asked(run, quadrant_scores(run.output, run.target), maps)
 
 
 def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
@@ -105,10 +104,10 @@ def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
     return relevance.detach().to(x.device)
 
 
-def masked_maps(method: Method, x: Tensor, run: MaskingRun, baseline: Baseline = 0.0) -> Tensor:
+def masked_maps(method: Method, x: Tensor, run: MaskingRun) -> Tensor:
     """Ask a method for the maps of states 1 to 9 of both orders of a masking run, ``(B, 2, 9, ...)``."""
     states = [
-        [maps_of(method, masked(x, run.steps[:, order], t, baseline), run.target) for t in range(1, STATES)]
+        [maps_of(method, masked(x, run.steps[:, order], t), run.target) for t in range(1, STATES)]
         for order in (MORF, LERF)
     ]
     return torch.stack([torch.stack(maps, 1) for maps in states], 1)

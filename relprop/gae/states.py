@@ -1,0 +1,54 @@
+"""What a method is asked about each sample: its picture, its masked states, its mosaic. Twenty maps make its scores."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, masked
+from relprop.gae.mosaics import Quadrants, make_mosaics
+from relprop.gae.scores import Scores, score_maps
+
+ASKED = 2 * STATES
+"""Maps a sample: of the picture (0), of the masked states of MoRF (1 to 9) and of LeRF (10 to 18), of the mosaic."""
+PICTURE, MOSAIC = 0, ASKED - 1
+
+
+def asked_pictures(x: Tensor, steps: Tensor, state: int, baseline: Baseline = 0.0) -> Tensor:
+    """Make what a method is shown of each sample in one of the states.
+
+    Parameters
+    ----------
+    x : Tensor
+        Pictures ``(4 M, C, H, W)``, the four of a mosaic consecutive.
+    steps : Tensor
+        ``run.steps`` of their masking run, ``(4 M, 2, H, W)``.
+    state : int
+        0 to 19, see `ASKED`.
+    baseline : float, sequence of float or Tensor
+        As given to `masking_run`.
+
+    Returns
+    -------
+    Tensor
+        ``(4 M, C, H, W)``; in the last state each mosaic four times, once for the class of each of its pictures.
+    """
+    if state == PICTURE:
+        return x
+    if state == MOSAIC:
+        return make_mosaics(x).repeat_interleave(4, 0)
+    order, t = (MORF, state) if state < STATES else (LERF, state - STATES + 1)
+    return masked(x, steps[:, order], t, baseline)
+
+
+def describe_state(state: int) -> str:
+    """Say in words what is shown in a state, for messages."""
+    if state in (PICTURE, MOSAIC):
+        return "picture" if state == PICTURE else "mosaic"
+    order, t = ("MoRF", state) if state < STATES else ("LeRF", state - STATES + 1)
+    return f"picture with {t * 100 // STATES} % masked ({order})"
+
+
+def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> Scores:
+    """Score the maps of all twenty states, ``(20, 4 M, ...)``."""
+    states = maps[PICTURE + 1 : MOSAIC].unflatten(0, (2, STATES - 1)).movedim(2, 0)
+    return score_maps(run, quadrants, maps[PICTURE], states, maps[MOSAIC])
