@@ -1,5 +1,20 @@
-"""``python -m relprop``: the command line where no script is installed."""
+"""The command line: the script ``relprop``, and ``python -m relprop`` where that is not installed."""
 
-from relprop.cli import app
+from __future__ import annotations
 
-app(prog_name="relprop")
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C is told in one line even while it is still being imported."""
+    try:
+        from relprop.cli import app
+
+        app(prog_name="relprop")
+    except KeyboardInterrupt:
+        sys.stderr.write("relprop: interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
