@@ -23,6 +23,7 @@ _ALWAYS = {
     aten.softplus.default,
     aten.exp.default,
     aten.abs.default,
+    aten.linalg_vector_norm.default,
     aten.sqrt.default,
     aten.rsqrt.default,
     aten.square.default,

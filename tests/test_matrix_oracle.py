@@ -264,12 +264,16 @@ STATISTICS: dict[str, tuple[Any, ...]] = {
     "deviation": (aten.std.dim, [1]),
     "deviation, biased": (aten.std.dim, [1, 2], False),
     "deviation, corrected": (aten.std.correction, [-1], {"correction": 0}),
+    "length": (aten.linalg_vector_norm.default, 2, [1]),
+    "length of all axes but the first": (aten.linalg_vector_norm.default, 2, [1, 2], True),
+    "sum of magnitudes": (aten.linalg_vector_norm.default, 1, [-1]),
+    "length in another norm": (aten.linalg_vector_norm.default, 2.5, [2], True),
 }
 
 
 @both_signs
 @pytest.mark.parametrize("case", STATISTICS.values(), ids=STATISTICS.keys())
-def test_variance_and_deviation(case: tuple[Any, ...], positive: bool) -> None:
+def test_variance_deviation_and_length(case: tuple[Any, ...], positive: bool) -> None:
     """As an output of its own, not inside a norm: contributions ``x_i dz/dx_i`` as of anything differentiable."""
     op, *arguments = case
     kwargs = arguments.pop() if isinstance(arguments[-1], dict) else {}
@@ -281,6 +285,15 @@ def test_deviation_of_equal_entries_hands_nothing_on() -> None:
     applied = apply_rule(aten.std.dim, (torch.ones(2, 3).double(), [1]), {}, slots(["self"]), relevance)
     assert not applied.values[0].any()
     torch.testing.assert_close(applied.lost, relevance)
+
+
+def test_length_of_nothing_hands_nothing_on_and_of_the_largest_is_refused() -> None:
+    relevance, zeros, where = torch.ones(1, 2, dtype=torch.float64), torch.zeros(2, 3).double(), slots(["self"])
+    applied = apply_rule(aten.linalg_vector_norm.default, (zeros, 2, [1]), {}, where, relevance)
+    assert not applied.values[0].any()
+    torch.testing.assert_close(applied.lost, relevance)
+    with pytest.raises(NotImplementedError, match="ord=inf: its rule is for positive finite ones"):
+        apply_rule(aten.linalg_vector_norm.default, (zeros, float("inf"), [1]), {}, where, relevance)
 
 
 # Norms: statistics held

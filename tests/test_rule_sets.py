@@ -339,13 +339,15 @@ def test_norms(case: tuple[Any, ...]) -> None:
     assert passed is relevance
 
 
-@pytest.mark.parametrize("op", [aten.var.dim, aten.std.dim])
-def test_variance_and_deviation(op: Any) -> None:
+@pytest.mark.parametrize(
+    ("op", "arguments"), [(aten.var.dim, ([1],)), (aten.std.dim, ([1],)), (aten.linalg_vector_norm.default, (3, [1]))]
+)
+def test_variance_deviation_and_length(op: Any, arguments: tuple[Any, ...]) -> None:
     """In proportion to ``x_i dz/dx_i``; those of a variance sum to twice its value."""
     x = randn(2, 3, 4)
-    z, (c,) = op(x, [1]), contributions(lambda x: op(x, [1]), [x])
+    z, (c,) = op(x, *arguments), contributions(lambda x: op(x, *arguments), [x])
     relevance = torch.randn(SEEDS, 2, 4, dtype=torch.float64)
-    found = apply_rule(op, (x, [1]), {}, slots(["self"]), relevance, rules="epsilon").values[0]
+    found = apply_rule(op, (x, *arguments), {}, slots(["self"]), relevance, rules="epsilon").values[0]
     torch.testing.assert_close(c.sum(1), (2 if op == aten.var.dim else 1) * z.flatten())
     assert distance(found.flatten(1), proportional(c, c.sum(1), relevance.flatten(1))) <= 1e-10
 

@@ -24,9 +24,9 @@ def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     return share(call, transposed.AVERAGES[call.site.op](call, s) * x, net=call.batch.dot(s, call.result))
 
 
-@register("abslrp", *deviations.VARIANCES, *deviations.DEVIATIONS)
+@register("abslrp", *deviations.SPREADS)
 def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Variance and standard deviation: positive parts of ``x_i dz/dx_i``."""
+    """Variance, standard deviation and vector norm: positive parts of ``x_i dz/dx_i``."""
     s = relevance / denominator(call, delta)
     pulled = transposed.total(call, s * deviations.factor(call))
     net = deviations.degree(call) * call.batch.dot(s, call.result)

@@ -137,9 +137,9 @@ def glu(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     return torch.cat([half, half], call["dim"] % call.input.ndim + 1)
 
 
-@register("epsilon", *deviations.VARIANCES, *deviations.DEVIATIONS)
+@register("epsilon", *deviations.SPREADS)
 def deviation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
-    """Variance and standard deviation: shares in proportion to ``x_i dz/dx_i``, whose sum is a multiple of z."""
+    """Variance, deviation and vector norm: in proportion to ``x_i dz/dx_i``, whose sum is a multiple of z."""
     s = relevance / stabilised(deviations.degree(call) * call.result, stabilizer)
     return transposed.total(call, s * deviations.factor(call)) * deviations.products(call)
 
