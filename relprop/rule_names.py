@@ -1,0 +1,61 @@
+"""Rule sets by name, with parameters in the text: ``NAME:PARAM=VALUE,...``."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import rule_registry
+from relprop.errors import MissingRuleError, RelpropError, near_names
+from rule_registry import Parameter, RuleSet
+
+if TYPE_CHECKING:
+    from relprop.models import Classifier
+
+
+class ParameterError(RelpropError, ValueError):
+    """A parameter that a rule set does not have, or a value that is no number."""
+
+
+def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
+    """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
+
+    Parameters
+    ----------
+    text : str
+        What was asked for.
+    classifier : Classifier, optional
+        Its normalisation says between which bounds the input lies, for rules that depend on that.
+
+    Raises
+    ------
+    MissingRuleError
+        If there is no such rule set.
+    ParameterError
+        If it has no such parameter, or the value is no number.
+    """
+    name, _, settings = text.partition(":")
+    try:
+        known = rule_registry.get(name).parameters
+    except LookupError as error:
+        near = near_names(name, rule_registry.names())
+        raise MissingRuleError(f"rules {text}: no rule set named {name!r}{near}; relprop rules lists all") from error
+    parameters: dict[str, Parameter] = {}
+    named: set[str] = set()
+    if classifier is not None and {"low", "high"} <= known.keys():
+        scale = list(zip(classifier.mean, classifier.std, strict=True))
+        parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        try:
+            numbers = tuple(map(float, value.split("/")))
+        except ValueError as error:
+            raise ParameterError(f"rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
+        if not all(map(isfinite, numbers)) or key.strip() in named:
+            raise ParameterError(f"rules {text}: {setting!r} is not finite, or names its parameter again")
+        named.add(key.strip())
+        parameters[key.strip()] = numbers if len(numbers) > 1 else numbers[0]
+    try:
+        return rule_registry.get(name, **parameters)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"rules {text}: {error}") from error
