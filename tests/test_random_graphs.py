@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -234,7 +235,7 @@ EVERY = [Link(kind, k, k + 1) for k, kind in enumerate([*ONE_INPUT, *TWO_INPUTS]
 
 
 # Not shrunk: each attempt costs a capture, and the models are small as they are.
-@settings(
+DOZENS = settings(
     derandomize=True,
     deadline=None,
     max_examples=26,
@@ -242,6 +243,11 @@ EVERY = [Link(kind, k, k + 1) for k, kind in enumerate([*ONE_INPUT, *TWO_INPUTS]
     suppress_health_check=list(HealthCheck),
     database=None,
 )
+# Others every time: what they find is printed as the model to add to the examples below.
+HUNDREDS = settings(DOZENS, derandomize=False, max_examples=300, print_blob=True)
+
+
+@DOZENS
 @given(models)
 @example(RandomModel(IN_PLACE, "flat", 0))
 @example(RandomModel(REUSED, "mean", 1))
@@ -251,6 +257,17 @@ EVERY = [Link(kind, k, k + 1) for k, kind in enumerate([*ONE_INPUT, *TWO_INPUTS]
 @example(RandomModel(EVERY[2::4], "flat", 5))
 @example(RandomModel(EVERY[3::4], "mean", 6))
 def test_random_graph(model: RandomModel) -> None:
+    check_everything(model)
+
+
+@pytest.mark.slow
+@HUNDREDS
+@given(models)
+def test_hundreds_of_random_graphs(model: RandomModel) -> None:
+    check_everything(model)
+
+
+def check_everything(model: RandomModel) -> None:
     """Gradient, mass, signs and repeatability of one random model."""
     model = model.double().eval()
     x = torch.randn(BATCH, CHANNELS, SIZE, SIZE, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
