@@ -22,7 +22,9 @@ PLUGINS = "rule_registry.rules"
 
 
 @dataclass
-class _Definition:
+class Definition:
+    """What `define` and `register` were told of a rule set."""
+
     summary: str
     base: str | None
     settings: dict[str, Any]
@@ -32,7 +34,7 @@ class _Definition:
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
 
-_definitions: dict[str, _Definition] = {}
+_definitions: dict[str, Definition] = {}
 
 
 def define(
@@ -75,7 +77,7 @@ def define(
     unknown = settings.keys() - {f.name for f in fields(RuleSet)}
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}")
-    _definitions[name] = _Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}))
+    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}))
 
 
 def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
@@ -240,7 +242,13 @@ def _need_plugins() -> None:
         raise ImportError(failure)
 
 
-def _definition(name: str) -> _Definition:
+def defined() -> Mapping[str, Definition]:
+    """Return what each rule set adds to its base, in the order of their definition."""
+    _need_plugins()
+    return MappingProxyType(_definitions)
+
+
+def _definition(name: str) -> Definition:
     if name not in _definitions:
         known = ", ".join(sorted(_definitions))
         raise LookupError(f"no rule set named {name!r}; there are: {known}")

@@ -52,8 +52,14 @@ class Rule:
     def describe(self) -> str:
         """Name and parameters, as in ``gamma(gamma=0.25, stabilizer=1e-06)``."""
         bound = self.function.keywords if isinstance(self.function, partial) else {}
-        values = ", ".join(f"{name}={_short(value)}" for name, value in sorted(bound.items()))
+        values = ", ".join(f"{name}={shown(value)}" for name, value in sorted(bound.items()))
         return f"{self}({values})" if values else str(self)
+
+    @property
+    def summary(self) -> str:
+        """First line of the function's documentation; the name where it has none."""
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        return (inspect.getdoc(function) or self.name).partition("\n")[0]
 
     def bind(self, parameters: Mapping[str, Parameter]) -> Rule:
         """Fill in the keyword-only parameters of the function that a rule set defines.
@@ -76,15 +82,18 @@ class Rule:
         return replace(self, function=partial(self.function, **values)) if values else self
 
 
-def _short(value: Parameter) -> str:
-    return f"({', '.join(map(_short, value))})" if isinstance(value, tuple) else f"{value:g}"
+def shown(value: Parameter) -> str:
+    """Write a parameter as tables do."""
+    return f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"{value:g}"
 
 
 def _pass(call: Call, relevance: Tensor) -> Tensor:
+    """Pass unchanged."""
     return relevance
 
 
 def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
+    """Block: no relevance reaches the inputs."""
     return ()
 
 
@@ -227,7 +236,7 @@ class RuleSet:
     def describe(self) -> str:
         """Parameters, seed, contrast and what becomes of the mass, in a line."""
         mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
-        parameters = ", ".join(f"{name}={_short(value)}" for name, value in sorted(self.parameters.items())) or "none"
+        parameters = ", ".join(f"{name}={shown(value)}" for name, value in sorted(self.parameters.items())) or "none"
         return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
 
     def __str__(self) -> str:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import rule_registry
 from relprop.cli import app
+from relprop.cli.lists import BEGIN
 from relprop.models import PictureError, sample_pictures
 from rule_registry import registry
 
@@ -57,11 +58,17 @@ def test_readme_has_two_commands():
 
 
 def test_readme_names_every_rule_set():
-    text = README.read_text()
+    text = README.read_text().partition(BEGIN)[0]
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (?:\*\*the default\*\*: )?(.*) \|$", text, re.MULTILINE))
     assert {name: rows.get(name) for name in rule_registry.names()} == {
         name: rule_registry.get(name).summary for name in rule_registry.names()
     }
+
+
+def test_readme_tables_of_rules_are_current(tmp_path):
+    copy = shutil.copy(README, tmp_path)
+    assert CliRunner().invoke(app, ["rules", "--markdown", copy]).exit_code == 0
+    assert Path(copy).read_text() == README.read_text(), "run: relprop rules --markdown README.md"
 
 
 def test_readme_links_no_missing_file():

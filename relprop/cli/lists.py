@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relprop.cli.app import Debug, app, one_line_errors
 
+BEGIN, END = "<!-- relprop rules -->", "<!-- relprop rules end -->"
+"""Lines of a markdown file that the tables of rules stand between."""
+
 
 @app.command(epilog="Example: relprop rules abslrp")
 def rules(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show every rule of this rule set.")] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Put the tables of all operations and rules between the lines {BEGIN} and {END} of this file.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """List the rule sets and what they do, or one of them rule by rule."""
+    if name is not None and markdown is not None:
+        raise typer.BadParameter("--markdown is about all rule sets: leave NAME out")
     with one_line_errors(debug):
         import rule_registry
         from relprop.cli.choices import choose_rules
 
+        if markdown is not None:
+            _put_tables(markdown)
+            return
         if name is not None:
             typer.echo(str(choose_rules(name)))
             return
@@ -27,6 +43,22 @@ def rules(
             rule_set = rule_registry.get(known)
             typer.echo(f"{known:<26} {rule_set.summary}")
             typer.echo(f"{'':<26} {rule_set.describe()}")
+
+
+def _put_tables(path: Path) -> None:
+    from relprop.files import OutputError, written_whole
+    from rule_registry.markdown import tables
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"--markdown {path}: {error}") from error
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise OutputError(f"--markdown {path}: put the lines {BEGIN} and {END} where the tables are to be")
+    with written_whole(path) as part:
+        part.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{after}", encoding="utf-8")
 
 
 @app.command(epilog="Example: relprop models 'vit_tiny*'")

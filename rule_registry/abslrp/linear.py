@@ -43,7 +43,7 @@ def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:
 
 @register("abslrp", aten.linear.default)
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Fully connected layer."""
+    """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
     s = relevance / denominator(call, delta)
     values = positive_contributions(call.input, call.site.nonnegative[0], call["weight"], lambda weight: s @ weight)
     net = call.batch.dot(s, without_bias(call, call["bias"], call.result.ndim - 1))
@@ -52,7 +52,7 @@ def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 @register("abslrp", *transposed.CONVOLUTIONS)
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Convolution or transposed convolution in any number of dimensions."""
+    """Convolution or transposed convolution: the formula of a fully connected layer."""
     s = relevance / denominator(call, delta)
     values = positive_contributions(
         call.input, call.site.nonnegative[0], call["weight"], lambda weight: transposed.convolution(call, weight, s)

@@ -21,7 +21,7 @@ LAYERS = (aten.linear.default, *CONVOLUTIONS)
 
 @register("epsilon", *LAYERS)
 def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Tensor:
-    """LRP-epsilon, and LRP-0 without one: ``x_i w_ij / (z_j + epsilon sign z_j)``.
+    """LRP-epsilon: ``x_i w_ij / (z_j + epsilon sign z_j)``, which is LRP-0 where epsilon is zero.
 
     Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation,
     PLOS ONE 10(7), 2015, Eq. 58.
