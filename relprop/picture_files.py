@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from relprop.errors import RelpropError
-from relprop.export import first_line
+from relprop.errors import RelpropError, first_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 """What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
