@@ -25,7 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import relprop
+import rule_registry
 from rule_registry import BatchAxis, Slot
+from rule_registry.abslrp import alternatives
+from rule_registry.lrp import residuals
 
 aten = torch.ops.aten
 
@@ -904,3 +907,95 @@ def test_residual_block_through_the_engine() -> None:
 def test_the_items_of_a_list_are_slots_of_their_own() -> None:
     assert str(Slot("tensors", 2)) == "tensors[2]"
     assert str(Slot("input")) == "input"
+
+
+# Alternatives to absLRP's own rules, and ways for the terms of a sum to share
+
+
+@deltas
+@pytest.mark.parametrize(("shape", "dim"), [((3, 5), -1), ((2, 2, 4, 4), 3), ((2, 3, 4), 1)])
+def test_softmax_by_first_order_expansion(shape: tuple[int, ...], dim: int, delta: float) -> None:
+    x = signed(*shape)
+    z = x.softmax(dim)
+    relevance = torch.rand(SEEDS, *shape, dtype=torch.float64)
+    rules = rule_registry.get("abslrp", delta=delta).derive({aten.softmax.int: alternatives.softmax})
+    applied = apply_rule(aten.softmax.int, (x, dim), {}, slots(["self"]), relevance, rules=rules)
+    parts, samples_ = contributions(lambda x: x.softmax(dim), [x]), samples(shape, FRONT)
+    (expected,), mass, every = formula(parts, z.flatten(), relevance.flatten(1), delta, [samples_], samples_)
+    torch.testing.assert_close(applied.values[0], expected.reshape(SEEDS, *shape), rtol=1e-9, atol=1e-11)
+    assert applied.record is not None
+    torch.testing.assert_close(applied.record[1:3], torch.stack([mass, every]))
+
+
+def test_softmax_by_first_order_expansion_under_a_mask() -> None:
+    rules = rule_registry.get("abslrp").derive({aten.softmax.int: alternatives.softmax})
+    x, relevance = randn(2, 5), torch.rand(SEEDS, 2, 4, dtype=torch.float64)
+    x[:, 4] = -torch.inf
+    padded = F.pad(relevance, (0, 1))
+    with_mask = apply_rule(aten.softmax.int, (x, -1), {}, slots(["self"]), padded, rules=rules).values[0]
+    assert with_mask.isfinite().all()
+    assert not with_mask[..., 4].any()
+    rules = rule_registry.get("abslrp", delta=0.0).derive({aten.softmax.int: alternatives.softmax})
+    with_mask = apply_rule(aten.softmax.int, (x, -1), {}, slots(["self"]), padded, rules=rules).values[0]
+    without = apply_rule(aten.softmax.int, (x[:, :4], -1), {}, slots(["self"]), relevance, rules=rules).values[0]
+    torch.testing.assert_close(with_mask[..., :4], without)
+
+
+@both_signs
+@pytest.mark.parametrize("dims", POOLS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "ceil_mode"),
+    [(2, None, 0, 1, False), (3, 1, 1, 1, False), (2, 2, 1, 1, True), (2, 1, 0, 2, False), (2, 3, 0, 1, False)],
+)
+def test_max_pool_shared_by_proportion(
+    dims: int, kernel: int, stride: int | None, padding: int, dilation: int, ceil_mode: bool, positive: bool
+) -> None:
+    op, shape = POOLS[dims]
+    x, steps = values(shape, positive), [] if stride is None else [stride] * dims
+    window = ([kernel] * dims, steps, [padding] * dims, [dilation] * dims, ceil_mode)
+    relevance = torch.rand(SEEDS, *op(x, *window).shape, dtype=torch.float64)
+    # Which entries each window holds: those that decide its maximum when they alone are one.
+    units = torch.eye(x.numel(), dtype=torch.float64).unflatten(1, shape)
+    holds = torch.stack([op(unit, *window).flatten() for unit in units], 1)
+    parts = holds * x.clamp(min=0).flatten()
+    shares = parts / (parts.sum(1, keepdim=True) + 1e-9)
+    member = samples(shape, FRONT)
+    raw = relevance.flatten(1) @ shares
+    arrived = relevance.flatten(2).sum(2)
+    expected = raw * (arrived / (raw @ member.T) @ member)
+    rules = rule_registry.get("abslrp").derive({op: alternatives.max_pool})
+    applied = apply_rule(op, (x, *window), {}, slots(["self"]), relevance, rules=rules)
+    torch.testing.assert_close(applied.values[0].flatten(1), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("alpha", [1, -2])
+@pytest.mark.parametrize(("left", "right"), [((2, 3, 4), (2, 3, 4)), ((2, 1, 4), (2, 3, 1))])
+@pytest.mark.parametrize("rule", [residuals.by_magnitude, residuals.by_positive_part, residuals.in_halves])
+def test_terms_of_a_sum_share(rule: Any, left: tuple[int, ...], right: tuple[int, ...], alpha: float) -> None:
+    a, b = signed(*left), randn(*right)
+    spread_a, spread_b = (
+        torch.autograd.functional.jacobian(lambda t: t.expand(2, 3, 4), t).reshape(24, -1) for t in (a, b)
+    )
+    terms = spread_a @ a.flatten(), alpha * (spread_b @ b.flatten())
+    weights = {
+        residuals.by_magnitude: [term.abs() for term in terms],
+        residuals.by_positive_part: [term * (term > 0) for term in terms],
+        residuals.in_halves: [torch.ones(24, dtype=torch.float64)] * 2,
+    }[rule]
+    r = torch.rand(SEEDS, 24, dtype=torch.float64)
+    fractions = [weight / (weights[0] + weights[1] + 1e-12) for weight in weights]
+    rules = rule_registry.get("epsilon", stabilizer=1e-12).derive({aten.add.Tensor: rule})
+    where = slots(["self", "other"])
+    applied = apply_rule(aten.add.Tensor, (a, b), {"alpha": alpha}, where, r.reshape(SEEDS, 2, 3, 4), rules=rules)
+    for value, fraction, spread in zip(applied.values, fractions, (spread_a, spread_b), strict=True):
+        torch.testing.assert_close(value.flatten(1), r * fraction @ spread)
+
+
+@pytest.mark.parametrize("rule", [residuals.by_magnitude, residuals.by_positive_part, residuals.in_halves])
+def test_terms_of_a_sum_share_all_that_arrived(rule: Any) -> None:
+    rules = rule_registry.get("abslrp").derive({aten.add.Tensor: rule})
+    r = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    two = apply_rule(aten.add.Tensor, (randn(2, 3), randn(2, 3)), {}, slots(["self", "other"]), r, rules=rules)
+    torch.testing.assert_close(sum(value.sum(2) for value in two.values), r.sum(2))
+    one = apply_rule(aten.add.Tensor, (randn(2, 3).abs(), randn(2, 3)), {}, slots(["self"]), r, rules=rules)
+    torch.testing.assert_close(one.values[0], r, rtol=1e-4, atol=1e-6)  # a constant receives nothing

@@ -21,6 +21,7 @@ define(
 
 from rule_registry.abslrp import (  # noqa: E402
     activations,
+    alternatives,
     bilinear,
     elementwise,
     linear,
@@ -28,4 +29,4 @@ from rule_registry.abslrp import (  # noqa: E402
     resampling,
 )
 
-__all__ = ["activations", "bilinear", "elementwise", "linear", "pooling", "resampling"]
+__all__ = ["activations", "alternatives", "bilinear", "elementwise", "linear", "pooling", "resampling"]

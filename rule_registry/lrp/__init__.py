@@ -22,6 +22,6 @@ define(
     measures=True,
 )
 
-from rule_registry.lrp import composites, layers, others  # noqa: E402
+from rule_registry.lrp import composites, layers, others, residuals  # noqa: E402
 
-__all__ = ["composites", "layers", "others"]
+__all__ = ["composites", "layers", "others", "residuals"]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from rule_registry.call import Call, sum_to
-from rule_registry.lrp.formula import stabilised
 from rule_registry.lrp.layers import LAYERS, alpha_beta, excitation, flat, gamma, w_squared, z_box
+from rule_registry.lrp.residuals import by_positive_part
 from rule_registry.registry import define, register
 from rule_registry.select import select
 from rule_registry.transposed import CONVOLUTIONS
@@ -96,11 +94,4 @@ register("epsilon-gamma-box", *(select(op=op, layer="first") for op in CONVOLUTI
 define("excitation-backprop", "probabilities of winning (Zhang et al. 2016)", base="epsilon", seed="one")
 register("excitation-backprop", *LAYERS, rule=excitation)
 
-
-@register("excitation-backprop", aten.add.Tensor)
-def add(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
-    """Sum, a layer whose weights are one: shares in proportion to the terms' positive parts."""
-    signs = {"self": 1, "other": call["alpha"]}
-    parts = {slot: (call.value(slot) * signs[slot.name]).clamp(min=0) for slot in call.site.active}
-    s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts.values())).sum(0), stabilizer)
-    return [sum_to(s * part, part.shape) for part in parts.values()]
+register("excitation-backprop", aten.add.Tensor, rule=by_positive_part)

@@ -1,0 +1,48 @@
+"""How the terms of a sum share relevance: what a residual connection hands to its shortcut and to its branch.
+
+Rules to choose where a rule set has another one, in any rule set::
+
+    rule_registry.get("abslrp").derive({torch.ops.aten.add.Tensor: rule_registry.lrp.residuals.by_magnitude})
+
+Relevance goes to the terms that are activations; a constant one receives nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rule_registry.call import Call, Shares, share, sum_to
+from rule_registry.lrp.formula import stabilised
+
+
+def by_magnitude(call: Call, relevance: Tensor, *, stabilizer: float = 1e-6) -> Shares:
+    """Sum: each term in proportion to its magnitude, ``|a| / (|a| + |b|)``.
+
+    The ratio-based splitting of Otsuki et al., Layer-Wise Relevance Propagation with Conservation Property for ResNet,
+    ECCV 2024.
+    """
+    return _split(call, relevance, torch.abs, stabilizer)
+
+
+def by_positive_part(call: Call, relevance: Tensor, *, stabilizer: float = 1e-6) -> Shares:
+    """Sum, a layer whose weights are one: each term in proportion to its positive part, ``a^+ / (a^+ + b^+)``."""
+    return _split(call, relevance, torch.relu, stabilizer)
+
+
+def in_halves(call: Call, relevance: Tensor) -> list[Tensor]:
+    """Sum: the same for each term, whatever its value.
+
+    The symmetric splitting of Otsuki et al. 2024.
+    """
+    return [sum_to(relevance / len(call.site.active), value.shape) for value in call.inputs]
+
+
+def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:
+    signs = {"self": 1, "other": call["alpha"]}
+    parts = [weigh(call.value(slot) * signs[slot.name]) for slot in call.site.active]
+    s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts)).sum(0), stabilizer)
+    values = [sum_to(s * part, part.shape) for part in parts]
+    return share(call, *values, total=call.batch.sum(relevance.abs()))
