@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import Tensor, fx
 
@@ -57,18 +58,41 @@ class Plan:
         KeyError
             If no operation of that name carries relevance.
         """
-        named = {node.name: site for node, site in self.sites.items()}
-        if name not in named:
-            raise KeyError(f"no operation {name!r} carries relevance; there are: {', '.join(named)}")
-        layer = next((layer.name for layer, norm in self.merged.items() if norm.name == name), None)
-        if layer is not None:
-            return f"one layer with {layer}, whose rule holds for both"
-        return str(self.rules.explain(named[name]))
+        found = {row.name: row.why for row in self.rows()}
+        if name not in found:
+            raise KeyError(f"no operation {name!r} carries relevance; there are: {', '.join(found)}")
+        return found[name]
+
+    def rows(self) -> list[Row]:
+        """Return for every operation, in graph order, which rule it has and why."""
+        layers = {norm: layer.name for layer, norm in self.merged.items()}
+        return [
+            Row(
+                node.name,
+                str(site.op),
+                f"one layer with {layers[node]}, whose rule holds for both"
+                if node in layers
+                else str(self.rules.explain(site)),
+            )
+            for node, site in self.sites.items()
+        ]
 
     def __str__(self) -> str:
-        rows = [(node.name, str(site.op), self.why(node.name)) for node, site in self.sites.items()]
-        widths = [max((len(row[k]) for row in rows), default=0) for k in (0, 1)]
-        return "\n".join(f"{name:<{widths[0]}}  {op:<{widths[1]}}  {why}" for name, op, why in rows)
+        return table(self.rows())
+
+
+class Row(NamedTuple):
+    """The rule of one operation, and the entry of the rule set it comes from: ``name``, ``operation``, ``why``."""
+
+    name: str
+    operation: str
+    why: str
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Write rows in columns."""
+    widths = [max((len(row[k]) for row in rows), default=0) for k in (0, 1)]
+    return "\n".join(f"{name:<{widths[0]}}  {op:<{widths[1]}}  {why}" for name, op, why in rows)
 
 
 def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
@@ -120,10 +144,15 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
     """
     found = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
     if not found:
-        paths = graph.module_paths()
-        known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
-        raise CaptureError(f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}")
+        raise CaptureError(no_such_module(graph, pattern))
     return found
+
+
+def no_such_module(graph: Graph, pattern: str) -> str:
+    """Say that a glob matches no module, and which ones there are."""
+    paths = graph.module_paths()
+    known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
+    return f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}"
 
 
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
-from relprop.assign import Plan
+from relprop.assign import Plan, no_such_module
 from relprop.errors import CaptureError, HookError
 from relprop.flows import apart, net
 from rule_registry import BatchAxis
@@ -158,9 +158,8 @@ def _matching(plan: Plan, pattern: str) -> list[tuple[str, int, fx.Node]]:
     named = [node for node in graph.graph.nodes if fnmatchcase(node.name, pattern)]
     if not (paths or named):
         raise CaptureError(
-            f"hook {pattern!r} matches no module that leaves an operation in the graph (an identity leaves none), and "
-            f"no operation. The modules begin: {', '.join(graph.module_paths()[:12])} …; print(explainer.plan(x)) "
-            "names the operations"
+            f"a hook is at no place there is: {no_such_module(graph, pattern)}; nor is that the name of an operation, "
+            "which print(explainer.plan(x)) lists"
         )
     if paths:
         found = [(path, call, node) for path in paths for call, node in enumerate(graph.module_outputs(path))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
 from relprop.pictures.tiles import write_png
+from relprop.versions import version
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def save(
         If the kind of file is unknown, or it can't be written.
     """
     path = Path(path)
-    attributes = {**attributes, "relprop_version": _version(), "torch_version": str(torch.__version__)}
+    attributes = {**attributes, "relprop_version": version("relprop"), "torch_version": str(torch.__version__)}
     if path.suffix == ".png":
         write_png(draw(), path)
     elif path.suffix == ".npz":
@@ -70,10 +70,3 @@ def save(
             file.attrs.update(attributes)
     else:
         raise OutputError(f"cannot write {path}: the kinds of file are .png, .npz and .h5, not {path.suffix!r}")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("relprop")
-    except metadata.PackageNotFoundError:
-        return "not installed"

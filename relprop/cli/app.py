@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.errors import RelpropError
+from relprop.versions import versions
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes: something went wrong, the command line can't be understood, Ctrl-C."""
@@ -40,8 +42,22 @@ class _OneLineUsage(TyperGroup):
 app = typer.Typer(cls=_OneLineUsage, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def _tell_versions(asked: bool) -> None:
+    if asked:
+        typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context) -> None:
+def main(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_tell_versions, help="Tell the version of this and what it stands on."
+        ),
+    ] = False,
+) -> None:
     """Show by relevance propagation which pixels made a model say what it says."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -58,12 +74,27 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .sa
 Rules = Annotated[
     str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
 ]
+
+
+class Against(StrEnum):
+    """What the target is set against."""
+
+    REST = "rest"
+    NONE = "none"
+
+
+Contrast = Annotated[Against | None, typer.Option(help="Against all other classes or not, if not the rule set's own.")]
 Preprocessing = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+
+
+def contrast_option(contrast: Against | None) -> dict[str, Any]:
+    """Return the argument ``contrast`` that was asked for, if any was."""
+    return {} if contrast is None else {"contrast": None if contrast is Against.NONE else contrast.value}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    Contrast,
     Debug,
     Device,
     Model,
@@ -19,16 +20,10 @@ from relprop.cli.app import (
     Rules,
     Weights,
     app,
+    contrast_option,
     one_line_errors,
     warn,
 )
-
-
-class Contrast(StrEnum):
-    """What the target is set against."""
-
-    REST = "rest"
-    NONE = "none"
 
 
 class Format(StrEnum):
@@ -54,9 +49,7 @@ def explain(
             help="Class explained, by name or number, or the N most probable side by side; else the predicted one.",
         ),
     ] = None,
-    contrast: Annotated[
-        Contrast | None, typer.Option(help="Against all other classes or not, if not the rule set's own.")
-    ] = None,
+    contrast: Contrast = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Draw the relevance at this module too (or a glob of them); repeatable."),
@@ -98,10 +91,8 @@ def explain(
         choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
         rule_set, choice = choose_rules(rules, classifier), choose_target(target, classifier.labels)
-        options: dict[str, Any] = (
-            {"contrast": None if contrast is Contrast.NONE else contrast.value} if contrast else {}
-        )
-        explainer = Explainer(classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, **options)
+        against = contrast_option(contrast)
+        explainer = Explainer(classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, **against)
         with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
             run = Run(classifier, explainer, choice, results)
             try:
