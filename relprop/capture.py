@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os import PathLike, fspath
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
 from relprop.copying import drop_observers, fingerprint, state_of, structural_copy
-from relprop.errors import CaptureError, InputError, TargetError
+from relprop.errors import CaptureError, InputError, RelpropError, TargetError
 from relprop.export import Wrapped, export, first_line, lower, plain_mode
 from relprop.graph import Graph, build_graph
+from relprop.outputs import choose_output
 
 Model = nn.Module | ExportedProgram | str | PathLike[str]
 """What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
@@ -54,9 +55,10 @@ def capture(
         Positional and keyword inputs; every tensor among them whose first axis has as many entries as the first
         tensor's is taken to hold the samples there.
     target : callable, optional
-        Of the model's output, becomes part of the graph. It must keep the batch axis.
+        Of the model's output, or of the one that ``output`` names; becomes part of the graph. It must keep the batch
+        axis. Tensors that it refers to are constants.
     output : str or int, optional
-        Which output is meant, where the model returns a dict or a tuple.
+        Which output is meant, where the model returns a dict, a tuple or a dataclass.
 
     Returns
     -------
@@ -69,6 +71,8 @@ def capture(
         or computes something else than its graph.
     InputError
         If the model itself fails on the inputs.
+    TargetError
+        If the target fails on the output, or returns no number per sample.
     """
     kwargs = dict(kwargs or {})
     model = opened(model)
@@ -181,16 +185,15 @@ def _capture(
         runnable: nn.Module = model.module()
     else:
         runnable = structural_copy(model)
-    wrapped = Wrapped(runnable, target)
+    as_it_is = model if isinstance(model, ExportedProgram) and target is None else None
+    wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
     reference = _call(wrapped, args, kwargs)
     drop_observers(wrapped)
-    if target is not None and isinstance(reference, Tensor) and reference.ndim == 0:
-        raise TargetError("a callable target must return one number per sample, (B,), not a single number")
-    if isinstance(model, ExportedProgram) and target is None:
-        program = lower(model)
-    else:
-        program = export(wrapped, args, kwargs, batched)
-    flat, select = choose_output(reference, output)
+    if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
+        found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
+        raise TargetError(f"a callable target must return one number per sample, (B,), not {found}")
+    flat, select = choose_output(reference, None if as_it_is is None else output)
+    program = export(wrapped, args, kwargs, batched) if as_it_is is None else lower(as_it_is)
     if flat.isnan().any():
         raise InputError(
             f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
@@ -214,6 +217,8 @@ def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     inputs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
     try:
         return torch.func.functional_call(wrapped, buffers, inputs)
+    except RelpropError:  # of the output that is meant, or the target
+        raise
     except Exception as error:  # whatever the model raises
         shapes = ", ".join(
             f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
@@ -223,35 +228,9 @@ def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         held = next(wrapped.parameters(), None)
         weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
         raise InputError(
-            f"{type(wrapped.model).__name__} (or the target) fails on an input of {shapes}{weights}: "
+            f"{type(wrapped.model).__name__} fails on an input of {shapes}{weights}: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
-
-
-def choose_output(reference: Any, output: str | int | None) -> tuple[Tensor, int]:
-    """Find the output that is meant among all of them, flattened."""
-    pairs, _ = pytree.tree_flatten_with_path(reference)
-    tensors = [(path, value, k) for k, (path, value) in enumerate(pairs) if isinstance(value, Tensor)]
-    if output is None:
-        if isinstance(reference, Tensor):
-            return reference, 0
-        raise CaptureError(
-            f"the model returns a {type(reference).__name__}, not a tensor; say which of its outputs is meant with "
-            f"output=..., or give target a function of the whole output. There are: {_listing(tensors)}"
-        )
-    for path, value, k in tensors:
-        if len(path) == 1 and output == _key(path[0]):
-            return value, k
-    raise CaptureError(f"the model has no output {output!r}; there are: {_listing(tensors)}")
-
-
-def _key(entry: Any) -> Any:
-    return getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", None)))
-
-
-def _listing(tensors: Sequence[tuple[Any, Tensor, int]]) -> str:
-    rows = [f"{'.'.join(str(_key(e)) for e in path)} {tuple(value.shape)}" for path, value, _ in tensors]
-    return ", ".join(rows) or "no tensors at all"
 
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from relprop.assign import Plan
-from relprop.capture import Model, opened
+from relprop.capture import Model, batched_inputs, opened
 from relprop.conservation import Conservation
 from relprop.errors import MissingRuleError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 from relprop.graph import Graph, operation_name
-from relprop.inputs import check_inputs
+from relprop.inputs import Target, check_inputs
 from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy, runnable_copy
 from rule_registry import RuleSet
 
@@ -150,6 +150,7 @@ def check(
     model: Model,
     x: Any,
     *,
+    target: Target = None,
     rules: str | RuleSet = "abslrp",
     at: str | None = None,
     output: str | int | None = None,
@@ -169,18 +170,20 @@ def check(
     explainer = Explainer(model, rules=rules, at=at, output=output)
     name = type(model).__name__
     try:
-        plan = explainer.plan(x, kwargs=kwargs)
+        plan = explainer.plan(x, target, kwargs)
     except MissingRuleError as error:
         return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
-    explanation = explainer(x, kwargs=kwargs)
-    oracle_error, dtype = gradient_oracle(model, x, kwargs, at, output)
+    explanation = explainer(x, target, kwargs)
+    meant = target if explanation.target is None else explanation.target
+    oracle_error, dtype = gradient_oracle(model, x, kwargs, meant, at, output)
     runnable = runnable_copy(model)
     inputs = pytree.tree_map(leaf_copy, check_inputs(x, kwargs))
     with torch.inference_mode(False), no_autocast():
-        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, explanation.target, at, output))
+        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, meant, at, output))
     stability = None
     if at is None:
-        noisy = explainer(_with_noise(x), explanation.target, kwargs)
+        args, noisy_kwargs = _with_noise(*check_inputs(x, kwargs))
+        noisy = explainer(args, meant, noisy_kwargs)
         cosines = [
             F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
             for source, a in explanation.relevances.items()
@@ -194,7 +197,7 @@ def check(
         oracle_dtype=dtype,
         conservation=explanation.conservation,
         stability=stability,
-        seconds=_seconds(lambda: explainer(x, kwargs=kwargs)),
+        seconds=_seconds(lambda: explainer(x, meant, kwargs)),
         gradient_seconds=gradient_seconds,
         notes=_notes(plan),
     )
@@ -210,16 +213,19 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _with_noise(x: Any) -> Any:
+def _with_noise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Add noise to every source among the inputs."""
     generator = torch.Generator().manual_seed(0)
+    marks = iter(batched_inputs(args, kwargs))
 
     def noisy(leaf: Any) -> Any:
-        if not is_float(leaf):
+        if not isinstance(leaf, Tensor) or not next(marks) or not is_float(leaf):
             return leaf
         noise = torch.randn(leaf.shape, generator=generator).to(leaf)
         return leaf.detach() + NOISE * leaf.detach().float().std().to(leaf) * noise
 
-    return pytree.tree_map(noisy, tuple(x) if isinstance(x, tuple | list) else x)
+    changed: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(noisy, (args, dict(kwargs)))
+    return changed
 
 
 def _notes(plan: Plan) -> tuple[str, ...]:

@@ -147,10 +147,10 @@ def _setting(value: Any, depth: int = 4) -> object:
 
 
 def state_of(function: Any) -> object:
-    """Describe a function by its identity and the plain values it refers to: cells, defaults and globals."""
+    """Describe a function by its identity and what it refers to, in cells, defaults and globals: values and tensors."""
     if not isinstance(function, FunctionType):
         return Same(function)
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
     names = [function.__globals__.get(name) for name in function.__code__.co_names]
     referred = [*cells, *(function.__defaults__ or ()), *names]
-    return Same(function), tuple(_setting(value) for value in referred if isinstance(value, _PLAIN))
+    return Same(function), tuple(_setting(value) for value in referred if isinstance(value, (*_PLAIN, Tensor)))

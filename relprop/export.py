@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from relprop.errors import CaptureError
 from relprop.errors import first_line as first_line
 from relprop.graph import ROOT
+from relprop.outputs import explained
 
 aten = torch.ops.aten
 
@@ -49,10 +50,13 @@ def no_autocast() -> Iterator[None]:
 class Wrapped(nn.Module):
     """A model with its target: the signature is fixed, and the output is the one to be explained."""
 
-    def __init__(self, model: nn.Module, target: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, model: nn.Module, target: Callable[[Any], Any] | None = None, output: str | int | None = None
+    ) -> None:
         super().__init__()
         self.add_module(ROOT, model)
         self.target = target
+        self.output = output
 
     @property
     def model(self) -> nn.Module:
@@ -60,9 +64,8 @@ class Wrapped(nn.Module):
         return self.get_submodule(ROOT)
 
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the model; then the target on its output, where there is one."""
-        output = self.model(*args, **kwargs)
-        return output if self.target is None else self.target(output)
+        """Call the model; then choose the output and call the target on it, where there are such."""
+        return explained(self.model(*args, **kwargs), self.target, self.output)
 
 
 def export(
@@ -90,11 +93,14 @@ def export(
             shapes = pytree.tree_map(dynamic, inputs)
             program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
+        target = (
+            "" if wrapped.target is None else " What the target needs for each sample must be an input of the model."
+        )
         raise CaptureError(
             f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
             "The whole message is the cause of this error. Usual reasons: a branch on values of a tensor, a batch "
             "size fixed in the code, a call out of torch. Rewrite the line it names, or pass a part of the model "
-            "that can be traced."
+            f"that can be traced.{target}"
         ) from error
     return lower(program)
 

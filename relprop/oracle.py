@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.capture import Model, batched_inputs, choose_output, opened
+from relprop.capture import Model, batched_inputs, opened
 from relprop.copying import structural_copy
-from relprop.errors import CaptureError, InputError
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
-from relprop.inputs import check_inputs
+from relprop.inputs import Target, check_inputs
+from relprop.outputs import choose_output, explained
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -25,11 +26,14 @@ def gradient_oracle_error(
     model: Model,
     x: Any,
     *,
+    target: Target = None,
     at: str | None = None,
     output: str | int | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> float:
-    """Compare the program under the rule set ``gradient`` with autograd's gradient of the predicted class.
+    """Compare the program under the rule set ``gradient`` with autograd's gradient of the target.
+
+    Parameters are those of `relprop.explain`.
 
     Returns
     -------
@@ -37,13 +41,14 @@ def gradient_oracle_error(
         Largest absolute difference over the largest absolute gradient; about 1e-15 where all is right.
     """
     model = opened(model)
-    return gradient_oracle(model, x, kwargs, at, output)[0]
+    return gradient_oracle(model, x, kwargs, target, at, output)[0]
 
 
 def gradient_oracle(
     model: nn.Module | ExportedProgram,
     x: Any,
     kwargs: Mapping[str, Any] | None,
+    target: Target,
     at: str | None,
     output: str | int | None,
 ) -> tuple[float, torch.dtype]:
@@ -52,12 +57,13 @@ def gradient_oracle(
         given = check_inputs(x, kwargs)
         try:
             exact, inputs = _in_double(model, given)
-            explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], kwargs=inputs[1])
-        except (InputError, CaptureError):  # a forward that insists on a precision: compare in its own
+            e = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], target, inputs[1])
+        except (InputError, CaptureError, TargetError):  # a forward or target that insists on a precision: in its own
             exact, inputs = model, pytree.tree_map(leaf_copy, given)
-            explained = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], kwargs=inputs[1])
-        gradients = input_gradient(runnable_copy(exact), inputs, explained.target, at, output)
-    found = list(explained.relevances.values())
+            e = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], target, inputs[1])
+        meant = target if e.target is None else e.target
+        gradients = input_gradient(runnable_copy(exact), inputs, meant, at, output)
+    found = list(e.relevances.values())
     errors = [
         float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
         for a, b in zip(found, gradients, strict=True)
@@ -87,9 +93,9 @@ def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
 
 
 def input_gradient(
-    model: nn.Module, inputs: Inputs, target: Tensor | None, at: str | None, output: str | int | None
+    model: nn.Module, inputs: Inputs, target: Target, at: str | None, output: str | int | None
 ) -> list[Tensor]:
-    """Return the plain gradient of the target with respect to each source."""
+    """Return the plain gradient of the target, a function or one class per sample, with respect to each source."""
     sources: list[Tensor] = []
 
     def capture_source(module: nn.Module, args: Any, value: Tensor) -> Tensor:
@@ -104,10 +110,10 @@ def input_gradient(
         model.get_submodule(at).register_forward_hook(capture_source)
     with torch.enable_grad():
         args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)  # a leaf can't be changed in place
-        result, _ = choose_output(model(*args, **kwargs), output)
-        assert target is not None
-        chosen = result.gather(1, target[:, None]).sum()
-        gradients = torch.autograd.grad(chosen, sources, allow_unused=True)
+        function = target if callable(target) else None
+        result, _ = choose_output(explained(model(*args, **kwargs), function, output), None)
+        chosen = result.gather(1, target[:, None]) if isinstance(target, Tensor) else result
+        gradients = torch.autograd.grad(chosen.sum(), sources, allow_unused=True)
     return [torch.zeros_like(s) if g is None else g for g, s in zip(gradients, sources, strict=True)]
 
 
