@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relprop.analysis import Results
     from relprop.capture import capture
     from relprop.check import Report, check
     from relprop.conservation import Conservation
@@ -42,6 +43,7 @@ __all__ = [
     "OutOfMemoryError",
     "RelpropError",
     "Report",
+    "Results",
     "RuleError",
     "TargetError",
     "capture",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "analysis": "Results",
     "capture": "capture",
     "check": "Report check",
     "conservation": "Conservation",

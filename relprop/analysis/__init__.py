@@ -1,0 +1,36 @@
+"""Reading evaluations back, and what they say. Needs no PyTorch; statistics and tables need the extra ``analysis``."""
+
+from relprop.analysis.comparisons import Comparison, Comparisons
+from relprop.analysis.records import (
+    AnalysisError,
+    Failure,
+    Failures,
+    MissingMapsError,
+    Ranked,
+    Ranking,
+    Samples,
+    ScoreInfo,
+    UnknownMethodError,
+)
+from relprop.analysis.results import Results
+from relprop.analysis.statistics import Estimate
+from relprop.analysis.summaries import MethodSummary, ScoreSummary, Summary
+
+__all__ = [
+    "AnalysisError",
+    "Comparison",
+    "Comparisons",
+    "Estimate",
+    "Failure",
+    "Failures",
+    "MethodSummary",
+    "MissingMapsError",
+    "Ranked",
+    "Ranking",
+    "Results",
+    "Samples",
+    "ScoreInfo",
+    "ScoreSummary",
+    "Summary",
+    "UnknownMethodError",
+]

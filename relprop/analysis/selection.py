@@ -1,0 +1,188 @@
+"""Which samples and methods of a file are asked about."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relprop.analysis.reading import Rows, read_rows
+from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
+from relprop.analysis.tables import table
+from relprop.errors import near_names
+from relprop.store import State, is_complete, method_names, open_evaluation, read_config
+
+
+class Selection:
+    """Samples and methods of an open file, see `relprop.Results`."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = open_evaluation(self.path)
+        self._rows = np.arange(len(self._file["sample"]), dtype=np.int64)
+        self.methods: tuple[str, ...] = method_names(self._file)
+        """Names of the methods selected."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"Results({str(self.path)!r}), closed"
+        head = f"Results({str(self.path)!r}): {len(self)} samples, {'complete' if self.complete else 'not complete'}"
+        rows = []
+        for name in self.methods:
+            counts = np.bincount(self.state(name), minlength=len(State))
+            maps = "yes" if self.has_maps(name) else "no"
+            rows.append([name, *(str(counts[state]) for state in (State.DONE, State.FAILED, State.ABSENT)), maps])
+        return f"{head}\n{table(['method', 'done', 'failed', 'absent', 'maps'], rows)}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample of the run is done or failed, under every method."""
+        return is_complete(self._open)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the scores depend on: model, data set, protocol, seed."""
+        return read_config(self._open)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the model's classes, or their numbers."""
+        names = self._open["class"]
+        return tuple(map(str, names.asstr()[:] if h5py.check_string_dtype(names.dtype) else names[:]))
+
+    @property
+    def samples(self) -> Samples:
+        """Indices, names, classes, states and mosaics of the samples."""
+        group = self._open["samples"]
+        names = Samples.__dataclass_fields__
+        return Samples(**{name: read_rows(group[name], self._rows) for name in names})
+
+    def method_config(self, method: str | None = None) -> Mapping[str, Any]:
+        """Return what a method's maps depend on."""
+        return read_config(self._group(method))
+
+    def description(self, method: str | None = None) -> str:
+        """Describe a method in words."""
+        return str(self._group(method).attrs["description"])
+
+    def is_control(self, method: str | None = None) -> bool:
+        """Say whether a method tells what chance reaches: it knows nothing of the model."""
+        return bool(self.method_config(method).get("control"))
+
+    def has_maps(self, method: str | None = None) -> bool:
+        """Say whether the relevance maps of a method were kept."""
+        return "maps" in self._group(method)
+
+    def state(self, method: str | None = None) -> NDArray[np.uint8]:
+        """Return what became of each sample: 0 absent, 1 done, 2 failed."""
+        return read_rows(self._group(method)["state"], self._rows)
+
+    def __getitem__(self, key: str | Sequence[str] | int | slice | ArrayLike) -> Self:
+        """Select methods by name, or samples by place: an index, a slice, many indices, or a truth value for each."""
+        if isinstance(key, str):
+            return self.select(methods=[key])
+        if isinstance(key, list | tuple) and key and all(isinstance(name, str) for name in key):
+            return self.select(methods=key)
+        if isinstance(key, slice):
+            return self._view(self._rows[key], self.methods)
+        wanted = np.atleast_1d(np.asarray(key))
+        if wanted.dtype == bool and wanted.shape != (len(self),):
+            raise AnalysisError(f"{wanted.shape} truth values do not select from {len(self)} samples")
+        if wanted.ndim != 1 or (wanted.dtype.kind not in "biu" and wanted.size):
+            raise AnalysisError(f"samples are selected by integers, slices or truth values, not {key!r}")
+        return self._view(self._rows[wanted if wanted.size else []], self.methods)
+
+    def select(
+        self,
+        methods: str | Iterable[str] | None = None,
+        samples: Iterable[int] | None = None,
+        state: Literal["done", "failed", "absent"] | None = None,
+    ) -> Self:
+        """Select methods and samples.
+
+        Parameters
+        ----------
+        methods : str or iterable of str, optional
+            Names, or patterns such as ``"absLRP*"``.
+        samples : iterable of int, optional
+            Indices in the data set, in the order wanted.
+        state : {"done", "failed", "absent"}, optional
+            Samples that are done under all methods selected, or failed or are absent under one of them.
+
+        Raises
+        ------
+        UnknownMethodError, AnalysisError
+            If there is no such method, or sample.
+        """
+        chosen = self.methods if methods is None else self._find([methods] if isinstance(methods, str) else methods)
+        rows = self._rows
+        if samples is not None:
+            place = {int(index): row for index, row in zip(self.samples.index, self._rows, strict=True)}
+            wanted = [int(sample) for sample in samples]
+            if missing := [sample for sample in wanted if sample not in place]:
+                raise AnalysisError(f"there is no sample {missing[0]} among the {len(self)} selected of {self.path}")
+            rows = np.array([place[sample] for sample in wanted], np.int64)
+        found = self._view(rows, chosen)
+        if state is None:
+            return found
+        code = {known.name.lower(): known for known in State}.get(state)
+        if code is None:
+            raise AnalysisError(f"state is done, failed or absent, not {state!r}")
+        states = [found.samples.state, *(found.state(name) for name in found.methods)]
+        matches = np.stack([of_one == code for of_one in states])
+        return found[matches.all(0) if code == State.DONE else matches.any(0)]
+
+    @property
+    def _open(self) -> h5py.File:
+        if not self._file:
+            raise AnalysisError(f"{self.path} was closed: ask while it is open, or open it again")
+        return self._file
+
+    def _view(self, rows: Rows, methods: Iterable[str]) -> Self:
+        found = copy.copy(self)
+        found._rows, found.methods = rows, tuple(methods)
+        return found
+
+    def _find(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the methods that names or patterns stand for, none twice."""
+        found: dict[str, None] = {}
+        for name in names:
+            matching = [name] if name in self.methods else fnmatch.filter(self.methods, name)
+            if not matching:
+                near = near_names(name, self.methods) or f"; there are {', '.join(self.methods) or 'none'}"
+                raise UnknownMethodError(f"{self.path} has no method {name!r}{near}")
+            found |= dict.fromkeys(matching)
+        return tuple(found)
+
+    def _group(self, method: str | None) -> h5py.Group:
+        if method is None:
+            if len(self.methods) != 1:
+                raise AnalysisError(f"say which method: {', '.join(self.methods) or 'there is none'}")
+            (method,) = self.methods
+        elif method not in self.methods:
+            near = near_names(method, self.methods) or f"; there are {', '.join(self.methods) or 'none'}"
+            raise UnknownMethodError(f"{self.path} has no method {method!r}{near}")
+        return self._open["methods"][method]

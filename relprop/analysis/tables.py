@@ -1,0 +1,66 @@
+"""Numbers as people and as machines read them: tables of text, and what JSON can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Align columns: words to the left, numbers to the right.
+
+    Parameters
+    ----------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequence of str
+        Cells, as many as the header has.
+    words : int
+        So many columns from the left are words.
+
+    Examples
+    --------
+    >>> print(table(["method", "n"], [["absLRP", "64"], ["IG", "7"]]))
+    method   n
+    absLRP  64
+    IG       7
+    """
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    aligned = (
+        "  ".join(
+            cell.ljust(width) if column < words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number for a table; a dash where there is none."""
+    return f"{value:.{digits}f}" if isfinite(value) else "-"
+
+
+def p_value(value: float) -> str:
+    """Write a p-value for a table."""
+    if not isfinite(value):
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses and NumPy's values into what JSON can say; NaN becomes None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not isfinite(value) else value
