@@ -15,14 +15,14 @@ from torch._ops import OpOverload
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from relprop.assign import Plan
+from relprop.assign import Plan, Row, table
 from relprop.capture import Model, batched_inputs, opened
 from relprop.conservation import Conservation
 from relprop.errors import MissingRuleError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 from relprop.graph import Graph, operation_name
-from relprop.inputs import Target, check_inputs
+from relprop.inputs import Contrast, Target, check_inputs
 from relprop.oracle import gradient_oracle, input_gradient, is_float, leaf_copy, runnable_copy
 from rule_registry import RuleSet
 
@@ -45,6 +45,8 @@ class Report:
         Class of the model and name of the rule set.
     operations : mapping of (str, str) to int
         How often each operation occurs under each rule.
+    assignment : tuple of (str, str, str)
+        Name, operation, and why it has its rule, of every operation in graph order; see `explain_rules`.
     missing : str
         The error that lists operations without a rule; empty if there are none.
     oracle_error : float
@@ -66,6 +68,7 @@ class Report:
     model: str
     rules: str
     operations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    assignment: tuple[Row, ...] = ()
     missing: str = ""
     oracle_error: float = float("nan")
     oracle_dtype: torch.dtype = torch.float64
@@ -102,6 +105,10 @@ class Report:
     def ok(self) -> bool:
         """Whether there are no problems."""
         return not self.problems
+
+    def explain_rules(self) -> str:
+        """Return a line for every operation: its name, what it is, its rule and which entry of the rule set that is."""
+        return table(self.assignment)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as numbers, words and lists that JSON can hold; what was not measured is None."""
@@ -152,6 +159,7 @@ def check(
     *,
     target: Target = None,
     rules: str | RuleSet = "abslrp",
+    contrast: Contrast = "default",
     at: str | None = None,
     output: str | int | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -167,7 +175,7 @@ def check(
         Print it; ``report.ok`` is the verdict.
     """
     model = opened(model)
-    explainer = Explainer(model, rules=rules, at=at, output=output)
+    explainer = Explainer(model, rules=rules, contrast=contrast, at=at, output=output)
     name = type(model).__name__
     try:
         plan = explainer.plan(x, target, kwargs)
@@ -193,6 +201,7 @@ def check(
         model=name,
         rules=plan.rules.name,
         operations=Counter((str(site.op), str(plan.assigned[node])) for node, site in plan.sites.items()),
+        assignment=tuple(plan.rows()),
         oracle_error=oracle_error,
         oracle_dtype=dtype,
         conservation=explanation.conservation,

@@ -107,6 +107,28 @@ def test_rule_sets_that_conserve_nothing_are_not_blamed_for_it(x):
     assert report.ok, str(report)
 
 
+def test_every_operation_says_why_it_has_its_rule(x):
+    rules = rule_registry.get("epsilon-plus-flat").derive({rule_registry.select(path="head"): rule_registry.blocks})
+    report = relprop.check(seeded(Residual), x, rules=rules)
+    assert len(report.assignment) == sum(report.operations.values())
+    told = {row.name: (row.operation, row.why) for row in report.assignment}
+    assert told["first"] == ("aten.conv2d.default", "flat(stabilizer=1e-06), from the override: "
+                             "op aten.conv2d.default, layer first")  # fmt: skip
+    assert told["second"][1].endswith("from the table: aten.conv2d.default")
+    assert told["head"] == ("aten.linear.default", "blocks, from the override: path head")
+    lines = report.explain_rules().splitlines()
+    assert [line.split()[0] for line in lines] == [row.name for row in report.assignment]
+    assert str(report).count("from the override") == 0, "hundreds of lines are printed only when asked for"
+
+
+def test_one_output_is_checked_without_contrast(x):
+    model = seeded(lambda: nn.Sequential(Residual(), nn.Linear(6, 1)))
+    with pytest.raises(relprop.TargetError, match="contrast=None"):
+        relprop.check(model, x)
+    report = relprop.check(model, x, contrast=None)
+    assert report.ok, str(report)
+
+
 def test_check_of_a_part_and_of_one_output():
     class Text(nn.Module):
         def __init__(self):

@@ -456,6 +456,36 @@ def test_check_as_json_is_json_where_the_model_fails(desk):
     assert result.stderr.count("\n") == 1
 
 
+def test_check_explains_rules(desk):
+    model = ["check", "cat.jpg", "--model", "own:make", "--rules", "epsilon-plus-flat"]
+    plain, told = run.invoke(app, model), run.invoke(app, [*model, "--explain-rules"])
+    rows, report = told.stdout.split("\n\n")
+    assert (plain.exit_code, told.exit_code) == (0, 0), told.output
+    assert report.splitlines()[:-3] == plain.stdout.splitlines()[:-3]  # but for the time it took
+    assert [row.split()[0] for row in rows.splitlines()] == ["_0", "_1", "_2", "_3", "_4", "_5", "_6"]
+    assert rows.splitlines()[0].endswith(
+        "flat(stabilizer=1e-06), from the override: op aten.conv2d.default, layer first"
+    )
+    found = json.loads(run.invoke(app, [*model, "--explain-rules", "--json"]).stdout)
+    assert [" ".join(row.split()) for row in rows.splitlines()] == [
+        " ".join(row.values()) for row in found["assignment"]
+    ]
+    assert list(found["assignment"][0]) == ["name", "operation", "why"]
+    assert "assignment" not in json.loads(run.invoke(app, [*model, "--json"]).stdout)
+
+
+def test_check_of_a_model_with_one_output(desk):
+    assert_one_line(run.invoke(app, ["check", "cat.jpg", "--model", "own:one"]), "one output: pass --contrast none")
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", "--contrast", "none"])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_version_is_told():
+    lines = run.invoke(app, ["--version"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["relprop", "torch", "torchvision", "timm", "python"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in lines[1]
+
+
 def test_rules_are_listed_and_shown():
     listed = run.invoke(app, ["rules"]).stdout
     assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01;", listed, re.MULTILINE)

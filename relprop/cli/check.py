@@ -11,6 +11,7 @@ import typer
 from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
+    Contrast,
     Debug,
     Device,
     Model,
@@ -18,6 +19,7 @@ from relprop.cli.app import (
     Rules,
     Weights,
     app,
+    contrast_option,
     one_line_errors,
     warn,
 )
@@ -34,13 +36,17 @@ if TYPE_CHECKING:
 def check(
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PICTURES]...", help="Pictures to check on; else two that foolbox carries."),
+        typer.Argument(metavar="[PICTURES]...", help="Pictures to check on, all at once; else two of foolbox."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     rules: Rules = "abslrp",
+    contrast: Contrast = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
+    explain_rules: Annotated[
+        bool, typer.Option("--explain-rules", help="Also say for every operation which rule it has, and why.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -60,12 +66,17 @@ def check(
             classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
-                report = relprop.check(classifier.model, x, rules=choose_rules(rules, classifier))
+                rule_set = choose_rules(rules, classifier)
+                report = relprop.check(classifier.model, x, rules=rule_set, **contrast_option(contrast))
         except RelpropError as error:
             if as_json:
                 typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
             raise
-        typer.echo(json.dumps(report.as_dict(), indent=2) if as_json else str(report))
+        if as_json:
+            assignment = {"assignment": [row._asdict() for row in report.assignment]} if explain_rules else {}
+            typer.echo(json.dumps(report.as_dict() | assignment, indent=2))
+        else:
+            typer.echo("\n\n".join([report.explain_rules()] * explain_rules + [str(report)]))
         if not report.ok:
             raise typer.Exit(FAILED)
 
