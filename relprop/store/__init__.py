@@ -1,8 +1,8 @@
 """The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
 
+from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
 from relprop.store.errors import (
     BusyError,
-    CodecError,
     ConfigurationError,
     FormatError,
     MergeError,
@@ -12,12 +12,12 @@ from relprop.store.errors import (
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import FLAGS, Field, Layout, Method, Metric, State
+from relprop.store.validation import validate
 from relprop.store.writer import EvaluationWriter
 
 __all__ = [
     "FLAGS",
     "BusyError",
-    "CodecError",
     "ConfigurationError",
     "EvaluationWriter",
     "Field",
@@ -29,6 +29,12 @@ __all__ = [
     "MissingFileError",
     "State",
     "StoreError",
+    "is_complete",
     "merge",
+    "method_names",
     "open_evaluation",
+    "read_config",
+    "read_layout",
+    "read_method",
+    "validate",
 ]

@@ -27,9 +27,5 @@ class ConfigurationError(StoreError, ValueError):
     """The file was begun with another configuration than the one given."""
 
 
-class CodecError(StoreError, ImportError):
-    """The compression of the file needs a package that is not installed."""
-
-
 class MergeError(StoreError, ValueError):
     """The files are not the shards of one evaluation."""

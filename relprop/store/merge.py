@@ -2,19 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from relprop.files import OutputError, written_whole
+from relprop.store import building
+from relprop.store.config import differences, say_differences
+from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
+from relprop.store.errors import MergeError
+from relprop.store.opening import check_free, telling_output_errors
+from relprop.store.reading import open_evaluation
+from relprop.store.rows import runs
+
+READ_AT_ONCE = 1 << 24
+"""Most bytes of a data set in memory."""
 
 
 def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, overwrite: bool = False) -> None:
     """Join the complete shards of one evaluation into one file, written whole or not at all.
 
+    Every data set is equal to that of the run that was not cut (but ``seconds``), and so is ``config``.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        The files of all shards, in any order.
+    out : path
+        The file to write.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+
     Raises
     ------
     MergeError
-        If a shard is incomplete, missing or given twice, or they differ in configuration, versions of the file, or
-        methods.
+        If a shard is incomplete, missing or given twice, or they differ in configuration, layout or methods.
     OutputError
-        If ``out`` exists, unless it shall be overwritten, or can't be written.
+        If ``out`` is there already, or can't be written.
+    MissingFileError, BusyError, FormatError, MissingExtraError
+        If a shard can't be read.
     """
-    raise NotImplementedError
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already: choose another name, or overwrite it")
+    check_free(out)
+    with ExitStack() as stack:
+        shards = [stack.enter_context(open_evaluation(path)) for path in paths]
+        shards = _in_order(shards)
+        index = _all_samples(shards)
+        part = stack.enter_context(written_whole(out))
+        with telling_output_errors(out), h5py.File(part, "w") as file:
+            _lay_out(file, shards, index)
+            for shard in shards:
+                _copy(shard, file, np.searchsorted(index, shard["sample"][:]))
+            file.attrs.modify("complete", np.uint8(1))
+
+
+def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
+    """Return complete shards of one run in their order; refuse whatever else."""
+    if not shards:
+        raise MergeError("there are no shards to merge")
+    for shard in shards:
+        if not is_complete(shard):
+            raise MergeError(f"{shard.filename} is not complete: resume it first")
+    first = shards[0]
+    for shard in shards[1:]:
+        _refuse_others(first, shard)
+    places: dict[int, h5py.File] = {}
+    for shard in shards:
+        place, _ = read_config(shard)["shard"]
+        if place in places:
+            raise MergeError(f"{places[place].filename} and {shard.filename} are both shard {place}")
+        places[place] = shard
+    count = read_config(first)["shard"][1]
+    missing = sorted(set(range(count)) - set(places))
+    if missing:
+        raise MergeError(f"of {count} shards these are missing: {', '.join(map(str, missing))}")
+    return [places[place] for place in range(count)]
+
+
+def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
+    """Refuse a shard that is not of the same run."""
+    here, there = first.filename, shard.filename
+    found = differences(_shared(first), _shared(shard))
+    if found:
+        raise MergeError(f"shards of different configurations: {say_differences(found, f'in {here}', f'in {there}')}")
+    if read_layout(first) != read_layout(shard):
+        raise MergeError(f"{here} and {there} differ in layout: {read_layout(first)} and {read_layout(shard)}")
+    mine, theirs = set(method_names(first)), set(method_names(shard))
+    if mine != theirs:
+        raise MergeError(f"{here} and {there} do not both have the methods {', '.join(sorted(mine ^ theirs))}")
+    for name in sorted(mine):
+        one, other = read_method(first, name), read_method(shard, name)
+        found = differences(one.config, other.config)
+        if found:
+            words = say_differences(found, f"in {here}", f"in {there}")
+            raise MergeError(f"method {name!r} is not the same in all shards: {words}")
+        if (one.maps, one.metrics) != (other.maps, other.metrics):
+            raise MergeError(f"method {name!r} has other maps or metrics in {there} than in {here}")
+
+
+def _shared(shard: h5py.File) -> dict[str, Any]:
+    """Return the configuration without the shard's own number."""
+    config = read_config(shard)
+    return {**config, "shard": config["shard"][1]}
+
+
+def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
+    """Return the indices of all shards, ascending; refuse gaps and overlaps."""
+    index: NDArray[np.int64] = np.sort(np.concatenate([shard["sample"][:] for shard in shards]))
+    twice = np.unique(index[1:][np.diff(index) == 0])
+    if len(twice):
+        raise MergeError(f"{len(twice)} samples are in two shards, the first with index {twice[0]}")
+    total = read_config(shards[0])["samples"]
+    wanted = np.arange(len(index) if total is None else total)
+    missing = np.setdiff1d(wanted, index)
+    if len(missing):
+        raise MergeError(f"{len(missing)} samples are in no shard, the first with index {missing[0]}")
+    if len(index) > len(wanted):
+        raise MergeError(f"the shards have {len(index)} samples, and the data set {len(wanted)}")
+    return index
+
+
+def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64]) -> None:
+    first = shards[0]
+    layout = read_layout(first)
+    config = {**read_config(first), "shard": [0, 1]}
+    building.create(file, config, layout, index, _all_versions(shards))
+    for name in method_names(first):
+        building.add_method(file, read_method(first, name), layout)
+
+
+def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
+    """Return the versions of the software; where shards differ, all of them."""
+    found: dict[str, list[str]] = {}
+    for shard in shards:
+        for name, version in json.loads(shard.attrs["versions"]).items():
+            found.setdefault(name, [])
+            if version not in found[name]:
+                found[name].append(version)
+    return {name: ", ".join(versions) for name, versions in found.items()}
+
+
+def _copy(shard: h5py.File, file: h5py.File, rows: NDArray[np.int64]) -> None:
+    """Copy every data set of a shard into its rows of the whole."""
+    for source, target in _pairs(shard, file):
+        for name, data in building.own_data_sets(target).items():
+            step = max(1, READ_AT_ONCE // max(1, data[:0].dtype.itemsize * int(np.prod(data.shape[1:]))))
+            for start in range(0, len(rows), step):
+                values = source[name][start : start + step]
+                for there, here in runs(rows[start : start + step]):
+                    data[there] = values[here]
+
+
+def _pairs(shard: Mapping[str, Any], file: Mapping[str, Any]) -> Iterator[tuple[h5py.Group, h5py.Group]]:
+    yield shard["samples"], file["samples"]
+    for name, target in file["methods"].items():
+        source = shard["methods"][name]
+        yield source, target
+        if "maps" in target:
+            yield source["maps"], target["maps"]

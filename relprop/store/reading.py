@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 
 import h5py
+
+from relprop.store.codecs import require_readable
+from relprop.store.description import check_identity
+from relprop.store.opening import open_hdf5
+from relprop.store.validation import check_skeleton
 
 
 def open_evaluation(path: str | PathLike[str]) -> h5py.File:
     """Open a file of an evaluation for reading, complete or not; the caller closes it.
+
+    What it holds is said by `relprop.store.schema`; `read_config`, `read_layout`, `read_method`, `method_names` and
+    `is_complete` read its descriptions.
 
     Raises
     ------
@@ -17,8 +26,16 @@ def open_evaluation(path: str | PathLike[str]) -> h5py.File:
     BusyError
         If a writer is at it.
     FormatError
-        If it is truncated, not HDF5, not of an evaluation, or of a newer format version.
-    CodecError
+        If it is truncated, not HDF5, not of an evaluation, of a newer format version, or has lost its skeleton.
+    MissingExtraError
         If its compression needs a package that is not installed.
     """
-    raise NotImplementedError
+    file = open_hdf5(Path(path), "r")
+    try:
+        check_identity(file)
+        check_skeleton(file)
+        require_readable(file)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -12,22 +12,23 @@ once every sample has state done or failed, in the masking run and under each me
 
 **Dimensions.** `DIMENSIONS` are HDF5 dimension scales at the root. ``channel`` MAY be missing where nothing has
 channels. Every group MUST hold hard links to the scales of its data sets, so that a group opened by itself has
-coordinates. ``sample`` holds indices in the data set, in ascending order, each once; it can be extended, and with it
-every data set's first axis. ``class`` holds names where they are known, and indices otherwise.
+coordinates. ``sample`` holds indices in the data set, in ascending order, each once. In files of streams it can be
+extended, and with it the first axis of every data set. ``class`` holds names where they are known, otherwise indices.
 
 **Data sets.** Group ``samples`` has those of `SAMPLE_FIELDS`, what methods share: the masking run and the mosaics.
 Group ``methods/NAME`` has one method's, those of `METHOD_FIELDS`, with the attributes ``config`` (canonical JSON),
 ``config_sha256`` and ``description``. It MAY have further scores, one float column each, which MUST say their
-``valid_range`` and ``direction``; and a group ``maps`` with the fields of `MAP_FIELDS` (a group of its own because the
-netCDF library crashes on float16). Every data set MUST have the attributes ``long_name`` and ``units``; quantities
-``valid_range``; scores ``direction``. Floats absent are NaN, integers what the field's ``fill`` says. All floats but
-maps are of one type, float32 or float64: scores are kept exactly as computed.
+``valid_range`` and ``direction``; and a group ``maps`` with the fields of `MAP_FIELDS`: a group of its own, and
+without fill value, because the netCDF library crashes on float16, when it reads it or it has a fill value (so read
+maps through h5py, or xarray's engine h5netcdf). Every data set MUST have the attributes ``long_name`` and ``units``; quantities ``valid_range``; scores ``direction``. Absent
+floats are NaN (maps are 0, and their ``scale`` is NaN), integers what the field's ``fill`` says. All floats but maps
+are of one type, float32 or float64: scores are kept exactly as computed.
 
 **Storage.** What is large, steps, impact, output and maps, has chunks of one sample and MAY be compressed by gzip
-(with shuffle), or zstd through hdf5plugin. Everything else has chunks of many rows, allocated when the sample axis is
-made or extended, and MUST NOT be compressed: a row written is then never moved, and what was committed before can't
-be lost with it. The file is in HDF5's default format (``libver="earliest"``): files in the newer ones, and SWMR's,
-refuse to open after their writer was killed.
+(with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is allocated as soon as its
+rows exist: in one piece, or in chunks of many rows where the sample axis can be extended. So a row that is written
+moves nothing, and what was committed before can't be lost with it. The file is in HDF5's default format
+(``libver="earliest"``): files in the newer ones, and SWMR's, refuse to open after their writer was killed.
 
 **States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
 its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,
@@ -41,7 +42,7 @@ meaning, type or shape, is a new version. ``tests/golden`` has a file of each.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final, Literal
 
@@ -137,7 +138,7 @@ class Field:
     large : bool
         Whether it has chunks of one sample, which are compressed.
     required : bool
-        Whether a group must have it.
+        Whether rows that are done must come with it.
     """
 
     name: str
@@ -159,8 +160,8 @@ def _score(name: str, long_name: str, valid_range: tuple[float, float]) -> Field
 
 
 _STATE_MEANINGS: Final = {state.name.lower(): int(state) for state in State}
-STATE = Field("state", ("sample",), "uint8", "what became of the row", meanings=_STATE_MEANINGS)
-MESSAGE = Field("message", ("sample",), "str", "why the row failed; else empty, or a remark")
+STATE = Field("state", ("sample",), "uint8", "what became of the row", meanings=_STATE_MEANINGS, required=False)
+MESSAGE = Field("message", ("sample",), "str", "why the row failed; else empty, or a remark", required=False)
 FLAGS_FIELD = Field(
     "flags",
     ("sample",),
@@ -168,15 +169,16 @@ FLAGS_FIELD = Field(
     "where a score met 0/0, which is taken as zero, or can't be told (one_class)",
     meanings=FLAGS,
     bits=True,
+    required=False,
 )
 
 SAMPLE_FIELDS: Final = (
     STATE,
     MESSAGE,
     FLAGS_FIELD,
-    Field("index", ("sample",), "int64", "index of the sample in the data set, as sample", fill=-1),
-    Field("name", ("sample",), "str", "name of the sample: its path, or what the data set calls it"),
-    Field("label", ("sample",), "int32", "class by the data set; -1 where it is not known", fill=-1),
+    Field("index", ("sample",), "int64", "index of the sample in the data set, as sample", fill=-1, required=False),
+    Field("name", ("sample",), "str", "name of the sample: its path, or what the data set calls it", required=False),
+    Field("label", ("sample",), "int32", "class by the data set; -1 where it is not known", fill=-1, required=False),
     Field("prediction", ("sample",), "int32", "class with the largest output", fill=-1),
     Field("target", ("sample",), "int32", "class that was explained", fill=-1),
     Field("mosaic_members", ("sample", "slot"), "int64", "sample indices of the pictures in the mosaic", fill=-1),
@@ -216,7 +218,15 @@ METHOD_FIELDS: Final = (
     _score("contrastiveness", "C = relu(contrastiveness_raw)", UNIT_RANGE),
     _score("gae", "GAE = LC * C", UNIT_RANGE),
     Field("map_change", ("sample", "order", "masked_state"), "float", "D(map, map of the masked state)", UNIT_RANGE),
-    Field("seconds", ("sample",), "float", "time of all maps of the sample", (0.0, float("inf")), units="s"),
+    Field(
+        "seconds",
+        ("sample",),
+        "float",
+        "time of all maps of the sample",
+        (0.0, float("inf")),
+        units="s",
+        required=False,
+    ),
 )
 
 MAP_FIELDS: Final = (
@@ -224,11 +234,18 @@ MAP_FIELDS: Final = (
         "relevance",
         ("sample", "y", "x"),
         "float16",
-        "relevance of the picture over its largest magnitude, which is in scale",
+        "relevance of the picture over its largest magnitude, scale; 0 where absent",
         SIGNED_RANGE,
         large=True,
     ),
-    Field("scale", ("sample",), "float", "largest magnitude of the map: relevance * scale is the map", ANY_RANGE),
+    Field(
+        "scale",
+        ("sample",),
+        "float",
+        "largest magnitude of the map: relevance * scale is the map",
+        ANY_RANGE,
+        required=False,
+    ),
 )
 """relevance has an axis ``channel`` before y if the channels of maps are kept."""
 
@@ -305,3 +322,42 @@ class Layout:
     precision: Literal["float32", "float64"] = "float32"
     compression: Literal["gzip", "zstd"] | None = "gzip"
     level: int = 1
+
+
+def numpy_type(field: Field, layout: Layout) -> str:
+    """Return the NumPy type of a field in a file, or ``"str"``."""
+    return layout.precision if field.dtype == "float" else field.dtype
+
+
+def sample_fields(layout: Layout) -> tuple[Field, ...]:
+    """Return the data sets of group ``samples``."""
+    if not layout.elements:
+        return SAMPLE_FIELDS
+    of_elements = {"steps": _with_channels, "impact": _with_channels, "quadrant_scores": _unbounded}
+    return tuple(of_elements.get(field.name, _as_it_is)(field) for field in SAMPLE_FIELDS)
+
+
+def method_fields(method: Method) -> tuple[Field, ...]:
+    """Return the data sets of a method's group, without its maps."""
+    return (*METHOD_FIELDS, *(metric.field for metric in method.metrics))
+
+
+def map_fields(method: Method) -> tuple[Field, ...]:
+    """Return the data sets of a method's group ``maps``; none if it keeps none."""
+    if method.maps is None:
+        return ()
+    relevance, scale = MAP_FIELDS
+    return (_with_channels(relevance) if method.maps == "channels" else relevance, scale)
+
+
+def _with_channels(field: Field) -> Field:
+    at = field.dims.index("y")
+    return replace(field, dims=(*field.dims[:at], "channel", *field.dims[at:]))
+
+
+def _unbounded(field: Field) -> Field:
+    return replace(field, valid_range=ANY_RANGE)
+
+
+def _as_it_is(field: Field) -> Field:
+    return field

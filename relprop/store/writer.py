@@ -4,26 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from relprop.store.schema import Layout, Method
-
-Rows = slice | ArrayLike
-"""Rows of the file: a slice, or indices in any order, each once."""
+from relprop.errors import near_names
+from relprop.files import OutputError, written_whole
+from relprop.store import building
+from relprop.store.checks import (
+    check_config,
+    check_index,
+    check_layout,
+    check_method,
+    refuse_other_config,
+    refuse_other_method,
+)
+from relprop.store.codecs import require_readable
+from relprop.store.description import check_identity, is_complete, method_names, read_layout, read_method
+from relprop.store.errors import StoreError
+from relprop.store.opening import check_free, open_hdf5, telling_output_errors
+from relprop.store.rows import Batch, Rows, make_batch, runs, scaled_maps
+from relprop.store.schema import Field, Layout, Method, State, map_fields, method_fields, sample_fields
+from relprop.store.space import reserve, trim
+from relprop.store.validation import check_skeleton
 
 
 class EvaluationWriter:
-    """Writes one file, from one thread at a time. Made by `create` or `resume`; a context manager that closes it.
+    """Writes one file, from one thread at a time; made by `create` or `resume`, and a context manager that closes it.
+
+    What is written counts once `commit` has returned: then it is there, whatever becomes of the process. (Not of the
+    machine: a power cut takes what the operating system had not yet put on the disk.) While the writer is open nobody
+    else can open the file.
 
     Examples
     --------
     >>> import numpy as np, tempfile
     >>> from relprop.store import EvaluationWriter, Layout, Method
+    >>> config = {"model": "tiny", "seed": 0, "samples": 8, "shard": [0, 1]}
+    >>> layout = Layout(size=(4, 4), classes=3)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> method = Method("constant", {"control": "constant"})
+    >>> with EvaluationWriter.create(f"{folder.name}/run.h5", config, layout, range(8), methods=[method]) as writer:
+    ...     scores = "faithfulness robustness unclipped local_consistency contrastiveness_raw contrastiveness gae"
+    ...     writer.write_method("constant", slice(0, 4), {name: np.zeros(4) for name in scores.split()})
+    ...     writer.write_method("constant", [5], {"state": [2], "message": ["out of memory"]})
+    ...     writer.commit()
+    >>> with EvaluationWriter.resume(f"{folder.name}/run.h5", config, layout) as writer:
+    ...     print(writer.method_states("constant"))
+    [1 1 1 1 0 2 0 0]
+    >>> folder.cleanup()
     """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self._path = path
+        self._file = file
+        self._layout = read_layout(file)
+        self._fields = _by_name(sample_fields(self._layout))
+        self._methods = {name: read_method(file, name) for name in method_names(file)}
+        self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
 
     @classmethod
     def create(
@@ -37,59 +79,250 @@ class EvaluationWriter:
         versions: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> Self:
-        """Begin a file. ``index`` (N,): indices in the data set, ascending; of a stream empty, see `extend`."""
-        raise NotImplementedError
+        """Begin a file; until it is laid out there is none at the path.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
+        config : mapping
+            What all methods share, see `relprop.store.schema`.
+        layout : Layout
+            Sizes and storage.
+        index : array_like
+            Indices of the samples in the data set, ``(N,)``, ascending; none for a stream, see `extend`.
+        methods : iterable of Method
+            Others can be added later.
+        versions : mapping
+            Of the software, by name.
+        overwrite : bool
+            Whether a file that is there may be replaced.
+
+        Raises
+        ------
+        OutputError
+            If there is a file already, or none can be written.
+        BusyError
+            If the file that shall be replaced is open.
+        ConfigurationError, StoreError
+            If the configuration, a method or the index can't be kept.
+        MissingExtraError
+            If the compression needs a package that is not installed.
+        """
+        path = Path(path)
+        rows = check_index(index)
+        check_layout(layout)
+        check_config(config)
+        chosen = list(methods)
+        for method in chosen:
+            check_method(method)
+        if len({method.name for method in chosen}) < len(chosen):
+            raise StoreError("two methods have the same name")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already: resume it, or overwrite it")
+        check_free(path)
+        with telling_output_errors(path), written_whole(path) as part, h5py.File(part, "w") as file:
+            building.create(file, config, layout, rows, versions or {})
+            for method in chosen:
+                building.add_method(file, method, layout)
+        return cls(path, open_hdf5(path, "r+"))
 
     @classmethod
     def resume(cls, path: str | PathLike[str], config: Mapping[str, Any], layout: Layout) -> Self:
-        """Continue a file; refuse one of another configuration, naming the keys that differ."""
-        raise NotImplementedError
+        """Continue a file, complete or not: methods can be added, and rows that are absent or failed written.
+
+        Raises
+        ------
+        ConfigurationError
+            If it was begun with another configuration or layout, naming what differs.
+        MissingFileError, BusyError, FormatError, OutputError, MissingExtraError
+            If it can't be opened.
+        """
+        path = Path(path)
+        file = open_hdf5(path, "r+")
+        try:
+            check_identity(file)
+            check_skeleton(file)
+            require_readable(file)
+            refuse_other_config(file, config, layout)
+            return cls(path, file)
+        except BaseException:
+            file.close()
+            raise
 
     @property
     def index(self) -> NDArray[np.int64]:
         """Indices of the rows in the data set, ``(N,)``."""
-        raise NotImplementedError
+        found: NDArray[np.int64] = self._file["sample"][:]
+        return found
 
     @property
     def methods(self) -> tuple[str, ...]:
         """Names of the methods in the file."""
-        raise NotImplementedError
+        return tuple(self._methods)
 
     def add_method(self, method: Method, *, overwrite: bool = False) -> None:
-        """Add a method, or find it there with the same configuration; another configuration is refused."""
-        raise NotImplementedError
+        """Add a method, or find it there with the same configuration.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is there with another configuration, other metrics or without maps, and shall not be overwritten.
+        """
+        check_method(method)
+        if method.name in self._methods:
+            if not overwrite:
+                refuse_other_method(self._path, self._methods[method.name], method)
+                return
+            self.commit()
+            with telling_output_errors(self._path):
+                building.remove_method(self._file, method.name)
+        self.commit()
+        with telling_output_errors(self._path):
+            fields = (*method_fields(method), *map_fields(method))
+            reserve(self._file, self._path, building.allocated_bytes(fields, self._layout, self._count))
+            self._set_complete(False)
+            building.add_method(self._file, method, self._layout)
+            self._file.flush()
+        self._methods[method.name] = method
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
-        """Add rows for further samples of a stream, ascending, and return the rows."""
-        raise NotImplementedError
+        """Add rows for further samples of a stream.
+
+        Parameters
+        ----------
+        index : array_like
+            Their indices, ``(M,)``, ascending and above those that are there.
+
+        Returns
+        -------
+        ndarray
+            Their rows, ``(M,)``.
+        """
+        if not building.grows(self._file):
+            raise StoreError(
+                f"{self._path} was begun for {self._count} samples, not for a stream: it can't be extended"
+            )
+        old = self.index
+        added = check_index(index, above=int(old[-1]) if len(old) else -1)
+        self.commit()
+        with telling_output_errors(self._path):
+            fields = list(self._fields.values())
+            for method in self._methods.values():
+                fields += [*method_fields(method), *map_fields(method)]
+            reserve(self._file, self._path, building.allocated_bytes(fields, self._layout, len(added)))
+            self._set_complete(False)
+            building.extend(self._file, added)
+            self._file.flush()
+        return np.arange(len(old), len(old) + len(added))
 
     def sample_states(self) -> NDArray[np.uint8]:
-        """Return what became of each row of the masking run, ``(N,)``, see `State`; what is not committed as well."""
-        raise NotImplementedError
+        """Return what became of each row of the masking run, ``(N,)``, as committed; see `State`."""
+        return _states(self._file["samples"])
 
     def method_states(self, name: str) -> NDArray[np.uint8]:
-        """Return what became of each row under a method, ``(N,)``."""
-        raise NotImplementedError
+        """Return what became of each row under a method, ``(N,)``, as committed."""
+        return _states(self._group(name))
+
+    def read_samples(self, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return values of rows of ``samples``, by name, in the order in which the rows are given."""
+        return _read(self._file["samples"], rows, names)
+
+    def read_method(self, name: str, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return values of rows of a method, by name, in the order in which the rows are given."""
+        return _read(self._group(name), rows, names)
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
-        """Write rows of ``samples``, by names of `SAMPLE_FIELDS`; without ``state`` they are done."""
-        raise NotImplementedError
+        """Write rows of ``samples``.
+
+        Parameters
+        ----------
+        rows : slice or array_like
+            Which, in any order.
+        arrays : mapping
+            Values ``(B, ...)`` by names of `schema.SAMPLE_FIELDS`, or one for all. Without ``state`` they are done.
+
+        Raises
+        ------
+        StoreError
+            If names, shapes or types don't fit, or something is missing for rows that are done.
+        OutputError
+            If there is no room; what was committed is kept.
+        """
+        group = self._file["samples"]
+        batch = make_batch(rows, arrays, self._fields, group, self._count)
+        if "index" in batch.values and (batch.values["index"] != self._file["sample"][batch.rows]).any():
+            raise StoreError("samples/index: the indices of rows are settled when they are made")
+        self._write(group, batch)
 
     def write_method(self, name: str, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
-        """Write rows of a method, by names of `METHOD_FIELDS`, its metrics, and ``relevance`` as float."""
-        raise NotImplementedError
+        """Write rows of a method.
+
+        Parameters
+        ----------
+        name : str
+            Of the method.
+        rows : slice or array_like
+            Which, in any order.
+        arrays : mapping
+            Values ``(B, ...)`` by names of `schema.METHOD_FIELDS` and metrics, or one for all; and ``relevance``, of
+            any scale, where the method keeps maps. Without ``state`` they are done.
+
+        Raises
+        ------
+        StoreError, OutputError
+            As `write_samples`.
+        """
+        group, method = self._group(name), self._methods[name]
+        given, relevance = {key: value for key, value in arrays.items() if key != "relevance"}, arrays.get("relevance")
+        batch = make_batch(rows, given, _by_name(method_fields(method)), group, self._count)
+        if method.maps is None and relevance is not None:
+            raise StoreError(f"{name} was added without maps: leave relevance out")
+        if method.maps is None or relevance is None:
+            if method.maps is not None and (batch.states == State.DONE).any():
+                raise StoreError(f"{name} was added with maps: rows that are done come with relevance")
+            self._write(group, batch)
+            return
+        scaled = scaled_maps(relevance, given.get("state", State.DONE), len(batch.rows), f"methods/{name}")
+        maps = make_batch(rows, scaled, _by_name(map_fields(method)), group["maps"], self._count)
+        self._write(group, batch, maps)
 
     def commit(self) -> None:
-        """Make everything written so far last, whatever becomes of this process."""
-        raise NotImplementedError
+        """Make everything written so far last: flush the rows, write their states, flush those."""
+        if not self._pending:
+            return
+        with telling_output_errors(self._path):
+            self._file.flush()
+            for group, batch in self._pending:
+                for there, here in runs(batch.rows):
+                    group["state"][there] = batch.states[here]
+            self._file.flush()
+        self._pending.clear()
 
     def finish(self) -> None:
-        """Commit and mark the file complete; refuse if rows are absent."""
-        raise NotImplementedError
+        """Commit, and mark the file complete.
+
+        Raises
+        ------
+        StoreError
+            If rows are absent.
+        """
+        self.commit()
+        groups = {"samples": self._file["samples"], **{f"method {name}": self._group(name) for name in self._methods}}
+        absent = {name: int((_states(group) == State.ABSENT).sum()) for name, group in groups.items()}
+        if any(absent.values()):
+            words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
+            raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
+        self._set_complete(True)
 
     def close(self) -> None:
-        """Close the file. What was not committed may be lost."""
-        raise NotImplementedError
+        """Close the file. What was not committed is lost; a second time does nothing."""
+        if not self._file:
+            return
+        self._pending.clear()
+        with telling_output_errors(self._path):
+            self._file.close()
+            trim(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -98,3 +331,64 @@ class EvaluationWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _count(self) -> int:
+        return len(self._file["sample"])
+
+    def _group(self, name: str) -> h5py.Group:
+        if name not in self._methods:
+            raise StoreError(f"{self._path} has no method {name!r}{near_names(name, self._methods)}")
+        return self._file["methods"][name]
+
+    def _write(self, group: h5py.Group, batch: Batch, maps: Batch | None = None) -> None:
+        reserve(self._file, self._path, batch.nbytes + (maps.nbytes if maps is not None else 0))
+        if (_states(group)[batch.rows] != State.ABSENT).any():
+            self._take_back(group, batch)
+        with telling_output_errors(self._path):
+            _store(group, batch)
+            if maps is not None:
+                _store(group["maps"], maps)
+        self._pending.append((group, batch))
+
+    def _take_back(self, group: h5py.Group, batch: Batch) -> None:
+        """Make rows absent before they are written again: new values must not pass for the old ones' whole."""
+        self.commit()
+        self._set_complete(False)
+        with telling_output_errors(self._path):
+            for there, _ in runs(batch.rows):
+                group["state"][there] = State.ABSENT
+                group["message"][there] = ""
+            self._file.flush()
+
+    def _set_complete(self, complete: bool) -> None:
+        if is_complete(self._file) != complete:
+            with telling_output_errors(self._path):
+                self._file.attrs.modify("complete", np.uint8(complete))
+                self._file.flush()
+
+
+def _states(group: h5py.Group) -> NDArray[np.uint8]:
+    states: NDArray[np.uint8] = group["state"][:]
+    return states
+
+
+def _read(group: h5py.Group, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    chosen, back = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    found = {}
+    for name in names:
+        data = group[name].asstr() if h5py.check_string_dtype(group[name].dtype) else group[name]
+        parts = [data[there] for there, _ in runs(chosen)]
+        found[name] = (np.concatenate(parts) if parts else data[:0])[back]
+    return found
+
+
+def _store(group: h5py.Group, batch: Batch) -> None:
+    for name, values in batch.values.items():
+        for there, here in runs(batch.rows):
+            if values.dtype != object or any(values[here]):  # strings are empty already
+                group[name][there] = values[here]
+
+
+def _by_name(fields: Iterable[Field]) -> dict[str, Field]:
+    return {field.name: field for field in fields}

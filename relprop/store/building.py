@@ -1,0 +1,184 @@
+"""How the groups, scales and data sets of a file are made, as `relprop.store.schema` says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relprop.store.codecs import filters
+from relprop.store.config import canonical_json, config_sha256
+from relprop.store.schema import (
+    DIMENSIONS,
+    FORMAT,
+    FORMAT_VERSION,
+    ORDERS,
+    SLOTS,
+    STATES,
+    Field,
+    Layout,
+    Method,
+    map_fields,
+    method_fields,
+    numpy_type,
+    sample_fields,
+)
+
+SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)
+BLOCK = 1024
+"""Rows in a chunk of what is not large, in files of streams."""
+
+
+def create(
+    file: h5py.File, config: Mapping[str, Any], layout: Layout, index: ArrayLike, versions: Mapping[str, str]
+) -> None:
+    """Lay out an empty file for samples with these indices in the data set, ``(N,)``, ascending."""
+    text = canonical_json(config)
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "format_version": np.int32(FORMAT_VERSION),
+            "config": text,
+            "config_sha256": config_sha256(text),
+            "versions": json.dumps(dict(versions), sort_keys=True),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "complete": np.uint8(0),
+        }
+    )
+    scales = _scale_values(layout, np.asarray(index, np.int64))
+    for dimension in DIMENSIONS:
+        values = scales[dimension.name]
+        dtype = h5py.string_dtype() if values.dtype == object else values.dtype
+        storage = {"maxshape": (None,), "chunks": (BLOCK,)} if dimension.name == "sample" and not len(values) else {}
+        scale = file.create_dataset(dimension.name, data=values, dtype=dtype, **storage)
+        scale.make_scale(dimension.name)
+        scale.attrs.update({"long_name": dimension.long_name, "units": "1"})
+    samples = file.create_group("samples")
+    _add_fields(file, samples, sample_fields(layout), layout)
+    samples["index"][:] = scales["sample"]
+    file.create_group("methods")
+
+
+def add_method(file: h5py.File, method: Method, layout: Layout) -> None:
+    """Lay out the group of a method; it is linked into the file when it is whole."""
+    group = file.create_group(None)
+    text = canonical_json(method.config)
+    group.attrs.update({"config": text, "config_sha256": config_sha256(text), "description": method.description})
+    _add_fields(file, group, method_fields(method), layout)
+    if method.maps is not None:
+        _add_fields(file, group.create_group("maps"), map_fields(method), layout)
+    file.flush()
+    file["methods"][method.name] = group
+
+
+def remove_method(file: h5py.File, name: str) -> None:
+    """Remove the group of a method."""
+    group = file["methods"][name]
+    for part in (group, group.get("maps", {})):
+        for data in own_data_sets(part).values():
+            for dimension in data.dims:
+                dimension.detach_scale(dimension[0])
+    del file["methods"][name]
+    file.flush()  # its space is used again only after that
+
+
+def grows(file: h5py.File) -> bool:
+    """Say whether rows can be added: the file was begun for a stream."""
+    return bool(file["sample"].maxshape == (None,))
+
+
+def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
+    """Add rows at the end for samples with these indices in the data set."""
+    groups = [file["samples"], *file["methods"].values()]
+    groups += [group["maps"] for group in groups if "maps" in group]
+    old = len(file["sample"])
+    for data in [file["sample"], *(data for group in groups for data in own_data_sets(group).values())]:
+        data.resize(old + len(index), axis=0)
+    file["sample"][old:] = index
+    file["samples/index"][old:] = index
+
+
+def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
+    """Return the size of what is allocated for so many more rows at once: all but what is large."""
+    sizes = {name: len(values) for name, values in _scale_values(layout, np.zeros(1, np.int64)).items()}
+    each = 0
+    for field in fields:
+        kind = numpy_type(field, layout)
+        if not field.large:
+            each += math.prod(sizes[name] for name in field.dims) * (16 if kind == "str" else np.dtype(kind).itemsize)
+    return each * -(-rows // BLOCK) * BLOCK
+
+
+def own_data_sets(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
+    """Return the data sets of a group that are not scales."""
+    return {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and not item.is_scale}
+
+
+def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    height, width = layout.size
+    names = np.array(layout.class_names, object) if layout.class_names else np.arange(layout.classes, dtype=np.int32)
+    return {
+        "sample": index,
+        "order": np.array(ORDERS, object),
+        "masking_state": np.arange(STATES, dtype=np.uint8),
+        "masked_state": np.arange(1, STATES, dtype=np.uint8),
+        "y": np.arange(height, dtype=np.int32),
+        "x": np.arange(width, dtype=np.int32),
+        "slot": np.array(SLOTS, object),
+        "class": names,
+        "channel": np.arange(layout.channels, dtype=np.int32),
+    }
+
+
+def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout: Layout) -> None:
+    for field in fields:
+        data = _add_field(file, group, field, layout)
+        for axis, name in enumerate(field.dims):
+            data.dims[axis].attach_scale(file[name])
+            if name not in group:
+                group[name] = file[name]
+
+
+def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
+    kind = numpy_type(field, layout)
+    dtype = h5py.string_dtype() if kind == "str" else np.dtype(kind)
+    shape = tuple(len(file[name]) for name in field.dims)
+    storage: dict[str, Any] = {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if grows(file) else {}
+    if field.large:
+        storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
+    else:
+        storage["dcpl"] = _early()
+    data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, kind), **storage)
+    data.attrs.update(_attributes(field, kind))
+    return data
+
+
+def _fill(field: Field, kind: str) -> float | None:
+    if kind in ("str", "float16"):  # the netCDF library crashes on a float16 that has one; scale says what is absent
+        return None
+    return np.nan if kind.startswith("float") else field.fill
+
+
+def _attributes(field: Field, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"long_name": field.long_name, "units": field.units}
+    if field.valid_range is not None:
+        found["valid_range"] = np.array(field.valid_range, kind)
+    if field.direction is not None:
+        found["direction"] = field.direction
+    if field.meanings is not None:  # as the CF conventions spell codes and bits
+        found["flag_masks" if field.bits else "flag_values"] = np.array(list(field.meanings.values()), kind)
+        found["flag_meanings"] = " ".join(field.meanings)
+    return found
+
+
+def _early() -> h5py.h5p.PropDCID:
+    """Return properties by which storage is allocated at once, so that rows written later move nothing."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return properties

@@ -1,0 +1,80 @@
+"""What a file says of itself: its configurations, layout and methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from relprop.store.building import own_data_sets
+from relprop.store.codecs import compression_of
+from relprop.store.errors import FormatError
+from relprop.store.schema import FORMAT, FORMAT_VERSION, METHOD_FIELDS, Layout, Method, Metric
+
+
+def check_identity(file: h5py.File) -> None:
+    """Refuse a file that is not one of an evaluation, or of a newer format version."""
+    path = Path(file.filename)
+    if file.attrs.get("format") != FORMAT:
+        raise FormatError(f"{path} is HDF5, but not a file of an evaluation: its attribute format is not {FORMAT!r}")
+    version = file.attrs.get("format_version")
+    if not isinstance(version, int | np.integer) or version < 1:
+        raise FormatError(f"{path} has no format_version, or a strange one: {version!r}")
+    if version > FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format version {version}, and this relprop reads up to {FORMAT_VERSION}: install a newer one"
+        )
+
+
+def read_config(holder: h5py.File | h5py.Group) -> dict[str, Any]:
+    """Return the configuration of a file, or of a method's group."""
+    config: dict[str, Any] = json.loads(holder.attrs["config"])
+    return config
+
+
+def is_complete(file: h5py.File) -> bool:
+    """Say whether every sample is done or failed, under every method."""
+    return bool(file.attrs["complete"])
+
+
+def method_names(file: h5py.File) -> tuple[str, ...]:
+    """Return the names of the methods, in alphabetical order."""
+    return tuple(sorted(file["methods"]))
+
+
+def read_layout(file: h5py.File) -> Layout:
+    """Return sizes and storage of a file."""
+    steps = file["samples/steps"]
+    classes = file["class"]
+    compression, level = compression_of(steps)
+    return Layout(
+        (len(file["y"]), len(file["x"])),
+        len(classes),
+        tuple(classes.asstr()[:]) if h5py.check_string_dtype(classes.dtype) else (),
+        channels=len(file["channel"]) if "channel" in file else 3,
+        elements=steps.ndim == 5,
+        precision=file["samples/logit"].dtype.name,
+        compression=compression,  # type: ignore[arg-type]
+        level=level,
+    )
+
+
+def read_method(file: h5py.File, name: str) -> Method:
+    """Return what the group of a method says of it."""
+    group = file["methods"][name]
+    known = {field.name for field in METHOD_FIELDS}
+    metrics = [
+        _read_metric(column, data)
+        for column, data in own_data_sets(group).items()
+        if column not in known and "direction" in data.attrs
+    ]
+    maps = {3: "summed", 4: "channels"}[group["maps/relevance"].ndim] if "maps" in group else None
+    return Method(name, read_config(group), group.attrs["description"], tuple(metrics), maps)  # type: ignore[arg-type]
+
+
+def _read_metric(name: str, data: h5py.Dataset) -> Metric:
+    low, high = data.attrs["valid_range"]
+    return Metric(name, data.attrs["long_name"], (float(low), float(high)), data.attrs["direction"])

@@ -1,0 +1,34 @@
+"""Room on the disk is taken before it is needed, so that HDF5 never meets a full one half way through its records."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+
+from relprop.files import OutputError
+
+MARGIN = 1 << 18
+"""Bytes beside the values themselves: indices of chunks, heaps of strings, and what compression may add."""
+
+
+def reserve(file: h5py.File, path: Path, size: int) -> None:
+    """Extend a file by room for so many bytes of values, or refuse while what it holds is whole.
+
+    What is not used of it is cut off by `trim`. Where the system can't reserve (not on Linux), nothing is done.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size + size // 8 + MARGIN)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}. What was committed before is kept; make room and resume the run"
+        ) from error
+
+
+def trim(path: Path) -> None:
+    """Cut off what was reserved and not used; HDF5 does so when it closes a file longer than it knows."""
+    with h5py.File(path, "r+", locking="best-effort"):
+        pass
