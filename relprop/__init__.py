@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RuleError,
         TargetError,
     )
+    from relprop.evaluation import Evaluation, evaluate
     from relprop.explainer import Explainer, explain
     from relprop.explanation import Explanation
     from relprop.hooks import NodeInfo
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CaptureError",
     "Conservation",
+    "Evaluation",
     "Explainer",
     "Explanation",
     "HookError",
@@ -48,6 +50,7 @@ __all__ = [
     "TargetError",
     "capture",
     "check",
+    "evaluate",
     "explain",
     "gradient_oracle_error",
 ]
@@ -58,6 +61,7 @@ _NAMES = {
     "check": "Report check",
     "conservation": "Conservation",
     "errors": "CaptureError HookError InputError MissingRuleError RelpropError RuleError TargetError",
+    "evaluation": "Evaluation evaluate",
     "explainer": "Explainer explain",
     "explanation": "Explanation",
     "hooks": "NodeInfo",

@@ -91,7 +91,7 @@ def score(
     shown = (asked_pictures(x, run.steps, state, baseline) for state in range(ASKED))
     size = x.shape[2:]
     maps = torch.stack([positive_map(maps_of(method, pictures, run.target), x.shape[:1], size) for pictures in shown])
-    return score_asked(run, quadrant_scores(run.output, run.target), maps)
+    return score_asked(run, quadrant_scores(run.output, run.target), maps)[0]
 
 
 def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:

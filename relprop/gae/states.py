@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from relprop.gae.maps import Score
 from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, masked
 from relprop.gae.mosaics import Quadrants, make_mosaics
-from relprop.gae.scores import Scores, score_maps
+from relprop.gae.scores import Scores, collect_scores, contrastiveness, faithfulness, map_change, robustness
 
 ASKED = 2 * STATES
 """Maps a sample: of the picture (0), of the masked states of MoRF (1 to 9) and of LeRF (10 to 18), of the mosaic."""
@@ -48,7 +49,29 @@ def describe_state(state: int) -> str:
     return f"picture with {t * 100 // STATES} % masked ({order})"
 
 
-def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> Scores:
-    """Score the maps of all twenty states, ``(20, 4 M, ...)``."""
+def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Scores, Score | None]:
+    """Score the maps of all twenty states, or of the pictures alone.
+
+    Parameters
+    ----------
+    run : MaskingRun
+        Of the samples.
+    quadrants : Quadrants
+        Of the same.
+    maps : Tensor
+        ``(20, B, ...)``, or ``(1, B, ...)`` of a method that can't be asked about the other states.
+
+    Returns
+    -------
+    Scores
+        Those that depend on other states are NaN where there are none.
+    Score or None
+        The change of the map in each masked state, `map_change`, ``(B, 2, 9)``.
+    """
+    faithful = faithfulness(maps[PICTURE], run.impact)
+    if len(maps) == 1:
+        return collect_scores(run, quadrants, faithful), None
     states = maps[PICTURE + 1 : MOSAIC].unflatten(0, (2, STATES - 1)).movedim(2, 0)
-    return score_maps(run, quadrants, maps[PICTURE], states, maps[MOSAIC])
+    change = map_change(maps[PICTURE], states)
+    contrast = contrastiveness(maps[MOSAIC], quadrants.scores)
+    return collect_scores(run, quadrants, faithful, robustness(change, run.probability), contrast), change

@@ -1,0 +1,110 @@
+"""What the evaluator asks of a method, whoever wrote it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor
+
+from relprop.errors import RelpropError
+from relprop.gae.scoring import maps_of
+
+
+class MethodError(RelpropError, ValueError):
+    """An attribution method that is unknown, can't be used with the model, or can't be asked what it is asked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Pictures whose maps are wanted.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(B, C, H, W)``, normalised as the model expects.
+    target : Tensor
+        Class of each, ``(B,)``.
+    index : tuple of int
+        Of which sample of the data set each is.
+    state : tuple of int
+        What of the sample each shows, see `relprop.gae.states.ASKED`.
+    """
+
+    x: Tensor
+    target: Tensor
+    index: tuple[int, ...]
+    state: tuple[int, ...]
+
+
+class Method(ABC):
+    """An attribution method under evaluation.
+
+    Attributes
+    ----------
+    config
+        All that its maps depend on beside the model, for the file; what JSON can say.
+    description
+        In words.
+    pictures_only
+        Why it has maps of the pictures alone, not of masked states and mosaics; empty where it has all.
+    """
+
+    config: Mapping[str, Any]
+    description: str = ""
+    pictures_only: str = ""
+
+    def prepare(self, x: Tensor) -> None:  # noqa: B027 - most have nothing to prepare
+        """Find out before the run, on some of its pictures, whether the method can be used at all."""
+
+    @abstractmethod
+    def maps(self, asked: Asked) -> Tensor:
+        """Return relevance ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``."""
+
+
+class Function(Method):
+    """Any callable ``(x, target) -> relevance``.
+
+    What it says of itself as ``config`` (a mapping that JSON can say) and ``description`` goes into the file; of
+    others it is their name.
+
+    Parameters
+    ----------
+    function : callable
+        Returns maps, or what has them as ``relevance``.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Any]) -> None:
+        self.function = function
+
+    @property
+    def config(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """What the function says of itself, else its name."""
+        kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return getattr(self.function, "config", None) or {"callable": f"{kind.__module__}.{kind.__qualname__}"}
+
+    @property
+    def description(self) -> str:  # type: ignore[override]
+        """What the function says of itself in words."""
+        return str(getattr(self.function, "description", ""))
+
+    def maps(self, asked: Asked) -> Tensor:
+        """Call the function."""
+        return maps_of(self.function, asked.x, asked.target)
+
+    def prepare(self, x: Tensor) -> None:
+        """Let an adapter find out whether it can be used."""
+        prepare = getattr(self.function, "prepare", None)
+        if callable(prepare):
+            prepare(x)
+
+
+def version_of(package: str) -> str:
+    """Return an installed package's version."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,54 @@
+"""Maps that know nothing of the model: what chance scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from relprop.evaluation.methods.base import Asked, Method
+from relprop.gae import centre_map, constant_map, random_map
+
+
+class Control(Method):
+    """A control of `relprop.gae`.
+
+    Parameters
+    ----------
+    name : {"random", "constant", "centre"}
+        Which one.
+    seed : int
+        Of the random one: each of its maps follows from it, the sample's index and the state.
+    """
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._draw, self.description = _CONTROLS[name]
+        self.seed = seed
+        self.config = {"control": name}
+
+    def maps(self, asked: Asked) -> Tensor:
+        """Draw the maps."""
+        return self._draw(asked, self.seed).to(asked.x.device)
+
+
+def _random(asked: Asked, seed: int) -> Tensor:
+    size = asked.x.shape[2:]
+    pairs = zip(asked.index, asked.state, strict=True)
+    return torch.cat([random_map([index], size, seed=seed, draw=state) for index, state in pairs])
+
+
+def _constant(asked: Asked, seed: int) -> Tensor:
+    return constant_map(len(asked.x), asked.x.shape[2:])
+
+
+def _centre(asked: Asked, seed: int) -> Tensor:
+    return centre_map(len(asked.x), asked.x.shape[2:])
+
+
+_CONTROLS: dict[str, tuple[Callable[[Asked, int], Tensor], str]] = {
+    "random": (_random, "a control: uniform random relevance, another for each picture it is asked about"),
+    "constant": (_constant, "a control: the same relevance everywhere"),
+    "centre": (_centre, "a control: a Gaussian about the centre of the picture"),
+}
+CONTROLS = tuple(_CONTROLS)

@@ -1,0 +1,57 @@
+"""Random numbers that follow from what is computed, and from nothing that was computed before."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def forked_random(device: torch.device, *key: object) -> Iterator[None]:
+    """Seed the generators of PyTorch, NumPy and Python by a key, and give them back as they were.
+
+    Parameters
+    ----------
+    device : torch.device
+        Whose generator is forked beside the CPU's.
+    *key
+        Numbers and words: the seed of the run, the unit, the method.
+    """
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little")
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    python, numpy = random.getstate(), np.random.get_state()
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.random.fork_rng(devices=devices, device_type=kind):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def same_kernels(device: torch.device) -> Iterator[None]:
+    """Let a GPU choose the same kernels every time, so that the same pictures give the same bits."""
+    if device.type != "cuda":
+        yield
+        return
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    extras: Any = torch.utils.deterministic
+    filled = extras.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    extras.fill_uninitialized_memory = False
+    try:
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        extras.fill_uninitialized_memory = filled

@@ -1,0 +1,95 @@
+"""What became of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of a method's samples in a file.
+
+    Parameters
+    ----------
+    done, failed : int
+        How many.
+    absent : int
+        How many are still to be done.
+    failure : str
+        Of the first failed one: why.
+    """
+
+    done: int
+    failed: int
+    absent: int
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run of `evaluate` that came to its end. The scores are in the file: `relprop.Results` reads them.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    samples : int
+        Rows in it.
+    evaluated : int
+        Samples worked on in this run: without those that were done before.
+    unreadable : int
+        Samples that could not be read, or on which the model failed.
+    failure : str
+        Of the first of them: why.
+    one_class : int
+        Samples in whose mosaic all four have one class: their contrastiveness and GAE are NaN.
+    methods : mapping
+        What became of the samples under each method in the file.
+    seconds : mapping
+        Time of this run by phase: ``loading``, ``masking``, ``explaining``, ``scoring``, ``writing`` (beside the
+        others, in a thread of its own), and ``total``.
+    explaining : mapping
+        Of ``explaining``, by method.
+    complete : bool
+        Whether nothing is left to be done, under any method.
+    """
+
+    path: Path
+    samples: int
+    evaluated: int
+    unreadable: int
+    failure: str
+    one_class: int
+    methods: Mapping[str, Tally]
+    seconds: Mapping[str, float]
+    explaining: Mapping[str, float]
+    complete: bool
+
+    @property
+    def failed(self) -> int:
+        """How many samples failed, counted under each method; those that could not be read are counted once."""
+        return self.unreadable + sum(tally.failed - self.unreadable for tally in self.methods.values())
+
+    def __str__(self) -> str:
+        usable = self.samples - self.unreadable
+        lines = [f"{self.path}: {self.samples} samples{'' if self.complete else ', not complete'}"]
+        if self.unreadable:
+            lines.append(f"{self.unreadable} samples can't be scored, the first one because: {self.failure}")
+        if self.one_class:
+            lines.append(
+                f"{self.one_class} of {usable} samples are in a mosaic of one class: no contrastiveness, no GAE"
+                + (" (the model puts all pictures into one class)" if self.one_class == usable else "")
+            )
+        width = max((len(name) for name in self.methods), default=0)
+        for name, tally in self.methods.items():
+            parts = [f"{tally.done} scored"]
+            if tally.failed - self.unreadable > 0:
+                parts.append(f"{tally.failed - self.unreadable} failed, the first one because: {tally.failure}")
+            if tally.absent:
+                parts.append(f"{tally.absent} still to do")
+            lines.append(f"  {name:<{width}}  {', '.join(parts)}")
+        spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
+        lines.append(f"{self.evaluated} samples in this run: {spent}")
+        return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""What a run was asked for: what its scores depend on, and how it is done."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relprop.errors import InputError
+from relprop.evaluation.masking import TargetKind
+from relprop.evaluation.methods.base import version_of
+from relprop.evaluation.plan import check_shard
+from relprop.evaluation.sources import Source, Stream
+from relprop.evaluation.subjects import Subject
+from relprop.gae.masking import Baseline, as_colour
+
+PACKAGES = ("relprop", "torch", "torchvision", "timm", "numpy", "h5py")
+
+MAPS: dict[Any, Literal["summed", "channels"] | None] = {False: None, None: None, True: "summed", "map": "summed"}
+MAPS["channels"] = "channels"
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What all scores of a run depend on beside model and data.
+
+    Parameters
+    ----------
+    seed : int
+        Of mosaics and of everything drawn.
+    unit : int
+        Mosaics per unit of work.
+    batch_size : int
+        Pictures in each call of a method.
+    baseline : float, sequence of float or Tensor
+        Colour of masked pixels.
+    target : {"prediction", "label"}
+        Class that is explained.
+    shard : tuple of int
+        ``(i, n)``.
+    """
+
+    seed: int
+    unit: int
+    batch_size: int
+    baseline: Baseline
+    target: TargetKind
+    shard: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("unit", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"seed can't be negative: {self.seed}")
+        if self.target not in ("prediction", "label"):
+            raise InputError(f'target must be "prediction" or "label", not {self.target!r}')
+        check_shard(self.shard)
+
+    def config(self, subject: Subject, source: Source | Stream, shape: Sequence[int]) -> dict[str, Any]:
+        """Return the file's configuration: what JSON can say, the same in every process."""
+        as_colour(self.baseline, torch.zeros(1, *shape))  # refused now if it does not fit
+        colour = self.baseline.tolist() if isinstance(self.baseline, Tensor) else self.baseline
+        return {
+            "protocol": "gae",
+            "model": subject.identity(),
+            "data": {**source.identity, "preparation": subject.preparation()},
+            "samples": source.count if isinstance(source, Source) else None,
+            "shard": list(self.shard),
+            "picture": list(shape),
+            "seed": self.seed,
+            "unit": self.unit,
+            "batch_size": self.batch_size,
+            "baseline": colour if isinstance(colour, int | float) else list(colour),
+            "target": self.target,
+        }
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Return the versions of the software, and what it runs on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"python": platform.python_version(), "device": name} | {
+        package: version_of(package) for package in PACKAGES
+    }
