@@ -19,9 +19,10 @@ A model is explained (``ok``) if
    word (`benchmarks.peers.unruled`); moves, rectifiers, maxima and added constants may get the gradient, which is
    what a rule would do there;
 5. where the peer promises conservation (captum, zennit, autoLRP: the relevance of the input sums to the output in a
-   model without biases), that holds to a hundredth, on a copy with biases, running means and position embeddings at
-   zero. The deviation, over the output, follows the ``ok``. It is not asked for where a model learns tokens, which
-   take a share like biases, nor of LXT, whose softmax rule keeps no such promise.
+   model without biases), that holds to a tenth, on a copy with biases, running means and position embeddings at
+   zero; a gate that such a copy leaves at sigmoid(0) is a constant, and may take some hundredths. The deviation, over
+   the output, follows the ``ok``. It is not asked for where a model learns tokens, which take a share like biases,
+   nor of LXT, whose softmax rule keeps no such promise.
 
 2 to 5 are silent failures: ``wrong: ...`` with what was found first.
 """
@@ -29,6 +30,7 @@ A model is explained (``ok``) if
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from collections import Counter
 from typing import Any
@@ -40,10 +42,13 @@ from benchmarks.peers.adapters import INPUT_X_GRADIENT, PEERS, Peer, PeerError
 from benchmarks.peers.subject import Plain, plain, without_biases
 from benchmarks.zoo.entries import Subject
 
-__all__ = ["INPUT_X_GRADIENT", "PEERS", "TOLERANCE", "Peer", "PeerError", "judge", "measure_peers", "require_peers"]
+__all__ = ["INPUT_X_GRADIENT", "PEERS", "Peer", "PeerError", "judge", "measure_peers", "require_peers"]
 
-TOLERANCE = 1e-2
-"""How far outputs and sums may be off, over what they should be."""
+OUTPUT_TOLERANCE = 1e-2
+"""How far outputs may be off, over the largest."""
+
+SUM_TOLERANCE = 1e-1
+"""How far the sum of a sample's relevance may be off, over its output."""
 
 _LONGEST = 120
 
@@ -79,7 +84,11 @@ def measure_peers(subject: Subject) -> dict[str, str]:
             expected = model(x)
     except Exception as error:  # whatever a model raises is what the row must say
         return dict.fromkeys((peer.name for peer in PEERS), f"error: in float64: {_line(error)}")
-    return {peer.name: judge(peer, model, x, expected) for peer in PEERS}
+    verdicts = {}
+    for peer in PEERS:
+        verdicts[peer.name] = judge(peer, model, x, expected)
+        gc.collect()  # peers' hooks are in cycles with the copies they were given
+    return verdicts
 
 
 def judge(peer: Peer, model: Plain, x: Tensor, expected: Tensor) -> str:
@@ -102,7 +111,9 @@ def judge(peer: Peer, model: Plain, x: Tensor, expected: Tensor) -> str:
             return f"error: {_line(error)}"
     wanted = output.gather(1, target[:, None])[:, 0]
     deviation = float(((relevance.flatten(1).sum(1) - wanted) / wanted).abs().max())
-    return f"ok {deviation:.1e}" if deviation <= TOLERANCE else f"wrong: sums to the output but for {deviation:.1e}"
+    if not deviation <= SUM_TOLERANCE:
+        return f"wrong: the sum of relevance is off by {deviation:.1e} of the output"
+    return f"ok {deviation:.1e}"
 
 
 def _explained(peer: Peer, model: Plain, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +130,7 @@ def _explained(peer: Peer, model: Plain, x: Tensor, target: Tensor) -> tuple[Ten
 
 def _silent(expected: Tensor, output: Tensor, x: Tensor, relevance: Tensor) -> str | None:
     off = float((output - expected).abs().max() / expected.abs().max())
-    if not off <= TOLERANCE:
+    if not off <= OUTPUT_TOLERANCE:
         return f"its model computes other outputs, off by {off:.1e}"
     if relevance.shape != x.shape:
         return f"relevance of shape {tuple(relevance.shape)} for an input of {tuple(x.shape)}"
@@ -137,5 +148,5 @@ def _plain_gradient(found: Counter[str]) -> str | None:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join((str(error) if isinstance(error, PeerError) else f"{type(error).__name__}: {error}").split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -271,7 +271,7 @@ def lxt_efficient(model: nn.Module) -> Method:
 
 def _lxt_without_rule(model: nn.Module, x: Tensor) -> Counter[str]:
     def harmless(name: str, dependent: int) -> bool:
-        return name == F.scaled_dot_product_attention.__name__ or passes_gradient(name, dependent)
+        return name in ("softmax", F.scaled_dot_product_attention.__name__) or passes_gradient(name, dependent)
 
     return unruled(model, x, _patched(model).__contains__, harmless)
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map
 
 from benchmarks.peers.adapters import PeerError
 from benchmarks.zoo.entries import Subject
-from relprop.capture import choose_output
 from relprop.oracle import is_float
+from relprop.outputs import choose_output, explained
 
 _ADDED = re.compile(r"bias|running_mean|pos_?emb|position_?emb")
 """Names of parameters and buffers that are added to activations."""
@@ -112,11 +112,11 @@ def _wide(value: Any) -> Any:
 
 
 def _chooser(output: str | int | None, target: Any) -> Callable[[Any], Tensor]:
-    def choose(found: Any) -> Tensor:
-        if callable(target):
-            found = target(found if output is None else choose_output(found, output)[0])
-            return found.reshape(len(found), 1)
-        return choose_output(found, output)[0]
+    function = target if callable(target) else None
+
+    def choose(returned: Any) -> Tensor:
+        chosen, _ = choose_output(explained(returned, function, output), None)
+        return chosen if function is None else chosen.reshape(len(chosen), 1)
 
     return choose
 
