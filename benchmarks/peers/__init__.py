@@ -109,11 +109,7 @@ def judge(peer: Peer, model: Plain, x: Tensor, expected: Tensor) -> str:
             relevance, output = _explained(peer, unbiased, x, target)
         except Exception as error:  # the peer's, of any kind: it is the result
             return f"error: {_line(error)}"
-    wanted = output.gather(1, target[:, None])[:, 0]
-    deviation = float(((relevance.flatten(1).sum(1) - wanted) / wanted).abs().max())
-    if not deviation <= SUM_TOLERANCE:
-        return f"wrong: the sum of relevance is off by {deviation:.1e} of the output"
-    return f"ok {deviation:.1e}"
+    return _conservation(relevance.flatten(1), output.gather(1, target[:, None])[:, 0])
 
 
 def _explained(peer: Peer, model: Plain, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +135,14 @@ def _silent(expected: Tensor, output: Tensor, x: Tensor, relevance: Tensor) -> s
     if not bool(relevance.flatten(1).any(1).all()):
         return "relevance is zero"
     return None
+
+
+def _conservation(relevance: Tensor, wanted: Tensor) -> str:
+    deviation = float(((relevance.sum(1) - wanted) / wanted).abs().max())
+    if deviation <= SUM_TOLERANCE:
+        return f"ok {deviation:.1e}"
+    size = float((relevance.abs().sum(1) / wanted.abs()).max())
+    return f"wrong: relevance sums to the output but for {deviation:.1e} of it (magnitudes to {size:.1e} of it)"
 
 
 def _plain_gradient(found: Counter[str]) -> str | None:
