@@ -39,12 +39,17 @@ def speed(
     threads: Threads = 2,
     device: Annotated[Device, typer.Option(help="Where the models run.")] = Device.CPU,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and pictures.")] = Dtype.FLOAT32,
+    peers: Annotated[bool, typer.Option("--peers", help="Let captum, zennit, autoLRP and LXT take turns too.")] = False,
     results: Results = RESULTS,
 ) -> None:
     """Time explanations in units of one plain input gradient of the same process."""
     conditions = Conditions(device, dtype, threads)
-    with conditions.in_force():
-        rows = [row for name in models for row in compare_speed(name, batch, repeats, conditions)]
+    try:
+        with conditions.in_force():
+            rows = [row for name in models for row in compare_speed(name, batch, repeats, conditions, peers)]
+    except RelpropError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(1) from error
     show(rows, SpeedRow)
     typer.echo(f"written: {write(rows, SpeedRow, results / f'speed-{conditions}.csv').name}")
 

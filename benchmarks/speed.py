@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,7 +21,9 @@ from tqdm import trange
 
 import relprop
 from benchmarks.conditions import Conditions
+from benchmarks.peers import INPUT_X_GRADIENT, PEERS, measure_peers
 from benchmarks.weights import settle
+from benchmarks.zoo.entries import Subject
 
 Job = Callable[[], object]
 GRADIENT, FORWARD = "gradient", "forward"
@@ -64,7 +67,7 @@ class Timing:
     processor: float
 
 
-def compare_speed(name: str, batch: int, repeats: int, conditions: Conditions) -> list[SpeedRow]:
+def compare_speed(name: str, batch: int, repeats: int, conditions: Conditions, peers: bool = False) -> list[SpeedRow]:
     """Time a model's forward pass, input gradient and explanations, in turns.
 
     Parameters
@@ -77,13 +80,23 @@ def compare_speed(name: str, batch: int, repeats: int, conditions: Conditions) -
         Rounds. One more comes first and isn't counted: it captures, and prepares weights.
     conditions
         Device and precision; its threads are to be in force already.
+    peers
+        Whether other libraries take part. One that can't explain the model is left out; one whose relevance is not
+        what it promises is timed and called wrong.
+
+    Raises
+    ------
+    MissingExtraError
+        If a peer is not installed.
     """
     generator = torch.Generator().manual_seed(0)
     made: Any = timm.create_model(name).eval().requires_grad_(False)
     size = made.default_cfg["input_size"]
     x = torch.randn(batch, *size, generator=generator)
     model, x = conditions.place(settle(made, x)), conditions.place(x)
-    work = jobs(model, x)
+    work = dict(jobs(model, x))
+    if peers:
+        work |= peer_jobs(model, x)
     rounds = [
         {job: clock(run, conditions) for job, run in work.items()}
         for _ in trange(repeats + 1, desc=name, unit="round", disable=None, leave=False)
@@ -110,6 +123,21 @@ def jobs(model: nn.Module, x: Tensor) -> Mapping[str, Job]:
         "explain": lambda: relprop.explain(model, x),
         "explain, contrast=None": lambda: relprop.explain(model, x, contrast=None),
     }
+
+
+def peer_jobs(model: nn.Module, x: Tensor) -> Mapping[str, Job]:
+    """Return what other libraries do: an explanation of one seed each, of a model prepared beforehand."""
+    verdicts = {**measure_peers(Subject(model, x[:2])), INPUT_X_GRADIENT.name: "ok"}
+    with torch.inference_mode():
+        target = model(x).argmax(1)
+    target = target.clone()
+    work: dict[str, Job] = {}
+    for peer in (INPUT_X_GRADIENT, *PEERS):
+        verdict = verdicts[peer.name]
+        if not verdict.startswith("error"):
+            name = peer.name if verdict.startswith("ok") else f"{peer.name} (wrong)"
+            work[name] = partial(peer.method(model), x, target)
+    return work
 
 
 def clock(job: Job, conditions: Conditions) -> Timing:

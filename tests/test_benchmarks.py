@@ -47,6 +47,23 @@ def test_speed_writes_a_row_for_every_job(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_speed_with_peers_times_what_explains_and_says_what_is_wrong(tmp_path: Path) -> None:
+    for package in ("captum", "zennit", "autolrp", "lxt"):
+        pytest.importorskip(package, reason=f"{package} is not installed (the extra peers)")
+    code, output = run(
+        "speed", "--models", "test_resnet", "--batch", "2", "--repeats", "1", "--threads", "1", "--peers",
+        "--results", tmp_path,
+    )  # fmt: skip
+    assert code == 0, output
+    jobs = [row["job"] for row in read(tmp_path, "speed")]
+    assert jobs[4:] == [
+        "captum InputXGradient",
+        "captum (wrong)",
+        "zennit (wrong)",
+        "autoLRP",
+    ]  # LXT knows transformers
+
+
 @pytest.mark.skipif(not (SHARED / "assets").is_dir(), reason="the shared pictures and weights are not here")
 def test_localisation_measures_every_method_and_draws(tmp_path: Path) -> None:
     code, output = run(
