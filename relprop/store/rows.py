@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -85,6 +85,24 @@ def make_batch(
     if missing and (states == State.DONE).any():
         raise StoreError(f"{where}: rows that are done come with {', '.join(missing)}")
     return Batch(chosen[order], states, values)
+
+
+def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
+    """Read rows of a group's data sets, in the order they are asked for; strings as `str`."""
+    where = group.name.lstrip("/")
+    chosen = _rows(rows, count, where)
+    order = np.argsort(chosen, kind="stable")
+    found = {}
+    for name in names:
+        if name not in group:
+            raise StoreError(f"{where} has no data set {name!r}{near_names(name, group)}")
+        data = group[name]
+        text = h5py.check_string_dtype(data.dtype) is not None
+        values = np.empty((len(chosen), *data.shape[1:]), object if text else data.dtype)
+        for there, here in runs(chosen[order]):
+            values[order[here]] = data.asstr()[there] if text else data[there]
+        found[name] = values
+    return found
 
 
 def scaled_maps(relevance: ArrayLike, states: ArrayLike, count: int, where: str) -> dict[str, NDArray[Any]]:

@@ -20,9 +20,10 @@ Group ``methods/NAME`` has one method's, those of `METHOD_FIELDS`, with the attr
 ``config_sha256`` and ``description``. It MAY have further scores, one float column each, which MUST say their
 ``valid_range`` and ``direction``; and a group ``maps`` with the fields of `MAP_FIELDS`: a group of its own, and
 without fill value, because the netCDF library crashes on float16, when it reads it or it has a fill value (so read
-maps through h5py, or xarray's engine h5netcdf). Every data set MUST have the attributes ``long_name`` and ``units``; quantities ``valid_range``; scores ``direction``. Absent
-floats are NaN (maps are 0, and their ``scale`` is NaN), integers what the field's ``fill`` says. All floats but maps
-are of one type, float32 or float64: scores are kept exactly as computed.
+maps through h5py, or xarray's engine h5netcdf). Every data set MUST have the attributes ``long_name`` and ``units``;
+quantities ``valid_range``; scores ``direction``. Absent floats are NaN (maps are 0, and their ``scale`` is NaN),
+integers what the field's ``fill`` says. All floats but maps are of one type, float32 or float64: scores are kept
+exactly as computed.
 
 **Storage.** What is large, steps, impact, output and maps, has chunks of one sample and MAY be compressed by gzip
 (with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is allocated as soon as its
@@ -217,7 +218,14 @@ METHOD_FIELDS: Final = (
     _score("contrastiveness_raw", "relevance lies in the mosaic's quadrants of the target", SIGNED_RANGE),
     _score("contrastiveness", "C = relu(contrastiveness_raw)", UNIT_RANGE),
     _score("gae", "GAE = LC * C", UNIT_RANGE),
-    Field("map_change", ("sample", "order", "masked_state"), "float", "D(map, map of the masked state)", UNIT_RANGE),
+    Field(
+        "map_change",
+        ("sample", "order", "masked_state"),
+        "float",
+        "D(map, map of the masked state)",
+        UNIT_RANGE,
+        required=False,
+    ),
     Field(
         "seconds",
         ("sample",),

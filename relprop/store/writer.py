@@ -27,7 +27,7 @@ from relprop.store.codecs import require_readable
 from relprop.store.description import check_identity, is_complete, method_names, read_layout, read_method
 from relprop.store.errors import StoreError
 from relprop.store.opening import check_free, open_hdf5, telling_output_errors
-from relprop.store.rows import Batch, Rows, make_batch, runs, scaled_maps
+from relprop.store.rows import Batch, Rows, make_batch, read_rows, runs, scaled_maps
 from relprop.store.schema import Field, Layout, Method, State, map_fields, method_fields, sample_fields
 from relprop.store.space import reserve, trim
 from relprop.store.validation import check_skeleton
@@ -231,6 +231,14 @@ class EvaluationWriter:
     def read_method(self, name: str, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return values of rows of a method, by name, in the order in which the rows are given."""
         return _read(self._group(name), rows, names)
+
+    def read_samples(self, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Read rows of ``samples`` back, ``(B, ...)`` by name: a method added later needs the masking run."""
+        return read_rows(self._file["samples"], rows, names, self._count)
+
+    def read_method(self, name: str, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Read rows of a method back, ``(B, ...)`` by name."""
+        return read_rows(self._group(name), rows, names, self._count)
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
         """Write rows of ``samples``.
