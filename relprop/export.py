@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -154,15 +155,44 @@ def _attention(
     return logits.softmax(-1) @ value
 
 
-def _einsum(equation: str, tensors: Sequence[Tensor], *, path: Any = None) -> Tensor:
-    """Einsum as the products and permutations it stands for."""
-    # Not ``decompose``: that would look up this very function.
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd
-    written_out: Tensor = aten.einsum.default._op_dk(composite, equation, tensors, path=path)
-    return written_out
+def _written_out(operation: OpOverload) -> Callable[..., Any]:
+    """Return what an operation stands for, in other operations: those of an einsum, or the one it is a name of."""
 
+    def decomposition(*args: Any, **kwargs: Any) -> Any:
+        # Not ``decompose``: that would look up this very function.
+        return operation._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+    return decomposition
+
+
+_OTHER_NAMES = (
+    aten.absolute.default,
+    aten.clip.default,
+    aten.clip.Tensor,
+    aten.concat.default,
+    aten.concatenate.default,
+    aten.divide.Scalar,
+    aten.divide.Tensor,
+    aten.einsum.default,
+    aten.linalg_matmul.default,
+    aten.moveaxis.int,
+    aten.moveaxis.intlist,
+    aten.movedim.int,
+    aten.movedim.intlist,
+    aten.multiply.Scalar,
+    aten.multiply.Tensor,
+    aten.negative.default,
+    aten.special_expit.default,
+    aten.subtract.Scalar,
+    aten.subtract.Tensor,
+    aten.swapaxes.default,
+    aten.swapdims.default,
+    aten.true_divide.Scalar,
+    aten.true_divide.Tensor,
+)
+"""Operations that are another, or several, whatever a model calls them."""
 
 _DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
-    aten.einsum.default: _einsum,
+    **{operation: _written_out(operation) for operation in _OTHER_NAMES},
 }

@@ -3,7 +3,7 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import abslrp, attention, backprop, gradient, lrp, released, structural
+from rule_registry import abslrp, attention, backprop, gradient, lrp, released, similarity, structural
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.fallback import positive_contribution
@@ -39,6 +39,7 @@ __all__ = [
     "released",
     "select",
     "share",
+    "similarity",
     "structural",
     "sum_to",
 ]

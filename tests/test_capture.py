@@ -558,6 +558,41 @@ def test_einsum(equation: str) -> None:
     assert e.conservation.error <= 1e-9
 
 
+PLAIN_NAMES: Any = {
+    "concat": torch.cat,
+    "divide": torch.div,
+    "moveaxis": torch.movedim,
+    "multiply": torch.mul,
+    "negative": torch.neg,
+    "subtract": torch.sub,
+    "swapaxes": torch.transpose,
+    "true_divide": torch.div,
+}
+
+
+@pytest.mark.parametrize("call", ["clip", "absolute", *PLAIN_NAMES])
+def test_operations_of_two_names_are_one(call: str) -> None:
+    """Other libraries write ``torch.subtract``, and rules are for ``torch.sub``."""
+    arguments: dict[str, Any] = {
+        "clip": lambda x: (x, -0.5, 0.5),
+        "concat": lambda x: ([x, x.relu()], 1),
+        "moveaxis": lambda x: (x, 1, 2),
+        "swapaxes": lambda x: (x, 1, 2),
+        "absolute": lambda x: (x,),
+        "negative": lambda x: (x,),
+    }
+    plain = {"clip": torch.clamp, "absolute": torch.abs, **PLAIN_NAMES}[call]
+
+    def model(function: Any) -> nn.Module:
+        chosen = arguments.get(call, lambda x: (x, x.sigmoid() + 1))
+        return seeded(lambda: Lambda(lambda m, x: m.head(function(*chosen(x)).mean(1)), head=nn.Linear(4, 3)))
+
+    x = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    one, other = (relprop.Explainer(model(function)) for function in (getattr(torch, call), plain))
+    assert [site.op for site in one.plan(x).sites.values()] == [site.op for site in other.plan(x).sites.values()]
+    assert torch.equal(one(x).relevance, other(x).relevance)
+
+
 def test_detach_blocks_the_gradient_and_passes_relevance() -> None:
     model = seeded(
         lambda: Lambda(lambda m, x: m.head(x[:, :4] + m.a(x).detach()), a=nn.Linear(8, 4), head=nn.Linear(4, CLASSES))

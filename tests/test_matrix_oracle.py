@@ -299,6 +299,33 @@ def test_length_of_nothing_hands_nothing_on_and_of_the_largest_is_refused() -> N
         apply_rule(aten.linalg_vector_norm.default, (zeros, float("inf"), [1]), {}, where, relevance)
 
 
+SIMILARITIES: dict[str, tuple[Any, ...]] = {
+    # both vectors, which of them are activations, along which axis
+    "two activations": ((3, 4), (3, 4), ["x1", "x2"], 1),
+    "a constant for all": ((3, 4), (1, 4), ["x1"], -1),
+    "a constant in front": ((4,), (3, 4), ["x2"], 1),
+    "pixels": ((2, 4, 3), (2, 4, 3), ["x1", "x2"], 1),
+    "one for every pixel": ((2, 4, 3), (2, 4, 1), ["x1", "x2"], -2),
+}
+
+
+@deltas
+@pytest.mark.parametrize("case", SIMILARITIES.values(), ids=SIMILARITIES.keys())
+def test_cosine_similarity(case: tuple[Any, ...], delta: float) -> None:
+    """A product of two vectors over their lengths, which are held as the deviation of a norm is."""
+    left, right, active, dim = case
+    a, b = signed(*left), signed(*right)
+    axis = dim % max(a.ndim, b.ndim) - max(a.ndim, b.ndim)
+    lengths = a.square().sum(axis).sqrt() * b.square().sum(axis).sqrt()
+
+    def held(*changed: Tensor) -> Tensor:
+        vectors = {"x1": a, "x2": b, **dict(zip(active, changed, strict=True))}
+        return (vectors["x1"] * vectors["x2"]).sum(axis) / lengths
+
+    torch.testing.assert_close(held(*({"x1": a, "x2": b}[name] for name in active)), F.cosine_similarity(a, b, dim))
+    compare_with_formula(aten.cosine_similarity.default, a, b, dim, active=active, held=held, delta=delta)
+
+
 # Norms: statistics held
 
 

@@ -243,6 +243,18 @@ def test_two_inputs(case: tuple[Any, ...], rules: str) -> None:
         assert distance(value, expected) <= 1e-10
 
 
+@pytest.mark.parametrize("rules", ["lrp-0", "epsilon", "attnlrp"])
+def test_cosine_similarity(rules: str) -> None:
+    """A product of two vectors with their lengths held: half for each."""
+    a, b = randn(3, 4), randn(3, 4)
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    z, relevance = F.cosine_similarity(a, b), torch.randn(SEEDS, 3, dtype=torch.float64)
+    parts = contributions(lambda a, b: (a * b).sum(1) / lengths, [a, b])
+    found = apply_rule(aten.cosine_similarity.default, (a, b), {}, slots(["x1", "x2"]), relevance, rules=rules).values
+    for value, c in zip(found, parts, strict=True):
+        assert distance(value.flatten(1), half(c, z, relevance, stabiliser(rules))) <= 1e-10
+
+
 @pytest.mark.parametrize("known", [(True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("op", [aten.matmul.default, aten.bmm.default])
 def test_values_path(op: Any, known: tuple[bool, bool]) -> None:
