@@ -1,6 +1,6 @@
-"""The command line: ``relprop explain``, ``check``, ``rules`` and ``models``."""
+"""The command line: ``relprop explain``, ``check``, ``evaluate`` ...."""
 
-from relprop.cli import check, explain, lists  # noqa: F401  # each adds its commands
+from relprop.cli import check, evaluate, explain, lists  # noqa: F401  # each adds its commands
 from relprop.cli.app import app
 
 __all__ = ["app"]

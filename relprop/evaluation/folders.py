@@ -29,8 +29,8 @@ class PictureFolder:
 
     Parameters
     ----------
-    folder : path
-        Searched as by `relprop.models.find_pictures`.
+    folder : path, or sequence of path
+        Searched as by `relprop.models.find_pictures`; or files and folders, without labels by subfolder.
     labels : path, optional
         A table (CSV with a header): a column ``file``, relative to the folder or a name alone, and a column
         ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names.
@@ -46,12 +46,16 @@ class PictureFolder:
     """
 
     def __init__(
-        self, folder: str | PathLike[str], *, labels: str | PathLike[str] | None = None, class_names: Sequence[str] = ()
+        self,
+        folder: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        labels: str | PathLike[str] | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
-        self.folder = Path(folder)
-        self.paths = find_pictures([self.folder])
-        base = self.folder if self.folder.is_dir() else self.folder.parent
-        self.names = [path.relative_to(base).as_posix() for path in self.paths]
+        given = [Path(folder)] if isinstance(folder, str | PathLike) else [Path(one) for one in folder]
+        self.paths = find_pictures(given)
+        base = given[0] if len(given) == 1 and given[0].is_dir() else None
+        self.names = [path.name if base is None else path.relative_to(base).as_posix() for path in self.paths]
         if labels is not None:
             self.labels: list[int] | None = _labels_of(self.names, read_label_table(Path(labels)), Path(labels))
         else:

@@ -92,7 +92,7 @@ def mask_unit(subject: Subject, assemble: Assemble, kind: TargetKind, baseline: 
                 run = masking_run(subject.call, batch.x, target, baseline=baseline)
             break
         except OutOfMemoryError as error:
-            raise OutOfMemoryError(f"{error} (of the masking run: make unit= smaller)") from error
+            raise OutOfMemoryError(f"{error} (of the masking run: a smaller unit has fewer)") from error
         except InputError as error:
             found = _failing(subject, batch, target, baseline)
             if not found:

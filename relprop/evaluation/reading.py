@@ -57,7 +57,7 @@ def read_units(source: Source, reader: Reader, units: Sequence[Unit], workers: i
             raise
         raise WorkerError(
             f"a worker process that reads pictures died ({first_line(error)}): out of memory, or killed. What is "
-            "committed stays; go on with resume=True and fewer workers"
+            "committed stays: resume the run, with fewer workers"
         ) from error
 
 

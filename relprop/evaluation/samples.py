@@ -131,7 +131,7 @@ class Reader:
             raise DataError(f"a picture can't be a {type(image).__name__}: give a file, a PIL picture or a tensor")
         if self.transform is None:
             raise DataError(
-                "pictures must be prepared for the model: give transform=, or a relprop.models.Classifier as the model"
+                "pictures must be prepared for the model: give a transform, or a relprop.models.Classifier as the model"
             )
         if isinstance(image, Image.Image):
             try:

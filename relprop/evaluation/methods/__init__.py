@@ -7,7 +7,7 @@ from relprop.evaluation.methods.base import Asked, Function, Method, MethodError
 from relprop.evaluation.methods.captum import CaptumMethod
 from relprop.evaluation.methods.controls import CONTROLS, Control
 from relprop.evaluation.methods.grad_cam import GradCamMethod
-from relprop.evaluation.methods.names import Setting, make_methods, split_names
+from relprop.evaluation.methods.names import Setting, check_name, make_methods, split_names
 from relprop.evaluation.methods.precomputed import Precomputed
 from relprop.evaluation.methods.relevance import Relevance
 from relprop.evaluation.methods.rollout import AttentionRollout
@@ -27,6 +27,7 @@ __all__ = [
     "Relevance",
     "Setting",
     "ZennitMethod",
+    "check_name",
     "make_methods",
     "split_names",
 ]

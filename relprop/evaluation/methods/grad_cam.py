@@ -115,7 +115,9 @@ def default_layer(model: nn.Module, x: Tensor) -> str:
         Of a ViT the norm in front of the last attention, since behind it only the class token is read; else the last
         module in front of the classifier whose output is still a feature map.
     """
-    norms: list[str] = [path for path, module in model.named_modules() if isinstance(module, nn.LayerNorm) and "norm1" in path]
+    norms: list[str] = [
+        path for path, module in model.named_modules() if isinstance(module, nn.LayerNorm) and "norm1" in path
+    ]
     if norms and hasattr(model, "patch_embed"):
         return norms[-1]
     seen: list[str] = []

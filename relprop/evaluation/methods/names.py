@@ -105,6 +105,7 @@ def named_method(text: str, setting: Setting) -> Method:
     ------
     MethodError, MissingExtraError, ParameterError
     """
+    check_name(text)
     name, _, rest = text.partition(":")
     if name in rule_registry.names():
         return Relevance(Explainer(setting.model, rules=choose_rules(text, setting.classifier)))
@@ -123,9 +124,26 @@ def named_method(text: str, setting: Setting) -> Method:
             return made
     except TypeError as error:
         raise MethodError(f"{text}: {str(error).partition('() ')[2] or error}") from error
-    known = [*rule_registry.names(), *makers]
-    near = near_names(name, known) or f"; a method is {', '.join(KINDS)}"
-    raise MethodError(f"there is no method {name!r}{near}")
+    raise AssertionError(f"{name} is known, and nothing makes it")
+
+
+def check_name(text: str) -> None:
+    """Refuse a name that stands for no method, before a model is loaded.
+
+    Raises
+    ------
+    MethodError
+    """
+    name = text.partition(":")[0]
+    library, _, kind = name.partition(".")
+    known = [*rule_registry.names(), *CONTROLS, "attention-rollout", "maps"]
+    if name in known:
+        if name in rule_registry.names():
+            choose_rules(text)
+        return
+    if library not in LIBRARIES or not kind:
+        near = near_names(name, known) or f"; a method is {', '.join(KINDS)}"
+        raise MethodError(f"there is no method {name!r}{near}")
 
 
 def name_of(method: Any) -> str:

@@ -1,0 +1,235 @@
+"""``relprop evaluate``: methods scored over a folder of pictures, into an HDF5 file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relprop.cli.app import (
+    DEFAULT_MODEL,
+    FAILED,
+    INTERRUPTED,
+    Debug,
+    Device,
+    Model,
+    Preprocessing,
+    Weights,
+    app,
+    one_line_errors,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from relprop.evaluation import Evaluation
+    from relprop.evaluation.run import Progress
+
+
+class Target(StrEnum):
+    """Which class is explained."""
+
+    PREDICTION = "prediction"
+    LABEL = "label"
+
+
+class Relevance(StrEnum):
+    """Which maps are kept."""
+
+    NONE = "none"
+    MAP = "map"
+    CHANNELS = "channels"
+
+
+class Compression(StrEnum):
+    """Of what is large in the file."""
+
+    GZIP = "gzip"
+    ZSTD = "zstd"
+    NONE = "none"
+
+
+_EXAMPLE = (
+    "Example: relprop evaluate pictures/ --model tf_efficientnet_lite0 "
+    "--methods abslrp,captum.IntegratedGradients:n_steps=8,random -o run.h5"
+)
+
+
+@app.command(epilog=_EXAMPLE)
+def evaluate(
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="A folder of pictures; else the 20 that foolbox carries."),
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            "-m",
+            metavar="NAME[:OPTION=VALUE,...],...",
+            help="Rule sets, captum.NAME, grad-cam.NAME, zennit.NAME, attention-rollout, random, constant, centre, "
+            "maps:path=FILE.",
+        ),
+    ] = "abslrp,random,constant,centre",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of scores.")] = Path(
+        "run.h5"
+    ),
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Beside GAE: deletion, insertion, srg (their difference).")
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with FILE, perhaps with further methods.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="In resuming do again what methods failed on.")] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
+    ] = "0/1",
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N pictures alone.")] = None,
+    target: Annotated[Target, typer.Option(help="Class that is explained.")] = Target.PREDICTION,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Labels: columns file and class_index, if subfolders don't say them."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Mosaics and all that is random follow from it.")] = 0,
+    unit: Annotated[int, typer.Option(metavar="N", min=1, help="Mosaics of four pictures worked on at once.")] = 2,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Explanations computed at once.")] = 32,
+    baseline: Annotated[
+        str,
+        typer.Option(metavar="VALUE[/VALUE/VALUE]", help="Colour of masked pixels, in the model's normalised scale."),
+    ] = "0",
+    relevance: Annotated[Relevance, typer.Option(help="Keep the maps of the pictures in FILE.")] = Relevance.NONE,
+    compression: Annotated[Compression, typer.Option(help="Of masks and maps in FILE.")] = Compression.GZIP,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
+    ] = None,
+    preprocessing: Preprocessing = None,
+    device: Device = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Score attribution methods by GAE, each picture's masks and scores into FILE as they come.
+
+    What is in FILE survives whatever happens; --resume goes on. A picture that can't be read and a sample on which a
+    method fails are marked in FILE, reported, and make the exit code 1.
+    """
+    with one_line_errors(debug):
+        from relprop.evaluation import evaluate as run_evaluation
+        from relprop.evaluation.folders import PictureFolder
+        from relprop.evaluation.further import Metrics
+        from relprop.evaluation.methods import check_name, split_names
+        from relprop.models import load_classifier, sample_pictures
+
+        part, colour = _shard(shard), _colour(baseline)
+        chosen = [name.strip() for name in metrics.split(",") if name.strip()]
+        Metrics(chosen)
+        for name in split_names(methods):  # a typo is told before a model is loaded
+            check_name(name)
+        places = sample_pictures() if data is None else data
+        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
+        try:
+            with _bar() as progress:
+                found = run_evaluation(
+                    classifier,
+                    dataset,
+                    methods,
+                    output,
+                    seed=seed,
+                    unit=unit,
+                    batch_size=batch_size,
+                    baseline=colour,
+                    target=target.value,
+                    metrics=chosen,
+                    relevance=False if relevance is Relevance.NONE else relevance.value,
+                    compression=None if compression is Compression.NONE else compression.value,
+                    shard=part,
+                    resume=resume,
+                    overwrite=overwrite,
+                    retry=retry,
+                    fail_fast=fail_fast,
+                    progress=progress,
+                    workers=workers,
+                    limit=limit,
+                )
+        except KeyboardInterrupt:
+            warn(f"interrupted; what {output} holds is whole, --resume goes on")
+            raise typer.Exit(INTERRUPTED) from None
+        typer.echo(json.dumps(_as_dict(found), indent=2) if as_json else str(found))
+        if found.failed:
+            raise typer.Exit(FAILED)
+
+
+@app.command(epilog="Example: relprop merge part0.h5 part1.h5 part2.h5 -o run.h5")
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="The files of all shards of one run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of the whole run.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Join the files of relprop evaluate --shard into that of the run that was not cut."""
+    with one_line_errors(debug):
+        from relprop.store import merge as merge_files
+        from relprop.store import open_evaluation
+
+        merge_files(shards, output, overwrite=overwrite)
+        with open_evaluation(output) as file:
+            count, methods = len(file["sample"]), ", ".join(file["methods"])
+        typer.echo(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Show the samples worked off, and how many a second."""
+    from tqdm import tqdm
+
+    layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} samples [{elapsed}<{remaining}, {rate_fmt}]"
+    with tqdm(unit="sample", bar_format=layout, disable=None if sys.stderr else True) as bar:
+
+        def show(done: float, total: int | None) -> None:
+            if bar.total is None:
+                bar.total, bar.initial = total, done
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise typer.BadParameter(f"--shard {text}: it is I/N, part I of N counted from 0, as 0/4")
+    return int(part), int(parts)
+
+
+def _colour(text: str) -> float | list[float]:
+    try:
+        values = [float(value) for value in text.split("/")]
+    except ValueError:
+        raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
+    return values if len(values) > 1 else values[0]
+
+
+def _as_dict(found: Evaluation) -> dict[str, Any]:
+    methods = {
+        name: {"done": tally.done, "failed": tally.failed, "absent": tally.absent, "failure": tally.failure}
+        for name, tally in found.methods.items()
+    }
+    return {
+        "path": str(found.path),
+        "samples": found.samples,
+        "evaluated": found.evaluated,
+        "unreadable": found.unreadable,
+        "failure": found.failure,
+        "one_class": found.one_class,
+        "methods": methods,
+        "seconds": dict(found.seconds),
+        "explaining": dict(found.explaining),
+        "complete": found.complete,
+    }
