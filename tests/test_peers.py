@@ -141,6 +141,29 @@ def test_agreement(name: str, build: Any) -> None:
     assert distance(found.relevance, theirs(model, x, composite(), ours.seed)) <= 1e-9
 
 
+def vgg() -> nn.Module:
+    """torchvision's VGG-11, with a head for small pictures."""
+    trunk = torchvision.models.vgg11(init_weights=False).features
+    return nn.Sequential(trunk, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 7))
+
+
+def resnet_without_norms() -> nn.Module:
+    """torchvision's ResNet-18 without batch norms; zennit's canonizer makes modules of its sums."""
+    return torchvision.models.resnet18(num_classes=7, norm_layer=lambda _: nn.Identity())
+
+
+@pytest.mark.parametrize("build", [vgg, resnet_without_norms])
+@pytest.mark.parametrize("name", ["epsilon", "z-plus", "gamma", "alpha-beta", "flat", "z-box", "epsilon-plus-flat"])
+def test_agreement_on_models_people_use(name: str, build: Any) -> None:
+    composite, parameters = PEERS[name]
+    canonized = composite()
+    canonized.canonizers = [ResNetCanonizer()]
+    model, x = kept(build), torch.randn(2, 3, 32, 32, dtype=torch.float64).clamp(-5, 5)
+    found = relprop.explain(model, x, rules=rule_registry.get(name, **parameters))
+    assert found.relevance.any()
+    assert distance(found.relevance, theirs(model, x, canonized, "output")) <= 1e-9
+
+
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
     return settled(seeded(lambda: torchvision.models.resnet18(num_classes=7)), torch.randn(8, 3, 32, 32)).double()
