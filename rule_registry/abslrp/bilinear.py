@@ -16,19 +16,17 @@ aten = torch.ops.aten
 @register("abslrp", aten.matmul.default, aten.bmm.default, aten.mm.default)
 def matmul(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Matrix product: the formula for each factor that is an activation, the other one held."""
-    s = relevance / denominator(call, delta)
-    return _shared(call, s, net_of_one=call.batch.dot(s, call.result))
+    return _shared(call, relevance / denominator(call, delta), call.result)
 
 
 @register("abslrp", aten.addmm.default, aten.baddbmm.default)
 def add_matmul(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """``beta * self + alpha * (a @ b)`` with a constant summand, which receives nothing."""
     left, right = names(call)
-    s = relevance / denominator(call, delta)
     product = (call[left] @ call[right]) * call["alpha"]
-    return _shared(call, s, net_of_one=call.batch.dot(s, product))
+    return _shared(call, relevance / denominator(call, delta), product)
 
 
-def _shared(call: Call, s: Tensor, net_of_one: Tensor) -> Shares:
+def _shared(call: Call, s: Tensor, product: Tensor) -> Shares:
     values = factors(call, s, positive_contributions)
-    return share(call, *values, net=len(values) * net_of_one)
+    return share(call, *values, net=len(values) * call.batch.dot_(s, product))

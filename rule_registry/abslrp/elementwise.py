@@ -29,7 +29,8 @@ def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
     contribution = norms.scaled(call, call.input)
     s = relevance / denominator(call, delta)
-    return share(call, s * contribution.clamp(min=0), net=call.batch.dot(s, contribution))
+    values = s * contribution.clamp(min=0)
+    return share(call, values, net=call.batch.dot_(s, contribution))
 
 
 @register("abslrp", aten._native_batch_norm_legit_no_training.default)
@@ -58,12 +59,12 @@ def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
     s = relevance / denominator(call, delta)
-    values, nets = [], []
-    for slot in call.site.active:
-        term = call.value(slot) * signs[slot.name] if signs[slot.name] != 1 else call.value(slot)
-        values.append(sum_to(s * term.clamp(min=0), term.shape))
-        nets.append(call.batch.dot(s, _unmasked(call, term).expand(call.result.shape)))
-    return share(call, *values, net=torch.stack(nets).sum(0))
+    terms = [
+        call.value(slot) * signs[slot.name] if signs[slot.name] != 1 else call.value(slot) for slot in call.site.active
+    ]
+    values = [sum_to(s * term.clamp(min=0), term.shape) for term in terms]
+    active = call.result if len(terms) == 2 else _unmasked(call, terms[0])
+    return share(call, *values, net=call.batch.dot_(s, active))
 
 
 @register("abslrp", aten.mul.Tensor, aten.mul.Scalar)
@@ -84,7 +85,7 @@ def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     s = relevance / denominator(call, delta)
     half = s * call.result.clamp(min=0)
     both = torch.cat([half, half], call["dim"] % call.input.ndim + 1)
-    return share(call, both, net=2 * call.batch.dot(s, call.result))
+    return share(call, both, net=2 * call.batch.dot_(s, call.result))
 
 
 def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
@@ -95,7 +96,7 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
     z = call.result
     s = relevance / denominator(call, delta)
     values = [sum_to(s * (z * powers[slot.name]).clamp(min=0), call.value(slot).shape) for slot in call.site.active]
-    net = call.batch.dot(s, _unmasked(call, z))
+    net = call.batch.dot_(s, _unmasked(call, z))
     return share(call, *values, net=sum(powers[slot.name] for slot in call.site.active) * net)
 
 

@@ -46,7 +46,7 @@ def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
     s = relevance / denominator(call, delta)
     values = positive_contributions(call.input, call.site.nonnegative[0], call["weight"], lambda weight: s @ weight)
-    net = call.batch.dot(s, without_bias(call, call["bias"], call.result.ndim - 1))
+    net = call.batch.dot_(s, without_bias(call, call["bias"], call.result.ndim - 1))
     return share(call, values, net=net)
 
 
@@ -57,5 +57,5 @@ def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     values = positive_contributions(
         call.input, call.site.nonnegative[0], call["weight"], lambda weight: transposed.convolution(call, weight, s)
     )
-    net = call.batch.dot(s, without_bias(call, call["bias"], 1))
+    net = call.batch.dot_(s, without_bias(call, call["bias"], 1))
     return share(call, values, net=net)

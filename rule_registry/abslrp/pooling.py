@@ -21,7 +21,8 @@ def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Averages, sums and interpolation, whose weights are never negative: ``x^+ W^T s``."""
     s = relevance / denominator(call, delta)
     x = call.input if call.site.nonnegative[0] else call.input.clamp(min=0)
-    return share(call, transposed.AVERAGES[call.site.op](call, s) * x, net=call.batch.dot(s, call.result))
+    values = transposed.AVERAGES[call.site.op](call, s) * x
+    return share(call, values, net=call.batch.dot_(s, call.result))
 
 
 @register("abslrp", *deviations.SPREADS)
@@ -29,7 +30,7 @@ def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Variance, standard deviation and vector norm: positive parts of ``x_i dz/dx_i``."""
     s = relevance / denominator(call, delta)
     pulled = transposed.total(call, s * deviations.factor(call))
-    net = deviations.degree(call) * call.batch.dot(s, call.result)
+    net = deviations.degree(call) * call.batch.dot_(s, call.result)
     return share(call, pulled * deviations.products(call).clamp(min=0), net=net)
 
 

@@ -26,4 +26,4 @@ def bicubic(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     values = pull(0) * x.clamp(min=0)
     if not call.site.nonnegative[0]:
         values = values + pull(1) * x.clamp(max=0)
-    return share(call, values, net=call.batch.dot(s, call.result))
+    return share(call, values, net=call.batch.dot_(s, call.result))
