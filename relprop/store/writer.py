@@ -224,20 +224,15 @@ class EvaluationWriter:
         """Return what became of each row under a method, ``(N,)``, as committed."""
         return _states(self._group(name))
 
-    def read_samples(self, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return values of rows of ``samples``, by name, in the order in which the rows are given."""
-        return _read(self._file["samples"], rows, names)
-
-    def read_method(self, name: str, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return values of rows of a method, by name, in the order in which the rows are given."""
-        return _read(self._group(name), rows, names)
-
     def read_samples(self, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Read rows of ``samples`` back, ``(B, ...)`` by name: a method added later needs the masking run."""
+        """Return rows of ``samples``, ``(B, ...)`` by name, in the order they are asked for.
+
+        A method that is added later needs the masking run.
+        """
         return read_rows(self._file["samples"], rows, names, self._count)
 
     def read_method(self, name: str, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Read rows of a method back, ``(B, ...)`` by name."""
+        """Return rows of a method, ``(B, ...)`` by name, in the order they are asked for."""
         return read_rows(self._group(name), rows, names, self._count)
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
@@ -379,16 +374,6 @@ class EvaluationWriter:
 def _states(group: h5py.Group) -> NDArray[np.uint8]:
     states: NDArray[np.uint8] = group["state"][:]
     return states
-
-
-def _read(group: h5py.Group, rows: ArrayLike, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    chosen, back = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-    found = {}
-    for name in names:
-        data = group[name].asstr() if h5py.check_string_dtype(group[name].dtype) else group[name]
-        parts = [data[there] for there, _ in runs(chosen)]
-        found[name] = (np.concatenate(parts) if parts else data[:0])[back]
-    return found
 
 
 def _store(group: h5py.Group, batch: Batch) -> None:
