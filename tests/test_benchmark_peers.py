@@ -140,7 +140,7 @@ def refuses(model: nn.Module) -> Method:
 )
 def test_every_kind_of_failure_is_told(peer: Peer, expected: str) -> None:
     model, x = plain(Subject(seeded(sequential), pictures()))
-    verdict = judge(peer, model, x, model(x).detach())
+    verdict = judge(peer, model, without_biases(model, x), x, model(x).detach())
     assert verdict.startswith(expected) if expected.endswith((" ", "(")) else verdict == expected
 
 
@@ -172,12 +172,30 @@ def test_a_subject_becomes_a_function_of_one_tensor() -> None:
     torch.testing.assert_close(inside(2 * source).float(), rest(2 * embed(x)))
     scalar, source = plain(Subject(model, x, {}, {"target": lambda output: output["logits"].sum(1)}))
     torch.testing.assert_close(scalar(source).float(), rest(embed(x)).sum(1, keepdim=True))
-    unbiased = without_biases(wide)
-    assert unbiased is not None
-    assert not unbiased(torch.zeros_like(source)).any()
-    assert rest.bias.any()
-    rest.cls_token = nn.Parameter(torch.ones(1))  # type: ignore[assignment]
-    assert without_biases(plain(Subject(model, x, {}, {"output": "logits"}))[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("constant", "added"),
+    [
+        (lambda self, x: x, False),
+        (lambda self, x: x + self.pos_embed, False),  # zero in the copy, as biases are
+        (lambda self, x: torch.cat([self.cls_token.expand(len(x), -1), x], 1)[:, :4], True),
+        (lambda self, x: x + self.cls_token.sum(), True),
+        (lambda self, x: F.relu6(x + 3), True),
+        (lambda self, x: F.scaled_dot_product_attention(x, x, x, x.new_ones(len(x), len(x))), True),
+        (lambda self, x: torch.add(x * self.cls_token.sum(), x, alpha=2), False),
+    ],
+)
+def test_biases_are_zero_where_nothing_else_is_added(constant: Callable[[Any, Tensor], Tensor], added: bool) -> None:
+    model = Lambda(lambda self, x: self.head(constant(self, x)), head=nn.Linear(4, 3))
+    model.pos_embed, model.cls_token = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.ones(1, 1))
+    whole, x = plain(Subject(model, torch.randn(2, 4)))
+    unbiased = without_biases(whole, x)
+    assert (unbiased is None) == added
+    if unbiased is not None:
+        assert not unbiased(torch.zeros_like(x)).any()
+    assert model.head.bias.any()
+    assert model.pos_embed.all()
 
 
 def test_a_model_of_several_inputs_is_nothing_peers_explain() -> None:

@@ -21,8 +21,9 @@ A model is explained (``ok``) if
 5. where the peer promises conservation (captum, zennit, autoLRP: the relevance of the input sums to the output in a
    model without biases), that holds to a tenth, on a copy with biases, running means and position embeddings at
    zero; a gate that such a copy leaves at sigmoid(0) is a constant, and may take some hundredths. The deviation, over
-   the output, follows the ``ok``. It is not asked for where a model learns tokens, which take a share like biases,
-   nor of LXT, whose softmax rule keeps no such promise.
+   the output, follows the ``ok``. It is not asked for where that copy still adds constants to activations (learnt
+   tokens, computed position biases, masks), which may take a share like biases, nor of LXT, whose softmax rule keeps
+   no such promise.
 
 2 to 5 are silent failures: ``wrong: ...`` with what was found first.
 """
@@ -82,17 +83,30 @@ def measure_peers(subject: Subject) -> dict[str, str]:
         model, x = plain(subject)
         with torch.no_grad():
             expected = model(x)
+        unbiased = without_biases(model, x)
     except Exception as error:  # whatever a model raises is what the row must say
         return dict.fromkeys((peer.name for peer in PEERS), f"error: in float64: {_line(error)}")
     verdicts = {}
     for peer in PEERS:
-        verdicts[peer.name] = judge(peer, model, x, expected)
+        verdicts[peer.name] = judge(peer, model, unbiased, x, expected)
         gc.collect()  # peers' hooks are in cycles with the copies they were given
     return verdicts
 
 
-def judge(peer: Peer, model: Plain, x: Tensor, expected: Tensor) -> str:
-    """Say how one peer explains a model, by the criteria at the top of this module."""
+def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected: Tensor) -> str:
+    """Say how one peer explains a model, by the criteria at the top of this module.
+
+    Parameters
+    ----------
+    peer
+        Who explains.
+    model
+        What, in float64; it stays as it is.
+    unbiased
+        The same without biases, or None where conservation is not asked for.
+    x, expected
+        Its input, and what it makes of that.
+    """
     target = expected.argmax(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,10 +115,9 @@ def judge(peer: Peer, model: Plain, x: Tensor, expected: Tensor) -> str:
             silent = _silent(expected, output, x, relevance) or _plain_gradient(
                 peer.without_rule(copy.deepcopy(model), x)
             )
-            if silent or not peer.conserves:
-                return f"wrong: {silent}" if silent else "ok"
-            unbiased = without_biases(model)
-            if unbiased is None:
+            if silent:
+                return f"wrong: {silent}"
+            if unbiased is None or not peer.conserves:
                 return "ok"
             relevance, output = _explained(peer, unbiased, x, target)
         except Exception as error:  # the peer's, of any kind: it is the result

@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from benchmarks.peers.adapters import PeerError
+from benchmarks.peers.unruled import adds_constants
 from benchmarks.zoo.entries import Subject
 from relprop.oracle import is_float
 from relprop.outputs import choose_output, explained
 
 _ADDED = re.compile(r"bias|running_mean|pos_?emb|position_?emb")
 """Names of parameters and buffers that are added to activations."""
-
-_TOKENS = re.compile(r"(?<!mask_)token|class_?emb")
-"""Names of parameters that stand beside activations: like biases they get a share, and zero is no value for them, as
-attention logits of zero leave nothing to share."""
 
 
 class Plain(nn.Module):
@@ -94,17 +91,14 @@ def plain(subject: Subject) -> tuple[Plain, Tensor]:
     return Plain(model, arguments, kwargs, floating[0], None, choose), arguments[floating[0]]
 
 
-def without_biases(model: Plain) -> Plain | None:
-    """Return a copy whose biases, running means and position embeddings are zero; None if tokens are learnt."""
+def without_biases(model: Plain, x: Tensor) -> Plain | None:
+    """Return a copy whose biases, running means and position embeddings are zero; None if it still adds constants."""
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for path, tensor in (*copied.named_parameters(), *copied.named_buffers()):
-            name = path.rpartition(".")[2]
-            if _TOKENS.search(name):
-                return None
-            if _ADDED.search(name) and tensor.is_floating_point():
+            if _ADDED.search(path.rpartition(".")[2]) and tensor.is_floating_point():
                 tensor.zero_()
-    return copied
+    return None if adds_constants(copied, x) else copied
 
 
 def _wide(value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Which functions of a forward pass a peer has no rule for.
+"""Which functions of a forward pass a peer has no rule for, and whether it adds constants to activations.
 
 Peers whose rules hang on modules see nothing of what is computed between them: there autograd's gradient runs, without
 a word. So the forward pass is run once under a `TorchFunctionMode`, which notes every function that is called outside
-of the modules with rules, on something that depends on the input.
+of the modules with rules, on something that depends on the input. The same way one sees what does not depend on it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _PRODUCTS = "matmul rmatmul bmm mm baddbmm addmm einsum tensordot"
 
 _ALWAYS = frozenset((_MOVES + _RECTIFIERS_AND_SELECTION).split())
 _ADDING = frozenset(_SUMS.split())
+_JOINING = frozenset({"cat", "concat", "concatenate", "stack", "where", "scaled_dot_product_attention"})
 _SCALING = frozenset(f"{_SCALES} {_PRODUCTS}".split())
 _ALWAYS_LINEAR = _ALWAYS | _ADDING | frozenset(_LINEAR.split())
 
@@ -94,6 +95,41 @@ class _Notes(TorchFunctionMode):
         if not self.inside and any(map(_depends, tree_leaves(output))) and not self.harmless(name, dependent):
             self.found[name] += 1
         return output
+
+
+def adds_constants(model: nn.Module, x: Tensor) -> bool:
+    """Whether anything but zero that does not depend on the input is added to activations or put beside them.
+
+    Learnt tokens, computed position biases and masks do so: they take a share of the relevance, as biases do.
+    The parameters of the model, a copy, stop requiring gradients.
+    """
+    constants = _Constants()
+    model.requires_grad_(False)
+    with constants:
+        model(x.clone().requires_grad_())
+    return constants.found
+
+
+class _Constants(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", str(func)).strip("_")
+        if name in _ADDING:
+            terms = list(args[:2])  # a third argument is a factor
+        else:
+            terms = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if name in _ADDING | _JOINING and any(map(_depends, terms)):
+            self.found |= any(map(_is_constant, terms))
+        return func(*args, **kwargs or {})
+
+
+def _is_constant(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return torch.is_floating_point(value) and not value.requires_grad and bool(value.any())
+    return isinstance(value, float | int) and not isinstance(value, bool) and value != 0
 
 
 def _depends(value: object) -> bool:
