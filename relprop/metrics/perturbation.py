@@ -129,8 +129,10 @@ def perturbation_curves(
     points = [_read(output.unsqueeze(1), classes)]
     for t in range(1, steps + 1):
         removed = _pixels(ranks < _removed(t, steps, count), region, x.shape[2:])
+        if t == steps:
+            removed = removed[:, :1]  # nothing is left, in either order
         states = torch.where(removed.unsqueeze(2), substitute.unsqueeze(1), x.unsqueeze(1))
-        points.append(_read(_watch(model, states.flatten(0, 1)).unflatten(0, (len(x), 2)), classes))
+        points.append(_read(_watch(model, states.flatten(0, 1)).unflatten(0, (len(x), -1)), classes))
     logit, probability = (torch.stack(values, -1) for values in zip(*points, strict=True))
     fraction = logit.new_tensor([_removed(t, steps, count) / count for t in range(steps + 1)])
     return PerturbationCurves(classes, fraction, logit, probability)

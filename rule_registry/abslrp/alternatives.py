@@ -43,7 +43,7 @@ def max_pool(call: Call, relevance: Tensor) -> Shares:
     sizes = zip(
         x.shape[-dims:], call.result.shape[-dims:], call["kernel_size"], stride, dilation, call["padding"], strict=True
     )
-    margins = []  # behind, as F.pad counts: from the last axis on; negative where the end is not read
+    margins: list[int] = []  # behind, as F.pad counts: from the last axis on; negative where the end is not read
     for size, outputs, kernel, step, spacing, padding in sizes:
         margins[:0] = [padding, (outputs - 1) * step + spacing * (kernel - 1) + 1 - size - padding]
     channels = x.shape[-dims - 1]
