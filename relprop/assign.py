@@ -119,10 +119,11 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     nonnegative = nonnegative_nodes(graph)
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
     layers = [node for node in carrying if _has_weight(graph, node)]
+    entrances = _without_layer_before(graph, layers)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
-        sites[node] = replace(site, first=node in layers[:1], last=node in layers[-1:])
+        sites[node] = replace(site, first=node in layers[:1], last=node in layers[-1:], input=node in entrances)
         rule = rules.find(sites[node])
         if rule is None:
             missing.append(node)
@@ -206,6 +207,15 @@ def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[f
 def _has_weight(graph: Graph, node: fx.Node) -> bool:
     held = (str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
     return any(name in graph.parameters and graph.tensors[name].ndim >= 2 for name in held)
+
+
+def _without_layer_before(graph: Graph, layers: Sequence[fx.Node]) -> set[fx.Node]:
+    reached, behind = set(layers), set()
+    for node in graph.calls():
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+            behind.add(node)
+    return set(layers) - behind
 
 
 def _single(mark: Marks) -> BatchAxis:

@@ -243,12 +243,21 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         f"{operation} has no rule of its own: {count} of them under the fallback {rule}"
         for (operation, rule), count in sorted(fallen.items())
     )
-    return general + tuple(
-        f"{plan.graph.describe(node)} looks like a normalisation written out by hand: relevance also goes through "
-        "its statistics, which nn.LayerNorm and its kin hold constant"
-        for node in plan.sites
-        if node.target in (aten.div.Tensor, aten.mul.Tensor)
-        and any(_is_scale(n, plan.graph) for n in node.all_input_nodes)
+    unused = tuple(
+        f"the rule {rule} for {selector} holds nowhere in this model"
+        for selector, rule in plan.rules.own
+        if not any(selector.matches(site) for site in plan.sites.values())
+    )
+    return (
+        general
+        + unused
+        + tuple(
+            f"{plan.graph.describe(node)} looks like a normalisation written out by hand: relevance also goes through "
+            "its statistics, which nn.LayerNorm and its kin hold constant"
+            for node in plan.sites
+            if node.target in (aten.div.Tensor, aten.mul.Tensor)
+            and any(_is_scale(n, plan.graph) for n in node.all_input_nodes)
+        )
     )
 
 

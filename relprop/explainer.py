@@ -87,6 +87,10 @@ class Explainer:
         for pattern, hook in (hooks or {}).items():
             if not callable(hook):
                 raise TypeError(f"the hook at {pattern!r} must be a function of (info, relevance), not {hook!r}")
+        if isinstance(rules, str):
+            _named(rules)
+        elif not isinstance(rules, RuleSet):
+            raise TypeError(f"rules must be the name of a rule set, or what rule_registry.get returns, not {rules!r}")
         self.model = opened(model)
         self.rules = rules
         self.contrast = contrast

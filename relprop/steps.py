@@ -110,7 +110,7 @@ class Step(nn.Module):
         """
         call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
         returned = self.rule(call, relevance)
-        values = _values(returned)
+        values = self._values(returned)
         self._check(call, values)
         record = None
         if self.conserves and isinstance(returned, Shares):
@@ -133,6 +133,17 @@ class Step(nn.Module):
             bound[argument.name] = pytree.tree_map(widen, value)
         return bound
 
+    def _values(self, returned: Relevances) -> tuple[Tensor, ...]:
+        if isinstance(returned, Shares):
+            return returned.values
+        values = (returned,) if isinstance(returned, Tensor) else returned
+        if not isinstance(values, Sequence) or not all(isinstance(value, Tensor) for value in values):
+            raise RuleError(
+                f"rule {self.rule} returned a {type(returned).__name__} for {self.where}; it must return one tensor "
+                "(S, *input) for each activation input, or rule_registry.share(call, ...)"
+            )
+        return tuple(values)
+
     def _check(self, call: Call, values: tuple[Tensor, ...]) -> None:
         expected = [tuple(value.shape) for value in call.inputs]
         found = [tuple(value.shape[1:]) for value in values]
@@ -141,12 +152,6 @@ class Step(nn.Module):
                 f"rule {self.rule} returned relevances of shapes {found} behind the seed axis for inputs of shapes "
                 f"{expected} ({', '.join(map(str, self.site.active))}) of {self.where}"
             )
-
-
-def _values(returned: Relevances) -> tuple[Tensor, ...]:
-    if isinstance(returned, Shares):
-        return returned.values
-    return (returned,) if isinstance(returned, Tensor) else tuple(returned)
 
 
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:

@@ -50,6 +50,8 @@ class Site:
     first, last : bool
         Whether this is the first, or the last, operation with a weight of two or more axes: the first or last
         parametric layer.
+    input : bool
+        Whether it is such a layer, and none is before it.
     """
 
     op: OpOverload
@@ -61,6 +63,7 @@ class Site:
     output_batch: BatchAxis | tuple[BatchAxis | None, ...]
     first: bool = False
     last: bool = False
+    input: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.registry import Definition, defined, get
+from rule_registry.registry import ROOT, Definition, defined, get
 from rule_registry.rules import Rule, as_rule, shown
 from rule_registry.select import Selector
 
 STATED = ("abslrp", "epsilon")
 """The rule sets whose rules are told operation by operation; others are told by what they change."""
-ROOT = "structural"
 MOVES = {False: "Moved exactly: the transpose of the move.", True: "Inert: passes unchanged."}
 SAME = "the same"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import entry_points
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -17,6 +20,8 @@ from rule_registry.select import Selector, check_overload
 
 F = TypeVar("F", bound=Function)
 
+ROOT = "structural"
+"""The rule set that all others are built on, which explains nothing by itself."""
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
 
@@ -64,7 +69,7 @@ def define(
     Raises
     ------
     ValueError
-        If the name is taken.
+        If the name is taken, or a setting can't have that value.
     LookupError
         If there is no rule set named ``base``.
     TypeError
@@ -77,6 +82,7 @@ def define(
     unknown = settings.keys() - {f.name for f in fields(RuleSet)}
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}")
+    RuleSet(name, summary, {}, **settings)  # refuses values there are not
     _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}))
 
 
@@ -92,7 +98,7 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
     ValueError
         If one of the operations or selections has a rule in this rule set already; none is registered then.
     TypeError
-        If one is neither an operation nor a selection.
+        If one is neither an operation nor a selection, there is none, or the rule can't be called.
 
     Examples
     --------
@@ -104,6 +110,8 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
     ...     return relevance.mean(-1, keepdim=True).expand_as(relevance)
     """
     definition = _definition(rule_set)
+    if not where:
+        raise TypeError("register() needs the operations or selections that the rule is for")
 
     def add(function: F) -> F:
         entry = as_rule(rule if rule is not None else function)
@@ -146,13 +154,26 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     LookupError
         If there is no rule set of that name.
     TypeError
-        If it has no such parameter.
+        If it has no such parameter, or the value is no number.
+    ValueError
+        If a number is not finite.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    hashable = {key: tuple(value) if isinstance(value, Sequence) else value for key, value in parameters.items()}
-    return _get(name, **hashable)
+    return _get(name, **{key: _parameter(key, value) for key, value in parameters.items()})
+
+
+def _parameter(name: str, value: Any) -> Parameter:
+    """Return a parameter as rules have it, a number or a tuple of them, or refuse it."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    numbers = tuple(value) if several else (value,)
+    if not numbers or not all(isinstance(number, Real) for number in numbers):
+        raise TypeError(f"the parameter {name!r} must be a number, or one for each channel, not {value!r}")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"the parameter {name!r} must be finite, not {value!r}")
+    return numbers if several else value
 
 
 @lru_cache(maxsize=32)
@@ -202,7 +223,7 @@ def names() -> list[str]:
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    return sorted(name for name in _definitions if name != "structural")
+    return sorted(_definitions.keys() - {ROOT})
 
 
 @lru_cache(maxsize=1)
@@ -250,6 +271,10 @@ def defined() -> Mapping[str, Definition]:
 
 def _definition(name: str) -> Definition:
     if name not in _definitions:
-        known = ", ".join(sorted(_definitions))
-        raise LookupError(f"no rule set named {name!r}; there are: {known}")
+        known = sorted(_definitions.keys() - {ROOT})
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        if ":" in name:
+            hint = f"; parameters are arguments, as in rule_registry.get({name.partition(':')[0]!r}, ...)"
+        raise LookupError(f"no rule set named {name!r}{hint}; there are: {', '.join(known)}")
     return _definitions[name]

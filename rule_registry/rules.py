@@ -153,6 +153,8 @@ class RuleSet:
         Whether what arrives at an activation is multiplied with it: a gradient becomes a relevance.
     largest_one : bool
         Whether maps are divided by their largest magnitude, as some publish them.
+    own : tuple of (Selector, Rule)
+        Those of the overrides that `derive` added: meant for a certain model.
     """
 
     name: str
@@ -167,6 +169,14 @@ class RuleSet:
     measures: bool = False
     times_input: bool = False
     largest_one: bool = False
+    own: tuple[tuple[Selector, Rule], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.contrast not in ("rest", None) or self.seed not in ("one", "output"):
+            raise ValueError(
+                f'a rule set has contrast "rest" or None, and seed "one" or "output", not {self.contrast!r} and '
+                f"{self.seed!r}"
+            )
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""
@@ -219,17 +229,18 @@ class RuleSet:
         TypeError
             If a key is neither an operation nor a selection, or a rule needs a parameter this rule set lacks.
         """
-        overrides = list(self.overrides)
+        added = []
         for where, what in (changes or {}).items():
             if not isinstance(where, Selector):
                 check_overload(where)
                 where = Selector(op=where)
-            overrides.append((where, as_rule(what).bind(self.parameters)))
+            added.append((where, as_rule(what).bind(self.parameters)))
         return replace(
             self,
             name=name or f"{self.name} (derived)",
             summary=summary or self.summary,
-            overrides=tuple(overrides),
+            overrides=(*self.overrides, *added),
+            own=(*self.own, *added),
             default=self.default if default is None else as_rule(default).bind(self.parameters),
         )
 
@@ -256,5 +267,17 @@ class RuleSet:
 
 
 def as_rule(what: Rule | Function) -> Rule:
-    """Wrap a plain function as a rule named after it."""
+    """Wrap a plain function as a rule named after it.
+
+    Raises
+    ------
+    TypeError
+        If it can't be called.
+    """
+    if not callable(what):
+        named = f"the rule set {what.name!r}" if isinstance(what, RuleSet) else repr(what)
+        raise TypeError(
+            f"a rule is a function of (call, relevance) or a rule_registry.Rule, as rule_registry.passes, blocks and "
+            f"positive_contribution are, not {named}"
+        )
     return what if isinstance(what, Rule) else Rule(getattr(what, "__name__", repr(what)), what)

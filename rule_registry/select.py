@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, get_args
 
 from torch._ops import OpOverload
 
 from rule_registry.call import Site
+
+Layer = Literal["first", "input", "last"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Selector:
     op: OpOverload | None = None
     path: str | None = None
     module: str | None = None
-    layer: Literal["first", "last"] | None = None
+    layer: Layer | None = None
 
     def matches(self, site: Site) -> bool:
         """Whether a site is chosen."""
@@ -27,7 +29,7 @@ class Selector:
             (self.op is None or self.op == site.op)
             and (self.path is None or fnmatchcase(site.path, self.path))
             and (self.module is None or self.module in names)
-            and (self.layer is None or (site.first if self.layer == "first" else site.last))
+            and (self.layer is None or {"first": site.first, "input": site.input, "last": site.last}[self.layer])
         )
 
     def __str__(self) -> str:
@@ -39,7 +41,7 @@ def select(
     op: OpOverload | None = None,
     path: str | None = None,
     module: type | str | None = None,
-    layer: Literal["first", "last"] | None = None,
+    layer: Layer | None = None,
 ) -> Selector:
     """Choose sites by operation, module path, module class and position; all that are given must hold.
 
@@ -51,8 +53,9 @@ def select(
         Glob over the path of the innermost module, for example ``"blocks.*.attn"``.
     module : type or str, optional
         Class of the innermost module, or its name, with or without its package.
-    layer : {"first", "last"}, optional
-        The first or last layer with a weight, seen from the input.
+    layer : {"first", "input", "last"}, optional
+        The first or last layer with a weight, seen from the input; or every one that no other is before, of which
+        models with several branches or inputs have several.
 
     Raises
     ------
@@ -63,8 +66,8 @@ def select(
     """
     if op is None and path is None and module is None and layer is None:
         raise ValueError("select() needs an operation, a path, a module class or a layer")
-    if layer not in (None, "first", "last"):
-        raise ValueError(f'layer must be "first" or "last", not {layer!r}')
+    if layer not in (None, *get_args(Layer)):
+        raise ValueError(f'layer must be "first", "input" or "last", not {layer!r}')
     if op is not None:
         check_overload(op)
     if isinstance(module, type):

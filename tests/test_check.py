@@ -92,6 +92,14 @@ def test_a_norm_written_out_is_reported():
     assert any("normalisation written out by hand" in note for note in report.notes)
 
 
+def test_a_derived_rule_that_holds_nowhere_is_told(x):
+    rules = rule_registry.get("epsilon-plus-flat").derive(
+        {rule_registry.select(path="haed"): rule_registry.blocks, aten.relu.default: rule_registry.passes}
+    )
+    notes = relprop.check(seeded(Residual), x, rules=rules).notes
+    assert notes == ("the rule blocks for path haed holds nowhere in this model",)
+
+
 def test_a_deleting_rule_is_found(x):
     def deleting(call, relevance):
         return relevance * (torch.arange(relevance.shape[-1]) % 2)

@@ -69,7 +69,7 @@ def test_the_rule_sets_there_are() -> None:
 
 
 def test_unknown_rule_set_names_those_there_are() -> None:
-    with pytest.raises(LookupError, match=r"'abslpr'; there are: .*abslrp.*gradient"):
+    with pytest.raises(LookupError, match=r"'abslpr'; .*there are: .*abslrp.*gradient"):
         rule_registry.get("abslpr")
     with pytest.raises(LookupError, match="'abslpr'"):
         rule_registry.register("abslpr", aten.relu.default)
@@ -107,6 +107,36 @@ def test_unknown_parameter_names_those_there_are() -> None:
         rule_registry.get("abslrp", epsilon=1.0)
     with pytest.raises(TypeError, match="it accepts: none"):
         rule_registry.get("gradient", delta=1.0)
+
+
+@pytest.mark.parametrize("value", ["0.1", None, [], [1, "2"], "", {"a": 1}])
+def test_a_parameter_that_is_no_number(value: Any) -> None:
+    with pytest.raises(TypeError, match="'gamma' must be a number, or one for each channel"):
+        rule_registry.get("gamma", gamma=value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.0, float("nan")]])
+def test_a_parameter_that_is_not_finite(value: Any) -> None:
+    with pytest.raises(ValueError, match="'low' must be finite"):
+        rule_registry.get("z-box", low=value)
+
+
+def test_tensors_are_parameters_too() -> None:
+    rules = rule_registry.get("z-box", low=torch.tensor([-1.0, -2.0, -3.0]), high=torch.tensor(2.5))
+    assert rules is rule_registry.get("z-box", low=(-1, -2, -3), high=2.5)
+
+
+def test_a_mistyped_rule_set_is_told_where_it_is_named() -> None:
+    with pytest.raises(LookupError, match=r"'gama'; near names: gamma; there are: abslrp, (?!.*structural)"):
+        rule_registry.get("gama")
+    with pytest.raises(LookupError, match=r"arguments, as in rule_registry\.get\('gamma', \.\.\.\)"):
+        rule_registry.get("gamma:gamma=0.1")
+    model = nn.Linear(3, 4)
+    with pytest.raises(MissingRuleError, match="near names: gamma"):
+        relprop.Explainer(model, rules="gama")
+    for wrong in (None, 3, passes, {"relu": passes}):
+        with pytest.raises(TypeError, match="rules must be the name of a rule set"):
+            relprop.Explainer(model, rules=wrong)  # type: ignore[arg-type]
 
 
 def test_a_fixed_parameter_is_no_longer_accepted() -> None:
@@ -213,6 +243,40 @@ def test_an_operation_without_its_overload_is_refused() -> None:
             rule_registry.register("abslrp", wrong, rule=passes)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"aten\.relu\.default"):
             select(op=wrong)  # type: ignore[arg-type]
+
+
+def test_a_rule_that_can_not_be_called_is_refused() -> None:
+    rules = rule_registry.get("abslrp")
+    for wrong, told in (("passes", "'passes'"), (3, "3"), (rules, "the rule set 'abslrp'")):
+        message = rf"function of \(call, relevance\) .* not {told}$"
+        with pytest.raises(TypeError, match=message):
+            rules.derive({aten.relu.default: wrong})  # type: ignore[dict-item]
+        with pytest.raises(TypeError, match=message):
+            rules.derive(default=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=message):
+            rule_registry.register("abslrp", aten.digamma.default, rule=wrong)  # type: ignore[arg-type]
+
+
+def test_a_rule_for_nothing_is_refused() -> None:
+    with pytest.raises(TypeError, match="needs the operations"):
+        rule_registry.register("abslrp")
+
+
+def test_settings_have_few_values() -> None:
+    for wrong in ({"contrast": "others"}, {"seed": "two"}):
+        with pytest.raises(ValueError, match='contrast "rest" or None, and seed "one" or "output"'):
+            rule_registry.define("mine", "…", **wrong)
+    assert "mine" not in rule_registry.names()
+
+
+@pytest.mark.parametrize("returned", [None, 3, [None], "relevance"])
+def test_what_is_no_relevance_is_told_with_the_place(returned: Any) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 3)
+    rules = rule_registry.get("abslrp").derive({aten.relu.default: lambda call, relevance: returned})
+    with pytest.raises(
+        relprop.RuleError, match=r"<lambda> returned a \w+ for aten\.relu\.default in 1 \(ReLU\).*share"
+    ):
+        relprop.explain(model, x, rules=rules)
 
 
 def test_unknown_setting() -> None:
@@ -463,5 +527,27 @@ def test_first_and_last_layer_are_found_in_a_model() -> None:
     flat = rule_registry.get("abslrp").derive({select(layer="first"): blocks})
     assert [flat.find(site) is blocks for site in plan.sites.values()] == [True, False, False, False, False]
     assert str(select(layer="last")) == "layer last"
-    with pytest.raises(ValueError, match="first"):
+    with pytest.raises(ValueError, match='"first", "input" or "last"'):
         select(layer="middle")  # type: ignore[arg-type]
+
+
+class TwoStems(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.register_buffer("mean", torch.rand(3, 1, 1))
+        self.mixed, self.head = nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x - self.mean)
+        return self.head((self.wide(x) + self.mixed(torch.relu(self.narrow(x)))).mean((2, 3)))
+
+
+def test_layers_at_the_input_are_found_in_a_model() -> None:
+    plan = relprop.Explainer(TwoStems().eval()).plan(torch.randn(2, 3, 4, 4))
+    assert [site.path for site in plan.sites.values() if site.input] == ["wide", "narrow"]
+    assert [site.path for site in plan.sites.values() if site.first] == ["wide"]
+    chosen = rule_registry.get("abslrp").derive({select(layer="input", module="Conv2d", path="n*"): blocks})
+    assert [site.path for site in plan.sites.values() if chosen.find(site) is blocks] == ["narrow"]
+    inner = relprop.Explainer(TwoStems().eval(), at="narrow").plan(torch.randn(2, 3, 4, 4))
+    assert [site.path for site in inner.sites.values() if site.input] == ["mixed"]

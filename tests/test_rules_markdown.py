@@ -37,7 +37,8 @@ def _private_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def rows(table: int) -> list[list[str]]:
     """The cells of one of the two tables."""
     lines = tables().split("\n\n")[table].splitlines()[2:]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[cell.strip().replace("\\|", "|") for cell in row] for row in cells]
 
 
 def names(cell: str) -> list[str]:
@@ -122,15 +123,15 @@ def test_what_is_registered_shows_up() -> None:
     rule_registry.register("mine", select(op=aten.gelu.default, layer="last"), rule=blocks)
     rule_registry.register("abslrp", aten.digamma.default, rule=halved)
     assert own_rules("mine") == [
-        ["`mine`", "`epsilon` with high=(1, 2)", "`relu`", "Half of it: ``\\|R\\| / 2``."],
-        ["", "", "path a.*, module B", "Half of it: ``\\|R\\| / 2``."],
+        ["`mine`", "`epsilon` with high=(1, 2)", "`relu`", "Half of it: ``|R| / 2``."],
+        ["", "", "path a.*, module B", "Half of it: ``|R| / 2``."],
         ["", "", "layer last: `gelu`", "Block: no relevance reaches the inputs."],
         ["", "", "anything else", "Pass unchanged."],
     ]
-    assert row_of("digamma")[1:] == ["Half of it: ``\\|R\\| / 2``.", "no rule"]
+    assert row_of("digamma")[1:] == ["Half of it: ``|R| / 2``.", "no rule"]
     rule_registry.register("epsilon", aten.erfinv.default, rule=halved)
     assert own_rules("mine")[0][3] == "as of `epsilon`"
-    assert row_of("erfinv")[1:] == ["no rule", "Half of it: ``\\|R\\| / 2``."]
+    assert row_of("erfinv")[1:] == ["no rule", "Half of it: ``|R| / 2``."]
 
 
 def test_a_rule_without_documentation_is_told_by_its_name() -> None:
