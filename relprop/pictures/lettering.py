@@ -63,13 +63,13 @@ def _wrap(text: str, width: int, style: Style) -> list[str]:
     for paragraph in text.splitlines():
         line = ""
         for word in re.findall(r"\s+|\S+", paragraph):
-            for piece in re.findall(r"[^./_]*[./_]*", word) if _width(word, style) > width else [word]:
-                if line and _width(line + piece, style) > width:
+            for piece in re.findall(r"[^./_]*[./_]*", word) if measure(word, style) > width else [word]:
+                if line and measure(line + piece, style) > width:
                     lines.append(line.rstrip())
                     line = ""
                 line = (line + piece).lstrip()
-                while _width(line, style) > width and len(line) > 1:
-                    cut = next(k for k in range(len(line) - 1, 0, -1) if k == 1 or _width(line[:k], style) <= width)
+                while measure(line, style) > width and len(line) > 1:
+                    cut = next(k for k in range(len(line) - 1, 0, -1) if k == 1 or measure(line[:k], style) <= width)
                     lines.append(line[:cut])
                     line = line[cut:]
         lines.append(line.rstrip())
@@ -77,7 +77,8 @@ def _wrap(text: str, width: int, style: Style) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _width(text: str, style: Style) -> float:
+def measure(text: str, style: Style) -> float:
+    """Return the width of a line of text in pixels."""
     measured = _measure().get_text_width_height_descent(text, style.font, ismath=False)  # type: ignore[no-untyped-call]
     return float(measured[0])
 

@@ -1,0 +1,108 @@
+"""Plots of an evaluation, drawn from its file alone. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relprop.analysis.plots.bars import draw_bars
+from relprop.analysis.plots.curves import draw_curves
+from relprop.analysis.plots.extremes import draw_extremes
+from relprop.analysis.plots.scatter import draw_scatter
+from relprop.analysis.records import AnalysisError
+from relprop.analysis.tables import plain
+from relprop.files import OutputError
+from relprop.pictures import write_png
+
+if TYPE_CHECKING:
+    from relprop.analysis.results import Results
+
+__all__ = ["Plots", "draw_bars", "draw_curves", "draw_extremes", "draw_scatter", "plot"]
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Files of plots that were written.
+
+    Parameters
+    ----------
+    files : tuple of str
+        PNG files.
+    remarks : tuple of str
+        What was not drawn, and why.
+    """
+
+    files: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.files, *self.remarks])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what JSON can say."""
+        return dict(plain(self))
+
+
+def plot(
+    results: Results,
+    folder: str | PathLike[str],
+    *,
+    pictures: str | PathLike[str] | None = None,
+    k: int = 5,
+    seed: int = 0,
+) -> Plots:
+    """Write all plots of the samples and methods selected.
+
+    They are ``bars.png``, ``scatter.png``, ``curves.png``, and for each method whose maps were kept
+    ``best-worst.METHOD.png``.
+
+    Parameters
+    ----------
+    results : Results
+        A file of an evaluation, or a selection from it.
+    folder : path
+        Where they go; it is made if it is missing.
+    pictures : path, optional
+        Folder of the data set's pictures, where their names in the file do not lead to them.
+    k : int
+        How many best and worst samples are drawn.
+    seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    AnalysisError
+        If there is nothing to plot.
+    OutputError
+        If the folder can't be written.
+    """
+    if not results.methods or not len(results):
+        raise AnalysisError(f"{results.path} has no methods or no samples to plot")
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
+    summary = results.summary(seed=seed)
+    files, remarks = [], []
+    for name, figure in (
+        ("bars", draw_bars(summary)),
+        ("scatter", draw_scatter(results, summary)),
+        ("curves", draw_curves(results, summary)),
+    ):
+        files.append(folder / f"{name}.png")
+        write_png(figure, files[-1])
+    with_maps = [method.method for method in summary.methods if results.has_maps(method.method)]
+    if not with_maps:
+        remarks.append(f"best and worst samples are not drawn: {results.path} holds no relevance maps")
+    for method in with_maps:
+        sheet = draw_extremes(results, method, k=k, pictures=None if pictures is None else Path(pictures))
+        if sheet is None:
+            remarks.append(f"best and worst samples of {method} are not drawn: none has a score")
+            continue
+        files.append(folder / f"best-worst.{re.sub(r'[^A-Za-z0-9._+-]', '_', method)}.png")
+        write_png(sheet, files[-1])
+    return Plots(tuple(map(str, files)), tuple(remarks))
