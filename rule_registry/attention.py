@@ -19,6 +19,8 @@ define(
     "softmax by first-order expansion, products in halves, norms pass (Achtibat et al. 2024)",
     base="epsilon",
 )
+# Proposition 3.4 for a norm as a whole. The authors' library applies it to the division by the deviation alone, and
+# epsilon to the mean and the bias of a layer norm, as ``epsilon`` does here; but for that the two agree.
 register(
     "attnlrp",
     aten.layer_norm.default,

@@ -66,7 +66,7 @@ def measure_peers(subject: Subject) -> dict[str, str]:
     Parameters
     ----------
     subject
-        Its model stays as it is. An integer as ``target``, or none, means the largest output, as for `relprop.explain`.
+        Its model stays as it is. The largest output is explained, or what its ``target`` is, where that is a function.
 
     Returns
     -------
@@ -119,6 +119,8 @@ def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected:
                 return f"wrong: {silent}"
             if unbiased is None or not peer.conserves:
                 return "ok"
+            with torch.no_grad():
+                target = unbiased(x).abs().argmax(1)
             relevance, output = _explained(peer, unbiased, x, target)
         except Exception as error:  # the peer's, of any kind: it is the result
             return f"error: {_line(error)}"
