@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.coco import Coco, DataError
-from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.correctness import FAMILIES, CorrectnessRow, measure
-from benchmarks.localisation import CLASSIFIERS, LocalisationRow, localise
+from benchmarks.ablation import AblationRow, ablate, markdown
+from benchmarks.classifiers import CLASSIFIERS
+from benchmarks.coco import DataError
+from benchmarks.conditions import Conditions, Device, Dtype, under
+from benchmarks.coverage import CoverageRow, ask_peers, measure
+from benchmarks.ledger import Ledger
+from benchmarks.peers import require_peers
 from benchmarks.speed import SpeedRow, compare_speed
 from benchmarks.stream import StreamRow, stream
+from benchmarks.sweep import Summary, sweep, sweep_peers
 from benchmarks.tables import show, write
+from benchmarks.workers import Worker
+from benchmarks.zoo import choose, zoo
 from relprop.errors import RelpropError
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,42 +62,76 @@ def speed(
     typer.echo(f"written: {write(rows, SpeedRow, results / f'speed-{conditions}.csv').name}")
 
 
-@app.command(epilog="Example: python -m benchmarks correctness --models resnet18 --models swin_tiny_patch4_window7_224")
-def correctness(models: Models = FAMILIES, threads: Threads = 2, results: Results = RESULTS) -> None:
-    """Compare programs with autograd, and follow the mass, on an architecture of every family."""
-    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
-    with conditions.in_force():
-        rows = measure(models)
-    show(rows, CorrectnessRow)
-    typer.echo(f"written: {write(rows, CorrectnessRow, results / f'correctness-{conditions}.csv').name}")
-
-
-@app.command(epilog="Example: python -m benchmarks localisation --shared ../shared --maps /tmp/maps")
-def localisation(
-    models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
-    shared: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")
-    ] = Path("../shared"),
-    maps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw a panel per picture and model here, to look at.")
+@app.command(epilog="Example: python -m benchmarks coverage --source timm --models 'vit_*' --redo 'vit_tiny*'")
+def coverage(
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only models from there, as timm; repeat for several.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Pictures per model, at most.")] = None,
-    threads: Threads = 2,
+    everything: Annotated[
+        bool, typer.Option("--all/--families", help="Every architecture of timm, or the smallest of each family.")
+    ] = False,
+    models: Annotated[str, typer.Option(metavar="GLOB", help="Only models with such names.")] = "*",
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N of these, at most.")] = None,
+    redo: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Drop the rows of such names first, of the models chosen.")
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also ask captum, zennit, autoLRP and LXT (extra peers).")
+    ] = False,
+    threads: Threads = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Models measured side by side.")] = 1,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Time for one model.")] = 600,
+    memory: Annotated[float, typer.Option(metavar="GIB", min=1, help="Memory for one model.")] = 24,
     results: Results = RESULTS,
 ) -> None:
-    """Measure the share of positive relevance that falls inside the object's mask."""
+    """Capture, explain and compare with autograd every model of the zoo; a rerun goes on where the last one ended."""
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    entries = choose(zoo(everything), source, models)[:limit]
     try:
-        data = Coco.open(shared)
-        if unknown := set(models) - set(CLASSIFIERS):
-            raise DataError(f"no weights known for {', '.join(sorted(unknown))}; there are: {', '.join(CLASSIFIERS)}")
-        with conditions.in_force():
-            rows = [row for name in models for row in localise(name, data, limit, maps)]
+        if not entries:
+            raise DataError(f"no model of the zoo is called {models!r}" + (f" in {source}" if source else ""))
+        ledger = Ledger(results / f"coverage-{conditions}.csv", CoverageRow)
+        chosen = {(entry.source, entry.name) for entry in entries}
+        if redo is not None:
+            ledger.keep(lambda row: not (fnmatchcase(row["name"], redo) and (row["source"], row["name"]) in chosen))
+        if peers:
+            require_peers()
+        limits = {"timeout": timeout, "memory": memory}
+        sweep(entries, ledger, [Worker(partial(under, conditions, measure), **limits) for _ in range(jobs)])
+        if peers:
+            sweep_peers(entries, ledger, [Worker(partial(under, conditions, ask_peers), **limits) for _ in range(jobs)])
     except RelpropError as error:
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(1) from error
-    show(rows, LocalisationRow)
-    typer.echo(f"written: {write(rows, LocalisationRow, results / f'localisation-{conditions}.csv').name}")
+    typer.echo(str(Summary.of([row for row in ledger.rows() if (row["source"], row["name"]) in chosen])))
+    typer.echo(f"written: {ledger.path.name}")
+
+
+@app.command(epilog="Example: python -m benchmarks ablation --shared ../shared --variants 'stabiliser*'")
+def ablation(
+    models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
+    chosen: Annotated[str, typer.Option("--variants", metavar="GLOB", help="Only variants with such names.")] = "*",
+    shared: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")
+    ] = Path("../shared"),
+    objects: Annotated[int, typer.Option(metavar="N", min=2, help="Outlined pictures per model, at most.")] = 16,
+    pictures: Annotated[int, typer.Option(metavar="N", min=2, help="Labelled pictures per model, at most.")] = 16,
+    threads: Threads = 1,
+    results: Results = RESULTS,
+) -> None:
+    """Judge rule sets and open choices by masks and by removing pixels; a rerun goes on where the last one ended."""
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    try:
+        ledger = Ledger(results / f"ablation-{objects}objects-{pictures}pictures-{conditions}.csv", AblationRow)
+        with conditions.in_force():
+            for name in models:
+                ablate(name, shared, ledger, chosen, objects, pictures)
+    except RelpropError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(1) from error
+    rows = [row for row in ledger.rows() if row["model"] in models and fnmatchcase(row["variant"], chosen)]
+    typer.echo(markdown(rows, ("rule set", "control", "choice"), "variant"))
+    typer.echo(f"written: {ledger.path.name}")
 
 
 @app.command("stream", epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")

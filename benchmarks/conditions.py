@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 Placed = TypeVar("Placed", Tensor, nn.Module)
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 class Device(StrEnum):
@@ -58,3 +60,9 @@ class Conditions:
         """Wait until the device has done what it was told."""
         if self.device is Device.CUDA:
             torch.cuda.synchronize()
+
+
+def under(conditions: Conditions, function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """Call a function with the conditions in force."""
+    with conditions.in_force():
+        return function(argument)

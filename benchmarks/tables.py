@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def cells(row: DataclassInstance) -> list[str]:
-    """Return the values of a row as text, numbers to four significant digits."""
-    return [f"{value:.4g}" if isinstance(value, float) else str(value) for value in asdict(row).values()]
+    """Return the values of a row as text, numbers to four significant digits; what is None is empty."""
+    return [
+        f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+        for value in asdict(row).values()
+    ]
 
 
 def show(rows: Sequence[DataclassInstance], kind: type[Any]) -> None:

@@ -12,7 +12,7 @@ from models import distance, gradient, settled
 from torch import Tensor, nn
 
 import relprop
-from benchmarks.correctness import FAMILIES
+from benchmarks.zoo.timm_models import families
 
 FAST: dict[str, dict[str, Any]] = {
     "resnet10t": {},
@@ -58,6 +58,6 @@ def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [entry.name for entry in families()])
 def test_architectures_at_their_own_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(*build(name), monkeypatch)
