@@ -151,6 +151,22 @@ def select(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
+@register("structural", aten.slice_scatter.default, aten.select_scatter.default)
+def scatter(call: Call, relevance: Tensor) -> Relevances:
+    """To what was written, and elsewhere to what was there before; what falls on a constant goes to the activation."""
+    dim = call["dim"] % call.result.ndim + 1
+    if call.site.op == aten.select_scatter.default:
+        where = (dim, call["index"])
+        written = relevance.select(*where)
+        kept = relevance.select_scatter(torch.zeros_like(written), *where)
+    else:
+        ends = (dim, call["start"], call["end"], call["step"])
+        written = aten.slice(relevance, *ends)
+        kept = relevance.slice_scatter(torch.zeros_like(written), *ends)
+    values = [kept if slot.name == "self" else written for slot in call.site.active]
+    return values if len(values) == 2 else share(call, *values, total=call.batch.sum(relevance))
+
+
 @register("structural", aten.roll.default)
 def roll(call: Call, relevance: Tensor) -> Tensor:
     """Roll back."""

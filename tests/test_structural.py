@@ -214,9 +214,27 @@ def test_detach_blocks_the_gradient_alone() -> None:
     assert rule_registry.get("abslrp").table[aten.detach.default].kind == "passes"
 
 
+SCATTERS: dict[str, tuple[Any, ...]] = {
+    # operation, shape of what is written into (2, 3, 4, 6), where
+    "slice": (aten.slice_scatter.default, (2, 1, 4, 6), 1, 1, 2),
+    "slice, open": (aten.slice_scatter.default, (2, 3, 4, 4), -1, 2),
+    "slice, step": (aten.slice_scatter.default, (2, 3, 2, 6), 2, 0, 9223372036854775807, 2),
+    "slice, negative": (aten.slice_scatter.default, (2, 3, 2, 6), -2, -3, -1),
+    "select": (aten.select_scatter.default, (2, 3, 6), 2, 1),
+    "select, negative": (aten.select_scatter.default, (2, 3, 4), -1, -2),
+}
+
+
+@pytest.mark.parametrize("active", [["self", "src"], ["self"], ["src"]], ids=str)
+@pytest.mark.parametrize("case", SCATTERS.values(), ids=SCATTERS.keys())
+def test_writing_into_a_part(case: tuple[Any, ...], active: list[str]) -> None:
+    op, shape, *where = case
+    compare_with_autograd(op, randn(*X), randn(*shape), *where, active=active)
+
+
 def test_every_move_is_tried() -> None:
     """A rule that nobody compares with autograd is not known to be right."""
-    tried = {case[0] for case in [*MOVES.values(), *SPLITS.values()]}
+    tried = {case[0] for case in [*MOVES.values(), *SPLITS.values(), *SCATTERS.values()]}
     tried |= {aten.cat.default, aten.stack.default}
     tried |= {aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
     assert {str(op) for op, rule in STRUCTURAL.items() if rule.kind == "rule"} == {str(op) for op in tried}
@@ -247,6 +265,9 @@ CONSTANTS: dict[str, tuple[Any, ...]] = {
     "where, right": (aten.where.self, (randn(2, 3) > 0, randn(2, 3), randn(3)), ["self"]),
     "where, left": (aten.where.self, (torch.tensor([True, False, True]), randn(3), randn(2, 3)), ["other"]),
     "where, number": (aten.where.ScalarOther, (torch.tensor([True, False, True]), randn(2, 3), 1.0), ["self"]),
+    "slice scatter": (aten.slice_scatter.default, (randn(2, 3, 4), randn(2, 2, 4), 1, 1), ["src"]),
+    "slice scatter, written": (aten.slice_scatter.default, (randn(2, 3, 4), randn(2, 2, 4), 1, 1), ["self"]),
+    "select scatter": (aten.select_scatter.default, (randn(2, 3, 4), randn(2, 4), 1, -1), ["src"]),
     "where, number left": (
         aten.where.ScalarSelf, (torch.tensor([True, False, True]), 1.0, randn(2, 3)), ["other"],
     ),
