@@ -174,6 +174,7 @@ _OTHER_NAMES = (
     aten.divide.Scalar,
     aten.divide.Tensor,
     aten.einsum.default,
+    aten.expand_as.default,
     aten.linalg_matmul.default,
     aten.moveaxis.int,
     aten.moveaxis.intlist,
@@ -182,6 +183,7 @@ _OTHER_NAMES = (
     aten.multiply.Scalar,
     aten.multiply.Tensor,
     aten.negative.default,
+    aten.reshape_as.default,
     aten.special_expit.default,
     aten.subtract.Scalar,
     aten.subtract.Tensor,
@@ -189,6 +191,8 @@ _OTHER_NAMES = (
     aten.swapdims.default,
     aten.true_divide.Scalar,
     aten.true_divide.Tensor,
+    aten.type_as.default,
+    aten.view_as.default,
 )
 """Operations that are another, or several, whatever a model calls them."""
 

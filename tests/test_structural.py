@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from models import Lambda, seeded
 from support import FRONT, SEEDS, Applied, apply_rule, bind, function_of, inputs_of, slots
-from torch import Tensor
+from torch import Tensor, nn
 
+import relprop
 import rule_registry
 from rule_registry import BatchAxis, Slot
 
@@ -345,3 +347,19 @@ def test_mass_is_kept_per_sample_wherever_the_batch_lies() -> None:
     expected = relevance[:, :, 1:].reshape(SEEDS, 2, -1)
     factor = relevance.reshape(SEEDS, 2, -1).sum(-1) / expected.sum(-1)
     torch.testing.assert_close(applied.values[0].reshape(SEEDS, 2, -1), expected * factor.unsqueeze(-1))
+
+
+def test_of_other_activations_only_shape_and_type_are_asked_for() -> None:
+    def forward(m: Lambda, x: Tensor) -> Tensor:
+        y = x.relu().type_as(x)
+        return m.head((y.mean(1, keepdim=True).expand_as(x).view_as(y) * y.reshape_as(x)).mean(1))
+
+    def plain(m: Lambda, x: Tensor) -> Tensor:
+        y = x.relu()
+        return m.head((y.mean(1, keepdim=True).expand(x.shape) * y).mean(1))
+
+    x = randn(2, 5, 4)
+    models = [seeded(lambda function=function: Lambda(function, head=nn.Linear(4, 3))) for function in (forward, plain)]
+    assert relprop.gradient_oracle_error(models[0].double(), x) <= 1e-12
+    one, other = (relprop.explain(model.double(), x).relevance for model in models)
+    torch.testing.assert_close(one, other)
