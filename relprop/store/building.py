@@ -79,11 +79,6 @@ def add_method(file: h5py.File, method: Method, layout: Layout) -> None:
 
 def remove_method(file: h5py.File, name: str) -> None:
     """Remove the group of a method."""
-    group = file["methods"][name]
-    for part in (group, group.get("maps", {})):
-        for data in own_data_sets(part).values():
-            for dimension in data.dims:
-                dimension.detach_scale(dimension[0])
     del file["methods"][name]
     file.flush()  # its space is used again only after that
 
@@ -139,10 +134,14 @@ def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray
 def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout: Layout) -> None:
     for field in fields:
         data = _add_field(file, group, field, layout)
+        # What attaching a scale does, without the list of data sets that the scale would keep: a method that is added
+        # must not change the header of sample, which a kill in the middle would spoil for all.
+        scales = np.empty(len(field.dims), object)
         for axis, name in enumerate(field.dims):
-            data.dims[axis].attach_scale(file[name])
+            scales[axis] = np.array([file[name].ref], h5py.ref_dtype)
             if name not in group:
                 group[name] = file[name]
+        data.attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
 
 
 def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
@@ -154,6 +153,8 @@ def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout)
         storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
     else:
         storage["dcpl"] = _early()
+    if kind == "str" and shape[0]:  # in chunks, which are written with what they refer to, and not before
+        storage["chunks"] = (min(shape[0], BLOCK),)
     data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, kind), **storage)
     data.attrs.update(_attributes(field, kind))
     return data

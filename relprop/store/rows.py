@@ -30,22 +30,21 @@ class Batch:
     states : ndarray
         uint8 ``(B,)``.
     values : mapping
-        By name of the data set, ``(B, ...)`` each.
+        Numbers by name of the data set, ``(B, ...)`` each.
+    texts : mapping
+        Strings by name of the data set, ``(B,)`` each; what is empty in all rows is left out.
     """
 
     rows: NDArray[np.int64]
     states: NDArray[np.uint8]
     values: Mapping[str, NDArray[Any]]
+    texts: Mapping[str, NDArray[Any]]
 
     @property
     def nbytes(self) -> int:
         """Size of the values, strings included."""
-        return sum(
-            sum(len(text) for text in values.tolist()) * 4 + 16 * len(values)
-            if values.dtype == object
-            else values.nbytes
-            for values in self.values.values()
-        )
+        numbers = sum(values.nbytes for values in self.values.values())
+        return numbers + sum(16 + 4 * len(text) for texts in self.texts.values() for text in texts)
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
@@ -84,7 +83,8 @@ def make_batch(
     missing = [name for name, field in fields.items() if field.required and name not in arrays]
     if missing and (states == State.DONE).any():
         raise StoreError(f"{where}: rows that are done come with {', '.join(missing)}")
-    return Batch(chosen[order], states, values)
+    texts = {name: values.pop(name) for name, field in fields.items() if field.dtype == "str" and name in values}
+    return Batch(chosen[order], states, values, {name: text for name, text in texts.items() if any(text)})
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:

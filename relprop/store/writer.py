@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from relprop.errors import near_names
 from relprop.files import OutputError, written_whole
 from relprop.store import building
+from relprop.store.building import own_data_sets
 from relprop.store.checks import (
     check_config,
     check_index,
@@ -145,6 +146,8 @@ class EvaluationWriter:
             check_skeleton(file)
             require_readable(file)
             refuse_other_config(file, config, layout)
+            for group in (file["samples"], *file["methods"].values()):
+                _clear_torn(group)
             return cls(path, file)
         except BaseException:
             file.close()
@@ -291,14 +294,21 @@ class EvaluationWriter:
         self._write(group, batch, maps)
 
     def commit(self) -> None:
-        """Make everything written so far last: flush the rows, write their states, flush those."""
+        """Make everything written so far last: flush the rows, write strings and flush, write states and flush.
+
+        Strings refer to what HDF5 writes when it flushes, so they have a flush to themselves: in between a column of
+        them can't be read. `resume` clears what a kill has left so.
+        """
         if not self._pending:
             return
         with telling_output_errors(self._path):
             self._file.flush()
+            if any(batch.texts for _, batch in self._pending):
+                for group, batch in self._pending:
+                    _store(group, batch.rows, batch.texts)
+                self._file.flush()
             for group, batch in self._pending:
-                for there, here in runs(batch.rows):
-                    group["state"][there] = batch.states[here]
+                _store(group, batch.rows, {"state": batch.states})
             self._file.flush()
         self._pending.clear()
 
@@ -349,9 +359,9 @@ class EvaluationWriter:
         if (_states(group)[batch.rows] != State.ABSENT).any():
             self._take_back(group, batch)
         with telling_output_errors(self._path):
-            _store(group, batch)
+            _store(group, batch.rows, batch.values)
             if maps is not None:
-                _store(group["maps"], maps)
+                _store(group["maps"], maps.rows, maps.values)
         self._pending.append((group, batch))
 
     def _take_back(self, group: h5py.Group, batch: Batch) -> None:
@@ -376,11 +386,22 @@ def _states(group: h5py.Group) -> NDArray[np.uint8]:
     return states
 
 
-def _store(group: h5py.Group, batch: Batch) -> None:
-    for name, values in batch.values.items():
-        for there, here in runs(batch.rows):
-            if values.dtype != object or any(values[here]):  # strings are empty already
-                group[name][there] = values[here]
+def _store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
+    for name, column in values.items():
+        for there, here in runs(rows):
+            group[name][there] = column[here]
+
+
+def _clear_torn(group: h5py.Group) -> None:
+    """Empty the strings of absent rows, where a kill came between them and what they refer to."""
+    for data in own_data_sets(group).values():
+        if h5py.check_string_dtype(data.dtype) is None:
+            continue
+        try:
+            data[:]
+        except OSError:
+            for row in np.flatnonzero(_states(group) == State.ABSENT):
+                data[int(row)] = ""
 
 
 def _by_name(fields: Iterable[Field]) -> dict[str, Field]:
