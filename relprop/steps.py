@@ -109,7 +109,11 @@ class Step(nn.Module):
             all contributions, mass that was lost, mass handed to each input. Else None.
         """
         call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
-        returned = self.rule(call, relevance)
+        relevance = _in_precision_of(call.output, relevance)
+        try:
+            returned = self.rule(call, relevance)
+        except (ValueError, NotImplementedError) as error:
+            raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
         values = self._values(returned)
         self._check(call, values)
         record = None
@@ -152,6 +156,13 @@ class Step(nn.Module):
                 f"rule {self.rule} returned relevances of shapes {found} behind the seed axis for inputs of shapes "
                 f"{expected} ({', '.join(map(str, self.site.active))}) of {self.where}"
             )
+
+
+def _in_precision_of(output: Any, relevance: Any) -> Any:
+    """Return relevance in the precision of the output it arrived at: casts on the way pass it as it is."""
+    if isinstance(relevance, Tensor):
+        return relevance.to(output.dtype)
+    return tuple(None if r is None else r.to(part.dtype) for r, part in zip(relevance, output, strict=True))
 
 
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:

@@ -593,6 +593,26 @@ def test_operations_of_two_names_are_one(call: str) -> None:
     assert torch.equal(one(x).relevance, other(x).relevance)
 
 
+@pytest.mark.parametrize("rules", ["gradient", "abslrp", "epsilon-plus"])
+@pytest.mark.parametrize("outer", [torch.float32, torch.float64])
+def test_a_model_may_change_its_precision(outer: torch.dtype, rules: str) -> None:
+    """Keras computes means in one precision and layers in another; so do careful models by hand."""
+    inner = torch.float64 if outer == torch.float32 else torch.float32
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.inner(x.to(inner)).relu()
+        return m.head((y.to(outer) + x).unflatten(1, (2, 4)).to(inner).mean(1).to(outer)) + y.mean(1, keepdim=True)
+
+    model = seeded(lambda: Lambda(forward, inner=nn.Linear(8, 8, dtype=inner), head=nn.Linear(4, CLASSES, dtype=outer)))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=outer)
+    e = relprop.explain(model, x, rules=rules)
+    assert e.relevance.abs().sum() > 0
+    if rules == "gradient":
+        assert distance(e.relevance, gradient(model, x)) <= 1e-6
+    elif rules == "abslrp":
+        assert e.conservation.error <= 1e-5
+
+
 def test_detach_blocks_the_gradient_and_passes_relevance() -> None:
     model = seeded(
         lambda: Lambda(lambda m, x: m.head(x[:, :4] + m.a(x).detach()), a=nn.Linear(8, 4), head=nn.Linear(4, CLASSES))
