@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ Preprocessing = Annotated[
     typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
@@ -130,18 +132,15 @@ def _as_options(message: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what libraries have to say to developers off the screen."""
-    import cv2
-
-    before, opencv = logging.root.manager.disable, cv2.utils.logging.getLogLevel()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # heeded once OpenCV is imported, which few commands need
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-        cv2.utils.logging.setLogLevel(opencv)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

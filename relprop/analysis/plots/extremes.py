@@ -102,7 +102,7 @@ def _rows(results: Results, entries: tuple[Ranked, ...], words: str, folder: Pat
         summed = maps.sum(0) if maps.ndim == 3 else maps
         heat = robust_scale(np.asarray(summed, np.float64))[0]
         found.negative |= bool((heat < 0).any())
-        title = f"{words} {entry.value:.3f}" if not place else f"{entry.value:.3f}"
+        title = f"{words}: {entry.value:.3f}" if not place else f"{entry.value:.3f}"
         note = _class_words(entry, names)
         size = tile_size(heat.shape, _SIDE)
         map_tile = heat_colours(sharp(heat, size))

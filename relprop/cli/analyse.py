@@ -1,0 +1,141 @@
+"""``relprop summary``, ``compare``, ``plot`` and ``export``: what the file of an evaluation says. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from relprop.cli.app import AsJson, Debug, app, one_line_errors
+
+if TYPE_CHECKING:
+    from relprop.analysis import Results
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="What relprop evaluate wrote, complete or not.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),
+]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")]
+Confidence = Annotated[float, typer.Option(metavar="P", help="Of the intervals, between 0 and 1.")]
+By = Annotated[str, typer.Option(metavar="SCORE", help="Which score: gae, local_consistency, contrastiveness ...")]
+
+
+class _Told(Protocol):
+    """What prints as text, and as JSON."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+@app.command(epilog="Example: relprop summary run.h5 --method 'absLRP*' --method random")
+def summary(
+    file: File,
+    method: Methods = None,
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
+    failures: Annotated[bool, typer.Option("--failures", help="List instead what failed, and why.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Summarise each method of an evaluation: means with bootstrap intervals, medians, what is missing.
+
+    Methods marked (chance) are controls: a score means little without what they reach.
+    """
+    with _results(file, method, debug) as results:
+        _tell(results.failures() if failures else results.summary(confidence, seed), as_json)
+
+
+@app.command(epilog="Example: relprop compare run.h5 absLRP IntegratedGradients --by contrastiveness")
+def compare(
+    file: File,
+    a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
+    others: Annotated[
+        list[str] | None, typer.Argument(metavar="[B]...", help="The method to compare it with, or several; else all.")
+    ] = None,
+    by: By = "gae",
+    confidence: Confidence = 0.95,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods sample by sample: difference with its interval, Wilcoxon's signed-rank test, win rate.
+
+    Where A is compared with several, p-values are adjusted for their number (Holm).
+    """
+    with _results(file, None, debug) as results:
+        if others is not None and len(others) == 1:
+            _tell(results.compare(a, others[0], by, confidence, seed), as_json)
+        else:
+            _tell(results.compare_all(a, others, by, confidence, seed), as_json)
+
+
+@app.command(epilog="Example: relprop plot run.h5 -o plots --pictures holiday/")
+def plot(
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the PNG files go.")],
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The data set's pictures, where the names in FILE do not lead to them."),
+    ] = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
+    method: Methods = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Draw bars with intervals, every sample's LC against its C, masking curves, and the best and worst samples.
+
+    The last are drawn for methods whose relevance maps were kept.
+    """
+    with _results(file, method, debug) as results:
+        from relprop.analysis.plots import plot as draw
+
+        _tell(draw(results, output, pictures=pictures, k=count, seed=seed), as_json)
+
+
+@app.command(epilog="Example: relprop export run.h5 -o scores.csv")
+def export(
+    file: File,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="A .csv or .parquet table, or .nc for labelled arrays."),
+    ] = None,
+    virelay: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.h5", help="A ViRelAy attribution database, of one method whose maps were kept."),
+    ] = None,
+    method: Methods = None,
+    maps: Annotated[bool, typer.Option("--maps", help="Put maps, masks and outputs into OUT.nc, too.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write an evaluation as CSV, Parquet, netCDF, or for ViRelAy: whole files or none."""
+    with _results(file, method, debug) as results:
+        from relprop.analysis.exports import export as write
+        from relprop.analysis.records import AnalysisError
+        from relprop.analysis.virelay import export_virelay
+
+        if (output is None) == (virelay is None):
+            raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.h5")
+        if virelay is not None:
+            _tell(export_virelay(results, virelay), as_json)
+        elif output is not None:
+            _tell(write(results, output, maps), as_json)
+
+
+@contextmanager
+def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Results]:
+    """Open a file and select methods; what goes wrong becomes one line."""
+    with one_line_errors(debug):
+        from relprop.analysis import Results
+
+        with Results(path) as results:
+            yield results.select(methods=methods)
+
+
+def _tell(found: _Told, as_json: bool) -> None:
+    typer.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))
