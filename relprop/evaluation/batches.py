@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Batch:
 def assemble(
     unit: Unit,
     samples: Mapping[int, Sample],
-    reserve: Sequence[Sample],
+    reserve: Iterable[Sample],
     mosaics: int,
     device: torch.device,
     unusable: Mapping[int, str] | None = None,
@@ -79,8 +79,8 @@ def assemble(
         Which samples.
     samples : mapping
         By index, as they were read.
-    reserve : sequence of Sample
-        Four that could be read.
+    reserve : iterable of Sample
+        What fills up, in its order.
     mosaics : int
         How many mosaics every unit has.
     device : torch.device
@@ -89,35 +89,81 @@ def assemble(
         Samples that could be read and still can't be used, with the reason.
     """
     unusable = unusable or {}
-    failed: list[Sample] = []
     occupants: list[Sample] = []
-    scored: list[int] = []
     for start in range(0, len(unit.members), 4):
-        four = [_unless(samples[member], unusable) for member in unit.members[start : start + 4]]
-        there = {sample.index for sample in four if not sample.error}
-        for place, sample in enumerate(four):
-            own = unit.own[start + place]
-            if sample.error:
-                if own:
-                    failed.append(sample)
+        four = [samples[member] for member in unit.members[start : start + 4]]
+        there = {sample.index for sample in four if not sample.error and sample.index not in unusable}
+        for sample in four:
+            if sample.index not in there:
                 sample = _filler(reserve, there, unusable)
                 there.add(sample.index)
-            elif own:
-                scored.append(len(occupants))
             occupants.append(sample)
-    while len(occupants) < 4 * mosaics:
-        occupants.append(occupants[len(occupants) % 4])
-    x = torch.stack([sample.x for sample in occupants if sample.x is not None]).to(device)
-    return Batch(unit, x, tuple(occupants), tuple(scored), tuple(failed))
+    failed = [
+        sample if sample.error else replace(sample, x=None, error=unusable[sample.index])
+        for sample in (samples[index] for index in unit.samples)
+        if sample.error or sample.index in unusable
+    ]
+    return _stacked(unit, occupants, failed, mosaics, device)
 
 
-def _unless(sample: Sample, unusable: Mapping[int, str]) -> Sample:
-    if sample.error or sample.index not in unusable:
-        return sample
-    return Sample(sample.index, label=sample.label, name=sample.name, error=unusable[sample.index])
+def assemble_again(
+    unit: Unit,
+    samples: Mapping[int, Sample],
+    find: Callable[[int], Sample],
+    mosaics: int,
+    device: torch.device,
+    members: Mapping[int, Sequence[int]],
+    unusable: Mapping[int, str],
+) -> Batch:
+    """Fill the slots of a unit's mosaics as they were filled before.
+
+    Parameters
+    ----------
+    unit, samples, mosaics, device
+        As for `assemble`.
+    find : callable
+        Reads the sample at an index.
+    members : mapping
+        From each sample that is scored to the four of its mosaic.
+    unusable : mapping
+        The unit's other samples, and why they could not be used.
+
+    Raises
+    ------
+    DataError
+        One of them can't be read any more.
+    """
+    occupants: list[Sample] = []
+    for start in range(0, len(unit.members), 4):
+        four = unit.members[start : start + 4]
+        known = next((members[index] for index in four if index in members), None)
+        for index in four if known is None else map(int, known):
+            sample = samples[index] if index in samples else find(index)
+            if sample.error and known is not None:
+                raise DataError(f"sample {index} was in a mosaic, and can't be read any more: {sample.error}")
+            occupants.append(sample)
+    # A mosaic of which nothing is scored may show anything.
+    readable = next(sample for sample in occupants if not sample.error)
+    occupants = [readable if sample.error else sample for sample in occupants]
+    failed = [replace(samples[index], x=None, error=message) for index, message in unusable.items()]
+    return _stacked(unit, occupants, failed, mosaics, device)
 
 
-def _filler(reserve: Sequence[Sample], there: set[int], unusable: Mapping[int, str]) -> Sample:
+def _stacked(
+    unit: Unit, occupants: list[Sample], failed: Sequence[Sample], mosaics: int, device: torch.device
+) -> Batch:
+    lost = {sample.index for sample in failed}
+    scored = [
+        slot
+        for slot, (member, own) in enumerate(zip(unit.members, unit.own, strict=True))
+        if own and member not in lost
+    ]
+    full = occupants + [occupants[k % 4] for k in range(4 * mosaics - len(occupants))]
+    x = torch.stack([sample.x for sample in full if sample.x is not None]).to(device)
+    return Batch(unit, x, tuple(full), tuple(scored), tuple(failed))
+
+
+def _filler(reserve: Iterable[Sample], there: set[int], unusable: Mapping[int, str]) -> Sample:
     for sample in reserve:
         if sample.index not in there and sample.index not in unusable:
             return sample

@@ -19,10 +19,10 @@ from relprop.evaluation.masking import TargetKind
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.plan import Unit, plan_units
 from relprop.evaluation.randomness import same_kernels
-from relprop.evaluation.reading import Read, read_reserve, read_stream, read_units
+from relprop.evaluation.reading import Read, Reserve, read_reserve, read_stream, read_units
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.run import Progress, Run
-from relprop.evaluation.samples import DataError, Reader, Sample
+from relprop.evaluation.samples import DataError, Reader
 from relprop.evaluation.settings import MAPS, Settings, versions
 from relprop.evaluation.sources import Source, Stream, open_source
 from relprop.evaluation.subjects import Subject, look_at, open_subject
@@ -166,12 +166,12 @@ def evaluate(
     made = make_methods(methods, Setting(subject.given, seed, subject.classifier))
     reader = Reader(subject.transform, subject.dtype, chosen.need_masks)
     feed = _feed(source, reader, settings, workers)
-    reserve, shape = feed.reserve, feed.shape
+    shape = tuple(feed.first.shape[1:])
     check_size(shape[1:])
     with same_kernels(subject.device), delayed_interrupts() as interruption:
-        classes = look_at(subject, _stacked(reserve))
+        classes = look_at(subject, feed.first)
         for name, method in made.items():
-            _prepare(name, method, _stacked(reserve[:2]).to(subject.device))
+            _prepare(name, method, feed.first[:2].to(subject.device))
         layout = Layout(
             (shape[1], shape[2]),
             classes,
@@ -204,7 +204,7 @@ def evaluate(
                 progress,
             )
             units, before = feed.units(run.needs_work)
-            run.work(units, reserve, before, feed.count)
+            run.work(units, feed.reserve, before, feed.count)
             return _report(path, writer, run, time.perf_counter() - start)
 
 
@@ -214,8 +214,10 @@ class _Feed:
 
     Parameters
     ----------
-    reserve : list of Sample
-        Four that fill up.
+    reserve : Reserve
+        What fills up.
+    first : Tensor
+        The first four pictures that can be read, ``(4, C, H, W)``.
     index : list of int
         Of the samples of this run, ascending; none yet of a stream.
     count : int or None
@@ -224,15 +226,11 @@ class _Feed:
         From which units need work to these with their samples, and how many samples need none.
     """
 
-    reserve: list[Sample]
+    reserve: Reserve
+    first: torch.Tensor
     index: list[int]
     count: int | None
     units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of every picture, ``(C, H, W)``."""
-        return tuple(_stacked(self.reserve).shape[1:])
 
 
 def _feed(source: Source | Stream, reader: Reader, settings: Settings, workers: int) -> _Feed:
@@ -241,18 +239,19 @@ def _feed(source: Source | Stream, reader: Reader, settings: Settings, workers: 
         if settings.shard != (0, 1):
             raise DataError("a data set without a length can't be cut into shards")
         reserve, stream = read_stream(source, reader, settings.unit)
-        return _Feed(reserve, [], None, lambda needed: (stream, 0))
+        return _Feed(reserve, _stacked(reserve), [], None, lambda needed: (stream, 0))
     reserve = read_reserve(source, reader, settings.seed)
     plan = plan_units(source.count, settings.seed, settings.unit, settings.shard)
     index = sorted(index for unit in plan for index in unit.samples)
-    one_size = replace(reader, shape=tuple(_stacked(reserve).shape[1:]))
+    first = _stacked(reserve)
+    one_size = replace(reader, shape=tuple(first.shape[1:]))
 
     def units(needed: Callable[[Unit], bool]) -> tuple[Iterator[Read], int]:
         left = [unit for unit in plan if needed(unit)]
         before = len(index) - sum(len(unit.samples) for unit in left)
         return read_units(source, one_size, left, workers), before
 
-    return _Feed(reserve, index, len(index), units)
+    return _Feed(reserve, first, index, len(index), units)
 
 
 def _open(
@@ -287,8 +286,8 @@ def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
         raise type(error)(f"method {name}: {error}") from error
 
 
-def _stacked(samples: Sequence[Sample]) -> torch.Tensor:
-    return torch.stack([sample.x for sample in samples if sample.x is not None])
+def _stacked(reserve: Reserve) -> torch.Tensor:
+    return torch.stack([sample.x for sample in reserve.first() if sample.x is not None])
 
 
 def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> Evaluation:

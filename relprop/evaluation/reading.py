@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
@@ -61,52 +61,84 @@ def read_units(source: Source, reader: Reader, units: Sequence[Unit], workers: i
         ) from error
 
 
-def read_stream(stream: Stream, reader: Reader, size: int) -> tuple[list[Sample], Iterator[Read]]:
-    """Return the first four samples of a stream that can be read, and an iterator of units with their samples.
+class Reserve:
+    """The samples that fill up, in their order: those of the permutation, or of the stream, that can be read.
 
-    All pictures must have the shape of the first of them.
+    Parameters
+    ----------
+    samples : iterator of Sample
+        In their order; they are read when they are needed.
+    fetch : callable, optional
+        Reads the sample at an index, whether it is one of these or not.
+    """
 
-    Raises
-    ------
-    DataError
-        No four samples can be read, or the stream itself fails.
+    def __init__(self, samples: Iterator[Sample], fetch: Callable[[int], Sample] | None = None) -> None:
+        self._coming, self._fetch = samples, fetch
+        self._seen: list[Sample] = []
+        self.errors: list[Sample] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        yield from list(self._seen)
+        for sample in self._coming:
+            if sample.error:
+                self.errors.append(sample)
+            else:
+                self._seen.append(sample)
+                yield sample
+
+    def __getitem__(self, index: int) -> Sample:
+        found = next((sample for sample in self._seen if sample.index == index), None)
+        if found is None:
+            found = self._fetch(index) if self._fetch is not None else Sample(index, error="it is not at hand any more")
+        return found
+
+    def first(self) -> list[Sample]:
+        """Return the first four.
+
+        Raises
+        ------
+        DataError
+            There are no four.
+        """
+        four = list(islice(self, 4))
+        if len(four) < 4:
+            why = f"; sample {self.errors[0].index}: {self.errors[0].error}" if self.errors else ""
+            raise DataError(
+                f"a mosaic takes four different pictures, and only {len(four)} of the data set's can be read{why}"
+            )
+        return four
+
+
+def read_stream(stream: Stream, reader: Reader, size: int) -> tuple[Reserve, Iterator[Read]]:
+    """Return the samples of a stream that fill up, and an iterator of units with their samples.
+
+    All pictures must have the shape of the first that can be read. What fills up are the first eight that can be read:
+    four may be in the mosaic itself.
     """
     items = _items(stream, _OneShape(reader))
     ahead: list[tuple[int, Sample]] = []
-    reserve: list[Sample] = []
+    readable: list[Sample] = []
+    failed: list[Sample] = []
     for index, sample in items:
         ahead.append((index, sample))
-        if sample.x is not None:
-            reserve.append(sample)
-        if len(reserve) == 4:
+        (failed if sample.error else readable).append(sample)
+        if len(readable) == 2 * 4:
             break
-    _require_readable(reserve, [sample for _, sample in ahead])
-    spare = {sample.index: sample for sample in reserve}
+    reserve = Reserve(iter([*failed, *readable]))
+    spare = {sample.index: sample for sample in readable[:4]}
     units = stream_units(chain(ahead, items), size, list(spare))
     return reserve, ((unit, spare | dict(batch)) for unit, batch in units)
 
 
-def read_reserve(source: Source, reader: Reader, seed: int) -> list[Sample]:
-    """Return the first four samples of the permutation that can be read: they take the slots of those that can't.
+def read_reserve(source: Source, reader: Reader, seed: int) -> Reserve:
+    """Return the samples of a data set that fill up: they are read when they are needed.
 
     All must have the shape of the first of them.
-
-    Raises
-    ------
-    DataError
-        There are no four.
     """
     require_four(source.count)
     reading = _OneShape(reader)
-    reserve: list[Sample] = []
-    failed: list[Sample] = []
-    for index in dict.fromkeys(mosaic_members(source.count, seed).flatten().tolist()):
-        sample = reading(index, source.fetch)
-        (failed if sample.x is None else reserve).append(sample)
-        if len(reserve) == 4:
-            break
-    _require_readable(reserve, failed)
-    return reserve
+    order = dict.fromkeys(mosaic_members(source.count, seed).flatten().tolist())
+    return Reserve((reading(index, source.fetch) for index in order), lambda index: reading(index, source.fetch))
 
 
 class _OneShape:
@@ -138,12 +170,3 @@ def _items(stream: Stream, reader: _OneShape) -> Iterator[tuple[int, Sample]]:
             ) from error
         position = index + 1
         yield index, reader(index, lambda _, item=item: item)  # type: ignore[misc]
-
-
-def _require_readable(reserve: Sequence[Sample], seen: Sequence[Sample]) -> None:
-    if len(reserve) < 4:
-        errors = [sample for sample in seen if sample.error]
-        why = f"; sample {errors[0].index}: {errors[0].error}" if errors else ""
-        raise DataError(
-            f"a mosaic takes four different pictures, and only {len(reserve)} of the data set's can be read{why}"
-        )

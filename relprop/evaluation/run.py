@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.evaluation.background import Background
-from relprop.evaluation.batches import Batch, assemble
+from relprop.evaluation.batches import Batch, assemble, assemble_again
 from relprop.evaluation.explaining import MethodFailureError, explain_unit
 from relprop.evaluation.further import Metrics
 from relprop.evaluation.interrupts import Interruption
 from relprop.evaluation.masking import READ_BACK, Masking, check_labels, mask_unit, read_back, sample_rows
 from relprop.evaluation.methods.base import Method
 from relprop.evaluation.plan import Unit
-from relprop.evaluation.reading import Read
-from relprop.evaluation.samples import DataError, Sample
+from relprop.evaluation.reading import Read, Reserve
+from relprop.evaluation.samples import Sample
 from relprop.evaluation.scoring import method_rows
 from relprop.evaluation.settings import Settings
 from relprop.evaluation.subjects import Subject
@@ -84,7 +84,7 @@ class Run:
         """Tell whether something of a unit is not in the file."""
         return bool(self._open_parts(unit))
 
-    def work(self, units: Iterable[Read], reserve: Sequence[Sample], before: int, total: int | None) -> None:
+    def work(self, units: Iterable[Read], reserve: Reserve, before: int, total: int | None) -> None:
         """Work off units with their samples, ``before`` samples of a total having been done in earlier runs.
 
         Raises
@@ -110,7 +110,7 @@ class Run:
         self,
         unit: Unit,
         samples: Mapping[int, Sample],
-        reserve: Sequence[Sample],
+        reserve: Reserve,
         parts: Sequence[str],
         background: Background,
     ) -> Iterator[float]:
@@ -133,7 +133,7 @@ class Run:
         self,
         unit: Unit,
         samples: Mapping[int, Sample],
-        reserve: Sequence[Sample],
+        reserve: Reserve,
         rows: Mapping[int, int],
         background: Background,
     ) -> Masking | Batch:
@@ -156,16 +156,12 @@ class Run:
         with background.lock:
             messages = self._messages(unit, rows)
             done = [rows[index] for index in unit.samples if index not in messages]
-            arrays = self.writer.read_samples(done, READ_BACK) if done else {}
-        shown = set(arrays["mosaic_members"].flatten().tolist()) if done else set()
-        # What could be read, and is in none of the mosaics, was left out of them.
-        others = {*unit.members, *(sample.index for sample in reserve)} - shown - set(unit.samples)
-        batch = assemble(unit, samples, reserve, mosaics, device, messages | dict.fromkeys(others, "left out"))
-        if [rows[sample.index] for sample in batch.samples] != done or (
-            done and (batch.members != arrays["mosaic_members"]).any()
-        ):
-            raise DataError(_other_mosaics(batch, messages))
-        return read_back(self._checked(batch), arrays) if done else batch
+            if not done:
+                return self._checked(assemble(unit, samples, reserve, mosaics, device, messages))
+            arrays = self.writer.read_samples(done, READ_BACK)
+        members = dict(zip((i for i in unit.samples if i not in messages), arrays["mosaic_members"], strict=True))
+        batch = assemble_again(unit, samples, reserve.__getitem__, mosaics, device, members, messages)
+        return read_back(self._checked(batch), arrays)
 
     def _explain(self, name: str, masking: Masking, rows: Mapping[int, int], background: Background) -> None:
         method, settings = self.methods[name], self.settings
@@ -269,10 +265,3 @@ class Run:
             if item is None:
                 return
             yield item
-
-
-def _other_mosaics(batch: Batch, messages: Mapping[int, str]) -> str:
-    """Say why the mosaics of a unit are not those in the file."""
-    lost = [sample for sample in batch.failed if sample.index not in messages]
-    reason = f"; sample {lost[0].index} can't be read any more: {lost[0].error}" if lost else ""
-    return f"the data set is another one than when the masking run was written: mosaics differ{reason}"

@@ -72,7 +72,11 @@ def method_rows(
         for name, found in metrics.score(_shown(masking, explained, good.tolist(), model, baseline)).items():
             rows[name][good] = found
     if keep is not None:
-        maps = explained.picture if keep == "channels" else explained.picture.sum(1)
+        channels = masking.batch.x.shape[1] if keep == "channels" else 1
+        maps = explained.picture
+        if maps.shape[1] != channels:  # of a map without channels each has its share
+            maps = maps.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+        maps = maps if keep == "channels" else maps[:, 0]
         rows["relevance"] = maps.cpu().numpy().copy()
     for column in rows.values():
         column[failed] = np.nan
