@@ -27,7 +27,7 @@ class MissingRuleError(RelpropError, LookupError):
 
 
 class RuleError(RelpropError):
-    """A rule returned something that does not fit the operation it belongs to."""
+    """A rule can't be applied to an operation, or returned something that does not fit it."""
 
 
 class HookError(RelpropError):

@@ -84,6 +84,8 @@ class Explainer:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if contrast not in ("rest", "default", None):
             raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
+        if not isinstance(hooks, Mapping | None):
+            raise TypeError(f"hooks must be a mapping from module paths to functions, not {hooks!r}")
         for pattern, hook in (hooks or {}).items():
             if not callable(hook):
                 raise TypeError(f"the hook at {pattern!r} must be a function of (info, relevance), not {hook!r}")
@@ -121,7 +123,7 @@ class Explainer:
 
         Raises
         ------
-        InputError, TargetError, CaptureError, MissingRuleError, OutOfMemoryError
+        InputError, TargetError, CaptureError, MissingRuleError, RuleError, OutOfMemoryError
         """
         args, kwargs = check_inputs(x, kwargs)
         with memory_for(1):  # what a capture needs does not depend on the batch

@@ -1,4 +1,11 @@
-"""The rule sets ``attnlrp`` and ``cp-lrp``, made for transformers; elsewhere they are ``epsilon``."""
+"""The rule sets ``attnlrp`` and ``cp-lrp``, made for transformers; elsewhere they are ``epsilon``.
+
+Attention relevance weighed by gradients (Chefer et al., Transformer Interpretability Beyond Attention Visualization,
+CVPR 2021) is none of them: it multiplies each layer's attention relevance with the attention's gradient, a second pass
+backwards, and then the layers' matrices with one another, so its result is no relevance of any operation's inputs and
+a rule, which sees one operation, can't state it. From a program's relevances at the softmax (`relprop.Explainer`'s
+``hooks``) and autograd's gradients there it can be computed outside.
+"""
 
 from __future__ import annotations
 

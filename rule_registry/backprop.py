@@ -49,11 +49,17 @@ define("deconvnet", "the gradient with rectifiers on the way back (Zeiler and Fe
 
 @register("guided-backprop", *RECTIFIERS)
 def guided(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
-    """Gradient of a rectifier, of what arrives with a positive sign."""
+    """Gradient of a rectifier, of what arrives with a positive sign: ``f'(x) R^+``, of ReLU ``[x > 0] R^+``.
+
+    Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015, section 3.4.
+    """
     return vector_jacobian_product(call, relevance.clamp(min=0))
 
 
 @register("deconvnet", *RECTIFIERS)
 def rectified(call: Call, relevance: Tensor) -> Tensor:
-    """Pass what arrives with a positive sign, whatever went in."""
+    """Pass what arrives with a positive sign, whatever went in: ``R^+``.
+
+    Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 2.1.
+    """
     return relevance.clamp(min=0)

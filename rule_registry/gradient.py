@@ -66,10 +66,13 @@ def _by_tape(operation: Callable[..., Any], call: Call, arrived: Any) -> tuple[T
                 f"{call.site.op} at {call.site.path!r} has no autograd formula, so it has no gradient: give it one "
                 "with torch.library.register_autograd"
             )
-        found = [
-            torch.autograd.grad(outputs, inputs, seed, retain_graph=True, materialize_grads=True)
-            for seed in zip(*seeds, strict=True)
-        ]
+        try:
+            found = [
+                torch.autograd.grad(outputs, inputs, seed, retain_graph=True, materialize_grads=True)
+                for seed in zip(*seeds, strict=True)
+            ]
+        except RuntimeError as error:  # what torch.library.custom_op makes of an operation without a formula
+            raise NotImplementedError(f"{call.site.op} at {call.site.path!r} has no gradient: {error}") from error
     return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
 

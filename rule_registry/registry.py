@@ -35,6 +35,7 @@ class Definition:
     settings: dict[str, Any]
     parameters: dict[str, Parameter]
     fixed: dict[str, Parameter]
+    refuse: Callable[[Mapping[str, Any]], str] | None = None
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -49,6 +50,7 @@ def define(
     base: str | None = None,
     parameters: Mapping[str, Parameter] | None = None,
     fixed: Mapping[str, Parameter] | None = None,
+    refuse: Callable[[Mapping[str, Any]], str] | None = None,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -63,6 +65,8 @@ def define(
         Defaults of the parameters that `get` accepts.
     fixed : mapping, optional
         Parameters of the base that this rule set gives a value for good: `get` no longer accepts them.
+    refuse : callable, optional
+        From the parameters to what is wrong with them, which `get` raises; empty if all is well.
     **settings
         Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
@@ -83,7 +87,7 @@ def define(
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}")
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
-    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}))
+    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}), refuse)
 
 
 def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
@@ -156,7 +160,7 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     TypeError
         If it has no such parameter, or the value is no number.
     ValueError
-        If a number is not finite.
+        If a number is not finite, or the rule set refuses these parameters together.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
@@ -202,6 +206,9 @@ def _get(name: str, **parameters: Parameter) -> RuleSet:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
     values |= parameters
+    for link in chain:
+        if link.refuse is not None and (wrong := link.refuse(values)):
+            raise ValueError(f"rule set {name!r}: {wrong}")
     if "default" in settings:
         settings["default"] = as_rule(settings["default"]).bind(values)
     return RuleSet(

@@ -70,6 +70,7 @@ def test_values_per_channel_and_bounds_of_the_normalisation():
         ("abslrp:delta=much", ParameterError, "'delta=much' is not PARAM=NUMBER"),
         ("abslrp:delta=nan", ParameterError, "'delta=nan' is not finite"),
         ("abslrp:delta=1,delta=2", ParameterError, "'delta=2' .* names its parameter again"),
+        ("alpha-beta:alpha=3", ParameterError, "alpha - beta must be 1"),
         ("epsilon-gamma-box:low=1/x", ParameterError, "'low=1/x' is not PARAM=NUMBER"),
     ],
 )

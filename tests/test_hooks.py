@@ -282,6 +282,8 @@ def test_places_there_are_not() -> None:
         relprop.explain(model, x, hooks={"feature.0": stop})
     with pytest.raises(CaptureError, match=r"no relevance passes 'features\.0'"):
         relprop.explain(model, x, at="features.1", hooks={"features.0": stop})
+    with pytest.raises(TypeError, match="hooks must be a mapping"):
+        relprop.Explainer(model, hooks=[stop])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the hook at 'features' must be a function"):
         relprop.Explainer(model, hooks={"features": 3})  # type: ignore[dict-item]
     seen = Seen()  # of a glob only what relevance passes is meant

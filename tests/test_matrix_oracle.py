@@ -295,7 +295,7 @@ def test_length_of_nothing_hands_nothing_on_and_of_the_largest_is_refused() -> N
     applied = apply_rule(aten.linalg_vector_norm.default, (zeros, 2, [1]), {}, where, relevance)
     assert not applied.values[0].any()
     torch.testing.assert_close(applied.lost, relevance)
-    with pytest.raises(NotImplementedError, match="ord=inf: its rule is for positive finite ones"):
+    with pytest.raises(relprop.RuleError, match="ord=inf: its rule is for positive finite ones"):
         apply_rule(aten.linalg_vector_norm.default, (zeros, float("inf"), [1]), {}, where, relevance)
 
 

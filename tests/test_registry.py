@@ -257,6 +257,16 @@ def test_a_rule_that_can_not_be_called_is_refused() -> None:
             rule_registry.register("abslrp", aten.digamma.default, rule=wrong)  # type: ignore[arg-type]
 
 
+def test_a_base_refuses_for_its_heirs() -> None:
+    rule_registry.define(
+        "mine", "…", parameters={"low": 0.0, "high": 1.0}, refuse=lambda p: "low" * (p["low"] > p["high"])
+    )
+    rule_registry.define("heir", "…", base="mine")
+    assert rule_registry.get("heir", low=0.5).parameters["low"] == 0.5
+    with pytest.raises(ValueError, match="rule set 'heir': low"):
+        rule_registry.get("heir", low=2.0)
+
+
 def test_a_rule_for_nothing_is_refused() -> None:
     with pytest.raises(TypeError, match="needs the operations"):
         rule_registry.register("abslrp")

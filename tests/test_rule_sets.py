@@ -7,6 +7,7 @@ evaluating and differentiating it; ``c`` are the contributions ``x_i w_ij``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 import relprop
 import rule_registry
+from rule_registry.lrp.layers import alpha_beta
 
 aten = torch.ops.aten
 EPSILON = 1e-6
@@ -158,16 +160,23 @@ def test_bounds_per_channel() -> None:
     where: Any = (aten.conv2d.default, (x, weight), {}, slots(["input"]), relevance)
     found = apply_rule(*where, rules="z-box", first=True, low=low, high=high).values[0]
     assert distance(found, expected) <= 1e-10
-    with pytest.raises(ValueError, match="bounds for 2 channels and the input has 3"):
+    with pytest.raises(
+        relprop.RuleError, match=r"z_box refuses .*: the z.B rule has bounds for 2 channels and the input has 3"
+    ):
         apply_rule(*where, rules="z-box", first=True, low=(0, 0), high=(1, 1))
     with pytest.warns(UserWarning, match="outside of the bounds"):
         apply_rule(*where, rules="z-box", first=True, low=0.0, high=1.0)
 
 
 def test_alpha_and_beta_must_differ_by_one() -> None:
+    for wrong in ({"beta": 2.0}, {"alpha": 3}, {"alpha": 0.5, "beta": -0.5}):
+        with pytest.raises(ValueError, match="rule set 'alpha-beta': alpha - beta must be 1"):
+            rule_registry.get("alpha-beta", **wrong)
     x, weight = randn(2, 3), randn(4, 3)
-    with pytest.raises(ValueError, match="alpha - beta must be 1"):
-        apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), randn(1, 2, 4), rules="alpha-beta", beta=2.0)
+    mine = rule_registry.Rule("mine", partial(alpha_beta, alpha=1.0, beta=1.0, stabilizer=0.0))
+    rules = rule_registry.get("epsilon").derive({aten.linear.default: mine})
+    with pytest.raises(relprop.RuleError, match=r"mine refuses .*: alpha - beta must be 1"):
+        apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), randn(1, 2, 4), rules=rules)
 
 
 # Operations without a weight

@@ -1,10 +1,15 @@
-"""Rule sets that are built from the rules for layers: one rule for all, or another for each kind of layer."""
+"""Rule sets that are built from the rules for layers: one rule for all, or another for each kind of layer.
+
+The composites are those of Kohlbrenner et al., Towards Best Practice in Explaining Neural Network Decisions with LRP,
+IJCNN 2020 (epsilon for dense layers, alpha-beta or z+ for convolutions, flat for the first layer), and Montavon et al.,
+Layer-Wise Relevance Propagation: An Overview, 2019, section 10.3 (epsilon, gamma, and z^B at the input).
+"""
 
 from __future__ import annotations
 
 import torch
 
-from rule_registry.lrp.layers import LAYERS, alpha_beta, excitation, flat, gamma, w_squared, z_box
+from rule_registry.lrp.layers import LAYERS, alpha_beta, excitation, flat, gamma, w_squared, wrong_alpha_beta, z_box
 from rule_registry.lrp.residuals import by_positive_part
 from rule_registry.registry import define, register
 from rule_registry.select import select
@@ -32,6 +37,7 @@ define(
     "positive and negative contributions apart (Bach et al. 2015)",
     base="epsilon",
     parameters={"alpha": 2.0, "beta": 1.0},
+    refuse=wrong_alpha_beta,
 )
 register("alpha-beta", *LAYERS, rule=alpha_beta)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -58,8 +59,8 @@ def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stab
     ValueError
         Unless ``alpha - beta = 1`` and neither is negative: relevance would not be conserved.
     """
-    if beta < 0 or abs(alpha - beta - 1) > 1e-9:
-        raise ValueError(f"alpha - beta must be 1 and beta not negative, not alpha={alpha} and beta={beta}")
+    if wrong := wrong_alpha_beta({"alpha": alpha, "beta": beta}):
+        raise ValueError(wrong)
     weight, bias = call["weight"], call["bias"]
     up, down = weight.clamp(min=0), weight.clamp(max=0)
     positive = signed(call, up, None if bias is None else bias.clamp(min=0), down)
@@ -68,6 +69,14 @@ def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stab
         return found
     negative = signed(call, down, None if bias is None else bias.clamp(max=0), up)
     return found - beta * shares(call, relevance, negative, stabilizer)
+
+
+def wrong_alpha_beta(parameters: Mapping[str, float]) -> str:
+    """Say what is wrong with a choice of alpha and beta."""
+    alpha, beta = parameters["alpha"], parameters["beta"]
+    if beta >= 0 and abs(alpha - beta - 1) <= 1e-9:
+        return ""
+    return f"alpha - beta must be 1 and beta not negative, not alpha={alpha:g} and beta={beta:g}"
 
 
 def excitation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
