@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ import torch
 from models import Lambda, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.peers import PEERS, Peer, judge, measure_peers
 from benchmarks.peers.adapters import Method
 from benchmarks.peers.subject import plain, without_biases
@@ -210,3 +214,12 @@ def test_a_missing_peer_names_the_extra() -> None:
     missing = Peer("Fairy", "no_such_package", honest, lambda *_: Counter(), False)
     with pytest.raises(MissingExtraError, match=r'comparing with Fairy needs no_such_package: .*"relprop\[peers\]"'):
         missing.method(nn.Identity())
+
+
+def test_the_command_line_names_the_extra_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum", None)
+    arguments = ["speed", "--models", "test_resnet", "--peers", "--results", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith('benchmarks: comparing with captum needs captum: pip install "relprop[peers]"')
+    assert not list(tmp_path.iterdir())
