@@ -219,6 +219,15 @@ def pad(call: Call, relevance: Tensor) -> Relevances:
     return inner
 
 
+@register("structural", aten.im2col.default)
+def patches(call: Call, relevance: Tensor) -> Relevances:
+    """Add overlapping patches up; what falls on the padding goes to the activations."""
+    windows = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
+    joined = aten.col2im(relevance.flatten(0, 1), call.input.shape[-2:], *windows)
+    joined = joined.reshape(relevance.shape[0], *call.input.shape)
+    return share(call, joined, total=call.batch.sum(relevance)) if any(call["padding"]) else joined
+
+
 def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) -> Tensor:
     source = call.input
     positions = torch.arange(source.numel(), device=source.device, dtype=torch.float64).reshape(source.shape)

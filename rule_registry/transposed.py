@@ -125,6 +125,12 @@ def cumulated(call: Call, s: Tensor) -> Tensor:
     return s.flip(dim).cumsum(dim).flip(dim)
 
 
+def folded(call: Call, s: Tensor) -> Tensor:
+    """Transpose the sum of overlapping patches: cut them out."""
+    windows = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
+    return aten.im2col(s.flatten(0, 1), *windows).reshape(s.shape[0], *call.input.shape)
+
+
 def interpolation_weights(call: Call) -> list[Tensor]:
     """Weights of an interpolation along each axis, ``(out, in)``: the operation on that axis' unit vectors.
 
@@ -172,6 +178,7 @@ AVERAGES: dict[Any, Callable[[Call, Tensor], Tensor]] = {
     aten.sum.dim_IntList: total,
     aten.sum.default: total,
     aten.cumsum.default: cumulated,
+    aten.col2im.default: folded,
     aten.upsample_nearest1d.vec: interpolation,
     aten.upsample_nearest2d.vec: interpolation,
     aten.upsample_nearest3d.vec: interpolation,

@@ -259,6 +259,18 @@ def test_running_sum(dim: int, positive: bool) -> None:
     compare_with_formula(aten.cumsum.default, values((2, 3, 4), positive), dim, nonnegative=positive)
 
 
+@both_signs
+@pytest.mark.parametrize(
+    "windows",
+    [([2, 2], [1, 1], [0, 0], [1, 1]), ([3, 2], [1, 2], [1, 0], [2, 1]), ([2, 2], [1, 1], [0, 0], [2, 2])],
+    ids=["overlapping", "padded", "apart"],
+)
+def test_sum_of_patches(windows: tuple[list[int], ...], positive: bool) -> None:
+    count = F.unfold(randn(1, 2, 4, 4), *windows).shape[-1]
+    x = values((2, 2 * windows[0][0] * windows[0][1], count), positive)
+    compare_with_formula(aten.col2im.default, x, [4, 4], *windows, nonnegative=positive)
+
+
 STATISTICS: dict[str, tuple[Any, ...]] = {
     "variance": (aten.var.dim, [1]),
     "variance, biased": (aten.var.dim, [-1, 1], False, True),

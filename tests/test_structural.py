@@ -132,6 +132,9 @@ MOVES: dict[str, tuple[Any, ...]] = {
     "pad, circular": (aten.pad.default, X, [2, 1, 1, 3], "circular"),
     "pad, reflect in one dimension": (aten.pad.default, (2, 3, 5), [2, 3], "reflect"),
     "constant pad": (aten.constant_pad_nd.default, X, [1, 2, 0, 1], 0.5),
+    "patches": (aten.im2col.default, X, [2, 3], [1, 1], [0, 0], [2, 3]),
+    "patches, overlapping": (aten.im2col.default, X, [3, 2], [1, 2], [0, 0], [1, 1]),
+    "patches, padded": (aten.im2col.default, X, [3, 3], [1, 1], [1, 1], [2, 2]),
     "masked fill": (aten.masked_fill.Scalar, X, randn(4, 6) > 0, -1.0),
     "masked fill, tensor": (aten.masked_fill.Tensor, X, randn(2, 1, 4, 6) > 0, torch.tensor(2.0)),
     "masked fill, stretched": (aten.masked_fill.Scalar, (2, 1, 4), randn(3, 4) > 0, 0.0),
@@ -261,6 +264,7 @@ CONSTANTS: dict[str, tuple[Any, ...]] = {
     ),
     "stack": (aten.stack.default, ([randn(2, 3), randn(2, 3)], 1), [Slot("tensors", 0)]),
     "pad": (aten.pad.default, (randn(2, 3, 4), [1, 2, 0, 1]), ["self"]),
+    "patches, padded": (aten.im2col.default, (randn(2, 3, 4, 4), [3, 3], [1, 1], [1, 1], [2, 2]), ["self"]),
     "pad and crop": (aten.pad.default, (randn(2, 3, 4), [-1, 2]), ["self"]),
     "constant pad": (aten.constant_pad_nd.default, (randn(2, 3, 4), [2, 0], 1.0), ["self"]),
     "masked fill": (aten.masked_fill.Scalar, (randn(2, 3, 4), randn(3, 4) > 0, -1.0), ["self"]),
@@ -363,3 +367,30 @@ def test_of_other_activations_only_shape_and_type_are_asked_for() -> None:
     assert relprop.gradient_oracle_error(models[0].double(), x) <= 1e-12
     one, other = (relprop.explain(model.double(), x).relevance for model in models)
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rules", ["gradient", "abslrp"])
+def test_what_returns_an_argument_as_it_is_leaves_no_operation(rules: str) -> None:
+    """Branches that are left out are zero, and what writes over everything needs nothing that was there before."""
+
+    def forward(m: Lambda, x: Tensor) -> Tensor:
+        y = 0 + m.head(x)
+        z = torch.relu(y)
+        z[:, :3] = y - 0
+        return m.last(z)
+
+    def plain(m: Lambda, x: Tensor) -> Tensor:
+        return m.last(m.head(x))
+
+    x, parts = randn(2, 4), {"head": nn.Linear(4, 3), "last": nn.Linear(3, 2)}
+    models = [Lambda(function, **parts).double().eval() for function in (forward, plain)]
+    one, other = (relprop.Explainer(model, rules=rules) for model in models)
+    assert [site.op for site in one.plan(x).sites.values()] == [aten.linear.default] * 2
+    assert torch.equal(one(x).relevance, other(x).relevance)
+
+
+@pytest.mark.parametrize("shown", [0.5, torch.zeros(1)])
+def test_adding_something_is_an_operation(shown: float | Tensor) -> None:
+    model = Lambda(lambda m, x: m.head(x) + shown, head=nn.Linear(4, 3)).eval()
+    operations = [site.op for site in relprop.Explainer(model).plan(torch.randn(2, 4)).sites.values()]
+    assert operations == [aten.linear.default, aten.add.Tensor]
