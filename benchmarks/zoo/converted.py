@@ -1,0 +1,92 @@
+"""Models that were made for something else than PyTorch: ONNX graphs, and Keras on its torch backend."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torchvision import models
+
+from benchmarks.weights import settle
+from benchmarks.zoo.entries import Entry, Subject
+from relprop.errors import RelpropError
+from relprop.extras import extra
+
+
+def entries() -> list[Entry]:
+    """Return all of them."""
+    return [
+        Entry("onnx", "squeezenet1_1", "squeezenet", onnx_squeezenet),
+        Entry("keras", "convolutional", "convolutional", keras_convolutional),
+    ]
+
+
+def onnx_squeezenet(samples: int) -> Subject:
+    """Write torchvision's SqueezeNet as an ONNX file, and make a module of that with onnx2torch."""
+    with extra("zoo", "a model in ONNX"):
+        import onnx
+        import onnx2torch
+    x = torch.randn(samples, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        model = settle(models.squeezenet1_1(num_classes=10), x)
+        file = io.BytesIO()
+        batch = {"x": {0: "batch"}, "logits": {0: "batch"}}
+        # The newer exporter needs a package more, and onnx2torch knows the operations of opset 13 best.
+        torch.onnx.export(
+            model, (x,), file, dynamo=False, opset_version=13, input_names=["x"], output_names=["logits"],
+            dynamic_axes=batch,
+        )  # fmt: skip
+    file.seek(0)
+    return Subject(onnx2torch.convert(onnx.load(file)).eval(), x)
+
+
+def keras_convolutional(samples: int) -> Subject:
+    """Make a convolutional classifier in Keras; its pictures have their channels last."""
+    layers = torch_keras().layers
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pictures: Any = layers.Input((32, 32, 3))
+        y = layers.Conv2D(8, 3, padding="same", use_bias=False)(pictures)
+        y = layers.BatchNormalization()(y)
+        y = layers.MaxPooling2D()(layers.ReLU()(y))
+        branch = layers.DepthwiseConv2D(3, padding="same", activation="gelu")(y)
+        gate = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(branch))
+        y = layers.Concatenate()([layers.Add()([y, layers.Multiply()([branch, gate])]), y])
+        y = layers.LayerNormalization()(layers.Flatten()(layers.AveragePooling2D(4)(y)))
+        model = torch_keras().Model(pictures, layers.Dense(10)(y))
+    x = torch.randn(samples, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+    return Subject(settle(model, x), x)
+
+
+def torch_keras() -> ModuleType:
+    """Import Keras with its torch backend, and leave the environment as it was.
+
+    Raises
+    ------
+    RelpropError
+        If this process has Keras with another backend: it can't be changed.
+    """
+    before = os.environ.get("KERAS_BACKEND")
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "torch"
+    try:
+        with extra("zoo", "a model in Keras"):
+            import keras
+    finally:
+        if before is None:
+            os.environ.pop("KERAS_BACKEND", None)
+        else:
+            os.environ["KERAS_BACKEND"] = before
+    if keras.backend.backend() != "torch":
+        raise RelpropError(
+            f"this process has Keras with its {keras.backend.backend()} backend; a model that relprop can explain "
+            "needs KERAS_BACKEND=torch in the environment before Keras is imported"
+        )
+    return keras
