@@ -1,4 +1,4 @@
-"""Measurements of relprop: how fast it is, and whether its relevance falls where the object is.
+"""Measurements of relprop: how fast it is, and what its maps are worth.
 
 Run ``python -m benchmarks --help``. Each sub-command prints a table and writes it, with the conditions it was
 measured under in the file's name, to ``benchmarks/results/``.

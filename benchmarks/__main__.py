@@ -114,8 +114,8 @@ def ablation(
     shared: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")
     ] = Path("../shared"),
-    objects: Annotated[int, typer.Option(metavar="N", min=2, help="Outlined pictures per model, at most.")] = 16,
-    pictures: Annotated[int, typer.Option(metavar="N", min=2, help="Labelled pictures per model, at most.")] = 16,
+    objects: Annotated[int, typer.Option(metavar="N", min=3, help="Outlined pictures per model, at most.")] = 16,
+    pictures: Annotated[int, typer.Option(metavar="N", min=3, help="Labelled pictures per model, at most.")] = 16,
     threads: Threads = 1,
     results: Results = RESULTS,
 ) -> None:

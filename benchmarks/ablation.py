@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,11 +23,11 @@ import relprop
 from benchmarks.ledger import Ledger
 from benchmarks.recognised import Recognised, recognise
 from benchmarks.variants import BATCH, DEFAULT, Variant, variants
+from relprop.analysis.statistics import estimate_mean
 from relprop.errors import RelpropError
 from relprop.metrics import energy_inside, perturbation_curves, pointing_game
 
 STEPS, REGION = 5, 16
-RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -163,13 +161,11 @@ def _row(
 
 
 def paired_interval(values: Tensor, reference: Tensor) -> tuple[float, float, float]:
-    """Return the mean difference of pairs, and its bootstrapped 95 % interval (BCa, seeded)."""
-    differences = (values.double() - reference.double()).numpy()
-    mean = float(differences.mean())
-    if np.ptp(differences) == 0:  # nothing to resample
-        return mean, mean, mean
-    found = stats.bootstrap((differences,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0))
-    return mean, float(found.confidence_interval.low), float(found.confidence_interval.high)
+    """Return the mean difference of pairs, and its bootstrapped 95 % interval; NaN of fewer than three."""
+    found = estimate_mean((values.double() - reference.double()).numpy())
+    if found.interval == "all values are equal":
+        return found.mean, found.mean, found.mean
+    return found.mean, found.low, found.high
 
 
 def markdown(rows: Sequence[Mapping[str, str]], kinds: Sequence[str], heading: str) -> str:

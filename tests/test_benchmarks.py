@@ -13,12 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.coco import Coco, DataError
-from benchmarks.localisation import LocalisationRow, share_inside
 from benchmarks.speed import SpeedRow
 from benchmarks.tables import columns
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 def run(*arguments: str | Path) -> tuple[int, str]:
@@ -62,37 +58,6 @@ def test_speed_with_peers_times_what_explains_and_says_what_is_wrong(tmp_path: P
         "zennit (wrong)",
         "autoLRP",
     ]  # LXT knows transformers
-
-
-@pytest.mark.skipif(not (SHARED / "assets").is_dir(), reason="the shared pictures and weights are not here")
-def test_localisation_measures_every_method_and_draws(tmp_path: Path) -> None:
-    code, output = run(
-        "localisation", "--models", "mobilenet_v2", "--limit", "2", "--threads", "1", "--shared", SHARED,
-        "--results", tmp_path, "--maps", tmp_path / "maps",
-    )  # fmt: skip
-    assert code == 0, output
-    rows = read(tmp_path, "localisation")
-    assert list(rows[0]) == columns(LocalisationRow)
-    methods = ["abslrp", "abslrp, contrast=None", "abslrp-released", "input*gradient"]
-    assert [row["method"] for row in rows] == methods
-    assert {row["pictures"] for row in rows} == {"2"}
-    assert all(0 <= float(row["share_mean"]) <= 1 and 0 < float(row["chance"]) < 1 for row in rows)
-    assert len(list((tmp_path / "maps").glob("mobilenet_v2-*.png"))) == 2
-
-
-def test_missing_pictures_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="pass --shared DIR"):
-        Coco.open(tmp_path)
-    code, output = run("localisation", "--shared", tmp_path)
-    assert code == 1
-    assert output.startswith("benchmarks: no ")
-
-
-def test_share_inside_counts_positive_relevance_of_summed_channels() -> None:
-    relevance = torch.tensor([[[[3.0, 1.0]], [[-1.0, -2.0]], [[1.0, 2.0]]]])  # summed: 3, 1
-    mask = torch.tensor([[[True, False]]])
-    assert share_inside(relevance, mask).tolist() == [0.75]
-    assert share_inside(-relevance, mask).isnan().all()
 
 
 def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
