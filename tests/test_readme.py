@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,16 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     definition = registry._definitions["abslrp"]
     monkeypatch.setattr(definition, "table", dict(definition.table))
     scope: dict[str, object] = {}
+    left_out = ""
     for number, block in enumerate(blocks("python"), 1):
+        if "from transformers import" in block and find_spec("transformers") is None:
+            left_out = f"block {number} needs relprop[zoo]; the others ran"
+            continue
         exec(compile(block, f"README.md, block {number}", "exec"), scope)
     assert (tmp_path / "maps.png").stat().st_size > 10_000
     registry._get.cache_clear()
+    if left_out:
+        pytest.skip(left_out)
 
 
 def test_readme_commands_run(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ CLASSES, WORDS, LENGTH, END = 10, 100, 12, 99
 
 CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
     "ViT": ENCODER | PATCHES,
-    "Deit": ENCODER | PATCHES,
+    "DeiT": ENCODER | PATCHES,
     "Beit": ENCODER | PATCHES | {"use_relative_position_bias": True},
     "Swin": WINDOWS,
     "Swinv2": WINDOWS,
