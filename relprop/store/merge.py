@@ -21,6 +21,7 @@ from relprop.store.errors import MergeError
 from relprop.store.opening import check_free, telling_output_errors
 from relprop.store.reading import open_evaluation
 from relprop.store.rows import runs
+from relprop.store.space import reserve, trim
 
 READ_AT_ONCE = 1 << 24
 """Most bytes of a data set in memory."""
@@ -59,10 +60,12 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
         index = _all_samples(shards)
         part = stack.enter_context(written_whole(out))
         with telling_output_errors(out), h5py.File(part, "w") as file:
+            reserve(file, out, sum(Path(shard.filename).stat().st_size for shard in shards))
             _lay_out(file, shards, index)
             for shard in shards:
                 _copy(shard, file, np.searchsorted(index, shard["sample"][:]))
             file.attrs.modify("complete", np.uint8(1))
+        trim(part)
 
 
 def _in_order(shards: list[h5py.File]) -> list[h5py.File]:

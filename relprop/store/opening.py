@@ -13,6 +13,7 @@ from typing import Literal
 
 import h5py
 
+from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
 
@@ -40,6 +41,8 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
         raise MissingFileError(f"there is no file {path}")
     if path.is_dir():
         raise FormatError(f"{path} is a folder, not a file of an evaluation")
+    if path.stat().st_size == 0:  # to be written, HDF5 would take it for a new one
+        raise FormatError(f"{path} is empty, not a file of an evaluation")
     locks = _probe(path, mode)
     if mode == "r+" and not locks:
         warnings.warn(
@@ -63,14 +66,14 @@ def telling_output_errors(path: Path) -> Iterator[None]:
     """Turn what HDF5 raises when it can't write into an `OutputError` with the system's reason."""
     try:
         yield
-    except OutputError:
+    except RelpropError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
         found = _REASON.search(str(error))
+        if found is None and not isinstance(error, OSError):
+            raise
         reason = found.group(1) if found else getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"cannot write {path}: {reason}. What was committed before is kept; resume the run when there is room"
-        ) from error
+        raise OutputError(f"cannot write {path}: {reason}. What was committed before is kept") from error
 
 
 def _probe(path: Path, mode: Literal["r", "r+"]) -> bool:
@@ -109,8 +112,6 @@ def _translated(path: Path, error: OSError) -> StoreError:
         return _busy(path)
     if "truncated file" in text:
         return FormatError(f"{path} is truncated: its end is missing, so it was not copied whole, or its disk was full")
-    if path.stat().st_size == 0:
-        return FormatError(f"{path} is empty, not a file of an evaluation")
     if "file signature not found" in text:
         return FormatError(f"{path} is not an HDF5 file")
     return FormatError(f"{path} is damaged, HDF5 can't open it: {text}")

@@ -144,6 +144,8 @@ def _rows(rows: Rows, count: int, where: str) -> NDArray[np.int64]:
 def _values(given: ArrayLike, field: Field, data: h5py.Dataset, count: int, where: str) -> NDArray[Any]:
     name, shape = f"{where}/{field.name}", (count, *data.shape[1:])
     values = np.asarray(given, object if field.dtype == "str" else None)
+    if not count and not values.size:  # an empty list knows no shape
+        return np.zeros(shape, data.dtype)
     if field.dtype == "str":
         if not all(isinstance(text, str) for text in values.ravel()):
             raise StoreError(f"{name} takes strings")

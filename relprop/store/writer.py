@@ -122,7 +122,12 @@ class EvaluationWriter:
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already: resume it, or overwrite it")
         check_free(path)
-        with telling_output_errors(path), written_whole(path) as part, h5py.File(part, "w") as file:
+        with written_whole(path) as part, telling_output_errors(path), h5py.File(part, "w") as file:
+            fields = [*sample_fields(layout)]
+            for method in chosen:
+                fields += [*method_fields(method), *map_fields(method)]
+            groups = (1 + len(chosen)) << 16  # bytes of what describes their data sets, generously
+            reserve(file, path, groups + building.allocated_bytes(fields, layout, len(rows)))
             building.create(file, config, layout, rows, versions or {})
             for method in chosen:
                 building.add_method(file, method, layout)
@@ -259,7 +264,8 @@ class EvaluationWriter:
         batch = make_batch(rows, arrays, self._fields, group, self._count)
         if "index" in batch.values and (batch.values["index"] != self._file["sample"][batch.rows]).any():
             raise StoreError("samples/index: the indices of rows are settled when they are made")
-        self._write(group, batch)
+        if len(batch.rows):
+            self._write(group, batch)
 
     def write_method(self, name: str, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
         """Write rows of a method.
@@ -282,6 +288,8 @@ class EvaluationWriter:
         group, method = self._group(name), self._methods[name]
         given, relevance = {key: value for key, value in arrays.items() if key != "relevance"}, arrays.get("relevance")
         batch = make_batch(rows, given, _by_name(method_fields(method)), group, self._count)
+        if not len(batch.rows):
+            return
         if method.maps is None and relevance is not None:
             raise StoreError(f"{name} was added without maps: leave relevance out")
         if method.maps is None or relevance is None:
