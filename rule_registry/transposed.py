@@ -48,7 +48,8 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     transposes = "output_padding" in arguments
     if {*weight.shape[2:], *stride} == {1} and call["groups"] == 1 and not any(padding) and not transposes:
         # A matrix product for each sample: up to three times faster than the general kernel.
-        return (weight.flatten(1).T @ s.flatten(3)).unflatten(3, x.shape[2:])
+        pointwise: Tensor = (weight.flatten(1).T @ s.flatten(3)).unflatten(3, x.shape[2:])
+        return pointwise
     merged = s.flatten(0, 1)
     like = x.new_empty(1).expand(merged.shape[0], *x.shape[1:])
     pulled, _, _ = aten.convolution_backward(
@@ -128,7 +129,8 @@ def cumulated(call: Call, s: Tensor) -> Tensor:
 def folded(call: Call, s: Tensor) -> Tensor:
     """Transpose the sum of overlapping patches: cut them out."""
     windows = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
-    return aten.im2col(s.flatten(0, 1), *windows).reshape(s.shape[0], *call.input.shape)
+    patches: Tensor = aten.im2col(s.flatten(0, 1), *windows)
+    return patches.reshape(s.shape[0], *call.input.shape)
 
 
 def interpolation_weights(call: Call) -> list[Tensor]:
