@@ -211,7 +211,7 @@ def blamed(error: Exception, entry: Entry, stage: str) -> str:
         return f"does not fit into memory ({first_line(error)})"
     if stage == "making":
         who = f"{entry.source}'s"
-    elif isinstance(error, InputError):
+    elif isinstance(error, InputError) or "samples of a batch are mixed" in str(error):
         who = "the model's"
     elif isinstance(error, CaptureError) and error.__cause__ is not None:
         who = "torch.export's"

@@ -96,6 +96,8 @@ def test_the_row_says_whose_limitation_it_is() -> None:
     assert not row.captured
     assert row.operations is None
     assert row.error.startswith("capture: torch.export's limitation: CaptureError: torch.export could not trace Odd")
+    row = measure(entry("mixes", lambda x: x - x.mean(0, keepdim=True) + (x.flatten(1) @ x.flatten(1).T).sum()))
+    assert row.error.startswith("capture: the model's limitation: CaptureError: samples of a batch are mixed")
     row = measure(Entry("here", "refuses", "odd", refuses))
     assert row.error == "making: here's limitation: ValueError: no such width"
     row = measure(entry("fails", lambda x: x @ x.new_zeros(7, 7)))
