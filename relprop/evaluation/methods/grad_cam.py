@@ -130,6 +130,7 @@ def default_layer(model: nn.Module, x: Tensor) -> str:
     handles = [
         module.register_forward_hook(lambda _, __, output, path=path: watch(path, output))
         for path, module in model.named_modules()
+        if not isinstance(module, nn.AdaptiveAvgPool2d)  # what VGG has behind its features
     ]
     try:
         with torch.no_grad():
