@@ -73,15 +73,20 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
         raise AnalysisError(f"cannot tell the format of {path} by its name: give it one of the suffixes {known}")
     if maps and suffix != ".nc":
         raise AnalysisError(f"{SUFFIXES[suffix]} holds a table, no maps: write them as netCDF (.nc)")
-    refuse_itself(results, path)
+    check_place(results, path)
     if suffix == ".nc":
+        with extra("analysis", "netCDF"):
+            import h5netcdf  # noqa: F401 - xarray would say in its own words that it is missing
         arrays = results.to_xarray(maps=maps)
-        with written_whole(path) as part, extra("analysis", "netCDF"):
+        with written_whole(path) as part:
             arrays.to_netcdf(part, engine="h5netcdf")
         held = f"{len(results.methods)} methods x {len(results)} samples, {len(arrays.data_vars)} variables"
         return Written(str(path), held)
+    if suffix == ".parquet":
+        with extra("analysis", "Parquet"):
+            import pyarrow  # noqa: F401 - likewise
     table = results.to_pandas()
-    with written_whole(path) as part, extra("analysis", SUFFIXES[suffix]):
+    with written_whole(path) as part:
         if suffix == ".csv":
             table.to_csv(part, index=False)
         else:
@@ -89,7 +94,9 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
     return Written(str(path), f"{len(table)} rows, one for each sample and method")
 
 
-def refuse_itself(results: Results, path: Path) -> None:
-    """Refuse to write over the file that is read."""
+def check_place(results: Results, path: Path) -> None:
+    """Refuse a folder that is not there, and the file that is read: libraries say the first in words of their own."""
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     if path.exists() and path.resolve() == results.path.resolve():
         raise OutputError(f"cannot write {path}: that is the file the results are read from; name another one")

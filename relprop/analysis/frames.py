@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from relprop.analysis.reading import read_rows
-from relprop.analysis.records import MissingMapsError
+from relprop.analysis.records import KEEP_MAPS, MissingMapsError
 from relprop.extras import extra
 from relprop.store import State
 
@@ -60,8 +60,9 @@ def to_xarray(results: Results, maps: bool) -> xr.Dataset:
     group, rows = file["samples"], results._rows
     coordinates: dict[str, Any] = {
         "sample": ("sample", results.samples.index, {"long_name": "index of the sample in the data set"}),
-        "method": ("method", np.array(results.methods, object)),
-        "control": ("method", np.array([results.is_control(method) for method in results.methods], np.int8)),
+        # Not called "method": Dataset.sel takes an argument of that name.
+        "attribution": ("attribution", np.array(results.methods, object)),
+        "control": ("attribution", np.array([results.is_control(method) for method in results.methods], np.int8)),
     }
     variables: dict[str, Any] = {}
     for name in ("name", "message", "state", "flags", *_CLASSES, "quadrant", "mosaic_members", *_MASKING):
@@ -74,12 +75,12 @@ def to_xarray(results: Results, maps: bool) -> xr.Dataset:
             variables[name] = (_dims(group[name]), read_rows(group[name], rows), _described(group[name]))
         kept = [method for method in results.methods if results.has_maps(method)]
         if not kept:
-            raise MissingMapsError(f"{results.path} holds no relevance maps of {', '.join(results.methods) or 'any'}")
+            raise MissingMapsError(f"{results.path} holds no relevance maps: {KEEP_MAPS}")
     for method in results.methods:
         _add_method(variables, results, method)
     if maps:
         _add_relevance(variables, results, kept)
-    used = {dim for dims, *_ in variables.values() for dim in dims} - {"sample", "method"}
+    used = {dim for dims, *_ in variables.values() for dim in dims} - {"sample", "attribution"}
     for name in sorted(used):
         scale = file[name]
         values = scale.asstr()[:] if h5py.check_string_dtype(scale.dtype) else scale[:]
@@ -91,7 +92,7 @@ def to_xarray(results: Results, maps: bool) -> xr.Dataset:
 
 
 def _add_method(variables: dict[str, Any], results: Results, method: str) -> None:
-    """Put what one method has into its row of ``(method, sample, ...)``; further metrics are NaN for the others."""
+    """Put what one method has into its row of ``(attribution, sample, ...)``; what others lack is NaN there."""
     place, group = results.methods.index(method), results._group(method)
     found: dict[str, Any] = dict(results.scores(method))
     found |= {"seconds": results.seconds(method), "map_change": results.map_change(method)}
@@ -100,7 +101,7 @@ def _add_method(variables: dict[str, Any], results: Results, method: str) -> Non
         if name not in variables:
             empty: Any = "" if values.dtype == object else np.nan if values.dtype.kind == "f" else 0
             whole = np.full((len(results.methods), *values.shape), empty, values.dtype)
-            variables[name] = (("method", *_dims(group[name])), whole, _described(group[name]))
+            variables[name] = (("attribution", *_dims(group[name])), whole, _described(group[name]))
         variables[name][1][place] = values
 
 
@@ -115,7 +116,7 @@ def _add_relevance(variables: dict[str, Any], results: Results, methods: list[st
     for method, values in maps.items():
         whole[results.methods.index(method)] = values.sum(1) if summed and values.ndim == 4 else values
     described = {"long_name": "relevance of the picture, for the target", "units": "1"}
-    variables["relevance"] = (("method", "sample", *shape), whole, described)
+    variables["relevance"] = (("attribution", "sample", *shape), whole, described)
 
 
 def _dims(data: h5py.Dataset) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ from relprop.errors import RelpropError
 
 Values = NDArray[np.float64]
 
+KEEP_MAPS = 'to keep them, evaluate with relevance="map" (--relevance map)'
+"""What to do where maps are missing."""
+
 
 class AnalysisError(RelpropError, ValueError):
     """A question that can't be answered from the file."""

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from relprop.analysis import comparisons, frames, rankings, summaries
 from relprop.analysis.reading import read_done, read_rows, read_scores
-from relprop.analysis.records import Failures, MissingMapsError, Ranking, ScoreInfo, UnknownMethodError, Values
+from relprop.analysis.records import (
+    KEEP_MAPS,
+    Failures,
+    MissingMapsError,
+    Ranking,
+    ScoreInfo,
+    UnknownMethodError,
+    Values,
+)
 from relprop.analysis.selection import Selection
 from relprop.analysis.statistics import CONFIDENCE
 from relprop.errors import near_names
@@ -105,7 +113,7 @@ class Results(Selection):
         group = self._group(method)
         if "maps" not in group:
             raise MissingMapsError(
-                f"{self.path} holds no relevance maps of {group.name.rpartition('/')[2]}: evaluate with maps kept"
+                f"{self.path} holds no relevance maps of {group.name.rpartition('/')[2]}: {KEEP_MAPS}"
             )
         values = read_rows(group["maps/relevance"], self._rows).astype(np.float32)
         scale = read_rows(group["maps/scale"], self._rows).astype(np.float32)
@@ -188,7 +196,7 @@ class Results(Selection):
         return frames.to_pandas(self)
 
     def to_xarray(self, maps: bool = False) -> xr.Dataset:
-        """Return scores ``(method, sample)`` and the masking run ``(sample, ...)``, described as in the file.
+        """Return scores ``(attribution, sample)`` and the masking run ``(sample, ...)``, described as in the file.
 
         Parameters
         ----------

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.analysis.exports import Written, refuse_itself
-from relprop.analysis.records import AnalysisError
+from relprop.analysis.exports import Written, check_place
+from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError
 from relprop.files import written_whole
 from relprop.store import State
 
@@ -48,13 +48,15 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
         If the file can't be written, or is the one that is read.
     """
     path = Path(path)
-    refuse_itself(results, path)
+    check_place(results, path)
     if method is None:
         with_maps = [name for name in results.methods if results.has_maps(name)]
         if len(with_maps) > 1:
             raise AnalysisError(f"a ViRelAy database holds one method, say which: {', '.join(with_maps)}")
-        method = (with_maps or list(results.methods) or [None])[0]
-    chosen = results if method is None else results[method]
+        if not with_maps:
+            raise MissingMapsError(f"{results.path} holds no relevance maps: {KEEP_MAPS}")
+        (method,) = with_maps
+    chosen = results[method]
     done = chosen[(chosen.state() == State.DONE) & (chosen.samples.state == State.DONE)]
     if not len(done):
         raise AnalysisError(f"{method} is done on none of the {len(results)} samples selected of {results.path}")

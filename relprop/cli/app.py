@@ -112,6 +112,8 @@ def one_line_errors(debug: bool) -> Iterator[None]:
     except (RelpropError, ImportError) as error:  # a plug-in that can't be imported says which it is
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            fail("this command needs PyTorch, which is not installed: pip install torch")
         fail(_as_options(str(error)))
     except Exception as error:  # the last resort: nobody should meet a stack trace unasked
         if debug:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from relprop.analysis.plots.bars import draw_bars
 from relprop.analysis.plots.curves import draw_curves
 from relprop.analysis.plots.extremes import draw_extremes
 from relprop.analysis.plots.scatter import draw_scatter
-from relprop.analysis.records import AnalysisError
+from relprop.analysis.records import KEEP_MAPS, AnalysisError
 from relprop.analysis.tables import plain
 from relprop.files import OutputError
 from relprop.pictures import write_png
@@ -97,12 +97,12 @@ def plot(
         write_png(figure, files[-1])
     with_maps = [method.method for method in summary.methods if results.has_maps(method.method)]
     if not with_maps:
-        remarks.append(f"best and worst samples are not drawn: {results.path} holds no relevance maps")
+        remarks.append(f"best and worst samples are not drawn, as {results.path} holds no relevance maps: {KEEP_MAPS}")
     for method in with_maps:
         sheet = draw_extremes(results, method, k=k, pictures=None if pictures is None else Path(pictures))
         if sheet is None:
             remarks.append(f"best and worst samples of {method} are not drawn: none has a score")
             continue
-        files.append(folder / f"best-worst.{re.sub(r'[^A-Za-z0-9._+-]', '_', method)}.png")
+        files.append(folder / f"best-worst.{quote(method, safe=' +:=,()')}.png")  # names stay apart
         write_png(sheet, files[-1])
     return Plots(tuple(map(str, files)), tuple(remarks))

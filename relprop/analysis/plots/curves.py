@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from relprop.analysis.plots.style import (
     BLUE,
@@ -63,7 +64,7 @@ def draw_curves(results: Results, summary: Summary) -> Figure:
     return shape
 
 
-def _draw_panel(axes: Axes, values: Values, percent: np.ndarray, confidence: float, title: str) -> None:  # type: ignore[type-arg]
+def _draw_panel(axes: Axes, values: Values, percent: NDArray[np.int64], confidence: float, title: str) -> None:
     """Draw both orders of ``(N, 2, states)``."""
     with extra("analysis", "a band"):
         from scipy import stats

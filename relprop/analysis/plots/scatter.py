@@ -27,6 +27,7 @@ from relprop.analysis.plots.style import (
     side_of,
 )
 from relprop.analysis.records import Values
+from relprop.analysis.statistics import Estimate
 from relprop.analysis.summaries import MethodSummary, Summary
 
 if TYPE_CHECKING:
@@ -93,13 +94,19 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
     axes.scatter(
         consistency[known], contrast[known], s=16, color=colour, alpha=0.55, linewidths=0, zorder=2, clip_on=False
     )
-    x, y = (method.scores[name].estimate for name in ("local_consistency", "contrastiveness"))
+    mean_x, mean_y = (method.scores[name].estimate for name in ("local_consistency", "contrastiveness"))
     if known.any():
-        ends = {
-            axis: [[e.mean - e.low], [e.high - e.mean]] if math.isfinite(e.low) else None
-            for axis, e in (("xerr", x), ("yerr", y))
-        }
-        axes.errorbar(x.mean, y.mean, **ends, fmt="o", color=ORANGE, markersize=4, linewidth=2, zorder=4)
+        axes.errorbar(
+            mean_x.mean,
+            mean_y.mean,
+            xerr=_ends(mean_x),
+            yerr=_ends(mean_y),
+            fmt="o",
+            color=ORANGE,
+            markersize=4,
+            linewidth=2,
+            zorder=4,
+        )
     else:
         axes.text(edge / 2, edge / 2, "no scores", size=LABEL, color=FAINT, ha="center", va="center")
     title = name_of(method.title, axes.get_window_extent().width / axes.figure.dpi)
@@ -108,3 +115,9 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
     if nothing:
         words = f"C = 0 on {nothing} of {int(known.sum())}"
         axes.text(edge, edge, words, size=SMALL - 1, color=FAINT, ha="right", va="top", zorder=6, path_effects=HALO)
+
+
+def _ends(estimate: Estimate) -> list[list[float]] | None:
+    if not math.isfinite(estimate.low):
+        return None
+    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]

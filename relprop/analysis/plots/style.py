@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -22,6 +23,7 @@ _TITLE_STYLE, _NOTE_STYLE = Style(TITLE, INK, bold=True), Style(NOTE, FAINT)
 def figure(width: float, height: float, title: str, note: str) -> Figure:
     """Return a figure of a size in inches, with its title and a note on how to read it; see `inside`."""
     found = Drawing(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(found)
     room = round((width - 0.3) * DPI)
     words = "\n".join(fit(title, room, _TITLE_STYLE, 1))
     found.text(0.15 / width, 1 - 0.14 / height, words, size=TITLE, weight="bold", color=INK, va="top", parse_math=False)
