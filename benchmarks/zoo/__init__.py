@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
-from benchmarks.zoo import timm_models
+from benchmarks.zoo import ecosystem, timm_models
 from benchmarks.zoo.entries import Entry
 
 
 def zoo(everything: bool = False) -> list[Entry]:
-    """Return the models of all sources: of timm the smallest of each family, or every architecture."""
-    return timm_models.families_first() if everything else timm_models.families()
+    """Return the models of all sources: of timm the smallest of each family, or every architecture; all others."""
+    return [*(timm_models.families_first() if everything else timm_models.families()), *ecosystem.entries()]
 
 
 def choose(entries: Sequence[Entry], sources: Collection[str] | None = None, glob: str = "*") -> list[Entry]:
