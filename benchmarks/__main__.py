@@ -103,7 +103,9 @@ def coverage(
     except RelpropError as error:
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(str(Summary.of([row for row in ledger.rows() if (row["source"], row["name"]) in chosen])))
+    rows = [row for row in ledger.rows() if (row["source"], row["name"]) in chosen]
+    for place in dict.fromkeys(row["source"] for row in rows):
+        typer.echo(f"{place}: {Summary.of([row for row in rows if row['source'] == place])}")
     typer.echo(f"written: {ledger.path.name}")
 
 

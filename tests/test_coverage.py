@@ -288,7 +288,7 @@ def test_the_command_resumes_and_measures_again_what_it_is_told_to(
 
     code, output = run("--source", "here", "--models", "g*")
     assert code == 0, output
-    assert "captured 1/1, gradient oracle <= 1e-08 1/1, finite and conservation <= 0.0001 1/1" in output
+    assert "here: captured 1/1, gradient oracle <= 1e-08 1/1, finite and conservation <= 0.0001 1/1" in output
     (path,) = tmp_path.glob("coverage-cpu-float32-1threads-*.csv")
     first = path.read_bytes()
     assert run("--models", "g*")[0] == 0
