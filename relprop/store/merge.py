@@ -17,7 +17,7 @@ from relprop.files import OutputError, written_whole
 from relprop.store import building
 from relprop.store.config import differences, say_differences
 from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
-from relprop.store.errors import MergeError
+from relprop.store.errors import FormatError, MergeError
 from relprop.store.opening import check_free, telling_output_errors
 from relprop.store.reading import open_evaluation
 from relprop.store.rows import runs
@@ -160,7 +160,10 @@ def _copy(shard: h5py.File, file: h5py.File, rows: NDArray[np.int64]) -> None:
         for name, data in building.own_data_sets(target).items():
             step = max(1, READ_AT_ONCE // max(1, data[:0].dtype.itemsize * int(np.prod(data.shape[1:]))))
             for start in range(0, len(rows), step):
-                values = source[name][start : start + step]
+                try:
+                    values = source[name][start : start + step]
+                except OSError as error:  # else it would be told as one of writing
+                    raise FormatError(f"{shard.filename} is damaged in {source.name}/{name}: {error}") from error
                 for there, here in runs(rows[start : start + step]):
                     data[there] = values[here]
 
