@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+import rule_registry
 from relprop.assign import Plan, argument_nodes
 from relprop.flows import gross, net
 from relprop.hooks import RelevanceHook
@@ -167,6 +168,7 @@ def account(
     unit = torch.where(seeds == 0, 1.0, seeds)
     expected: dict[fx.Node, Tensor] = {plan.graph.output: seeds}
     mass, cuts, whole = seeds, [], True
+    moves = rule_registry.get("structural").table
 
     def hand(node: fx.Node, amount: Tensor) -> None:
         expected[node] = expected[node] + amount if node in expected else amount
@@ -203,7 +205,8 @@ def account(
             else:
                 hand(inputs[0], expected[node])
             continue
-        suspect = _suspicion(record, whole) if rules.conserves else ""
+        moved = plan.assigned[node] is moves.get(site.op)
+        suspect = _suspicion(record, whole, moved) if rules.conserves else ""
         measured, _, _, lost, *emitted = net(record, len(seeds), 1)
         measured_gross, raw = gross(record, len(seeds), 1)[:2]
         mass = mass + (measured - expected[node]) + (sum(emitted) - measured)
@@ -220,10 +223,11 @@ def account(
     return Conservation(tuple(cuts), rules.conserves)
 
 
-def _suspicion(record: Tensor, whole: bool) -> str:
+def _suspicion(record: Tensor, whole: bool, moved: bool) -> str:
     """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
 
-    What a hook has left over may be little, or of one branch alone: that says nothing about rules.
+    What a hook has left over may be little, or of one branch alone: that says nothing about rules. A move has no
+    choice: a part that nobody reads any more, as all but the class token of the last block, receives nothing.
     """
     measured, raw, total, lost, *emitted = record
     alive = (measured > 0) & (lost == 0)
@@ -235,7 +239,7 @@ def _suspicion(record: Tensor, whole: bool) -> str:
         return ""
     if (raw[alive] < WEAK * measured[alive]).all():
         return f"it handed on {float((raw / measured)[alive].max()):.1e} of the mass before rescaling"
-    if len(emitted) > 1:
+    if len(emitted) > 1 and not moved:
         silent = [k for k, amount in enumerate(emitted) if not amount[alive].any()]
         if silent:
             return f"input {silent[0]} of {len(emitted)} received nothing"

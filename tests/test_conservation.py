@@ -169,3 +169,18 @@ def test_gradient_is_not_meant_to_conserve() -> None:
     assert c.cuts == ()
     assert c.lost == 0
     assert "does not conserve" in str(c)
+
+
+def test_a_part_that_nobody_reads_is_not_suspicious() -> None:
+    """In the last block of some transformers only the class token is read of what was joined."""
+    model = seeded(
+        lambda: Lambda(
+            lambda m, x: m.head(torch.cat([m.token(x), m.rest(x)], 1)[:, :4]),
+            token=nn.Linear(6, 4),
+            rest=nn.Linear(6, 8),
+            head=nn.Linear(4, CLASSES),
+        )
+    )
+    c = relprop.explain(model, torch.randn(2, 6)).conservation
+    assert {cut.operation for cut in c.cuts} >= {"aten.cat.default"}
+    assert c.suspects == ()
