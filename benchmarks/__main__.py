@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.ablation import AblationRow, ablate, markdown
+from benchmarks.ablation import TABLES, AblationRow, ablate, markdown
 from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.coco import DataError
 from benchmarks.conditions import Conditions, Device, Dtype, under
@@ -132,7 +132,8 @@ def ablation(
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(1) from error
     rows = [row for row in ledger.rows() if row["model"] in models and fnmatchcase(row["variant"], chosen)]
-    typer.echo(markdown(rows, ("rule set", "control", "choice"), "variant"))
+    for heading, kinds in TABLES.items():
+        typer.echo(markdown(rows, kinds, heading) + "\n")
     typer.echo(f"written: {ledger.path.name}")
 
 

@@ -69,6 +69,8 @@ class AblationRow:
 
 PAIRED = ("inside", "pointing", "srg")
 """Measures that are compared with the default's; more is better."""
+TABLES = {"rule set": ("rule set", "control"), "`abslrp` with": ("choice",)}
+"""The kinds of variants in each table of the README, by its heading."""
 
 Measured = Mapping[str, Tensor]
 """A value per picture, by measure."""
