@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 
 import cv2
@@ -190,7 +191,7 @@ def test_plots_of_what_has_no_scores(tmp_path):
         assert draw_extremes(results, "a") is None
     done = relprop_("plot", tmp_path / "run.h5", "-o", tmp_path / "out")
     assert done.exit_code == 0
-    assert "none has a score" in done.stdout
+    assert "none has gae" in done.stdout
 
 
 def test_the_sheet_shows_the_best_and_the_worst(desk):
@@ -225,6 +226,7 @@ def test_the_sheet_shows_the_best_and_the_worst(desk):
         ("export bare.h5 --virelay v.h5", "holds no relevance maps: to keep them, evaluate with", 1),
         ("export run.h5 --virelay run.h5", "the file the results are read from", 1),
         ("plot run.h5", "--output.*See relprop plot --help", 2),
+        ("plot run.h5 -o plots --by gea", "no score 'gea'; near names: gae", 1),
         ("plot run.h5 -o run.h5", "cannot write to run.h5", 1),
     ],
 )
@@ -267,3 +269,23 @@ def test_help_has_an_example_that_runs(command, tmp_path):
     names = {"IntegratedGradients": "IG", "holiday/": "pictures", "plots": tmp_path, "scores.csv": tmp_path / "a.csv"}
     result = relprop_(*(names.get(word, word) for word in example))
     assert result.exit_code == 0, result.stderr
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from relprop.cli import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX")
+@pytest.mark.parametrize("arguments", ["-o a.nc --maps", "--virelay v.h5"])
+def test_a_full_disk_leaves_nothing_behind(arguments, desk):
+    before = sorted(desk.rglob("*"))
+    command = [sys.executable, "-c", FULL, "export", "run.h5", *shlex.split(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"relprop: cannot write (a.nc|v.h5): File too large\n", done.stderr)
+    assert sorted(desk.rglob("*")) == before

@@ -78,8 +78,9 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
         with extra("analysis", "netCDF"):
             import h5netcdf  # noqa: F401 - xarray would say in its own words that it is missing
         arrays = results.to_xarray(maps=maps)
+        content = arrays.to_netcdf(None, engine="h5netcdf")  # in memory first: HDF5 crashes on a disk that gets full
         with written_whole(path) as part:
-            arrays.to_netcdf(part, engine="h5netcdf")
+            part.write_bytes(content)
         held = f"{len(results.methods)} methods x {len(results)} samples, {len(arrays.data_vars)} variables"
         return Written(str(path), held)
     if suffix == ".parquet":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from relprop.analysis.exports import Written, check_place
 from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError
 from relprop.files import written_whole
 from relprop.store import State
+from relprop.store.space import MARGIN, trim
 
 if TYPE_CHECKING:
     from relprop.analysis.results import Results
@@ -66,15 +69,18 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
     labels = np.where(unlabelled, samples.target, samples.label)
     if labels.max() > np.iinfo(np.uint16).max or samples.index.max() > np.iinfo(np.uint32).max:
         raise AnalysisError("ViRelAy keeps labels as uint16 and indices as uint32, these samples have larger ones")
-    with written_whole(path) as part, h5py.File(part, "w") as file:
-        file["label"] = labels.astype(np.uint16)
-        file["index"] = samples.index.astype(np.uint32)
-        attribution = file.create_dataset("attribution", shape, np.float32, chunks=(1, *shape[1:]))
-        prediction = file.create_dataset("prediction", (len(done), len(results.class_names)), np.float32)
-        for start in range(0, len(done), BLOCK):
-            block, rows = done[start : start + BLOCK], slice(start, start + BLOCK)
-            attribution[rows] = _with_channels(block.relevance())
-            prediction[rows] = block.output()
+    with written_whole(path) as part:
+        with h5py.File(part, "w") as file:
+            _reserve(file, 4 * (math.prod(shape) + len(done) * (len(results.class_names) + 64)))
+            file["label"] = labels.astype(np.uint16)
+            file["index"] = samples.index.astype(np.uint32)
+            attribution = file.create_dataset("attribution", shape, np.float32, chunks=(1, *shape[1:]))
+            prediction = file.create_dataset("prediction", (len(done), len(results.class_names)), np.float32)
+            for start in range(0, len(done), BLOCK):
+                block, rows = done[start : start + BLOCK], slice(start, start + BLOCK)
+                attribution[rows] = _with_channels(block.relevance())
+                prediction[rows] = block.output()
+        trim(part)
     held = f"ViRelAy attribution database of {method}: {' x '.join(map(str, shape))} maps"
     remark = ""
     if unlabelled.any():
@@ -84,3 +90,9 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
 
 def _with_channels(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     return maps if maps.ndim == 4 else maps[:, None]
+
+
+def _reserve(file: h5py.File, size: int) -> None:
+    """Take room for so many bytes of values, where the system can: HDF5 crashes on a disk that is full half way."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.id.get_vfd_handle(), 0, size + MARGIN)

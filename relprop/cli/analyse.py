@@ -81,6 +81,7 @@ def plot(
         Path | None,
         typer.Option(metavar="DIR", help="The data set's pictures, where the names in FILE do not lead to them."),
     ] = None,
+    by: By = "gae",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
     method: Methods = None,
     seed: Seed = 0,
@@ -94,7 +95,7 @@ def plot(
     with _results(file, method, debug) as results:
         from relprop.analysis.plots import plot as draw
 
-        _tell(draw(results, output, pictures=pictures, k=count, seed=seed), as_json)
+        _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
 
 
 @app.command(epilog="Example: relprop export run.h5 -o scores.csv")

@@ -51,6 +51,7 @@ def plot(
     folder: str | PathLike[str],
     *,
     pictures: str | PathLike[str] | None = None,
+    by: str = "gae",
     k: int = 5,
     seed: int = 0,
 ) -> Plots:
@@ -67,6 +68,8 @@ def plot(
         Where they go; it is made if it is missing.
     pictures : path, optional
         Folder of the data set's pictures, where their names in the file do not lead to them.
+    by : str
+        The score by which samples are best and worst.
     k : int
         How many best and worst samples are drawn.
     seed : int
@@ -74,13 +77,15 @@ def plot(
 
     Raises
     ------
-    AnalysisError
-        If there is nothing to plot.
+    AnalysisError, UnknownMethodError
+        If there is nothing to plot, or no such score.
     OutputError
         If the folder can't be written.
     """
     if not results.methods or not len(results):
         raise AnalysisError(f"{results.path} has no methods or no samples to plot")
+    if by not in results.score_info:
+        results.score(by, results.methods[0])  # raises, and tells the scores there are
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,10 +103,12 @@ def plot(
     with_maps = [method.method for method in summary.methods if results.has_maps(method.method)]
     if not with_maps:
         remarks.append(f"best and worst samples are not drawn, as {results.path} holds no relevance maps: {KEEP_MAPS}")
+    place = None if pictures is None else Path(pictures)
     for method in with_maps:
-        sheet = draw_extremes(results, method, k=k, pictures=None if pictures is None else Path(pictures))
+        scored = by in results[method].score_info
+        sheet = draw_extremes(results, method, by, k, place) if scored else None
         if sheet is None:
-            remarks.append(f"best and worst samples of {method} are not drawn: none has a score")
+            remarks.append(f"best and worst samples of {method} are not drawn: none has {by}")
             continue
         files.append(folder / f"best-worst.{quote(method, safe=' +:=,()')}.png")  # names stay apart
         write_png(sheet, files[-1])
