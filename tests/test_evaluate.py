@@ -27,6 +27,7 @@ from relprop.evaluation import (
     PictureFolder,
     WorkerError,
     evaluate,
+    quantus_metric,
 )
 from relprop.files import OutputError
 from relprop.gae import Flag, mosaic_members
@@ -145,6 +146,15 @@ def test_ones_own_metric(tmp_path: Path) -> None:
         run(tmp_path / "bad.h5", ["constant"], count=8, metrics=("deletoin",))
     with pytest.raises(MetricError, match="must return a number for each of 8 samples"):
         run(tmp_path / "bad.h5", ["constant"], count=8, metrics={"mine": lambda *_: 1.0})
+
+
+def test_metrics_of_quantus(tmp_path: Path) -> None:
+    quantus = pytest.importorskip("quantus")
+    metrics = {"sparseness": quantus_metric(quantus.Sparseness(disable_warnings=True))}
+    run(tmp_path / "run.h5", ["constant", "centre"], count=8, metrics=metrics)
+    with h5py.File(tmp_path / "run.h5") as file:
+        np.testing.assert_allclose(file["methods/constant/sparseness"], 0, atol=1e-6)  # the Gini index of equal shares
+        assert (file["methods/centre/sparseness"][:] > 0.1).all()
 
 
 # The same bits, however it was done
@@ -320,6 +330,19 @@ class Pairs(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.x[index], int(self.labels[index])
+
+
+class Augmented(Pairs):
+    """Draws from the generators, as random crops do."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.x[index] + torch.rand(()) + np.random.rand()
+
+
+def test_what_a_data_set_draws_follows_from_the_sample(tmp_path: Path) -> None:
+    for workers in (0, 1):
+        evaluate(kept("plain"), Augmented(*inputs()), "gradient", tmp_path / f"{workers}.h5", workers=workers)
+    assert_same(contents(tmp_path / "0.h5"), contents(tmp_path / "1.h5"))
 
 
 class Alone(Pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,14 @@ def test_methods_of_every_kind_have_names() -> None:
     }
 
 
+def test_options_that_json_can_not_say_are_described() -> None:
+    method = CaptumMethod(network(), "IntegratedGradients", baselines=torch.ones(1, 3, 8, 8), n_steps=3)
+    options = json.loads(json.dumps(method.config))["options"]
+    assert options["n_steps"] == 3
+    assert options["baselines"]["shape"] == [1, 3, 8, 8]
+    assert len(options["baselines"]["sha256"]) == 64
+
+
 @pytest.mark.parametrize(
     ("methods", "kind", "message"),
     [
@@ -272,7 +281,7 @@ def test_methods_that_are_none_say_so(methods: Any, kind: type[Exception], messa
 def test_a_missing_package_is_told_with_its_extra(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for known in [module for module in list(sys.modules) if module.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, known)
-    monkeypatch.setattr(importlib.sys, "meta_path", [Missing(package), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=rf'needs {package}: pip install "relprop\[methods\]"'):
         make_methods(name, Setting(network()))
 

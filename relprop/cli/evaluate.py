@@ -120,6 +120,7 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on. A picture that can't be read and a sample on which a
     method fails are marked in FILE, reported, and make the exit code 1.
     """
+    part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug):
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.folders import PictureFolder
@@ -127,7 +128,6 @@ def evaluate(
         from relprop.evaluation.methods import check_name, split_names
         from relprop.models import load_classifier, sample_pictures
 
-        part, colour = _shard(shard), _colour(baseline)
         chosen = [name.strip() for name in metrics.split(",") if name.strip()]
         Metrics(chosen)
         for name in split_names(methods):  # a typo is told before a model is loaded

@@ -17,6 +17,7 @@ from relprop.evaluation.methods import (
     Precomputed,
     ZennitMethod,
 )
+from relprop.evaluation.quantus import quantus_metric
 from relprop.evaluation.reading import WorkerError
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.samples import DataError, Item
@@ -39,4 +40,5 @@ __all__ = [
     "WorkerError",
     "ZennitMethod",
     "evaluate",
+    "quantus_metric",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,17 @@ import numpy as np
 import torch
 
 from relprop.errors import InputError, RelpropError
+from relprop.evaluation.feeds import Feed, open_feed
 from relprop.evaluation.further import Anybodys, Metrics
 from relprop.evaluation.interrupts import delayed_interrupts
 from relprop.evaluation.masking import TargetKind
 from relprop.evaluation.methods import Method, Setting, make_methods
-from relprop.evaluation.plan import Unit, plan_units
 from relprop.evaluation.randomness import same_kernels
-from relprop.evaluation.reading import Read, Reserve, read_reserve, read_stream, read_units
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.run import Progress, Run
-from relprop.evaluation.samples import DataError, Reader
+from relprop.evaluation.samples import Reader
 from relprop.evaluation.settings import MAPS, Settings, versions
-from relprop.evaluation.sources import Source, Stream, open_source
+from relprop.evaluation.sources import open_source
 from relprop.evaluation.subjects import Subject, look_at, open_subject
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
@@ -164,8 +162,8 @@ def evaluate(
     subject = open_subject(model, transform=transform, device=device)
     source = open_source(dataset, class_names=subject.class_names, identity=data_name, limit=limit)
     made = make_methods(methods, Setting(subject.given, seed, subject.classifier))
-    reader = Reader(subject.transform, subject.dtype, chosen.need_masks)
-    feed = _feed(source, reader, settings, workers)
+    reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
+    feed = open_feed(source, reader, settings, workers)
     shape = tuple(feed.first.shape[1:])
     check_size(shape[1:])
     with same_kernels(subject.device), delayed_interrupts() as interruption:
@@ -208,57 +206,11 @@ def evaluate(
             return _report(path, writer, run, time.perf_counter() - start)
 
 
-@dataclass(frozen=True, eq=False)
-class _Feed:
-    """Where the samples of a run come from.
-
-    Parameters
-    ----------
-    reserve : Reserve
-        What fills up.
-    first : Tensor
-        The first four pictures that can be read, ``(4, C, H, W)``.
-    index : list of int
-        Of the samples of this run, ascending; none yet of a stream.
-    count : int or None
-        How many; None of a stream.
-    units : callable
-        From which units need work to these with their samples, and how many samples need none.
-    """
-
-    reserve: Reserve
-    first: torch.Tensor
-    index: list[int]
-    count: int | None
-    units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
-
-
-def _feed(source: Source | Stream, reader: Reader, settings: Settings, workers: int) -> _Feed:
-    """Read the samples that fill up, which shows the shape of all, and plan the units."""
-    if isinstance(source, Stream):
-        if settings.shard != (0, 1):
-            raise DataError("a data set without a length can't be cut into shards")
-        reserve, stream = read_stream(source, reader, settings.unit)
-        return _Feed(reserve, _stacked(reserve), [], None, lambda needed: (stream, 0))
-    reserve = read_reserve(source, reader, settings.seed)
-    plan = plan_units(source.count, settings.seed, settings.unit, settings.shard)
-    index = sorted(index for unit in plan for index in unit.samples)
-    first = _stacked(reserve)
-    one_size = replace(reader, shape=tuple(first.shape[1:]))
-
-    def units(needed: Callable[[Unit], bool]) -> tuple[Iterator[Read], int]:
-        left = [unit for unit in plan if needed(unit)]
-        before = len(index) - sum(len(unit.samples) for unit in left)
-        return read_units(source, one_size, left, workers), before
-
-    return _Feed(reserve, first, index, len(index), units)
-
-
 def _open(
     path: Path,
     config: Mapping[str, Any],
     layout: Layout,
-    feed: _Feed,
+    feed: Feed,
     methods: Sequence[StoredMethod],
     subject: Subject,
     resume: bool,
@@ -284,10 +236,6 @@ def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
         method.prepare(x)
     except RelpropError as error:
         raise type(error)(f"method {name}: {error}") from error
-
-
-def _stacked(reserve: Reserve) -> torch.Tensor:
-    return torch.stack([sample.x for sample in reserve.first() if sample.x is not None])
 
 
 def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> Evaluation:

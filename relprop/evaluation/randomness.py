@@ -28,7 +28,9 @@ def forked_random(device: torch.device, *key: object) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     kind = "cuda" if device.type == "cpu" else device.type
     with torch.random.fork_rng(devices=devices, device_type=kind):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:

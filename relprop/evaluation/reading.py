@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -49,7 +50,8 @@ def read_units(source: Source, reader: Reader, units: Sequence[Unit], workers: i
     if not workers or not units:
         yield from ((unit, data[number]) for number, unit in enumerate(units))
         return
-    loader = DataLoader(data, batch_size=None, shuffle=False, num_workers=min(workers, len(units)))
+    workers = min(workers, len(units))
+    loader = DataLoader(data, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_leave_interrupts)
     try:
         yield from zip(units, loader, strict=True)
     except RuntimeError as error:
@@ -59,6 +61,11 @@ def read_units(source: Source, reader: Reader, units: Sequence[Unit], workers: i
             f"a worker process that reads pictures died ({first_line(error)}): out of memory, or killed. What is "
             "committed stays: resume the run, with fewer workers"
         ) from error
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that commits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Reserve:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from relprop.errors import RelpropError
+from relprop.evaluation.randomness import forked_random
 from relprop.export import first_line
 from relprop.models import PictureError, TransformError, read_picture
 from relprop.models.preprocessing import Picture, apply
@@ -83,19 +84,23 @@ class Reader:
         Whether samples must have the mask of an object.
     shape : tuple of int, optional
         Of every picture; any, where not given.
+    seed : int
+        What a data set, or its transform, draws follows from it and the sample's index.
     """
 
     transform: Callable[[Picture], Tensor] | None
     dtype: torch.dtype = torch.float32
     masks: bool = False
     shape: tuple[int, ...] | None = None
+    seed: int = 0
 
     def __call__(self, index: int, fetch: Callable[[int], Any]) -> Sample:
         """Fetch the item at an index and make it a sample."""
         item = Item(None)
         try:
-            item = as_item(fetch(index))
-            return self._sample(index, item)
+            with forked_random(torch.device("cpu"), self.seed, index):
+                item = as_item(fetch(index))
+                return self._sample(index, item)
         except MemoryError:
             raise
         except RelpropError as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from relprop.errors import RelpropError
+from relprop.evaluation.sources import describe_function
 from relprop.gae.scoring import maps_of
 
 
@@ -100,6 +103,20 @@ class Function(Method):
         prepare = getattr(self.function, "prepare", None)
         if callable(prepare):
             prepare(x)
+
+
+def plain(value: Any) -> Any:
+    """Say options in JSON: arrays by their shape and a hash, functions by their name."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
+        return {"shape": list(array.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+    return describe_function(value)
 
 
 def version_of(package: str) -> str:

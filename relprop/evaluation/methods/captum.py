@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.errors import near_names
-from relprop.evaluation.methods.base import MethodError, version_of
+from relprop.evaluation.methods.base import MethodError, plain, version_of
 from relprop.evaluation.methods.private import find_layer, private_copy, require_module
 from relprop.extras import extra
 
@@ -60,7 +60,7 @@ class CaptumMethod:
         }
         if kind is None or kind not in known.values():
             raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
-        self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": options}
+        self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": plain(options)}
         self.description = f"{name} of captum"
         self._model = private_copy(require_module(model, f"captum.{name}"))
         made = inspect.signature(kind.__init__).parameters

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.errors import near_names
-from relprop.evaluation.methods.base import MethodError, version_of
+from relprop.evaluation.methods.base import MethodError, plain, version_of
 from relprop.evaluation.methods.private import find_layer, private_copy, require_module
 from relprop.extras import extra
 
@@ -65,7 +65,7 @@ class GradCamMethod:
             "version": version_of("grad-cam"),
             "method": name,
             "layer": layer,
-            "options": options,
+            "options": plain(options),
         }
         self.description = f"{name} of pytorch-grad-cam"
         self._kind, self._target, self._options = known[name], ClassifierOutputTarget, options

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from relprop.errors import near_names
-from relprop.evaluation.methods.base import MethodError, version_of
+from relprop.evaluation.methods.base import MethodError, plain, version_of
 from relprop.evaluation.methods.private import one_hot, private_copy, require_module
 from relprop.extras import extra
 
@@ -83,7 +83,7 @@ class ZennitMethod:
             "composite": given if isinstance(given, str) else type(given).__name__,
             "attributor": attributor,
             "canonizer": canonizer,
-            "options": {key: value for key, value in options.items() if key != "canonizers"},
+            "options": plain({key: value for key, value in options.items() if key != "canonizers"}),
         }
         self.description = f"{self.config['composite']} of zennit"
 

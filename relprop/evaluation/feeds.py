@@ -1,0 +1,65 @@
+"""Where the units of a run come from, of data sets with and without a length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from relprop.evaluation.plan import Unit, plan_units
+from relprop.evaluation.reading import Read, Reserve, read_reserve, read_stream, read_units
+from relprop.evaluation.samples import DataError, Reader
+from relprop.evaluation.settings import Settings
+from relprop.evaluation.sources import Source, Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """Where the samples of a run come from.
+
+    Parameters
+    ----------
+    reserve : Reserve
+        What fills up.
+    first : Tensor
+        The first four pictures that can be read, ``(4, C, H, W)``.
+    index : list of int
+        Of the samples of this run, ascending; none yet of a stream.
+    count : int or None
+        How many; None of a stream.
+    units : callable
+        From which units need work to these with their samples, and how many samples need none.
+    """
+
+    reserve: Reserve
+    first: Tensor
+    index: list[int]
+    count: int | None
+    units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
+
+
+def open_feed(source: Source | Stream, reader: Reader, settings: Settings, workers: int) -> Feed:
+    """Read the samples that fill up, which shows the shape of all, and plan the units."""
+    if isinstance(source, Stream):
+        if settings.shard != (0, 1):
+            raise DataError("a data set without a length can't be cut into shards")
+        reserve, stream = read_stream(source, reader, settings.unit)
+        return Feed(reserve, _stacked(reserve), [], None, lambda needed: (stream, 0))
+    reserve = read_reserve(source, reader, settings.seed)
+    plan = plan_units(source.count, settings.seed, settings.unit, settings.shard)
+    index = sorted(index for unit in plan for index in unit.samples)
+    first = _stacked(reserve)
+    one_size = replace(reader, shape=tuple(first.shape[1:]))
+
+    def units(needed: Callable[[Unit], bool]) -> tuple[Iterator[Read], int]:
+        left = [unit for unit in plan if needed(unit)]
+        before = len(index) - sum(len(unit.samples) for unit in left)
+        return read_units(source, one_size, left, workers), before
+
+    return Feed(reserve, first, index, len(index), units)
+
+
+def _stacked(reserve: Reserve) -> Tensor:
+    return torch.stack([sample.x for sample in reserve.first() if sample.x is not None])
