@@ -151,10 +151,17 @@ def test_ones_own_metric(tmp_path: Path) -> None:
 def test_metrics_of_quantus(tmp_path: Path) -> None:
     quantus = pytest.importorskip("quantus")
     metrics = {"sparseness": quantus_metric(quantus.Sparseness(disable_warnings=True))}
-    run(tmp_path / "run.h5", ["constant", "centre"], count=8, metrics=metrics)
+    run(tmp_path / "run.h5", {"few": one_pixel, "centre": "centre"}, count=8, metrics=metrics)
     with h5py.File(tmp_path / "run.h5") as file:
-        np.testing.assert_allclose(file["methods/constant/sparseness"], 0, atol=1e-6)  # the Gini index of equal shares
-        assert (file["methods/centre/sparseness"][:] > 0.1).all()
+        few, centre = file["methods/few/sparseness"][:], file["methods/centre/sparseness"][:]
+    np.testing.assert_allclose(few, 1 - 1 / 64, atol=1e-3)  # the Gini index where one of 64 has all
+    assert (few > centre).all()
+
+
+def one_pixel(x: Tensor, target: Tensor) -> Tensor:
+    maps = torch.zeros(len(x), 1, *x.shape[2:])
+    maps[..., 0, 0] = 1
+    return maps
 
 
 # The same bits, however it was done
