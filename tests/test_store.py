@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from relprop.store import (
     is_complete,
     merge,
     method_names,
+    name_length,
     open_evaluation,
     read_layout,
     read_method,
@@ -197,9 +199,7 @@ def test_a_resumed_run_equals_an_unbroken_one(whole: Path, tmp_path: Path) -> No
         writer.write_samples([7, 2], sample_rows([7, 2]))
         writer.write_method("absLRP", [2], method_rows([2], ABSLRP))
         writer.commit()
-    with EvaluationWriter.resume(path, config(12), LAYOUT) as writer:
-        for method in METHODS:
-            writer.add_method(method)
+    with EvaluationWriter.resume(path, config(12), LAYOUT, methods=METHODS) as writer:
         write_all(writer)
     assert_same(path, whole)
 
@@ -237,30 +237,61 @@ def test_failed_rows_are_told_and_can_be_done_again(tmp_path: Path) -> None:
         assert file["methods/constant/message"].asstr()[1] == r"out of memory \0 \udcff"
 
 
-def test_methods_are_added_replaced_and_refused(whole: Path, tmp_path: Path) -> None:
+def test_methods_are_added_and_refused(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     path.write_bytes(whole.read_bytes())
-    other = Method("constant", {"control": "constant", "value": 2})
-    with EvaluationWriter.resume(path, config(12), LAYOUT) as writer:
-        writer.add_method(CONSTANT)
+    for refused, words in (
+        (Method("constant", {"control": "constant", "value": 2}), r"config.value is nothing in the file and 2 now"),
+        (Method("constant", CONSTANT.config, maps="summed"), r'maps is null in the file and "summed" now'),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            EvaluationWriter.resume(path, config(12), LAYOUT, methods=[Method("new", {}), refused])
+    assert path.read_bytes() == whole.read_bytes()
+    added = [CONSTANT, Method("another", {}, maps="channels"), Method("third", {})]
+    with EvaluationWriter.resume(path, config(12), LAYOUT, methods=added) as writer:
+        assert set(writer.methods) == {"absLRP", "another", "constant", "third"}
         assert writer.method_states("constant").all()
-        with pytest.raises(ConfigurationError, match=r"config.value is nothing in the file and 2 now"):
-            writer.add_method(other)
-        with pytest.raises(ConfigurationError, match=r'maps is null in the file and "summed" now'):
-            writer.add_method(Method("constant", CONSTANT.config, maps="summed"))
-        writer.add_method(other, overwrite=True)
-        writer.add_method(Method("another", {}, maps="channels"))
-        assert not writer.method_states("constant").any()
-        assert set(writer.methods) == {"absLRP", "another", "constant"}
         relevance = np.ones((12, 3, SIDE, SIDE))
         writer.write_method("another", range(12), method_rows(range(12), CONSTANT) | {"relevance": relevance})
-        with pytest.raises(StoreError, match="12 of method constant"):
+        with pytest.raises(StoreError, match="12 of method third"):
             writer.finish()
-        writer.write_method("constant", range(12), method_rows(range(12), CONSTANT))
+        writer.write_method("third", range(12), method_rows(range(12), CONSTANT))
         writer.finish()
     with open_evaluation(path) as file:
         validate(file)
         assert file["methods/another/maps/relevance"].shape == (12, 3, SIDE, SIDE)
+    assert os.listdir(tmp_path) == ["run.h5"]
+
+
+def test_without_room_for_the_copy_no_method_is_added(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+    path.write_bytes(whole.read_bytes())
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(OutputError, match=r"needs .* MB beside it, and 0.0 MB are free. The file is as it was"):
+        EvaluationWriter.resume(path, config(12), LAYOUT, methods=[Method("another", {})])
+    assert path.read_bytes() == whole.read_bytes()
+    assert os.listdir(tmp_path) == ["run.h5"]
+
+
+def test_long_strings_are_cut_at_a_character(tmp_path: Path) -> None:
+    layout = Layout((4, 4), 2, name_length=12)
+    names = ["a/b/c/012.png", "b/012345.png", "äöü/äöü.png", ""]
+    with EvaluationWriter.create(tmp_path / "run.h5", config(4), layout, range(4)) as writer:
+        writer.write_samples(range(4), {"state": 2, "message": ["é" * 200, "é" * 201, "aé" * 200, ""], "name": names})
+        writer.finish()
+    with open_evaluation(tmp_path / "run.h5") as file:
+        validate(file)
+        assert read_layout(file) == layout
+        assert file["samples/name"].asstr()[:].tolist() == ["…c/012.png", "b/012345.png", "…öü.png", ""]
+        whole_one, *cut, empty = file["samples/message"].asstr()[:].tolist()
+    assert (whole_one, empty) == ("é" * 200, "")
+    assert cut == ["é" * 198 + "…", "aé" * 132 + "a…"]
+    assert name_length(names) == 17
+    assert name_length(["a"]) == 8
+    assert name_length([]) == Layout.name_length
 
 
 def test_another_configuration_is_refused(whole: Path) -> None:
@@ -572,10 +603,8 @@ def test_files_that_are_not_the_shards_of_one_run_are_refused(whole: Path, tmp_p
     beyond = write_file(tmp_path / "beyond.h5", [1, 4, 7, 10, 13], config(12, (1, 3)))
     more = tmp_path / "more.h5"
     more.write_bytes(parts[1].read_bytes())
-    with EvaluationWriter.resume(more, config(12, (1, 3)), LAYOUT) as writer:
-        writer.add_method(Method("more", {}))
-        incomplete = tmp_path / "incomplete.h5"
-        writer.commit()
+    EvaluationWriter.resume(more, config(12, (1, 3)), LAYOUT, methods=[Method("more", {})]).close()
+    incomplete = tmp_path / "incomplete.h5"
     incomplete.write_bytes(more.read_bytes())
     with EvaluationWriter.resume(more, config(12, (1, 3)), LAYOUT) as writer:
         writer.write_method("more", slice(None), method_rows(writer.index.tolist(), CONSTANT))
@@ -633,7 +662,8 @@ with xarray.open_dataset(path, engine=engine) as root:
 with xarray.open_dataset(path, engine=engine, group="samples") as samples:
     samples.load()
     assert samples["logit"].dims == ("sample", "order", "masking_state")
-    assert samples["name"].sel(sample=3) == "pictures/003.png"
+    names = samples["name"] if engine == "netcdf4" else samples["name"].str.decode("utf-8")
+    assert names.sel(sample=3) == "pictures/003.png"
 with xarray.open_dataset(path, engine=engine, group="methods/absLRP") as method:
     method.load()
     assert dict(method.sizes) == {"sample": 12, "order": 2, "masked_state": 9}

@@ -22,13 +22,13 @@ from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.run import Progress, Run
 from relprop.evaluation.samples import Reader
 from relprop.evaluation.settings import MAPS, Settings, versions
-from relprop.evaluation.sources import open_source
+from relprop.evaluation.sources import Source, open_source
 from relprop.evaluation.subjects import Subject, look_at, open_subject
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
 from relprop.models.preprocessing import Picture
-from relprop.store import EvaluationWriter, Layout, State
+from relprop.store import EvaluationWriter, Layout, State, name_length
 from relprop.store import Method as StoredMethod
 
 
@@ -177,6 +177,7 @@ def evaluate(
             shape[0],
             precision="float64" if subject.dtype == torch.float64 else "float32",
             compression=compression,  # type: ignore[arg-type]
+            name_length=name_length(source.names if isinstance(source, Source) else ()),
         )
         stored = [
             StoredMethod(name, method.config, method.description, chosen.declared, MAPS[relevance])
@@ -221,14 +222,7 @@ def _open(
         return EvaluationWriter.create(
             path, config, layout, feed.index, methods=methods, versions=software, overwrite=overwrite
         )
-    writer = EvaluationWriter.resume(path, config, layout)
-    try:
-        for method in methods:
-            writer.add_method(method)
-    except BaseException:
-        writer.close()
-        raise
-    return writer
+    return EvaluationWriter.resume(path, config, layout, methods=methods)
 
 
 def _prepare(name: str, method: Method, x: torch.Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,14 @@ class Source:
         How many samples there are.
     identity : mapping
         What says, in a file's configuration, that it is this data set.
+    names : sequence of str
+        Of all samples, where they are known without reading them.
     """
 
     fetch: Callable[[int], Any]
     count: int
     identity: Mapping[str, Any]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,13 @@ def open_source(
     elif isinstance(dataset, IterableDataset) or not _has_length(dataset):
         return _stream(dataset, identity, limit)
     else:
-        found = Source(dataset.__getitem__, len(dataset), describe_dataset(dataset))
+        names = dataset.names if isinstance(dataset, PictureFolder) else ()
+        found = Source(dataset.__getitem__, len(dataset), describe_dataset(dataset), names)
     count = found.count if limit is None else min(limit, found.count)
     if count < 1:
         raise DataError("the data set is empty")
     known = {"name": identity} if identity is not None else dict(found.identity)
-    return Source(found.fetch, count, known | {"limit": limit})
+    return Source(found.fetch, count, known | {"limit": limit}, found.names)
 
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from relprop.store.errors import (
 )
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
+from relprop.store.rows import name_length
 from relprop.store.schema import FLAGS, Field, Layout, Method, Metric, State
 from relprop.store.validation import validate
 from relprop.store.writer import EvaluationWriter
@@ -32,6 +33,7 @@ __all__ = [
     "is_complete",
     "merge",
     "method_names",
+    "name_length",
     "open_evaluation",
     "read_config",
     "read_layout",

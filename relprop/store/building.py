@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -33,6 +34,15 @@ from relprop.store.schema import (
 SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 BLOCK = 1024
 """Rows in a chunk of what is not large, in files of streams."""
+EMPTY_CHUNK = 512
+"""Bytes of a chunk that is compressed and empty, and of its entries in the index, beside 1/64 of its full size."""
+DESCRIPTION = 1 << 13
+"""Bytes of what describes a data set."""
+
+
+def new_file(path: Path) -> h5py.File:
+    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's."""
+    return h5py.File(path, "w", fs_strategy="none")
 
 
 def create(
@@ -66,21 +76,13 @@ def create(
 
 
 def add_method(file: h5py.File, method: Method, layout: Layout) -> None:
-    """Lay out the group of a method; it is linked into the file when it is whole."""
-    group = file.create_group(None)
+    """Lay out the group of a method."""
+    group = file["methods"].create_group(method.name)
     text = canonical_json(method.config)
     group.attrs.update({"config": text, "config_sha256": config_sha256(text), "description": method.description})
     _add_fields(file, group, method_fields(method), layout)
     if method.maps is not None:
         _add_fields(file, group.create_group("maps"), map_fields(method), layout)
-    file.flush()
-    file["methods"][method.name] = group
-
-
-def remove_method(file: h5py.File, name: str) -> None:
-    """Remove the group of a method."""
-    del file["methods"][name]
-    file.flush()  # its space is used again only after that
 
 
 def grows(file: h5py.File) -> bool:
@@ -89,25 +91,53 @@ def grows(file: h5py.File) -> bool:
 
 
 def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
-    """Add rows at the end for samples with these indices in the data set."""
-    groups = [file["samples"], *file["methods"].values()]
-    groups += [group["maps"] for group in groups if "maps" in group]
+    """Add rows at the end for samples with these indices in the data set, ``sample`` last.
+
+    A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What it can't: one
+    that meets HDF5 while it writes a node of a chunks' index that it has just split, every 32 chunks, spoils that
+    index.
+    """
     old = len(file["sample"])
-    for data in [file["sample"], *(data for group in groups for data in own_data_sets(group).values())]:
+    for data in _along_samples(file):
         data.resize(old + len(index), axis=0)
-    file["sample"][old:] = index
     file["samples/index"][old:] = index
+    file.flush()
+    file["sample"].resize(old + len(index), axis=0)
+    file["sample"][old:] = index
+    file.flush()
+
+
+def even_out(file: h5py.File) -> None:
+    """Finish or undo what a kill left of `extend`."""
+    count = len(file["sample"])
+    for data in _along_samples(file):
+        if len(data) != count:
+            data.resize(count, axis=0)
+    if not np.array_equal(file["sample"][:], file["samples/index"][:]):
+        file["sample"][:] = file["samples/index"][:]
+    file.flush()
+
+
+def fields_of(layout: Layout, methods: Iterable[Method], *, samples: bool = True) -> Iterator[Field]:
+    """Yield the fields of methods, and of ``samples``."""
+    if samples:
+        yield from sample_fields(layout)
+    for method in methods:
+        yield from (*method_fields(method), *map_fields(method))
 
 
 def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
-    """Return the size of what is allocated for so many more rows at once: all but what is large."""
+    """Return the size, generously, of what is allocated for so many more rows: one of compressed chunks is empty."""
     sizes = {name: len(values) for name, values in _scale_values(layout, np.zeros(1, np.int64)).items()}
-    each = 0
+    total = 0
     for field in fields:
-        kind = numpy_type(field, layout)
-        if not field.large:
-            each += math.prod(sizes[name] for name in field.dims) * (16 if kind == "str" else np.dtype(kind).itemsize)
-    return each * -(-rows // BLOCK) * BLOCK
+        each = math.prod(sizes[name] for name in field.dims) * dtype_of(field, layout).itemsize
+        if field.large:
+            total += rows * (EMPTY_CHUNK + (each // 64 if layout.compression else each))
+        else:
+            total += each * -(-rows // BLOCK) * BLOCK
+        total += DESCRIPTION
+    return total
 
 
 def own_data_sets(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
@@ -145,35 +175,43 @@ def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], lay
 
 
 def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
-    kind = numpy_type(field, layout)
-    dtype = h5py.string_dtype() if kind == "str" else np.dtype(kind)
     shape = tuple(len(file[name]) for name in field.dims)
     storage: dict[str, Any] = {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if grows(file) else {}
     if field.large:
         storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
-    else:
-        storage["dcpl"] = _early()
-    if kind == "str" and shape[0]:  # in chunks, which are written with what they refer to, and not before
-        storage["chunks"] = (min(shape[0], BLOCK),)
-    data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, kind), **storage)
-    data.attrs.update(_attributes(field, kind))
+    dtype = dtype_of(field, layout)
+    data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, dtype), dcpl=_early(), **storage)
+    data.attrs.update(_attributes(field, dtype))
     return data
 
 
-def _fill(field: Field, kind: str) -> float | None:
-    if kind in ("str", "float16"):  # the netCDF library crashes on a float16 that has one; scale says what is absent
+def dtype_of(field: Field, layout: Layout) -> np.dtype[Any]:
+    """Return the type of a field in a file."""
+    kind = numpy_type(field, layout)
+    return np.dtype(h5py.string_dtype("utf-8", field.length) if kind == "str" else kind)
+
+
+def _along_samples(file: h5py.File) -> Iterator[h5py.Dataset]:
+    """Yield what has rows, but ``sample`` itself."""
+    for group in (file["samples"], *file["methods"].values()):
+        for holder in (group, group.get("maps", {})):
+            yield from own_data_sets(holder).values()
+
+
+def _fill(field: Field, dtype: np.dtype[Any]) -> float | None:
+    if field.dtype in ("str", "float16"):  # the netCDF library crashes on a float16 that has one; scale says the same
         return None
-    return np.nan if kind.startswith("float") else field.fill
+    return np.nan if dtype.kind == "f" else field.fill
 
 
-def _attributes(field: Field, kind: str) -> dict[str, Any]:
+def _attributes(field: Field, dtype: np.dtype[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"long_name": field.long_name, "units": field.units}
     if field.valid_range is not None:
-        found["valid_range"] = np.array(field.valid_range, kind)
+        found["valid_range"] = np.array(field.valid_range, dtype)
     if field.direction is not None:
         found["direction"] = field.direction
     if field.meanings is not None:  # as the CF conventions spell codes and bits
-        found["flag_masks" if field.bits else "flag_values"] = np.array(list(field.meanings.values()), kind)
+        found["flag_masks" if field.bits else "flag_values"] = np.array(list(field.meanings.values()), dtype)
         found["flag_meanings"] = " ".join(field.meanings)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from relprop.store.building import SCALE_NAMES
 from relprop.store.config import differences, say_differences
 from relprop.store.description import read_config, read_layout
 from relprop.store.errors import ConfigurationError, StoreError
-from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, Layout, Method
+from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, SHORTEST_NAME, Layout, Method
 
 _TAKEN = {"maps", *SCALE_NAMES, *(field.name for field in (*METHOD_FIELDS, *MAP_FIELDS))}
 
@@ -49,6 +49,8 @@ def check_layout(layout: Layout) -> None:
         raise StoreError(f"pictures {layout.size}, channels {layout.channels} and classes {layout.classes} can't be 0")
     if layout.class_names and len(layout.class_names) != layout.classes:
         raise StoreError(f"there are {layout.classes} classes and {len(layout.class_names)} names of them")
+    if layout.name_length < SHORTEST_NAME:
+        raise StoreError(f"names have at least {SHORTEST_NAME} bytes, not {layout.name_length}")
     if layout.precision not in ("float32", "float64"):
         raise StoreError(f"precision is float32 or float64, not {layout.precision}")
     levels = {"gzip": range(1, 10), "zstd": range(1, 23), None: range(-1, 100)}
@@ -56,6 +58,16 @@ def check_layout(layout: Layout) -> None:
         raise StoreError(f"compression is gzip, zstd or None, not {layout.compression!r}")
     if layout.level not in levels[layout.compression]:
         raise StoreError(f"{layout.compression} has levels {levels[layout.compression]}, not {layout.level}")
+
+
+def check_methods(methods: Iterable[Method]) -> list[Method]:
+    """Return methods; refuse two of one name, and what `check_method` refuses."""
+    found = list(methods)
+    for method in found:
+        check_method(method)
+    if len({method.name for method in found}) < len(found):
+        raise StoreError("two methods have the same name")
+    return found
 
 
 def check_method(method: Method) -> None:

@@ -59,6 +59,7 @@ def read_layout(file: h5py.File) -> Layout:
         precision=file["samples/logit"].dtype.name,
         compression=compression,  # type: ignore[arg-type]
         level=level,
+        name_length=file["samples/name"].dtype.itemsize,
     )
 
 

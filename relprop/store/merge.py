@@ -59,8 +59,10 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
         shards = _in_order(shards)
         index = _all_samples(shards)
         part = stack.enter_context(written_whole(out))
-        with telling_output_errors(out), h5py.File(part, "w") as file:
-            reserve(file, out, sum(Path(shard.filename).stat().st_size for shard in shards))
+        with telling_output_errors(out), building.new_file(part) as file:
+            layout, methods = read_layout(shards[0]), [read_method(shards[0], name) for name in method_names(shards[0])]
+            empty = building.allocated_bytes(building.fields_of(layout, methods), layout, len(index))
+            reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards))
             _lay_out(file, shards, index)
             for shard in shards:
                 _copy(shard, file, np.searchsorted(index, shard["sample"][:]))

@@ -16,6 +16,7 @@ import h5py
 from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
+from relprop.store.torn import count_in_torn_space
 
 try:
     import fcntl
@@ -30,6 +31,8 @@ _REASON = re.compile(r"error message = '([^']*)'")
 def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
     """Open an HDF5 file, locked against writers, or if it is to be written against everybody.
 
+    To be written it must be known to be one of an evaluation: if its writer was killed, its end is put right first.
+
     On a file system without locks, or where the environment variable HDF5_USE_FILE_LOCKING switches them off, a
     warning says that nothing keeps a second writer away.
 
@@ -43,7 +46,9 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
         raise FormatError(f"{path} is a folder, not a file of an evaluation")
     if path.stat().st_size == 0:  # to be written, HDF5 would take it for a new one
         raise FormatError(f"{path} is empty, not a file of an evaluation")
-    locks = _probe(path, mode)
+    with _locked(path, mode) as (descriptor, locks):
+        if mode == "r+":
+            count_in_torn_space(descriptor)
     if mode == "r+" and not locks:
         warnings.warn(
             f"{path} can't be locked, so nothing keeps a second writer away: see to it that there is only one",
@@ -58,7 +63,8 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
 def check_free(path: Path) -> None:
     """Refuse a file that someone has open, before it is replaced."""
     if path.is_file():
-        _probe(path, "r+")
+        with _locked(path, "r+"):
+            pass
 
 
 @contextmanager
@@ -76,8 +82,9 @@ def telling_output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}. What was committed before is kept") from error
 
 
-def _probe(path: Path, mode: Literal["r", "r+"]) -> bool:
-    """Ask for the lock that HDF5 will ask for, and return whether there are locks.
+@contextmanager
+def _locked(path: Path, mode: Literal["r", "r+"]) -> Iterator[tuple[int, bool]]:
+    """Hold the lock that HDF5 will ask for, and give a descriptor of the file and whether there are locks.
 
     HDF5 lets one process open a file twice; a lock is refused to a second descriptor in the same process, too.
     """
@@ -87,15 +94,17 @@ def _probe(path: Path, mode: Literal["r", "r+"]) -> bool:
         kind, verb = (StoreError, "read") if mode == "r" else (OutputError, "write")
         raise kind(f"cannot {verb} {path}: {error.strerror}") from error
     try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if mode == "r" else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return False
-        raise _busy(path, mode) from error
+        locks = os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() not in ("FALSE", "0")
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if mode == "r" else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise _busy(path, mode) from error
+            locks = False
+        yield descriptor, locks
     finally:
         os.close(descriptor)
-    return os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() not in ("FALSE", "0")
 
 
 def _busy(path: Path, mode: str = "r") -> BusyError:

@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.errors import near_names
 from relprop.store.errors import StoreError
-from relprop.store.schema import Field, State
+from relprop.store.schema import SHORTEST_NAME, Field, Layout, State
 
 Rows = slice | ArrayLike
 """Rows of the file: a slice, or indices in any order, each once."""
+ELLIPSIS = "…".encode()
+"""Stands for what is cut off strings."""
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,17 @@ class Batch:
     states : ndarray
         uint8 ``(B,)``.
     values : mapping
-        Numbers by name of the data set, ``(B, ...)`` each.
-    texts : mapping
-        Strings by name of the data set, ``(B,)`` each; what is empty in all rows is left out.
+        By name of the data set, ``(B, ...)`` each.
     """
 
     rows: NDArray[np.int64]
     states: NDArray[np.uint8]
     values: Mapping[str, NDArray[Any]]
-    texts: Mapping[str, NDArray[Any]]
 
     @property
     def nbytes(self) -> int:
-        """Size of the values, strings included."""
-        numbers = sum(values.nbytes for values in self.values.values())
-        return numbers + sum(16 + 4 * len(text) for texts in self.texts.values() for text in texts)
+        """Size of the values."""
+        return sum(values.nbytes for values in self.values.values())
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
@@ -83,8 +81,7 @@ def make_batch(
     missing = [name for name, field in fields.items() if field.required and name not in arrays]
     if missing and (states == State.DONE).any():
         raise StoreError(f"{where}: rows that are done come with {', '.join(missing)}")
-    texts = {name: values.pop(name) for name, field in fields.items() if field.dtype == "str" and name in values}
-    return Batch(chosen[order], states, values, {name: text for name, text in texts.items() if any(text)})
+    return Batch(chosen[order], states, values)
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
@@ -149,7 +146,7 @@ def _values(given: ArrayLike, field: Field, data: h5py.Dataset, count: int, wher
     if field.dtype == "str":
         if not all(isinstance(text, str) for text in values.ravel()):
             raise StoreError(f"{name} takes strings")
-        values = np.array([_storable(text) for text in values.ravel()], object).reshape(values.shape)
+        values = np.array([_storable(text, field) for text in values.ravel()], data.dtype).reshape(values.shape)
     elif not _fits(values, data.dtype):
         raise StoreError(f"{name} takes {data.dtype}, which can't hold these values of type {values.dtype}")
     else:
@@ -169,6 +166,22 @@ def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     return values.dtype.kind in "iu" and bool(values.min() >= limits.min and values.max() <= limits.max)
 
 
-def _storable(text: str) -> str:
-    """Spell out what UTF-8 or a C string can't hold: undecodable bytes of paths, and NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+def name_length(names: Iterable[str]) -> int:
+    """Return how many bytes hold each of these names, for `Layout.name_length`; its default for none."""
+    return max((max(SHORTEST_NAME, len(_spelled(name))) for name in names), default=Layout.name_length)
+
+
+def _spelled(text: str) -> bytes:
+    """Encode a text; spell out what UTF-8 or a C string can't hold, undecodable bytes of paths and NUL."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
+
+
+def _storable(text: str, field: Field) -> bytes:
+    """Encode a text, and cut what is too long for the field."""
+    whole = _spelled(text)
+    if len(whole) <= field.length:
+        return whole
+    room = field.length - len(ELLIPSIS)
+    if field.keeps_end:
+        return ELLIPSIS + whole[len(whole) - room :].decode("utf-8", "ignore").encode()
+    return whole[:room].decode("utf-8", "ignore").encode() + ELLIPSIS

@@ -1,7 +1,7 @@
 """The file of an evaluation, format version 1: this module is its specification.
 
 One run, one HDF5 file, readable by h5py, ``h5ls`` and xarray without this package. MUST and MAY are meant as in
-RFC 2119. `create` and `add_method` write what is said here, and `validate` checks it.
+RFC 2119. `relprop.store.building` writes what is said here, and `validate` checks it.
 
 **Root.** The attributes in `ROOT_ATTRIBUTES` MUST be there. ``config`` is canonical JSON (`relprop.store.config`) of
 all that the scores depend on and that methods share: model and hash of its weights, data set and hash of its sample
@@ -25,11 +25,26 @@ quantities ``valid_range``; scores ``direction``. Absent floats are NaN (maps ar
 integers what the field's ``fill`` says. All floats but maps are of one type, float32 or float64: scores are kept
 exactly as computed.
 
+**Strings** of data sets have a fixed length, in bytes of UTF-8, filled up by NUL: a column of them is numbers like any
+other, where strings of any length would refer to heaps that a kill can spoil. What is longer is cut at a character,
+with an ellipsis in place of what is left out: a ``message`` (`MESSAGE_LENGTH` bytes) loses its end, a ``name``
+(`Layout.name_length` bytes, those of the longest name where names are known beforehand) its beginning, so a name that
+begins with an ellipsis is not the whole path. h5py (``asstr()``) and netCDF4 decode them; xarray with engine h5netcdf
+gives bytes, for ``.str.decode("utf-8")``: the attribute by which it would decode them breaks xarray's netcdf4 engine.
+
 **Storage.** What is large, steps, impact, output and maps, has chunks of one sample and MAY be compressed by gzip
-(with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is allocated as soon as its
-rows exist: in one piece, or in chunks of many rows where the sample axis can be extended. So a row that is written
-moves nothing, and what was committed before can't be lost with it. The file is in HDF5's default format
-(``libver="earliest"``): files in the newer ones, and SWMR's, refuse to open after their writer was killed.
+(with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is in one piece, or in chunks of
+many rows where the sample axis can be extended. All storage MUST be allocated as soon as its rows exist, and the file
+MUST NOT use space again that was freed (``fs_strategy="none"``). So writing a row changes no structure that other rows
+hang on: values are put in their places, or at the file's end with one entry of the chunks' index; whatever moment the
+writer is killed at, what was committed before is there. Methods are added to a copy, which then takes the file's
+place. Only where the sample axis is extended does the structure change in place: see `relprop.store.building.extend`
+for what that may cost. The file is in HDF5's early format (``libver="earliest"``): files in the newer ones, and
+SWMR's, refuse to open after their writer was killed.
+
+**After a kill** the file is longer than its superblock says, and entries of rows that were not committed MAY refer to
+the space behind that end, which MUST be counted in before anything is allocated; `relprop.store.torn` does so when a
+run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not absent are whole.
 
 **States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
 its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,
@@ -63,6 +78,10 @@ METHOD_ATTRIBUTES: Final = ("config", "config_sha256", "description")
 
 ORDERS: Final = ("morf", "lerf")
 STATES: Final = 10
+MESSAGE_LENGTH: Final = 400
+"""Bytes of a message."""
+SHORTEST_NAME: Final = 8
+"""Bytes: one alone would be a character for netCDF, and an ellipsis needs three."""
 SLOTS: Final = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -121,7 +140,7 @@ class Field:
     dims : tuple of str
         Names of the axes; the first is ``sample``.
     dtype : str
-        A NumPy type, ``"float"`` for the file's float type, ``"str"`` for strings of any length in UTF-8.
+        A NumPy type, ``"float"`` for the file's float type, ``"str"`` for strings in UTF-8.
     long_name : str
         What it holds, for someone who has only the file.
     valid_range : tuple of float, optional
@@ -140,6 +159,10 @@ class Field:
         Whether it has chunks of one sample, which are compressed.
     required : bool
         Whether rows that are done must come with it.
+    length : int
+        Bytes of strings.
+    keeps_end : bool
+        Whether a string that is too long loses its beginning, not its end.
     """
 
     name: str
@@ -154,6 +177,8 @@ class Field:
     bits: bool = False
     large: bool = False
     required: bool = True
+    length: int = 0
+    keeps_end: bool = False
 
 
 def _score(name: str, long_name: str, valid_range: tuple[float, float]) -> Field:
@@ -162,7 +187,14 @@ def _score(name: str, long_name: str, valid_range: tuple[float, float]) -> Field
 
 _STATE_MEANINGS: Final = {state.name.lower(): int(state) for state in State}
 STATE = Field("state", ("sample",), "uint8", "what became of the row", meanings=_STATE_MEANINGS, required=False)
-MESSAGE = Field("message", ("sample",), "str", "why the row failed; else empty, or a remark", required=False)
+MESSAGE = Field(
+    "message",
+    ("sample",),
+    "str",
+    "why the row failed; else empty, or a remark",
+    required=False,
+    length=MESSAGE_LENGTH,
+)
 FLAGS_FIELD = Field(
     "flags",
     ("sample",),
@@ -178,7 +210,14 @@ SAMPLE_FIELDS: Final = (
     MESSAGE,
     FLAGS_FIELD,
     Field("index", ("sample",), "int64", "index of the sample in the data set, as sample", fill=-1, required=False),
-    Field("name", ("sample",), "str", "name of the sample: its path, or what the data set calls it", required=False),
+    Field(
+        "name",
+        ("sample",),
+        "str",
+        "name of the sample: its path, or what the data set calls it; its end, after an ellipsis, where too long",
+        required=False,
+        keeps_end=True,
+    ),
     Field("label", ("sample",), "int32", "class by the data set; -1 where it is not known", fill=-1, required=False),
     Field("prediction", ("sample",), "int32", "class with the largest output", fill=-1),
     Field("target", ("sample",), "int32", "class that was explained", fill=-1),
@@ -205,7 +244,8 @@ SAMPLE_FIELDS: Final = (
         large=True,
     ),
 )
-"""In files of ``protocol="released"`` steps and impact have an axis ``channel`` before y: they are of elements."""
+"""The length of ``name`` is the layout's. In files of ``protocol="released"`` steps and impact have an axis ``channel``
+before y: they are of elements."""
 
 METHOD_FIELDS: Final = (
     STATE,
@@ -320,6 +360,8 @@ class Layout:
         Of what is large.
     level : int
         Of the compression: 1 to 9 for gzip, 1 to 22 for zstd.
+    name_length : int
+        Bytes of samples' names; what is longer loses its beginning.
     """
 
     size: tuple[int, int]
@@ -330,6 +372,7 @@ class Layout:
     precision: Literal["float32", "float64"] = "float32"
     compression: Literal["gzip", "zstd"] | None = "gzip"
     level: int = 1
+    name_length: int = 255
 
 
 def numpy_type(field: Field, layout: Layout) -> str:
@@ -339,10 +382,7 @@ def numpy_type(field: Field, layout: Layout) -> str:
 
 def sample_fields(layout: Layout) -> tuple[Field, ...]:
     """Return the data sets of group ``samples``."""
-    if not layout.elements:
-        return SAMPLE_FIELDS
-    of_elements = {"steps": _with_channels, "impact": _with_channels, "quadrant_scores": _unbounded}
-    return tuple(of_elements.get(field.name, _as_it_is)(field) for field in SAMPLE_FIELDS)
+    return tuple(_laid_out(field, layout) for field in SAMPLE_FIELDS)
 
 
 def method_fields(method: Method) -> tuple[Field, ...]:
@@ -363,9 +403,11 @@ def _with_channels(field: Field) -> Field:
     return replace(field, dims=(*field.dims[:at], "channel", *field.dims[at:]))
 
 
-def _unbounded(field: Field) -> Field:
-    return replace(field, valid_range=ANY_RANGE)
-
-
-def _as_it_is(field: Field) -> Field:
+def _laid_out(field: Field, layout: Layout) -> Field:
+    if field.name == "name":
+        return replace(field, length=layout.name_length)
+    if layout.elements and field.name in ("steps", "impact"):
+        return _with_channels(field)
+    if layout.elements and field.name == "quadrant_scores":
+        return replace(field, valid_range=ANY_RANGE)
     return field

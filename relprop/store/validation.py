@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import h5py
 import numpy as np
 
-from relprop.store.building import own_data_sets
+from relprop.store.building import dtype_of, own_data_sets
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.description import check_identity, method_names, read_config, read_layout, read_method
 from relprop.store.errors import FormatError
@@ -65,7 +65,7 @@ def _skeleton(file: h5py.File) -> Iterator[str]:
     for name in ("samples", "methods"):
         if not isinstance(file.get(name), h5py.Group):
             yield f"there is no group {name}"
-    for name in ("samples/steps", "samples/logit"):  # which tell the layout
+    for name in ("samples/steps", "samples/logit", "samples/name"):  # which tell the layout
         if not isinstance(file.get(name), h5py.Dataset):
             yield f"there is no data set {name}"
 
@@ -129,10 +129,11 @@ def _fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout:
 
 def _field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> Iterator[str]:
     data, kind = group[field.name], numpy_type(field, layout)
+    wanted_type = dtype_of(field, layout)
     if kind == "str":
-        if h5py.check_string_dtype(data.dtype) is None:
-            yield f"holds {data.dtype}, not strings"
-    elif data.dtype != np.dtype(kind):
+        if h5py.check_string_dtype(data.dtype) != h5py.check_string_dtype(wanted_type):
+            yield f"holds {data.dtype}, not strings of {field.length} bytes in UTF-8"
+    elif data.dtype != wanted_type:
         yield f"holds {data.dtype}, not {kind}"
     shape = tuple(len(file[name]) for name in field.dims if name in file)
     if data.shape != shape:
@@ -146,6 +147,8 @@ def _field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> 
     wanted = ["long_name", "units"]
     wanted += ["valid_range"] * (field.valid_range is not None) + ["direction"] * (field.direction is not None)
     yield from (f"has no attribute {name}" for name in wanted if name not in data.attrs)
+    if data.id.get_create_plist().get_alloc_time() != h5py.h5d.ALLOC_TIME_EARLY:
+        yield "is not allocated as soon as its rows exist"
     if field.large and (data.chunks is None or data.chunks[0] != 1):
         yield "has not one sample in a chunk"
     if not field.large and data.id.get_create_plist().get_nfilters():

@@ -13,25 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from relprop.errors import near_names
-from relprop.files import OutputError, written_whole
 from relprop.store import building
-from relprop.store.building import own_data_sets
-from relprop.store.checks import (
-    check_config,
-    check_index,
-    check_layout,
-    check_method,
-    refuse_other_config,
-    refuse_other_method,
-)
-from relprop.store.codecs import require_readable
-from relprop.store.description import check_identity, is_complete, method_names, read_layout, read_method
+from relprop.store.beginning import begin, take_up
+from relprop.store.checks import check_index
+from relprop.store.description import is_complete, method_names, read_layout, read_method
 from relprop.store.errors import StoreError
-from relprop.store.opening import check_free, open_hdf5, telling_output_errors
+from relprop.store.opening import open_hdf5, telling_output_errors
 from relprop.store.rows import Batch, Rows, make_batch, read_rows, runs, scaled_maps
 from relprop.store.schema import Field, Layout, Method, State, map_fields, method_fields, sample_fields
 from relprop.store.space import reserve, trim
-from relprop.store.validation import check_skeleton
 
 
 class EvaluationWriter:
@@ -93,7 +83,7 @@ class EvaluationWriter:
         index : array_like
             Indices of the samples in the data set, ``(N,)``, ascending; none for a stream, see `extend`.
         methods : iterable of Method
-            Others can be added later.
+            Others can be added when it is resumed.
         versions : mapping
             Of the software, by name.
         overwrite : bool
@@ -111,48 +101,38 @@ class EvaluationWriter:
             If the compression needs a package that is not installed.
         """
         path = Path(path)
-        rows = check_index(index)
-        check_layout(layout)
-        check_config(config)
-        chosen = list(methods)
-        for method in chosen:
-            check_method(method)
-        if len({method.name for method in chosen}) < len(chosen):
-            raise StoreError("two methods have the same name")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} exists already: resume it, or overwrite it")
-        check_free(path)
-        with written_whole(path) as part, telling_output_errors(path), h5py.File(part, "w") as file:
-            fields = [*sample_fields(layout)]
-            for method in chosen:
-                fields += [*method_fields(method), *map_fields(method)]
-            groups = (1 + len(chosen)) << 16  # bytes of what describes their data sets, generously
-            reserve(file, path, groups + building.allocated_bytes(fields, layout, len(rows)))
-            building.create(file, config, layout, rows, versions or {})
-            for method in chosen:
-                building.add_method(file, method, layout)
+        begin(path, config, layout, index, methods, versions or {}, overwrite)
         return cls(path, open_hdf5(path, "r+"))
 
     @classmethod
-    def resume(cls, path: str | PathLike[str], config: Mapping[str, Any], layout: Layout) -> Self:
-        """Continue a file, complete or not: methods can be added, and rows that are absent or failed written.
+    def resume(
+        cls, path: str | PathLike[str], config: Mapping[str, Any], layout: Layout, *, methods: Iterable[Method] = ()
+    ) -> Self:
+        """Continue a file, complete or not: rows that are absent or failed can be written.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
+        config, layout
+            As it was begun with; compression and lengths of strings stay what they are.
+        methods : iterable of Method
+            Those not yet in the file are added, all in one copy of it, which then takes its place.
 
         Raises
         ------
         ConfigurationError
-            If it was begun with another configuration or layout, naming what differs.
+            If it was begun with another configuration or layout, or has a method with another configuration, other
+            metrics or without maps, naming what differs.
         MissingFileError, BusyError, FormatError, OutputError, MissingExtraError
-            If it can't be opened.
+            If it can't be opened, or there is no room for the copy.
         """
         path = Path(path)
+        take_up(path, config, layout, methods)
         file = open_hdf5(path, "r+")
         try:
-            check_identity(file)
-            check_skeleton(file)
-            require_readable(file)
-            refuse_other_config(file, config, layout)
-            for group in (file["samples"], *file["methods"].values()):
-                _clear_torn(group)
+            with telling_output_errors(path):
+                building.even_out(file)
             return cls(path, file)
         except BaseException:
             file.close()
@@ -168,31 +148,6 @@ class EvaluationWriter:
     def methods(self) -> tuple[str, ...]:
         """Names of the methods in the file."""
         return tuple(self._methods)
-
-    def add_method(self, method: Method, *, overwrite: bool = False) -> None:
-        """Add a method, or find it there with the same configuration.
-
-        Raises
-        ------
-        ConfigurationError
-            If it is there with another configuration, other metrics or without maps, and shall not be overwritten.
-        """
-        check_method(method)
-        if method.name in self._methods:
-            if not overwrite:
-                refuse_other_method(self._path, self._methods[method.name], method)
-                return
-            self.commit()
-            with telling_output_errors(self._path):
-                building.remove_method(self._file, method.name)
-        self.commit()
-        with telling_output_errors(self._path):
-            fields = (*method_fields(method), *map_fields(method))
-            reserve(self._file, self._path, building.allocated_bytes(fields, self._layout, self._count))
-            self._set_complete(False)
-            building.add_method(self._file, method, self._layout)
-            self._file.flush()
-        self._methods[method.name] = method
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
@@ -215,13 +170,10 @@ class EvaluationWriter:
         added = check_index(index, above=int(old[-1]) if len(old) else -1)
         self.commit()
         with telling_output_errors(self._path):
-            fields = list(self._fields.values())
-            for method in self._methods.values():
-                fields += [*method_fields(method), *map_fields(method)]
+            fields = building.fields_of(self._layout, self._methods.values())
             reserve(self._file, self._path, building.allocated_bytes(fields, self._layout, len(added)))
             self._set_complete(False)
             building.extend(self._file, added)
-            self._file.flush()
         return np.arange(len(old), len(old) + len(added))
 
     def sample_states(self) -> NDArray[np.uint8]:
@@ -302,19 +254,11 @@ class EvaluationWriter:
         self._write(group, batch, maps)
 
     def commit(self) -> None:
-        """Make everything written so far last: flush the rows, write strings and flush, write states and flush.
-
-        Strings refer to what HDF5 writes when it flushes, so they have a flush to themselves: in between a column of
-        them can't be read. `resume` clears what a kill has left so.
-        """
+        """Make everything written so far last: flush the rows, write their states, and flush these."""
         if not self._pending:
             return
         with telling_output_errors(self._path):
             self._file.flush()
-            if any(batch.texts for _, batch in self._pending):
-                for group, batch in self._pending:
-                    _store(group, batch.rows, batch.texts)
-                self._file.flush()
             for group, batch in self._pending:
                 _store(group, batch.rows, {"state": batch.states})
             self._file.flush()
@@ -398,18 +342,6 @@ def _store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDAr
     for name, column in values.items():
         for there, here in runs(rows):
             group[name][there] = column[here]
-
-
-def _clear_torn(group: h5py.Group) -> None:
-    """Empty the strings of absent rows, where a kill came between them and what they refer to."""
-    for data in own_data_sets(group).values():
-        if h5py.check_string_dtype(data.dtype) is None:
-            continue
-        try:
-            data[:]
-        except OSError:
-            for row in np.flatnonzero(_states(group) == State.ABSENT):
-                data[int(row)] = ""
 
 
 def _by_name(fields: Iterable[Field]) -> dict[str, Field]:
