@@ -20,8 +20,8 @@ from relprop.store.checks import (
     refuse_other_config,
     refuse_other_method,
 )
-from relprop.store.description import method_names, read_layout, read_method
-from relprop.store.opening import check_free, open_hdf5, telling_output_errors
+from relprop.store.description import check_identity, method_names, read_layout, read_method
+from relprop.store.opening import check_free, open_hdf5, settle_end, telling_output_errors
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import Layout, Method
 from relprop.store.space import reserve, trim
@@ -64,6 +64,9 @@ def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iter
     """
     chosen = check_methods(methods)
     check_free(path)
+    with open_hdf5(path, "r") as file:
+        check_identity(file)
+    settle_end(path)
     with open_evaluation(path) as file:
         refuse_other_config(file, config, layout)
         there = method_names(file)

@@ -93,9 +93,9 @@ def grows(file: h5py.File) -> bool:
 def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
     """Add rows at the end for samples with these indices in the data set, ``sample`` last.
 
-    A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What it can't: one
-    that meets HDF5 while it writes a node of a chunks' index that it has just split, every 32 chunks, spoils that
-    index.
+    A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
+    right is one between the writes of a flush that makes a data set's first chunk, when no row is committed yet, or
+    splits a node of its chunks' index, every 32 chunks: it can spoil that data set.
     """
     old = len(file["sample"])
     for data in _along_samples(file):

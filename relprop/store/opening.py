@@ -31,8 +31,6 @@ _REASON = re.compile(r"error message = '([^']*)'")
 def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
     """Open an HDF5 file, locked against writers, or if it is to be written against everybody.
 
-    To be written it must be known to be one of an evaluation: if its writer was killed, its end is put right first.
-
     On a file system without locks, or where the environment variable HDF5_USE_FILE_LOCKING switches them off, a
     warning says that nothing keeps a second writer away.
 
@@ -46,9 +44,8 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
         raise FormatError(f"{path} is a folder, not a file of an evaluation")
     if path.stat().st_size == 0:  # to be written, HDF5 would take it for a new one
         raise FormatError(f"{path} is empty, not a file of an evaluation")
-    with _locked(path, mode) as (descriptor, locks):
-        if mode == "r+":
-            count_in_torn_space(descriptor)
+    with _locked(path, mode) as (_, locks):
+        pass
     if mode == "r+" and not locks:
         warnings.warn(
             f"{path} can't be locked, so nothing keeps a second writer away: see to it that there is only one",
@@ -65,6 +62,12 @@ def check_free(path: Path) -> None:
     if path.is_file():
         with _locked(path, "r+"):
             pass
+
+
+def settle_end(path: Path) -> None:
+    """Put right where a file of an evaluation ends, if its writer was killed; see `relprop.store.torn`."""
+    with _locked(path, "r+") as (descriptor, _):
+        count_in_torn_space(descriptor)
 
 
 @contextmanager

@@ -12,19 +12,19 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from relprop.errors import near_names
 from relprop.store import building
+from relprop.store.access import OpenEvaluation, by_name, states_of
 from relprop.store.beginning import begin, take_up
 from relprop.store.checks import check_index
-from relprop.store.description import is_complete, method_names, read_layout, read_method
+from relprop.store.description import is_complete
 from relprop.store.errors import StoreError
 from relprop.store.opening import open_hdf5, telling_output_errors
-from relprop.store.rows import Batch, Rows, make_batch, read_rows, runs, scaled_maps
-from relprop.store.schema import Field, Layout, Method, State, map_fields, method_fields, sample_fields
+from relprop.store.rows import Batch, Rows, make_batch, runs, scaled_maps
+from relprop.store.schema import Layout, Method, State, map_fields, method_fields
 from relprop.store.space import reserve, trim
 
 
-class EvaluationWriter:
+class EvaluationWriter(OpenEvaluation):
     """Writes one file, from one thread at a time; made by `create` or `resume`, and a context manager that closes it.
 
     What is written counts once `commit` has returned: then it is there, whatever becomes of the process. (Not of the
@@ -51,11 +51,7 @@ class EvaluationWriter:
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
-        self._path = path
-        self._file = file
-        self._layout = read_layout(file)
-        self._fields = _by_name(sample_fields(self._layout))
-        self._methods = {name: read_method(file, name) for name in method_names(file)}
+        super().__init__(path, file)
         self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
 
     @classmethod
@@ -138,17 +134,6 @@ class EvaluationWriter:
             file.close()
             raise
 
-    @property
-    def index(self) -> NDArray[np.int64]:
-        """Indices of the rows in the data set, ``(N,)``."""
-        found: NDArray[np.int64] = self._file["sample"][:]
-        return found
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods in the file."""
-        return tuple(self._methods)
-
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
 
@@ -175,25 +160,6 @@ class EvaluationWriter:
             self._set_complete(False)
             building.extend(self._file, added)
         return np.arange(len(old), len(old) + len(added))
-
-    def sample_states(self) -> NDArray[np.uint8]:
-        """Return what became of each row of the masking run, ``(N,)``, as committed; see `State`."""
-        return _states(self._file["samples"])
-
-    def method_states(self, name: str) -> NDArray[np.uint8]:
-        """Return what became of each row under a method, ``(N,)``, as committed."""
-        return _states(self._group(name))
-
-    def read_samples(self, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return rows of ``samples``, ``(B, ...)`` by name, in the order they are asked for.
-
-        A method that is added later needs the masking run.
-        """
-        return read_rows(self._file["samples"], rows, names, self._count)
-
-    def read_method(self, name: str, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return rows of a method, ``(B, ...)`` by name, in the order they are asked for."""
-        return read_rows(self._group(name), rows, names, self._count)
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
         """Write rows of ``samples``.
@@ -239,7 +205,7 @@ class EvaluationWriter:
         """
         group, method = self._group(name), self._methods[name]
         given, relevance = {key: value for key, value in arrays.items() if key != "relevance"}, arrays.get("relevance")
-        batch = make_batch(rows, given, _by_name(method_fields(method)), group, self._count)
+        batch = make_batch(rows, given, by_name(method_fields(method)), group, self._count)
         if not len(batch.rows):
             return
         if method.maps is None and relevance is not None:
@@ -250,7 +216,7 @@ class EvaluationWriter:
             self._write(group, batch)
             return
         scaled = scaled_maps(relevance, given.get("state", State.DONE), len(batch.rows), f"methods/{name}")
-        maps = make_batch(rows, scaled, _by_name(map_fields(method)), group["maps"], self._count)
+        maps = make_batch(rows, scaled, by_name(map_fields(method)), group["maps"], self._count)
         self._write(group, batch, maps)
 
     def commit(self) -> None:
@@ -274,7 +240,7 @@ class EvaluationWriter:
         """
         self.commit()
         groups = {"samples": self._file["samples"], **{f"method {name}": self._group(name) for name in self._methods}}
-        absent = {name: int((_states(group) == State.ABSENT).sum()) for name, group in groups.items()}
+        absent = {name: int((states_of(group) == State.ABSENT).sum()) for name, group in groups.items()}
         if any(absent.values()):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
@@ -297,18 +263,9 @@ class EvaluationWriter:
     ) -> None:
         self.close()
 
-    @property
-    def _count(self) -> int:
-        return len(self._file["sample"])
-
-    def _group(self, name: str) -> h5py.Group:
-        if name not in self._methods:
-            raise StoreError(f"{self._path} has no method {name!r}{near_names(name, self._methods)}")
-        return self._file["methods"][name]
-
     def _write(self, group: h5py.Group, batch: Batch, maps: Batch | None = None) -> None:
         reserve(self._file, self._path, batch.nbytes + (maps.nbytes if maps is not None else 0))
-        if (_states(group)[batch.rows] != State.ABSENT).any():
+        if (states_of(group)[batch.rows] != State.ABSENT).any():
             self._take_back(group, batch)
         with telling_output_errors(self._path):
             _store(group, batch.rows, batch.values)
@@ -333,16 +290,7 @@ class EvaluationWriter:
                 self._file.flush()
 
 
-def _states(group: h5py.Group) -> NDArray[np.uint8]:
-    states: NDArray[np.uint8] = group["state"][:]
-    return states
-
-
 def _store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
     for name, column in values.items():
         for there, here in runs(rows):
             group[name][there] = column[here]
-
-
-def _by_name(fields: Iterable[Field]) -> dict[str, Field]:
-    return {field.name: field for field in fields}
