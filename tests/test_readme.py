@@ -45,19 +45,24 @@ def test_readme_code_runs(tmp_path, monkeypatch):
 
 def test_readme_commands_run(tmp_path, monkeypatch):
     try:
-        sample = sample_pictures()[0]
+        samples = sample_pictures()[:4]
     except PictureError as error:
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
-    Path("holiday").mkdir()
+    for folder in ("holiday", "photos"):
+        Path(folder).mkdir()
     for name in ("cat.jpg", "holiday/cat.jpg"):
-        shutil.copy(sample, name)
+        shutil.copy(samples[0], name)
+    for sample in samples:
+        shutil.copy(sample, "photos")
     commands = re.findall(r"^\$ relprop (.*)$", "".join(blocks("console")), re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command))
         assert result.exit_code == 0, f"relprop {command}: {result.output}"
     assert {"cat.png", "cat.npz", "cat.layers.png", "index.jsonl"} <= {file.name for file in Path("out").iterdir()}
+    assert len(list(Path("plots").glob("*.png"))) >= 4
+    assert len(Path("scores.csv").read_text().splitlines()) == 1 + 4 * 4
 
 
 def test_readme_has_two_commands():
