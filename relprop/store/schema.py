@@ -45,6 +45,7 @@ SWMR's, refuse to open after their writer was killed.
 **After a kill** the file is longer than its superblock says, and entries of rows that were not committed MAY refer to
 the space behind that end, which MUST be counted in before anything is allocated; `relprop.store.torn` does so when a
 run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not absent are whole.
+In files of streams a kill while the sample axis is extended can spoil more, see `relprop.store.building.extend`.
 
 **States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
 its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,
