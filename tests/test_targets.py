@@ -96,7 +96,9 @@ CASES = {
         lambda o: torch.stack([m[1][m.argmax(0) == 1].sum() for m in o["out"]]),
     ),
     "similarity to a constant": Case(
-        tower, {"target": lambda e: F.cosine_similarity(e, CONSTANT)}, lambda e: cosine(e, CONSTANT)
+        tower,
+        {"target": lambda e: F.cosine_similarity(e, CONSTANT.to(e.dtype))},  # else torch takes its norm in float32
+        lambda e: cosine(e, CONSTANT.to(e.dtype)),
     ),
     "similarity of two inputs": Case(
         towers,
