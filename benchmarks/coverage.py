@@ -19,8 +19,7 @@ import rule_registry
 from benchmarks.peers import measure_peers
 from benchmarks.zoo.entries import Entry, Subject
 from relprop.capture import batched_inputs
-from relprop.errors import CaptureError, InputError
-from relprop.export import first_line
+from relprop.errors import CaptureError, InputError, first_line
 from relprop.inputs import check_inputs
 from relprop.memory import OutOfMemoryError
 from relprop.oracle import gradient_oracle_error, is_float

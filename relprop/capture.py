@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
 from relprop.copying import drop_observers, fingerprint, state_of, structural_copy
-from relprop.errors import CaptureError, InputError, RelpropError, TargetError
-from relprop.export import Wrapped, export, first_line, lower, plain_mode
+from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
+from relprop.export import Wrapped, export, lower, plain_mode
 from relprop.graph import Graph, build_graph
 from relprop.outputs import choose_output
 

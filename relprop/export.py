@@ -16,8 +16,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.errors import CaptureError
-from relprop.errors import first_line as first_line
+from relprop.errors import CaptureError, first_line
 from relprop.graph import ROOT
 from relprop.outputs import explained
 

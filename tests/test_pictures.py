@@ -23,10 +23,10 @@ from relprop.pictures import (
     overlay,
     panel,
     robust_scale,
-    save_panel,
     scale_note,
     scale_words,
     tile_sheet,
+    write_png,
 )
 from relprop.pictures.colours import cell_overlay
 from relprop.pictures.tiles import encode, scaled, sharp, tile_size
@@ -371,7 +371,7 @@ def test_drawing_leaves_pyplot_alone() -> None:
 
 def test_saved_panel_is_a_png_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    save_panel(path, GREY, np.zeros((20, 30)), "title", "caption")
+    write_png(panel(GREY, np.zeros((20, 30)), "title", "caption"), path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert cv2.imread(str(path)).shape[1] > 1000
 
@@ -387,7 +387,7 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
-        save_panel(path, GREY, np.zeros((20, 30)), "title", "caption")
+        write_png(panel(GREY, np.zeros((20, 30)), "title", "caption"), path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.png": b"old"}
 
 
@@ -395,7 +395,7 @@ def test_unwritable_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "absent" / "a.png", tmp_path / "file" / "a.png"):
         with pytest.raises(OutputError, match=r"cannot write .*a\.png: "):
-            save_panel(path, GREY, np.zeros((20, 30)), "title", "caption")
+            write_png(panel(GREY, np.zeros((20, 30)), "title", "caption"), path)
 
 
 def test_default_percentile_is_the_documented_one() -> None:

@@ -6,9 +6,10 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    AsJson,
     Debug,
     Device,
     Model,
@@ -27,7 +29,6 @@ from relprop.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from relprop.evaluation import Evaluation
     from relprop.evaluation.run import Progress
 
 
@@ -112,7 +113,7 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Score attribution methods by GAE, each picture's masks and scores into FILE as they come.
@@ -162,7 +163,7 @@ def evaluate(
         except KeyboardInterrupt:
             warn(f"interrupted; what {output} holds is whole, --resume goes on")
             raise typer.Exit(INTERRUPTED) from None
-        typer.echo(json.dumps(_as_dict(found), indent=2) if as_json else str(found))
+        typer.echo(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
         if found.failed:
             raise typer.Exit(FAILED)
 
@@ -214,22 +215,3 @@ def _colour(text: str) -> float | list[float]:
     except ValueError:
         raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
     return values if len(values) > 1 else values[0]
-
-
-def _as_dict(found: Evaluation) -> dict[str, Any]:
-    methods = {
-        name: {"done": tally.done, "failed": tally.failed, "absent": tally.absent, "failure": tally.failure}
-        for name, tally in found.methods.items()
-    }
-    return {
-        "path": str(found.path),
-        "samples": found.samples,
-        "evaluated": found.evaluated,
-        "unreadable": found.unreadable,
-        "failure": found.failure,
-        "one_class": found.one_class,
-        "methods": methods,
-        "seconds": dict(found.seconds),
-        "explaining": dict(found.explaining),
-        "complete": found.complete,
-    }

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, first_line
 from relprop.evaluation.masking import Masking
 from relprop.evaluation.methods.base import Asked, Method
 from relprop.evaluation.randomness import forked_random
-from relprop.export import first_line
 from relprop.gae import MapError, positive_map
 from relprop.gae.checks import check_map, wide
 from relprop.gae.masking import Baseline

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
+from relprop.errors import first_line
 from relprop.evaluation.samples import DataError, Item
-from relprop.export import first_line
 from relprop.models import find_pictures
 
 FILE_COLUMNS = ("file", "filename", "path", "image", "name")

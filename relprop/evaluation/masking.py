@@ -86,7 +86,7 @@ def mask_unit(subject: Subject, assemble: Assemble, kind: TargetKind, baseline: 
         batch = assemble(unusable)
         if not batch.scored:
             return batch
-        target = _targets(batch) if kind == "label" else None
+        target = batch.labels if kind == "label" else None
         try:
             with memory_for(2 * len(batch.x)):
                 run = masking_run(subject.call, batch.x, target, baseline=baseline)
@@ -163,10 +163,6 @@ def check_labels(batch: Batch, classes: int, *, needed: bool) -> None:
             )
         if needed and sample.label < 0:
             raise DataError(f"sample {sample.index} has no label, which target='label' would explain")
-
-
-def _targets(batch: Batch) -> Tensor:
-    return batch.labels
 
 
 def _failing(subject: Subject, batch: Batch, target: Tensor | None, baseline: Baseline) -> dict[int, str]:

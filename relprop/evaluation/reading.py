@@ -10,11 +10,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, first_line
 from relprop.evaluation.plan import Unit, require_four, stream_units
 from relprop.evaluation.samples import DataError, Reader, Sample
 from relprop.evaluation.sources import Source, Stream
-from relprop.export import first_line
 from relprop.gae import mosaic_members
 
 Read = tuple[Unit, dict[int, Sample]]

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, first_line
 from relprop.evaluation.randomness import forked_random
-from relprop.export import first_line
 from relprop.models import PictureError, TransformError, read_picture
 from relprop.models.preprocessing import Picture, apply
 

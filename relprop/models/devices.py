@@ -7,8 +7,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from relprop.errors import RelpropError
-from relprop.export import first_line
+from relprop.errors import RelpropError, first_line
 
 
 class DeviceError(RelpropError, ValueError):

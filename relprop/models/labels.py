@@ -8,8 +8,7 @@ from typing import Any
 
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from relprop.errors import RelpropError
-from relprop.export import first_line
+from relprop.errors import RelpropError, first_line
 
 Labels = tuple[str, ...]
 

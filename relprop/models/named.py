@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from relprop.export import first_line
+from relprop.errors import first_line
 from relprop.models.architectures import PACKAGED, Architecture, build_for, find_architectures, packaged_file
 from relprop.models.classifier import Loaded, ModelError
 from relprop.models.preprocessing import Preprocessing

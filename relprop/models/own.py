@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.errors import near_names
-from relprop.export import first_line
+from relprop.errors import first_line, near_names
 from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
 from relprop.models.devices import device_of, move
 from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module

@@ -16,8 +16,7 @@ from timm.data.transforms_factory import create_transform
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from relprop.errors import RelpropError
-from relprop.export import first_line
+from relprop.errors import RelpropError, first_line
 
 Picture = Image.Image | NDArray[np.uint8]
 Floats = tuple[float, ...]

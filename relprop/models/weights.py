@@ -13,8 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from relprop.errors import RelpropError
-from relprop.export import first_line
+from relprop.errors import RelpropError, first_line
 
 SHOWN = 3
 """How many keys of each kind an error names."""

@@ -11,7 +11,7 @@ from relprop.pictures.colours import (
     scale_note,
     scale_words,
 )
-from relprop.pictures.panel import Original, panel, save_panel
+from relprop.pictures.panel import Original, panel
 from relprop.pictures.sheets import class_sheet, layer_sheet, map_sheet
 from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, Tile, legend_of, tile_sheet, write_png
 
@@ -34,7 +34,6 @@ __all__ = [
     "overlay",
     "panel",
     "robust_scale",
-    "save_panel",
     "scale_note",
     "scale_words",
     "tile_sheet",

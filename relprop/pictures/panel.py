@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from relprop.pictures.colours import BLUR, Array, Pixels, heat_colours, overlay, resized
-from relprop.pictures.tiles import LONGEST, Legend, Tile, legend_of, scaled, sharp, tile_sheet, tile_size, write_png
+from relprop.pictures.tiles import LONGEST, Legend, Tile, legend_of, scaled, sharp, tile_sheet, tile_size
 
 Box = tuple[float, float, float, float]
 Original = tuple[Pixels, Array, Box]
@@ -55,26 +54,6 @@ def panel(
     if original is not None:
         tiles.append(Tile(_whole(*original, height=size[0]), "over the original; veiled: not seen"))
     return tile_sheet([tiles], caption, title, legend=legend or legend_of(heat), legend_column=1)
-
-
-def save_panel(
-    path: Path,
-    picture: Pixels,
-    heat: Array,
-    title: str,
-    caption: str,
-    original: Original | None = None,
-    *,
-    legend: Legend | None = None,
-) -> None:
-    """Write a `panel` as PNG: the whole file or none, even when interrupted.
-
-    Raises
-    ------
-    OutputError
-        The folder is missing or cannot be written.
-    """
-    write_png(panel(picture, heat, title, caption, original, legend=legend), path)
 
 
 def _whole(pixels: Pixels, heat: Array, box: Box, height: int) -> Pixels:

@@ -20,6 +20,7 @@ from relprop.analysis.plots.style import (
     inside,
     name_of,
     quiet,
+    whiskers,
     width_of,
 )
 from relprop.analysis.summaries import HEADLINE, MethodSummary, Summary
@@ -71,8 +72,7 @@ def _draw_panel(axes: Axes, methods: tuple[MethodSummary, ...], score: str) -> N
         axes.barh(row, estimate.mean, height=0.62, color=GREY if method.control else BLUE, alpha=0.85, zorder=2)
         end = estimate.mean
         if isfinite(estimate.low):
-            ends = [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
-            axes.errorbar(estimate.mean, row, xerr=ends, color=INK, linewidth=1.2, capsize=2.5, zorder=4)
+            axes.errorbar(estimate.mean, row, xerr=whiskers(estimate), color=INK, linewidth=1.2, capsize=2.5, zorder=4)
             end = estimate.high
         words = f"{estimate.mean:.2f}"
         axes.text(end + 0.03 * edge, row, words, size=SMALL, color=INK, va="center", zorder=5, path_effects=HALO)

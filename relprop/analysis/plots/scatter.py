@@ -25,9 +25,9 @@ from relprop.analysis.plots.style import (
     name_of,
     quiet,
     side_of,
+    whiskers,
 )
 from relprop.analysis.records import Values
-from relprop.analysis.statistics import Estimate
 from relprop.analysis.summaries import MethodSummary, Summary
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
         axes.errorbar(
             mean_x.mean,
             mean_y.mean,
-            xerr=_ends(mean_x),
-            yerr=_ends(mean_y),
+            xerr=whiskers(mean_x),
+            yerr=whiskers(mean_y),
             fmt="o",
             color=ORANGE,
             markersize=4,
@@ -115,9 +115,3 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
     if nothing:
         words = f"C = 0 on {nothing} of {int(known.sum())}"
         axes.text(edge, edge, words, size=SMALL - 1, color=FAINT, ha="right", va="top", zorder=6, path_effects=HALO)
-
-
-def _ends(estimate: Estimate) -> list[list[float]] | None:
-    if not math.isfinite(estimate.low):
-        return None
-    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from relprop.analysis.statistics import Estimate
 from relprop.pictures.lettering import DPI, Style, fit, measure
 from relprop.pictures.tiles import Drawing
 
@@ -69,6 +70,13 @@ def name_of(method: str, inches: float, size: float = LABEL) -> str:
 def width_of(words: str, size: float = LABEL) -> float:
     """Return the width of words in inches."""
     return measure(words, Style(size, INK)) / DPI
+
+
+def whiskers(estimate: Estimate) -> list[list[float]] | None:
+    """Return how far the interval of a mean reaches to both sides; None where there is none."""
+    if not math.isfinite(estimate.low):
+        return None
+    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
 
 
 HALO = [withStroke(linewidth=2.5, foreground="white")]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relprop.errors import first_line
 from relprop.evaluation.methods.base import Asked, Method, MethodError
-from relprop.export import first_line
 from relprop.gae.states import PICTURE
 
 NAMES = ("relevance", "attribution", "attributions", "maps")
