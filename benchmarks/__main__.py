@@ -15,6 +15,7 @@ from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.coco import DataError
 from benchmarks.conditions import Conditions, Device, Dtype, under
 from benchmarks.coverage import CoverageRow, ask_peers, measure
+from benchmarks.gae import GaeRow, score
 from benchmarks.ledger import Ledger
 from benchmarks.peers import require_peers
 from benchmarks.speed import SpeedRow, compare_speed
@@ -31,6 +32,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Models = Annotated[list[str], typer.Option(metavar="NAME", help="A model; repeat for several.")]
 Results = Annotated[Path, typer.Option(metavar="DIR", show_default="benchmarks/results", help="Where the CSV goes.")]
+Shared = Annotated[Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")]
+SHARED = Path("../shared")
 Threads = Annotated[int, typer.Option(metavar="N", min=1, help="Threads of PyTorch.")]
 
 
@@ -113,9 +116,7 @@ def coverage(
 def ablation(
     models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
     chosen: Annotated[str, typer.Option("--variants", metavar="GLOB", help="Only variants with such names.")] = "*",
-    shared: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")
-    ] = Path("../shared"),
+    shared: Shared = SHARED,
     objects: Annotated[int, typer.Option(metavar="N", min=3, help="Outlined pictures per model, at most.")] = 16,
     pictures: Annotated[int, typer.Option(metavar="N", min=3, help="Labelled pictures per model, at most.")] = 16,
     threads: Threads = 1,
@@ -135,6 +136,28 @@ def ablation(
     for heading, kinds in TABLES.items():
         typer.echo(markdown(rows, kinds, heading) + "\n")
     typer.echo(f"written: {ledger.path.name}")
+
+
+@app.command(epilog="Example: python -m benchmarks gae --shared ../shared --pictures 400 --quick")
+def gae(
+    models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
+    shared: Shared = SHARED,
+    pictures: Annotated[int, typer.Option(metavar="N", min=4, help="Labelled pictures that are scored.")] = 64,
+    slow: Annotated[bool, typer.Option("--slow/--quick", help="With methods of many passes, or without.")] = True,
+    files: Annotated[Path, typer.Option(metavar="DIR", help="Where the HDF5 files of the runs go.")] = Path("runs"),
+    threads: Threads = 1,
+    results: Results = RESULTS,
+) -> None:
+    """Score methods on pretrained classifiers; a rerun goes on where the last one ended."""
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    try:
+        with conditions.in_force():
+            rows = [row for name in models for row in score(name, shared, pictures, slow, files)]
+    except RelpropError as error:
+        typer.echo(f"benchmarks: {error}", err=True)
+        raise typer.Exit(1) from error
+    show(rows, GaeRow)
+    typer.echo(f"written: {write(rows, GaeRow, results / f'gae-{pictures}pictures-{conditions}.csv').name}")
 
 
 @app.command("stream", epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")

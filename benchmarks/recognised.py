@@ -94,16 +94,28 @@ def _objects(model: nn.Module, setting: Setting, coco: Coco) -> Iterator[tuple[T
 
 
 def _labelled(model: nn.Module, setting: Setting, shared: Path) -> Iterator[tuple[Tensor, int, int]]:
+    for index, file, target in labelled_pictures(shared):
+        with Image.open(file) as picture:
+            x = setting.picture(picture.convert("RGB"))
+        if _predict(model, x) == target:
+            yield x, target, index
+
+
+def labelled_pictures(shared: Path) -> list[tuple[int, Path, int]]:
+    """Return the labelled ImageNet pictures in an order drawn from a seed: number, file and class index of each.
+
+    Raises
+    ------
+    DataError
+        They aren't there.
+    """
     folder = shared / "assets" / "images" / "imagenet1k_one_per_class"
     if not (folder / "labels.csv").is_file():
         raise DataError(f"no {folder / 'labels.csv'}: pass --shared DIR, the folder that holds assets/images")
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for index in np.random.default_rng(SEED).permutation(len(rows)).tolist():
-        with Image.open(folder / rows[index]["file"]) as picture:
-            x = setting.picture(picture.convert("RGB"))
-        if _predict(model, x) == (target := int(rows[index]["class_index"])):
-            yield x, target, index
+    order = np.random.default_rng(SEED).permutation(len(rows)).tolist()
+    return [(index, folder / rows[index]["file"], int(rows[index]["class_index"])) for index in order]
 
 
 def _predict(model: nn.Module, x: Tensor) -> int:

@@ -1,0 +1,137 @@
+"""A data set scored with GAE: rule sets, other methods and controls, on real weights and labelled pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import relprop
+from benchmarks.classifiers import CLASSIFIERS
+from benchmarks.coco import DataError
+from benchmarks.recognised import labelled_pictures
+from relprop.analysis.summaries import MethodSummary
+from relprop.models import load_classifier
+
+QUICK = (
+    "abslrp",
+    "abslrp-released",
+    "epsilon-plus",
+    "input-times-gradient",
+    "grad-cam.GradCAM",
+    "random",
+    "constant",
+    "centre",
+)
+SLOW = ("captum.IntegratedGradients:n_steps=8",)
+OF_TRANSFORMERS = ("attention-rollout",)
+
+
+@dataclass(frozen=True)
+class GaeRow:
+    """One method on one model: means over all samples with 95 % intervals (bootstrap, BCa).
+
+    Attributes
+    ----------
+    samples, failed
+        How many pictures have scores, and on how many the method failed.
+    gae, local_consistency, contrastiveness
+        In [0, 1], see `relprop.gae`.
+    unclipped
+        Faithfulness and robustness before their sum is clipped to the local consistency.
+    contrastiveness_raw
+        Before clipping.
+    seconds
+        Of all 20 maps of a sample.
+    """
+
+    model: str
+    method: str
+    samples: int
+    failed: int
+    gae: float
+    gae_low: float
+    gae_high: float
+    local_consistency: float
+    local_consistency_low: float
+    local_consistency_high: float
+    contrastiveness: float
+    contrastiveness_low: float
+    contrastiveness_high: float
+    unclipped: float
+    contrastiveness_raw: float
+    seconds: float
+
+
+def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> list[GaeRow]:
+    """Evaluate a model, or go on with a run that was broken off, and return a row for each method.
+
+    Parameters
+    ----------
+    name
+        A model, see `benchmarks.classifiers`.
+    shared
+        The folder that holds ``assets/``.
+    pictures
+        How many are scored.
+    slow
+        Whether methods that take many passes are among them.
+    files
+        Folder for the HDF5 files of the runs.
+
+    Raises
+    ------
+    DataError
+        Pictures or weights aren't there.
+    """
+    path = files / f"{name}-{pictures}pictures.h5"
+    files.mkdir(parents=True, exist_ok=True)
+    classifier = load_classifier(name, shared / "assets" / "weights" / CLASSIFIERS[name].weights)
+    chosen = [(file, target) for _, file, target in labelled_pictures(shared)[:pictures]]
+    if len(chosen) < pictures:
+        raise DataError(f"there are {len(chosen)} labelled pictures, not {pictures}")
+    methods = [*QUICK, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
+    with tqdm(desc=name, unit="sample", disable=None) as bar:
+
+        def show(done: float, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        relprop.evaluate(
+            classifier, chosen, methods, path, relevance="map", resume=True, progress=show,
+            data_name=f"{pictures} labelled pictures",
+        )  # fmt: skip
+    with relprop.Results(path) as results:
+        return [_row(name, found) for found in results.summary().methods]
+
+
+def _row(model: str, found: MethodSummary) -> GaeRow:
+    values = {
+        name + end: getattr(found.scores[name].estimate, field)
+        for name in ("gae", "local_consistency", "contrastiveness")
+        for end, field in (("", "mean"), ("_low", "low"), ("_high", "high"))
+    }
+    return GaeRow(
+        model, found.method, samples=found.done, failed=found.failed, **values,
+        unclipped=found.scores["unclipped"].estimate.mean,
+        contrastiveness_raw=found.scores["contrastiveness_raw"].estimate.mean, seconds=found.seconds,
+    )  # fmt: skip
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table of methods by models: local consistency, contrastiveness and GAE with its interval."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = {(row["method"], row["model"]): _cell(row) for row in rows}
+    lines = [["method", *models], ["---"] * (len(models) + 1)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        lines.append([f"`{method}`", *(cells.get((method, model), "") for model in models)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(row: Mapping[str, str]) -> str:
+    consistency, contrast, gae, low, high = (
+        float(row[name]) for name in ("local_consistency", "contrastiveness", "gae", "gae_low", "gae_high")
+    )
+    return f"{consistency:.2f} {contrast:.2f} **{gae:.3f}** [{low:.3f}, {high:.3f}]"
