@@ -124,9 +124,9 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a table of methods by models: local consistency, contrastiveness and GAE with its interval."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     cells = {(row["method"], row["model"]): _cell(row) for row in rows}
+    methods = dict.fromkeys(row["method"] for row in rows)
     lines = [["method", *models], ["---"] * (len(models) + 1)]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        lines.append([f"`{method}`", *(cells.get((method, model), "") for model in models)])
+    lines += [[f"`{method}`", *(cells.get((method, model), "") for model in models)] for method in methods]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
