@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class AblationRow:
     reason
         Why nothing was measured.
     """
+
+    KEYS: ClassVar = ("model", "variant")
 
     model: str
     kind: str

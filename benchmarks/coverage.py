@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class CoverageRow:
     captum, zennit, autolrp, lxt
         What these libraries make of the model, see `benchmarks.peers`; empty if they were not asked.
     """
+
+    KEYS: ClassVar = ("source", "name")
 
     source: str
     name: str

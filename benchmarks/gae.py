@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from benchmarks.recognised import labelled_pictures
 from relprop.analysis.summaries import MethodSummary
 from relprop.models import load_classifier
 
-QUICK = (
+FAST = (
     "abslrp",
     "abslrp-released",
     "epsilon-plus",
@@ -46,6 +47,8 @@ class GaeRow:
     seconds
         Of all 20 maps of a sample.
     """
+
+    KEYS: ClassVar = ("model", "method")
 
     model: str
     method: str
@@ -92,7 +95,7 @@ def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> li
     chosen = [(file, target) for _, file, target in labelled_pictures(shared)[:pictures]]
     if len(chosen) < pictures:
         raise DataError(f"there are {len(chosen)} labelled pictures, not {pictures}")
-    methods = [*QUICK, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
+    methods = [*FAST, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
     with tqdm(desc=name, unit="sample", disable=None) as bar:
 
         def show(done: float, total: int | None) -> None:

@@ -1,32 +1,17 @@
-"""What an explanation costs, in units of one plain input gradient.
-
-Wall-clock time on a shared machine is noise, and so is a ratio of two numbers measured minutes apart. So all
-jobs run in one process and take turns; every round gives one ratio, and the median over the rounds is reported.
-The processor's own seconds (all threads) are compared beside it, as they suffer less from neighbours.
-"""
+"""What an explanation costs in time and memory, in units of one plain input gradient."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
-from typing import Any
+from typing import ClassVar
 
-import timm
-import torch
-from torch import Tensor, nn
-from tqdm import trange
-
-import relprop
 from benchmarks.conditions import Conditions
-from benchmarks.peers import INPUT_X_GRADIENT, PEERS, measure_peers
-from benchmarks.weights import settle
-from benchmarks.zoo.entries import Subject
-
-Job = Callable[[], object]
-GRADIENT, FORWARD = "gradient", "forward"
+from benchmarks.jobs import FORWARD, GRADIENT, JOBS, Maker, peer_jobs
+from benchmarks.memory import Peak, measure_peaks, over
+from benchmarks.timing import Rounds, ratios, seconds, take_turns
+from benchmarks.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -45,7 +30,15 @@ class SpeedRow:
         The extreme ratios to the gradient.
     processor_over_gradient
         The same ratio, of processor seconds.
+    process_mib
+        Peak memory of a process that does nothing else.
+    peak_mib
+        Of that, what the job itself allocates, see `benchmarks.memory.Peak`.
+    peak_over_gradient
+        Its ratio to the gradient's.
     """
+
+    KEYS: ClassVar = ("model", "job", "batch")
 
     model: str
     job: str
@@ -57,109 +50,56 @@ class SpeedRow:
     highest: float
     over_forward: float
     processor_over_gradient: float
+    process_mib: float | None = None
+    peak_mib: float | None = None
+    peak_over_gradient: float | None = None
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How long one job took in one round."""
-
-    wall: float
-    processor: float
-
-
-def compare_speed(name: str, batch: int, repeats: int, conditions: Conditions, peers: bool = False) -> list[SpeedRow]:
-    """Time a model's forward pass, input gradient and explanations, in turns.
+def compare_speed(
+    trial: Trial, repeats: int, conditions: Conditions, jobs: Mapping[str, Maker] = JOBS, *, peers: bool = False
+) -> list[SpeedRow]:
+    """Measure jobs on one model: their time in turns, their memory one by one.
 
     Parameters
     ----------
-    name
-        A timm model; its weights are random.
-    batch
-        Pictures at once.
+    trial
+        Model and pictures.
     repeats
-        Rounds. One more comes first and isn't counted: it captures, and prepares weights.
+        Rounds.
     conditions
-        Device and precision; its threads are to be in force already.
+        In force already.
+    jobs
+        By name; the forward pass and the gradient are among them.
     peers
-        Whether other libraries take part. One that can't explain the model is left out; one whose relevance is not
-        what it promises is timed and called wrong.
+        Whether other libraries take part.
 
     Raises
     ------
+    TrialError
+        The model can't be made.
     MissingExtraError
         If a peer is not installed.
     """
-    generator = torch.Generator().manual_seed(0)
-    made: Any = timm.create_model(name).eval().requires_grad_(False)
-    size = made.default_cfg["input_size"]
-    x = torch.randn(batch, *size, generator=generator)
-    model, x = conditions.place(settle(made, x)), conditions.place(x)
-    work = dict(jobs(model, x))
-    if peers:
-        work |= peer_jobs(model, x)
-    rounds = [
-        {job: clock(run, conditions) for job, run in work.items()}
-        for _ in trange(repeats + 1, desc=name, unit="round", disable=None, leave=False)
-    ]
-    return [_row(name, job, batch, rounds[1:]) for job in work]
+    model, x = trial.make(conditions)
+    makers = {**jobs, **(peer_jobs(model, x) if peers else {})}
+    rounds = take_turns({job: make(model, x) for job, make in makers.items()}, repeats, conditions, trial.model)
+    del model, x
+    peaks = measure_peaks(trial, makers, conditions)
+    return [_row(trial, job, rounds, peaks) for job in makers]
 
 
-def jobs(model: nn.Module, x: Tensor) -> Mapping[str, Job]:
-    """Return what is compared: a forward pass, an input gradient, two kinds of explanation."""
-
-    def forward() -> Tensor:
-        with torch.inference_mode():
-            return model(x)  # type: ignore[no-any-return]
-
-    target = forward().argmax(1, keepdim=True).clone()
-
-    def gradient() -> Tensor:
-        source = x.clone().requires_grad_()
-        return torch.autograd.grad(model(source).gather(1, target).sum(), source)[0]
-
-    return {
-        FORWARD: forward,
-        GRADIENT: gradient,
-        "explain": lambda: relprop.explain(model, x),
-        "explain, contrast=None": lambda: relprop.explain(model, x, contrast=None),
-    }
-
-
-def peer_jobs(model: nn.Module, x: Tensor) -> Mapping[str, Job]:
-    """Return what other libraries do: an explanation of one seed each, of a model prepared beforehand."""
-    verdicts = {**measure_peers(Subject(model, x[:2])), INPUT_X_GRADIENT.name: "ok"}
-    with torch.inference_mode():
-        target = model(x).argmax(1)
-    target = target.clone()
-    work: dict[str, Job] = {}
-    for peer in (INPUT_X_GRADIENT, *PEERS):
-        verdict = verdicts[peer.name]
-        if not verdict.startswith("error"):
-            name = peer.name if verdict.startswith("ok") else f"{peer.name} (wrong)"
-            work[name] = partial(peer.method(model), x, target)
-    return work
-
-
-def clock(job: Job, conditions: Conditions) -> Timing:
-    """Run a job once, and time it."""
-    conditions.synchronise()
-    wall, processor = time.perf_counter(), time.process_time()
-    job()
-    conditions.synchronise()
-    return Timing(time.perf_counter() - wall, time.process_time() - processor)
-
-
-def _row(name: str, job: str, batch: int, rounds: list[dict[str, Timing]]) -> SpeedRow:
-    over_gradient = [one[job].wall / one[GRADIENT].wall for one in rounds]
+def _row(trial: Trial, job: str, rounds: Rounds, peaks: Mapping[str, Peak | None]) -> SpeedRow:
+    over_gradient = ratios(rounds, job, GRADIENT)
+    peak = peaks[job]
     return SpeedRow(
-        model=name,
-        job=job,
-        batch=batch,
-        repeats=len(rounds),
-        seconds=median(one[job].wall for one in rounds),
+        trial.model, job, trial.batch, len(rounds),
+        seconds=seconds(rounds, job),
         over_gradient=median(over_gradient),
         lowest=min(over_gradient),
         highest=max(over_gradient),
-        over_forward=median(one[job].wall / one[FORWARD].wall for one in rounds),
+        over_forward=median(ratios(rounds, job, FORWARD)),
         processor_over_gradient=median(one[job].processor / one[GRADIENT].processor for one in rounds),
-    )
+        process_mib=peak and peak.process_mib,
+        peak_mib=peak and peak.tensors_mib,
+        peak_over_gradient=over(peak, peaks[GRADIENT]),
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import torch
 
@@ -40,6 +41,8 @@ class StreamRow:
     fewer
         Pictures of the shorter run.
     """
+
+    KEYS: ClassVar = ("model", "job", "pictures", "batch")
 
     model: str
     job: str

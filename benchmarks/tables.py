@@ -26,9 +26,13 @@ def cells(row: DataclassInstance) -> list[str]:
 
 def show(rows: Sequence[DataclassInstance], kind: type[Any]) -> None:
     """Print rows under the names of their fields, numbers to the right."""
-    table = [columns(kind), *map(cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
+    show_lines([columns(kind), *map(cells, rows)])
+
+
+def show_lines(lines: Sequence[Sequence[str]]) -> None:
+    """Print lines of cells below each other, all but the first two columns to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
         padded = (
             cell.ljust(width) if number < 2 else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
@@ -44,6 +48,14 @@ def write(rows: Sequence[DataclassInstance], kind: type[Any], path: Path) -> Pat
         writer.writerow(columns(kind))
         writer.writerows(map(cells, rows))
     return path
+
+
+def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a CSV, and its rows by their names."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    return list(reader.fieldnames or []), rows
 
 
 def columns(kind: type[Any]) -> list[str]:

@@ -15,11 +15,13 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from relprop.errors import RelpropError
+
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RelpropError, RuntimeError):
     """A call that brought no result; the message says what became of it."""
 
 
@@ -34,6 +36,9 @@ class Worker(Generic[Argument, Result]):
         Seconds after which a call is given up.
     memory : float, optional
         GiB a process may take.
+    preload : sequence of str
+        Modules that are imported once for all processes, of all workers that name any, which then start quickly.
+        They must not start threads when they are imported.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class Worker(Generic[Argument, Result]):
         *,
         timeout: float | None = None,
         memory: float | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         self.function = function
         self.timeout = timeout
         self.memory = memory
+        self.preload = preload
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -87,7 +94,10 @@ class Worker(Generic[Argument, Result]):
 
     def _started(self) -> Connection:
         if self._connection is None:
-            context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
+            # Threads of PyTorch do not survive a fork; the server that forks for those with modules has none.
+            context = multiprocessing.get_context("forkserver" if self.preload else "spawn")
+            if self.preload:
+                context.set_forkserver_preload(list(self.preload))
             self._connection, far = context.Pipe()
             self._process = context.Process(target=_serve, args=(self.function, far, self.memory), daemon=True)
             self._process.start()

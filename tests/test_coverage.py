@@ -280,7 +280,7 @@ def test_models_are_chosen_by_source_and_name() -> None:
 def test_the_command_resumes_and_measures_again_what_it_is_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.__main__.zoo", lambda everything: [entry("good"), entry("other")])
+    monkeypatch.setattr("benchmarks.commands.coverage.zoo", lambda everything: [entry("good"), entry("other")])
 
     def run(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["coverage", "--results", str(tmp_path), *arguments])

@@ -1,0 +1,67 @@
+"""The zoo, model by model: ``coverage``."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from benchmarks.coco import DataError
+from benchmarks.commands.app import RESULTS, Compare, Results, Threads, app, earlier, quick, report_changes
+from benchmarks.conditions import Conditions, Device, Dtype, under
+from benchmarks.coverage import CoverageRow, ask_peers, measure
+from benchmarks.ledger import Ledger
+from benchmarks.peers import require_peers
+from benchmarks.sweep import Summary, sweep, sweep_peers
+from benchmarks.workers import Worker
+from benchmarks.zoo import choose, zoo
+
+
+@app.command(epilog="Example: python -m benchmarks coverage --source timm --models 'vit_*' --redo 'vit_tiny*'")
+def coverage(
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only models from there, as timm; repeat for several.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all/--families", help="Every architecture of timm, or the smallest of each family.")
+    ] = False,
+    models: Annotated[str, typer.Option(metavar="GLOB", help="Only models with such names.")] = "*",
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N of these, at most.")] = None,
+    redo: Annotated[
+        str | None, typer.Option(metavar="GLOB", help="Drop the rows of such names first, of the models chosen.")
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also ask captum, zennit, autoLRP and LXT (extra peers).")
+    ] = False,
+    threads: Threads = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Models measured side by side.")] = 1,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="Time for one model.")] = 600,
+    memory: Annotated[float, typer.Option(metavar="GIB", min=1, help="Memory for one model.")] = 24,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    quickly: Annotated[bool, quick(source=["timm"], limit=2)] = False,
+) -> None:
+    """Capture, explain and compare with autograd every model of the zoo; a rerun goes on where the last one ended."""
+    before = earlier(compare, CoverageRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    entries = choose(zoo(everything), source, models)[:limit]
+    if not entries:
+        raise DataError(f"no model of the zoo is called {models!r}" + (f" in {source}" if source else ""))
+    ledger = Ledger(results / f"coverage-{conditions}.csv", CoverageRow)
+    chosen = {(entry.source, entry.name) for entry in entries}
+    if redo is not None:
+        ledger.keep(lambda row: not (fnmatchcase(row["name"], redo) and (row["source"], row["name"]) in chosen))
+    if peers:
+        require_peers()
+    limits = {"timeout": timeout, "memory": memory}
+    sweep(entries, ledger, [Worker(partial(under, conditions, measure), **limits) for _ in range(jobs)])
+    if peers:
+        sweep_peers(entries, ledger, [Worker(partial(under, conditions, ask_peers), **limits) for _ in range(jobs)])
+    rows = [row for row in ledger.rows() if (row["source"], row["name"]) in chosen]
+    for place in dict.fromkeys(row["source"] for row in rows):
+        typer.echo(f"{place}: {Summary.of([row for row in rows if row['source'] == place])}")
+    typer.echo(f"written: {ledger.path.name}")
+    if before is not None:
+        report_changes(rows, before)

@@ -1,0 +1,122 @@
+"""Whole runs over many pictures: ``evaluate``, ``stream``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import timm
+import torch
+import typer
+
+from benchmarks.commands.app import (
+    RESULTS,
+    Compare,
+    OnDevice,
+    Repeats,
+    Results,
+    Table,
+    Tf32,
+    Threads,
+    app,
+    earlier,
+    quick,
+    report,
+)
+from benchmarks.conditions import Conditions, Device, Dtype
+from benchmarks.evaluation import (
+    CostRow,
+    EvaluationRow,
+    StreamMemoryRow,
+    measure_costs,
+    measure_memory,
+    measure_runs,
+    open_plan,
+)
+from benchmarks.stream import StreamRow
+from benchmarks.stream import stream as measure_stream
+from benchmarks.synthetic import write_pictures
+
+_METHODS, _COUNTS = ["abslrp", "random"], [200, 2000]
+
+
+@app.command(epilog="Example: python -m benchmarks evaluate --model mobilenet_v2 --shared ../shared --samples 64")
+def evaluate(
+    model: Annotated[str, typer.Option(metavar="NAME", help="A timm model.")] = "resnet50",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its weights, if not random ones or those in --shared.")
+    ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder that holds assets/: pictures and weights from there."),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the run.")] = 32,
+    methods: Annotated[list[str], typer.Option(metavar="NAME", help="Of relprop evaluate; repeatable.")] = _METHODS,
+    unit: Annotated[int, typer.Option(metavar="N", min=1, help="Mosaics per unit of work.")] = 2,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures in each call of a method.")] = 32,
+    costed: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures over which the floor is found.")] = 8,
+    repeats: Repeats = 3,
+    many: Annotated[
+        list[int], typer.Option(metavar="N", min=4, help="Small pictures over which memory is measured; repeatable.")
+    ] = _COUNTS,
+    small: Annotated[
+        str, typer.Option(metavar="NAME", help="A timm model for these, which takes pictures of 64 pixels.")
+    ] = "test_resnet",
+    threads: Threads = 2,
+    device: OnDevice = Device.CPU,
+    tf32: Tf32 = False,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    quickly: Annotated[
+        bool,
+        quick(model="test_resnet", samples=8, unit=1, batch=20, costed=4, repeats=1, many=[4, 12], threads=1),
+    ] = False,
+) -> None:
+    """Measure relprop.evaluate: speed by phase, size of its file, peak memory, cost over the floor of GAE."""
+    before = earlier(compare, EvaluationRow, CostRow, StreamMemoryRow)
+    conditions = Conditions(device, Dtype.FLOAT32, threads, tf32)
+    with conditions.in_force(), TemporaryDirectory() as folder:
+        plan = open_plan(
+            model, conditions, Path(folder), samples,
+            weights=weights, shared=shared, methods=methods, unit=unit, batch_size=batch,
+        )  # fmt: skip
+        runs, costs = measure_runs(plan), measure_costs(plan, costed, repeats, conditions)
+        peaks = measure_memory(small, methods, many, conditions)
+    tables = [
+        Table("evaluate", EvaluationRow, runs),
+        Table("evaluate-cost", CostRow, costs),
+        Table("evaluate-memory", StreamMemoryRow, peaks),
+    ]
+    report(tables, conditions.on_machine, results, before)
+
+
+@app.command(epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")
+def stream(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Pictures; by default some that mean nothing.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="A model.")] = "tf_efficientnet_lite0",
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="A timm model with random weights.")] = False,
+    fewer: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of the shorter run.")] = 200,
+    synthetic: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Pictures of the longer run, where no folder is given.")
+    ] = 400,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures explained at once.")] = 8,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    quickly: Annotated[bool, quick(model="test_resnet", random_weights=True, fewer=4, synthetic=40)] = False,
+) -> None:
+    """Explain a folder from the command line: pictures a second beside plain inference, and peak memory."""
+    before = earlier(compare, StreamRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, torch.get_num_threads())
+    with TemporaryDirectory() as made:
+        if random_weights:
+            weights = Path(made, "weights.pth")
+            torch.save(timm.create_model(model).state_dict(), weights)
+        if folder is None:
+            folder = Path(made, "pictures")
+            write_pictures(folder, synthetic, 256)
+        rows = measure_stream(model, weights, folder, fewer, batch)
+    report([Table("stream", StreamRow, rows)], conditions.on_machine, results, before)
