@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -118,7 +119,7 @@ class Step(nn.Module):
         self._check(call, values)
         record = None
         if self.conserves and isinstance(returned, Shares):
-            values, record = _rescale(call, returned, _mass(self.site.output_batch, relevance))
+            values, record = _rescale(call, returned, relevance)
         elif self.measures or (self.conserves and len(values) > 1):
             record = _masses(self.site, relevance, values, lossless=self.conserves)
         return *values, record
@@ -172,16 +173,36 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
     return torch.stack(parts).sum(0)
 
 
-def _rescale(call: Call, shares: Shares, arrived: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def _rescale(call: Call, shares: Shares, relevance: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    arrived = _mass(call.site.output_batch, relevance)
     raw = torch.stack(shares.masses).sum(0)
     kept = raw > LOST * shares.total.clamp(min=0)
     factor = torch.where(kept, arrived / torch.where(kept, raw, 1.0), 0.0)
-    values = tuple(
-        value * mark.spread(factor, value.ndim - 1)
-        for mark, value in zip(call.site.input_batch, shares.values, strict=True)
-    )
+    factors = [
+        mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
+    ]
+    values = _multiplied(shares.values, factors, (call.arguments, call.output, relevance))
     lost = torch.where(kept, 0.0, arrived)
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
+
+
+def _multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
+    """Multiply each tensor, in place where it is a rule's own: a fresh one costs more to allocate than to compute."""
+    # A compiler plans memory itself, and under inference mode nothing tells what a tensor is a view of.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return tuple(value * factor for value, factor in zip(values, factors, strict=True))
+    taken = Counter(id(_root(leaf)) for leaf in pytree.tree_leaves((given, values)) if isinstance(leaf, Tensor))
+    return tuple(
+        value.mul_(factor)
+        if taken[id(_root(value))] == 1 and (value._base is None or value.is_contiguous())
+        else value * factor
+        for value, factor in zip(values, factors, strict=True)
+    )
+
+
+def _root(tensor: Tensor) -> Tensor:
+    """Return the tensor that this one is a view of, or itself."""
+    return tensor if tensor._base is None else tensor._base
 
 
 def _masses(site: Site, relevance: Any, values: Sequence[Tensor], lossless: bool) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import relprop
 import rule_registry
+from relprop import Explanation
 from relprop.conservation import Conservation
 from rule_registry import Call, Rule, Shares, select, share
 
@@ -184,3 +185,29 @@ def test_a_part_that_nobody_reads_is_not_suspicious() -> None:
     c = relprop.explain(model, torch.randn(2, 6)).conservation
     assert {cut.operation for cut in c.cuts} >= {"aten.cat.default"}
     assert c.suspects == ()
+
+
+@pytest.mark.parametrize("kind", ["the input", "stretched"])
+def test_rescaling_leaves_what_a_rule_only_borrowed(kind: str) -> None:
+    """Rescaling happens in place where a tensor is the rule's own, and activations are not."""
+
+    def borrowing(call: Call, relevance: Tensor) -> Shares:
+        value = {
+            "the input": lambda: call.input.expand_as(relevance),
+            "stretched": lambda: relevance.new_ones(1).expand_as(relevance),
+        }[kind]()
+        return share(call, value)
+
+    model = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Softplus(), nn.Linear(8, 5)))
+    x, layers = torch.randn(3, 6, dtype=torch.float64), ["1", "2", "3"]
+
+    def explained(rule: Any) -> Explanation:
+        rules = _derived(select(path="3"), rule)
+        return relprop.explain(model.double(), x, rules=rules, layers=layers)
+
+    found = explained(borrowing)
+    expected = explained(lambda call, relevance: share(call, borrowing(call, relevance).values[0].clone()))
+    torch.testing.assert_close(found.relevance, expected.relevance)
+    for layer in layers:
+        torch.testing.assert_close(found.layers[layer], expected.layers[layer])
+    torch.testing.assert_close(found.output, model(x))

@@ -30,8 +30,7 @@ def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: C
     """
     if nonnegative:
         return pull(weight.clamp(min=0)).mul_(x)
-    positive = pull(weight.clamp(min=0)).mul_(x.clamp(min=0))
-    return positive.add_(pull(weight.clamp(max=0)).mul_(x.clamp(max=0)))
+    return torch.where(x >= 0, pull(weight.clamp(min=0)), pull(weight.clamp(max=0))).mul_(x)
 
 
 def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:
@@ -44,8 +43,10 @@ def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:
 @register("abslrp", aten.linear.default)
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
-    s = relevance / denominator(call, delta)
-    values = positive_contributions(call.input, call.site.nonnegative[0], call["weight"], lambda weight: s @ weight)
+    s = (relevance / denominator(call, delta)).contiguous()  # here, or in each of two products
+    values = positive_contributions(
+        call.input, call.site.nonnegative[0], call["weight"], lambda weight: transposed.linear(weight, s)
+    )
     net = call.batch.dot_(s, without_bias(call, call["bias"], call.result.ndim - 1))
     return share(call, values, net=net)
 
