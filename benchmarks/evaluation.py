@@ -1,4 +1,4 @@
-"""What scoring a data set costs: samples a second by phase, what a file takes, peak memory, and GAE over its own floor.
+"""What scoring a data set costs: samples a second by phase, what a file takes, and GAE over its own floor.
 
 The floor of GAE are twenty explanations and twenty forward and backward passes a sample: they are run alone, on batches
 of the same size, in turns with the evaluation.
@@ -16,30 +16,25 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms import functional as tvf
-from tqdm import tqdm, trange
+from tqdm import trange
 
 import relprop
 from benchmarks.classifiers import CLASSIFIERS
-from benchmarks.conditions import Conditions, under
+from benchmarks.conditions import Conditions
 from benchmarks.jobs import gradient
-from benchmarks.memory import process_peak
 from benchmarks.recognised import labelled_pictures
-from benchmarks.synthetic import write_pictures
+from benchmarks.synthetic import preparation, write_pictures
 from benchmarks.timing import clock
 from benchmarks.trials import Trial
-from benchmarks.workers import Worker
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.methods.base import Asked
 from relprop.evaluation.report import Evaluation
 from relprop.evaluation.subjects import open_subject
 from relprop.gae.states import ASKED, PICTURE
-from relprop.models import find_pictures, load_classifier, read_picture
+from relprop.models import PictureTransform, find_pictures, load_classifier, read_picture
 
 WORK = ("loading", "masking", "explaining", "scoring")
 """Phases that come one after the other; the file is written beside them."""
-SIDE = 64
-"""Of the small pictures over which memory is measured."""
 
 
 @dataclass(frozen=True)
@@ -120,40 +115,12 @@ class CostRow:
 
 
 @dataclass(frozen=True)
-class StreamMemoryRow:
-    """A run in a process of its own, over small pictures.
-
-    Attributes
-    ----------
-    model, methods, samples
-        What was evaluated.
-    seconds
-        Of the run.
-    process_mib
-        Peak memory of the process.
-    over_fewest
-        Its ratio to the run over the fewest pictures.
-    bytes_per_sample
-        The file's size over the samples.
-    """
-
-    KEYS: ClassVar = ("model", "methods", "samples")
-
-    model: str
-    methods: str
-    samples: int
-    seconds: float
-    process_mib: float
-    over_fewest: float
-    bytes_per_sample: float
-
-
-@dataclass(frozen=True)
 class Plan:
     """A model with its pictures, and how they are evaluated."""
 
     name: str
     model: Any
+    transform: PictureTransform | None
     pictures: Sequence[Path]
     methods: tuple[str, ...]
     unit: int
@@ -171,6 +138,7 @@ def open_plan(
     methods: Sequence[str],
     unit: int,
     batch_size: int,
+    side: int | None = None,
 ) -> Plan:
     """Find a model and pictures.
 
@@ -191,6 +159,8 @@ def open_plan(
         The folder that holds ``assets/``.
     methods, unit, batch_size
         As `relprop.evaluate` takes them.
+    side
+        Of what a model with random weights sees, if not its own.
 
     Raises
     ------
@@ -203,11 +173,13 @@ def open_plan(
         pictures = write_pictures(folder, samples, 256)
     else:
         pictures = [path for _, path, _ in labelled_pictures(shared)[:samples]]
+    transform = None
     if weights is None:
-        model: Any = Trial(name, 8).make(conditions)[0]
+        model, x = Trial(name, 8, side).make(conditions)
+        transform = preparation(x.shape[-1])
     else:
         model = load_classifier(name, weights, device=str(conditions.device))
-    return Plan(name, model, find_pictures(pictures), tuple(methods), unit, batch_size)
+    return Plan(name, model, transform, find_pictures(pictures), tuple(methods), unit, batch_size)
 
 
 def measure_runs(plan: Plan) -> list[EvaluationRow]:
@@ -238,7 +210,7 @@ def measure_runs(plan: Plan) -> list[EvaluationRow]:
 
 def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions) -> list[CostRow]:
     """Compare the evaluation of each method with its floor, in turns; conditions are in force already."""
-    subject = open_subject(plan.model)
+    subject = open_subject(plan.model, transform=plan.transform)
     assert subject.transform is not None
     x = torch.stack([subject.transform(read_picture(path)) for path in plan.pictures[:samples]])
     x = x.to(subject.device, subject.dtype)
@@ -261,77 +233,16 @@ def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions
         whole, explaining, passing = (median(column) / len(x) for column in zip(*rounds, strict=True))
         rows.append(
             CostRow(
-                plan.name,
-                name,
-                len(x),
-                plan.unit,
-                plan.batch_size,
-                len(rounds),
-                whole,
-                explaining,
-                passing,
-                median(over_floor),
-                min(over_floor),
-                max(over_floor),
+                *(plan.name, name, len(x), plan.unit, plan.batch_size, len(rounds)),
+                *(whole, explaining, passing, median(over_floor), min(over_floor), max(over_floor)),
             )
         )
     return rows
 
 
-def measure_memory(
-    model: str, methods: Sequence[str], counts: Sequence[int], conditions: Conditions
-) -> list[StreamMemoryRow]:
-    """Evaluate more and more small pictures, each time in a new process.
-
-    Parameters
-    ----------
-    model
-        A timm model that takes pictures of 64 pixels.
-    methods
-        As `relprop.evaluate` takes them.
-    counts
-        How many pictures.
-    conditions
-        In force in these processes.
-
-    Raises
-    ------
-    WorkerError
-        A process fails.
-    """
-    rows: list[StreamMemoryRow] = []
-    with TemporaryDirectory() as folder:
-        pictures = write_pictures(Path(folder, "pictures"), max(counts), SIDE)
-        for count in tqdm(sorted(counts), "memory", unit="run", disable=None):
-            run = partial(_in_own_process, model, tuple(methods), Path(folder, f"{count}.h5"), conditions)
-            worker = Worker(partial(under, conditions, run), preload=(__name__,))
-            try:
-                seconds, peak, size = worker(pictures[:count])
-            finally:
-                worker.stop()
-            fewest = rows[0].process_mib if rows else peak
-            rows.append(StreamMemoryRow(model, " ".join(methods), count, seconds, peak, peak / fewest, size / count))
-    return rows
-
-
-def _in_own_process(
-    name: str, methods: Sequence[str], file: Path, conditions: Conditions, pictures: Sequence[Path]
-) -> tuple[float, float, int]:
-    model, _ = Trial(name, 8, SIDE).make(conditions)
-    found = relprop.evaluate(model, pictures, list(methods), file, transform=_to_tensor)
-    return found.seconds["total"], process_peak(), file.stat().st_size
-
-
-def _to_tensor(picture: Any) -> Tensor:
-    normalised: Tensor = tvf.normalize(tvf.to_tensor(picture), [0.5] * 3, [0.25] * 3)
-    return normalised
-
-
 def _evaluate(plan: Plan, data: Any, file: Path, methods: Sequence[str], **options: Any) -> Evaluation:
-    return relprop.evaluate(
-        plan.model, data, list(methods), file,
-        unit=plan.unit, batch_size=plan.batch_size, overwrite=True, **options,
-    )  # fmt: skip
+    settings = {"unit": plan.unit, "batch_size": plan.batch_size, "transform": plan.transform, "overwrite": True}
+    return relprop.evaluate(plan.model, data, list(methods), file, **settings, **options)
 
 
 def _seconds_of_work(found: Evaluation) -> float:

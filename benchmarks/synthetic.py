@@ -6,6 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torchvision import transforms
+
+from relprop.models import PictureTransform
 
 _PATCHES = 8
 
@@ -38,3 +41,9 @@ def write_pictures(folder: Path, count: int, side: int, seed: int = 0) -> list[P
             raise OSError(f"{path} can't be written")
         paths.append(path)
     return paths
+
+
+def preparation(side: int) -> PictureTransform:
+    """Return what makes a picture the input of a model with random weights, which are used to no scale."""
+    steps = [transforms.Resize((side, side)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.25] * 3)]
+    return PictureTransform(transforms.Compose(steps))

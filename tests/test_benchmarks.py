@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+import typer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.evaluation import CostRow, EvaluationRow, StreamMemoryRow
+from benchmarks.evaluation import CostRow, EvaluationRow
 from benchmarks.floor import FloorRow, OperationRow
 from benchmarks.gae import GaeRow
+from benchmarks.growth import GrowthRow
 from benchmarks.scale import ScaleRow
 from benchmarks.speed import SpeedRow
 from benchmarks.stream import StreamRow
@@ -136,7 +140,7 @@ def test_evaluate_measures_phases_costs_and_memory(tmp_path: Path) -> None:
     for row in costs:
         floor = float(row["explanations"]) + float(row["passes"])
         assert float(row["over_floor"]) == pytest.approx(float(row["seconds"]) / floor, rel=1e-2)
-    memory = read(tmp_path, "evaluate-memory", StreamMemoryRow)
+    memory = read(tmp_path, "evaluate-memory", GrowthRow)
     assert [row["samples"] for row in memory] == ["4", "8"]
     assert memory[0]["over_fewest"] == "1"
 
@@ -157,6 +161,16 @@ def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
     assert [row["pictures"] for row in rows] == ["3", "3"]
     assert all(float(row["peak_mib"]) > 100 for row in rows)
     assert run("stream", tmp_path / "pictures", "--fewer", "3")[0] == 1
+
+
+def test_the_readme_has_a_command_that_is_understood_for_each() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    commands: Any = typer.main.get_command(app)
+    lines = re.findall(r"^\$ python -m benchmarks (.*)$", text, re.MULTILINE)
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        commands.commands[name].make_context(name, arguments)
+    assert {line.split()[0] for line in lines} == set(commands.commands)
 
 
 @pytest.mark.slow

@@ -25,15 +25,8 @@ from benchmarks.commands.app import (
     report,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.evaluation import (
-    CostRow,
-    EvaluationRow,
-    StreamMemoryRow,
-    measure_costs,
-    measure_memory,
-    measure_runs,
-    open_plan,
-)
+from benchmarks.evaluation import CostRow, EvaluationRow, measure_costs, measure_runs, open_plan
+from benchmarks.growth import GrowthRow, measure_memory
 from benchmarks.stream import StreamRow
 from benchmarks.stream import stream as measure_stream
 from benchmarks.synthetic import write_pictures
@@ -50,6 +43,9 @@ def evaluate(
     shared: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The folder that holds assets/: pictures and weights from there."),
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(metavar="N", min=8, help="Side of what a model with random weights sees.")
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the run.")] = 32,
     methods: Annotated[list[str], typer.Option(metavar="NAME", help="Of relprop evaluate; repeatable.")] = _METHODS,
@@ -70,23 +66,23 @@ def evaluate(
     compare: Compare = None,
     quickly: Annotated[
         bool,
-        quick(model="test_resnet", samples=8, unit=1, batch=20, costed=4, repeats=1, many=[4, 12], threads=1),
+        quick(model="test_resnet", side=64, samples=8, unit=1, batch=20, costed=4, repeats=1, many=[4, 12], threads=1),
     ] = False,
 ) -> None:
     """Measure relprop.evaluate: speed by phase, size of its file, peak memory, cost over the floor of GAE."""
-    before = earlier(compare, EvaluationRow, CostRow, StreamMemoryRow)
+    before = earlier(compare, EvaluationRow, CostRow, GrowthRow)
     conditions = Conditions(device, Dtype.FLOAT32, threads, tf32)
     with conditions.in_force(), TemporaryDirectory() as folder:
         plan = open_plan(
             model, conditions, Path(folder), samples,
-            weights=weights, shared=shared, methods=methods, unit=unit, batch_size=batch,
+            weights=weights, shared=shared, methods=methods, unit=unit, batch_size=batch, side=side,
         )  # fmt: skip
         runs, costs = measure_runs(plan), measure_costs(plan, costed, repeats, conditions)
         peaks = measure_memory(small, methods, many, conditions)
     tables = [
         Table("evaluate", EvaluationRow, runs),
         Table("evaluate-cost", CostRow, costs),
-        Table("evaluate-memory", StreamMemoryRow, peaks),
+        Table("evaluate-memory", GrowthRow, peaks),
     ]
     report(tables, conditions.on_machine, results, before)
 
