@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError, first_line
 from relprop.graph import ROOT
+from relprop.in_place import write_out_of_place
 from relprop.outputs import explained
 
 aten = torch.ops.aten
@@ -102,6 +103,7 @@ def export(
             "size fixed in the code, a call out of torch. Rewrite the line it names, or pass a part of the model "
             f"that can be traced.{target}"
         ) from error
+    write_out_of_place(program.graph)
     return lower(program)
 
 
