@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from threading import get_ident
@@ -20,8 +21,12 @@ from relprop.errors import CaptureError, first_line
 from relprop.graph import ROOT
 from relprop.in_place import write_out_of_place
 from relprop.outputs import explained
+from relprop.recurrent import WRITTEN_OUT
 
 aten = torch.ops.aten
+
+# Recurrent layers hold their weights in a list too, which export fills for a while. That is the copy's own list.
+warnings.filterwarnings("ignore", rf"The tensor attributes? self\.{ROOT}\.(.*\.)?_flat_weights\[", UserWarning)
 
 
 @contextmanager
@@ -100,8 +105,9 @@ def export(
         raise CaptureError(
             f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
             "The whole message is the cause of this error. Usual reasons: a branch on values of a tensor, a batch "
-            "size fixed in the code, a call out of torch. Rewrite the line it names, or pass a part of the model "
-            f"that can be traced.{target}"
+            "size fixed in the code, a recurrent layer without batch_first=True that takes the batch for its sequence, "
+            "a call out of torch. Rewrite the line it names, or pass a part of the model that can be traced."
+            f"{target}"
         ) from error
     write_out_of_place(program.graph)
     return lower(program)
@@ -156,6 +162,11 @@ def _attention(
     return logits.softmax(-1) @ value
 
 
+def _add_product(term: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    """``addcmul``, whose terms and factors share as those of any sum and product do."""
+    return term + (a * b if value == 1 else a * b * value)
+
+
 def _written_out(operation: OpOverload) -> Callable[..., Any]:
     """Return what an operation stands for, in other operations: those of an einsum, or the one it is a name of."""
 
@@ -199,5 +210,7 @@ _OTHER_NAMES = (
 
 _DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
+    aten.addcmul.default: _add_product,
     **{operation: _written_out(operation) for operation in _OTHER_NAMES},
+    **WRITTEN_OUT,
 }
