@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
@@ -267,8 +268,12 @@ def is_tensor(node: fx.Node) -> bool:
 
 
 def value_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose values an operation reads: none where it only asks for a shape or a dtype."""
-    return [] if node.target in _SHAPE_ONLY else node.all_input_nodes
+    """Return the nodes whose values an operation's own depends on: none where it only asks for a shape or a dtype."""
+    if node.target in _SHAPE_ONLY:
+        return []
+    if node.target == aten.layer_norm.default and math.prod(node.args[1]) == 1:  # type: ignore[arg-type]
+        return [source for source in node.all_input_nodes if source is not node.args[0]]  # one entry less its mean is 0
+    return node.all_input_nodes
 
 
 _SHAPE_ONLY = {

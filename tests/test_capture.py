@@ -593,6 +593,39 @@ def test_operations_of_two_names_are_one(call: str) -> None:
     assert torch.equal(one(x).relevance, other(x).relevance)
 
 
+@pytest.mark.parametrize("value", [1, -0.5])
+def test_a_product_that_is_added_is_a_sum_and_a_product(value: float) -> None:
+    def model(function: Any) -> nn.Module:
+        return seeded(
+            lambda: Lambda(
+                lambda m, x: m.head(function(m.shift, m.gain, x * x.mean(1, keepdim=True), value=value)),
+                shift=nn.Parameter(torch.randn(6)), gain=nn.Parameter(torch.randn(6)), head=nn.Linear(6, 3),
+            )
+        )  # fmt: skip
+
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    spelled = model(lambda term, a, b, value: term + value * (a * b))
+    one, other = relprop.explain(model(torch.addcmul), x), relprop.explain(spelled, x)
+    assert one.conservation.error <= 1e-5
+    torch.testing.assert_close(one.relevance, other.relevance)
+
+
+def test_a_norm_of_one_entry_depends_on_nothing() -> None:
+    """timm's CSATv2 has attention between its samples, of what such a norm leaves of them: its bias, always."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        single = m.norm(m.down(x)).squeeze(1)
+        return m.head(x + (single[:, None] * single).softmax(1).sum(1, keepdim=True))
+
+    model = seeded(lambda: Lambda(forward, norm=nn.LayerNorm(1), down=nn.Linear(6, 1), head=nn.Linear(6, 3))).double()
+    x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert distance(relprop.explain(model, x, rules="gradient").relevance, gradient(model, x)) <= 1e-12
+    e = relprop.explain(model, x)
+    assert e.conservation.error <= 1e-9
+    assert "aten.layer_norm.default" not in {cut.operation for cut in e.conservation.cuts}
+    torch.testing.assert_close(e[1].relevance, relprop.explain(model, x[1:2]).relevance)
+
+
 @pytest.mark.parametrize("rules", ["gradient", "abslrp", "epsilon-plus"])
 @pytest.mark.parametrize("outer", [torch.float32, torch.float64])
 def test_a_model_may_change_its_precision(outer: torch.dtype, rules: str) -> None:
