@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import relprop
@@ -174,7 +174,7 @@ def _explain(subject: Subject) -> Findings:
 def _compare_gradients(subject: Subject) -> Findings:
     options = _options(subject, "target", "at", "output")
     given = check_inputs(subject.inputs, subject.kwargs)
-    exact: nn.Module = copy.deepcopy(subject.model).double()
+    exact = copy.deepcopy(subject.model).double() if subject.exact is None else subject.exact
     wide = pytree.tree_map(lambda leaf: leaf.double() if is_float(leaf) else leaf, given)
     batches = [_first(samples, wide) for samples in (SAMPLES, 1)]
     return {

@@ -49,10 +49,22 @@ def onnx_squeezenet(samples: int) -> Subject:
 
 def keras_convolutional(samples: int) -> Subject:
     """Make a convolutional classifier in Keras; its pictures have their channels last."""
-    layers = torch_keras().layers
+    keras = torch_keras()
+    x = torch.randn(samples, 32, 32, 3, generator=torch.Generator().manual_seed(1))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        pictures: Any = layers.Input((32, 32, 3))
+        model = settle(_convolutional(keras, "float32"), x)
+        exact = _convolutional(keras, "float64")
+    exact.set_weights(model.get_weights())
+    return Subject(model, x, exact=exact.eval())
+
+
+def _convolutional(keras: ModuleType, precision: str) -> Any:
+    """Make it in one precision: Keras layers cast what they are given to their own."""
+    layers, before = keras.layers, keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        pictures: Any = layers.Input((32, 32, 3), dtype=precision)
         y = layers.Conv2D(8, 3, padding="same", use_bias=False)(pictures)
         y = layers.BatchNormalization()(y)
         y = layers.MaxPooling2D()(layers.ReLU()(y))
@@ -60,9 +72,9 @@ def keras_convolutional(samples: int) -> Subject:
         gate = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(branch))
         y = layers.Concatenate()([layers.Add()([y, layers.Multiply()([branch, gate])]), y])
         y = layers.LayerNormalization()(layers.Flatten()(layers.AveragePooling2D(4)(y)))
-        model = torch_keras().Model(pictures, layers.Dense(10)(y))
-    x = torch.randn(samples, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-    return Subject(settle(model, x), x)
+        return keras.Model(pictures, layers.Dense(10)(y))
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def torch_keras() -> ModuleType:

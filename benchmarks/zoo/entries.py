@@ -23,12 +23,15 @@ class Subject:
         Its keyword inputs.
     options
         What else `relprop.explain` is told: ``target``, ``output``, ``at``, ``contrast``.
+    exact
+        The same model in 64-bit precision, where `torch.nn.Module.double` does not make it one.
     """
 
     model: nn.Module
     inputs: Any
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    exact: nn.Module | None = None
 
 
 @dataclass(frozen=True)
