@@ -68,7 +68,7 @@ def measure_peak(job: Job, conditions: Conditions) -> Peak:
     alive = _alive(conditions)
     job()
     process, kept = process_peak(), _alive(conditions) - alive
-    allocated = _allocated_on_gpu(job) if conditions.device is Device.CUDA else _allocated(job)
+    allocated = _allocated_on_gpu(job) if conditions.device is Device.CUDA else allocated_at_once(job)
     return Peak(process, (kept + allocated) / MIB)
 
 
@@ -100,7 +100,7 @@ def _allocated_on_gpu(job: Job) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _allocated(job: Job) -> int:
+def allocated_at_once(job: Job) -> int:
     """Run a job, and return how many bytes of what it allocated were alive at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         job()

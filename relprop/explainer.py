@@ -12,6 +12,7 @@ import rule_registry
 from relprop.assemble import assemble
 from relprop.assign import Plan, assign, matching_modules
 from relprop.capture import Model, capture, opened
+from relprop.chunks import BatchSize, run_in_chunks
 from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
@@ -43,8 +44,9 @@ class Explainer:
         Path of a module whose output is explained in place of the input.
     output : str or int, optional
         Which output is meant, where the model returns a dict or a tuple.
-    batch_size : int, optional
-        Explain at most so many samples at once.
+    batch_size : int or "auto", optional
+        Explain at most so many samples at once, or with ``"auto"`` as many as memory holds, which is measured on the
+        first few. By default a batch is explained at once, on a CPU in chunks of a few samples, which is faster there.
     hooks : mapping of str to callable, optional
         From module paths, or globs of them, or names of operations, to functions ``hook(info, relevance)`` that are
         called while relevance flows through that output: ``info`` is a `NodeInfo`, the relevance ``(S, *output)``
@@ -77,11 +79,11 @@ class Explainer:
         layers: Sequence[str] = (),
         at: str | None = None,
         output: str | int | None = None,
-        batch_size: int | None = None,
+        batch_size: BatchSize = None,
         hooks: Mapping[str, Hook] | None = None,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
+            raise ValueError(f'batch_size must be at least 1, "auto" or None, not {batch_size!r}')
         if contrast not in ("rest", "default", None):
             raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
         if not isinstance(hooks, Mapping | None):
@@ -132,16 +134,14 @@ class Explainer:
         with plain_mode(), memory_for(batch):
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
-            size = self.batch_size or batch
-            parts = []
-            for start in range(0, batch, size):
-                chunk = [
-                    leaf[start : start + size] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves
-                ]
-                chosen = None if classes is None else classes[start : start + size]
-                with memory_for(min(size, batch)):
-                    parts.append(ready.program(*chunk, chosen))
-            return assemble(ready, parts)
+
+            def run(start: int, stop: int) -> dict[str, Any]:
+                chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
+                chosen = None if classes is None else classes[start:stop]
+                returned: dict[str, Any] = ready.program(*chunk, chosen)
+                return returned
+
+            return assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile."""
@@ -192,7 +192,7 @@ def explain(
     layers: Sequence[str] = (),
     at: str | None = None,
     output: str | int | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     hooks: Mapping[str, Hook] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:

@@ -21,10 +21,11 @@ relprop.explain(model, x[:2])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 try:
-    relprop.explain(model, x)
+    relprop.explain(model, x, batch_size=1024)
 except relprop.OutOfMemoryError as error:
     print(error)
 print(relprop.explain(model, x[:16], batch_size=8).relevance.shape)
+print(relprop.explain(model, x[:256], batch_size="auto").relevance.shape)
 """
 
 
@@ -33,9 +34,10 @@ def test_too_large_a_batch_says_what_to_try_and_smaller_ones_go_on() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, env=environment, timeout=300)
     assert run.returncode == 0, run.stderr
-    first, second = run.stdout.splitlines()
+    first, second, third = run.stdout.splitlines()
     assert first == "out of memory with a batch of 1024: try a batch size of 512"
     assert second == "torch.Size([16, 3, 64, 64])"
+    assert third == "torch.Size([256, 3, 64, 64])"
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
