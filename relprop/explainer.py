@@ -83,7 +83,7 @@ class Explainer:
         hooks: Mapping[str, Hook] | None = None,
     ) -> None:
         if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
-            raise ValueError(f'batch_size must be at least 1, "auto" or None, not {batch_size!r}')
+            raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
         if contrast not in ("rest", "default", None):
             raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
         if not isinstance(hooks, Mapping | None):

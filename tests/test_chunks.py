@@ -145,5 +145,5 @@ def _no_more_than(most: int, given: Tensor) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1, "all", 2.5])
 def test_other_batch_sizes_are_refused(model: nn.Module, batch_size: object) -> None:
-    with pytest.raises(ValueError, match=r'at least 1, "auto" or None'):
+    with pytest.raises(ValueError, match='must be at least 1, or "auto" or None'):
         relprop.Explainer(model, batch_size=batch_size)  # type: ignore[arg-type]

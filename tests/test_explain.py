@@ -282,10 +282,6 @@ class TestBatches:
         for k in range(3):
             assert distance(relprop.explain(model, x[k : k + 1]).relevance, whole[k : k + 1]) <= 1e-9
 
-    def test_size_must_be_positive(self) -> None:
-        with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
-            relprop.Explainer(make("plain"), batch_size=0)
-
 
 class TestTargets:
     def test_int_list_tensor_and_callable_agree(self) -> None:
