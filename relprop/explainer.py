@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from relprop.assemble import assemble
 from relprop.assign import Plan, assign, matching_modules
 from relprop.capture import Model, capture, opened
 from relprop.chunks import BatchSize, run_in_chunks
+from relprop.compiling import NotCompiledError
 from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
@@ -54,6 +56,11 @@ class Explainer:
         too; a hook that returns None observes. It is called once for every matching module, call of it, and chunk
         of ``batch_size``. Under rule sets built on the gradient what flows is the gradient. What hooks take away or
         add is told by ``conservation``. A program with hooks can be exported only if `torch.export` can trace them.
+    compile : bool
+        Whether the relevance program is compiled by ``torch.compile``, which needs a C++ compiler, for CUDA Triton.
+        It takes a minute or more at the first call, and again for every other shape, memory layout or number of
+        samples at once; what a batch leaves over for a last, smaller chunk is explained by the program as it is.
+        Where that can't be, with hooks say, one warning tells why, and so is everything.
 
     Notes
     -----
@@ -81,9 +88,12 @@ class Explainer:
         output: str | int | None = None,
         batch_size: BatchSize = None,
         hooks: Mapping[str, Hook] | None = None,
+        compile: bool = False,
     ) -> None:
         if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
             raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
+        if compile and batch_size == "auto":
+            raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
         if contrast not in ("rest", "default", None):
             raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
         if not isinstance(hooks, Mapping | None):
@@ -103,6 +113,8 @@ class Explainer:
         self.output = output
         self.batch_size = batch_size
         self.hooks = dict(hooks or {})
+        self.compile = compile
+        self._warned = False
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked: dict[Any, Ready] = {}
 
@@ -134,11 +146,15 @@ class Explainer:
         with plain_mode(), memory_for(batch):
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
+            size = 0
 
             def run(start: int, stop: int) -> dict[str, Any]:
+                nonlocal size
+                size = max(size, stop - start)
                 chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
                 chosen = None if classes is None else classes[start:stop]
-                returned: dict[str, Any] = ready.program(*chunk, chosen)
+                program = self._compiled(ready) if self.compile and stop - start == size else ready.program
+                returned: dict[str, Any] = program(*chunk, chosen)
                 return returned
 
             return assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
@@ -150,6 +166,24 @@ class Explainer:
     def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
         """Return the graph and the rule of each of its operations, for inputs like these."""
         return self._ready(*check_inputs(x, kwargs), target).plan
+
+    def _compiled(self, ready: Ready) -> Callable[..., dict[str, Any]]:
+        """Return what runs a program compiled where it can be, and as it is where it can't."""
+
+        def run(*inputs: Any) -> dict[str, Any]:
+            try:
+                if ready.hooks:
+                    raise NotCompiledError("hooks are functions to be called with every relevance")
+                return ready.compiled(*inputs)
+            except NotCompiledError as error:
+                reason = str(error)
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)
+            returned: dict[str, Any] = ready.program(*inputs)
+            return returned
+
+        return run
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Target) -> Ready:
         function = target if callable(target) else None
@@ -194,12 +228,13 @@ def explain(
     output: str | int | None = None,
     batch_size: BatchSize = None,
     hooks: Mapping[str, Hook] | None = None,
+    compile: bool = False,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Explain which parts of an input speak for a class, and which for the others.
 
-    See `Explainer` for the parameters; ``kwargs`` are the model's keyword inputs. Capture is cached, so calling
-    this again for the same model costs no second one.
+    See `Explainer` for the parameters; ``kwargs`` are the model's keyword inputs. Capture is cached, and so is what
+    ``compile`` made, so calling this again for the same model costs no second one.
 
     Examples
     --------
@@ -219,5 +254,6 @@ def explain(
         output=output,
         batch_size=batch_size,
         hooks=hooks,
+        compile=compile,
     )
     return explainer(x, target, kwargs)

@@ -32,7 +32,7 @@ def memory_for(samples: int) -> Iterator[None]:
     except OutOfMemoryError:
         raise
     except Exception as error:  # others wrap it, as a failing capture does
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         advice = (
             f"try a batch size of {samples // 2}"
@@ -42,8 +42,9 @@ def memory_for(samples: int) -> Iterator[None]:
         raise OutOfMemoryError(f"out of memory with a batch of {samples}: {advice}") from error
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or the cause of it, is that memory ran out."""
     # PyTorch's CPU allocator has no error class of its own.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return True
-    return error.__cause__ is not None and _is_out_of_memory(error.__cause__)
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
 from relprop.assign import Plan, argument_nodes
+from relprop.compiling import CompiledProgram
 from relprop.errors import RelpropError
 from relprop.flows import alike, net, together
 from relprop.graph import drop_unused
@@ -49,6 +51,11 @@ class Ready:
     program: RelevanceProgram
     layers: Mapping[str, list[fx.Node]]
     hooks: Mapping[fx.Node, list[RelevanceHook]]
+
+    @cached_property
+    def compiled(self) -> CompiledProgram:
+        """The program as machine code, which is made at the first call."""
+        return CompiledProgram(self.program)
 
 
 def rewrite(

@@ -49,13 +49,14 @@ class Seed(nn.Module):
         output : Tensor
             ``(B, classes)``, or ``(B,)`` where the target is a callable.
         target : Tensor, optional
-            ``(B,)``, classes; the largest output of each sample unless given.
+            ``(B,)``, classes; where negative, or not given, that of the sample's largest output.
         """
         output = widen(output)
         if output.ndim == 1:
             seeds = torch.ones_like(output).unsqueeze(0)
         else:
-            target = output.argmax(1) if target is None else target
+            largest = output.argmax(1)
+            target = largest if target is None else torch.where(target < 0, largest, target)
             chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
             rest = [] if self.contrast is None else [(1 - chosen) / (output.shape[1] - 1)]
             seeds = torch.stack([chosen, *rest])
