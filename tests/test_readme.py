@@ -3,16 +3,19 @@
 import re
 import shlex
 import shutil
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import relprop.models
 import rule_registry
+from relprop import oracle
 from relprop.cli import app
 from relprop.cli.lists import BEGIN
-from relprop.models import PictureError, sample_pictures
+from relprop.models import PictureError, load_classifier, sample_pictures
 from rule_registry import registry
 
 README = Path(__file__).parents[1] / "README.md"
@@ -43,6 +46,21 @@ def test_readme_code_runs(tmp_path, monkeypatch):
         pytest.skip(left_out)
 
 
+@pytest.fixture
+def _one_model(monkeypatch):
+    """Let all commands share one loaded model and its copy in 64 bits, so that either is captured once, not ten times."""
+    in_double, copies = oracle._in_double, {}
+
+    def copied_once(model, inputs):
+        if model not in copies:
+            copies[model] = in_double(model, inputs)[0]
+        return in_double(copies[model], inputs)  # which is in 64 bits, and stays itself
+
+    monkeypatch.setattr(relprop.models, "load_classifier", cache(load_classifier))
+    monkeypatch.setattr(oracle, "_in_double", copied_once)
+
+
+@pytest.mark.usefixtures("_one_model")
 def test_readme_commands_run(tmp_path, monkeypatch):
     try:
         samples = sample_pictures()[:4]
