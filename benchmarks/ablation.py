@@ -173,6 +173,11 @@ def paired_interval(values: Tensor, reference: Tensor) -> tuple[float, float, fl
     return found.mean, found.low, found.high
 
 
+def tables(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the tables of the README, an empty line between them."""
+    return "\n\n".join(markdown(rows, kinds, heading) for heading, kinds in TABLES.items())
+
+
 def markdown(rows: Sequence[Mapping[str, str]], kinds: Sequence[str], heading: str) -> str:
     """Return a table of variants by models: share inside, then SRG, with an arrow where it clearly leaves the default.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import ClassVar
 
@@ -124,17 +125,24 @@ def _row(model: str, found: MethodSummary) -> GaeRow:
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a table of methods by models: local consistency, contrastiveness and GAE with its interval."""
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    cells = {(row["method"], row["model"]): _cell(row) for row in rows}
-    methods = dict.fromkeys(row["method"] for row in rows)
-    lines = [["method", *models], ["---"] * (len(models) + 1)]
-    lines += [[f"`{method}`", *(cells.get((method, model), "") for model in models)] for method in methods]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """Return a table of models and methods: local consistency, contrastiveness and GAE with their intervals."""
+    pictures = max(int(row["samples"]) + int(row["failed"]) for row in rows)
+    lines = [["model", "method", "local consistency", "contrastiveness", "GAE"], ["---"] * 5]
+    model = ""
+    for row in rows:
+        scores = (
+            _with_interval(row, *score) for score in (("local_consistency", 2), ("contrastiveness", 2), ("gae", 3))
+        )
+        failed = f" (failed on {row['failed']})" if int(row["failed"]) else ""
+        lines.append(["" if row["model"] == model else row["model"], f"`{row['method']}`{failed}", *scores])
+        model = row["model"]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"Means over {pictures} pictures, with bootstrapped 95 % intervals:\n\n{table}"
 
 
-def _cell(row: Mapping[str, str]) -> str:
-    consistency, contrast, gae, low, high = (
-        float(row[name]) for name in ("local_consistency", "contrastiveness", "gae", "gae_low", "gae_high")
-    )
-    return f"{consistency:.2f} {contrast:.2f} **{gae:.3f}** [{low:.3f}, {high:.3f}]"
+def _with_interval(row: Mapping[str, str], score: str, digits: int) -> str:
+    mean, *ends = (float(row[score + end]) for end in ("", "_low", "_high"))
+    if isnan(mean):
+        return "-"
+    low, high = (f"{end:.{digits}f}" for end in ends)
+    return f"{mean:.{digits}f}" if isnan(ends[0]) else f"{mean:.{digits}f} [{low}, {high}]"

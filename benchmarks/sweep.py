@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from benchmarks import peers
 from benchmarks.coverage import PEERS, CoverageRow
 from benchmarks.ledger import Ledger
 from benchmarks.workers import Worker, WorkerError, side_by_side
@@ -54,7 +55,7 @@ class Summary:
     conserved: int
 
     @classmethod
-    def of(cls, rows: Sequence[dict[str, str]]) -> Summary:
+    def of(cls, rows: Sequence[Mapping[str, str]]) -> Summary:
         """Count rows as a ledger returns them."""
         return cls(
             models=len(rows),
@@ -70,6 +71,28 @@ class Summary:
             f"captured {self.captured}/{self.models}, gradient oracle <= {ORACLE_LIMIT:g} {self.exact}/{self.models}, "
             f"finite and conservation <= {CONSERVATION_LIMIT:g} {self.conserved}/{self.models}"
         )
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table of sources: how many models there are, how many of them pass, and how many each peer explains."""
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    groups = {source: [row for row in rows if row["source"] == source] for source in sources}
+    if len(groups) > 1:
+        groups["all"] = list(rows)
+    limits = [f"agree with autograd to {ORACLE_LIMIT:g}", f"conserve to {CONSERVATION_LIMIT:g}"]
+    lines = [["source", "models", "captured", *limits, *(peer.name for peer in peers.PEERS)]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for source, group in groups.items():
+        found = Summary.of(group)
+        counts = map(str, (found.models, found.captured, found.exact, found.conserved))
+        lines.append([source, *counts, *(_explained(group, peer) for peer in PEERS)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _explained(rows: Sequence[Mapping[str, str]], peer: str) -> str:
+    """Say how many models a peer explains, of those that it was asked about."""
+    verdicts = [row[peer] for row in rows if row[peer]]
+    return f"{sum(verdict.startswith('ok') for verdict in verdicts)} of {len(verdicts)}" if verdicts else ""
 
 
 def _at_most(cell: str, limit: float) -> bool:

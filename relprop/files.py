@@ -34,3 +34,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is in its place by now, or could not even be made
             part.unlink()
+
+
+def put_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two lines of a file, as an option ``--markdown`` asks for; the lines stay.
+
+    Raises
+    ------
+    OutputError
+        If the file can't be read or written, or has no such lines.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"--markdown {path}: {error}") from error
+    before, _, rest = content.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise OutputError(f"--markdown {path}: put the lines {begin} and {end} where the tables are to be")
+    with written_whole(path) as part:
+        part.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

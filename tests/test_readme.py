@@ -48,7 +48,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def _one_model(monkeypatch):
-    """Let all commands share one loaded model and its copy in 64 bits, so that either is captured once, not ten times."""
+    """Let all commands share one loaded model, and its copy in 64 bits, so that either is captured only once."""
     in_double, copies = oracle._in_double, {}
 
     def copied_once(model, inputs):

@@ -85,6 +85,14 @@ Results = Annotated[Path, typer.Option(metavar="DIR", show_default="benchmarks/r
 Compare = Annotated[
     Path | None, typer.Option("--compare", metavar="OLD.csv", help="Show what has changed since an earlier file.")
 ]
+Markdown = Annotated[
+    Path | None,
+    typer.Option(
+        "--markdown",
+        metavar="FILE",
+        help="Measure nothing: put the tables of all that is recorded between two lines of this file, as the README's.",
+    ),
+]
 
 
 @dataclass(frozen=True)

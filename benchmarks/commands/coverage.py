@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from benchmarks.coco import DataError
-from benchmarks.commands.app import RESULTS, Compare, Results, Threads, app, earlier, quick, report_changes
+from benchmarks.commands.app import RESULTS, Compare, Markdown, Results, Threads, app, earlier, quick, report_changes
 from benchmarks.conditions import Conditions, Device, Dtype, under
 from benchmarks.coverage import CoverageRow, ask_peers, measure
 from benchmarks.ledger import Ledger
 from benchmarks.peers import require_peers
+from benchmarks.recorded import put_tables
 from benchmarks.sweep import Summary, sweep, sweep_peers
 from benchmarks.workers import Worker
 from benchmarks.zoo import choose, zoo
@@ -41,9 +42,13 @@ def coverage(
     memory: Annotated[float, typer.Option(metavar="GIB", min=1, help="Memory for one model.")] = 24,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[bool, quick(source=["timm"], limit=2)] = False,
 ) -> None:
     """Capture, explain and compare with autograd every model of the zoo; a rerun goes on where the last one ended."""
+    if markdown is not None:
+        put_tables("coverage", results, markdown)
+        return
     before = earlier(compare, CoverageRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
     entries = choose(zoo(everything), source, models)[:limit]

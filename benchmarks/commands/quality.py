@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.ablation import TABLES, AblationRow, ablate, markdown
+from benchmarks.ablation import AblationRow, ablate, tables
 from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.commands.app import (
     RESULTS,
     SHARED,
     Compare,
+    Markdown,
     Models,
     Results,
     Shared,
@@ -28,6 +29,7 @@ from benchmarks.commands.app import (
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.gae import GaeRow, score
 from benchmarks.ledger import Ledger
+from benchmarks.recorded import put_tables
 
 _SMALL = "squeezenet1_1"
 
@@ -42,9 +44,13 @@ def ablation(
     threads: Threads = 1,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[bool, quick(models=[_SMALL], variants="stabiliser: 0", objects=3, pictures=3)] = False,
 ) -> None:
     """Judge rule sets and open choices by masks and by removing pixels; a rerun goes on where the last one ended."""
+    if markdown is not None:
+        put_tables("ablation", results, markdown)
+        return
     before = earlier(compare, AblationRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
     ledger = Ledger(results / f"ablation-{objects}objects-{pictures}pictures-{conditions}.csv", AblationRow)
@@ -52,8 +58,7 @@ def ablation(
         for name in models:
             ablate(name, shared, ledger, variants, objects, pictures)
     rows = [row for row in ledger.rows() if row["model"] in models and fnmatchcase(row["variant"], variants)]
-    for heading, kinds in TABLES.items():
-        typer.echo(markdown(rows, kinds, heading) + "\n")
+    typer.echo(tables(rows) + "\n")
     typer.echo(f"written: {ledger.path.name}")
     if before is not None:
         report_changes(rows, before)
@@ -69,9 +74,13 @@ def gae(
     threads: Threads = 1,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[bool, quick(models=[_SMALL], pictures=4, slow=False)] = False,
 ) -> None:
     """Score methods on pretrained classifiers; a rerun goes on where the last one ended."""
+    if markdown is not None:
+        put_tables("gae", results, markdown)
+        return
     before = earlier(compare, GaeRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
     with conditions.in_force():

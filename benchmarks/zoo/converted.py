@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import sys
@@ -10,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.export import Dim
 from torchvision import models
 
 from benchmarks.weights import settle
@@ -53,28 +56,43 @@ def keras_convolutional(samples: int) -> Subject:
     x = torch.randn(samples, 32, 32, 3, generator=torch.Generator().manual_seed(1))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = settle(_convolutional(keras, "float32"), x)
-        exact = _convolutional(keras, "float64")
-    exact.set_weights(model.get_weights())
-    return Subject(model, x, exact=exact.eval())
+        model = settle(_convolutional(keras), x)
+    return Subject(model, x, exact=widened(model, x))
 
 
-def _convolutional(keras: ModuleType, precision: str) -> Any:
-    """Make it in one precision: Keras layers cast what they are given to their own."""
-    layers, before = keras.layers, keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        pictures: Any = layers.Input((32, 32, 3), dtype=precision)
-        y = layers.Conv2D(8, 3, padding="same", use_bias=False)(pictures)
-        y = layers.BatchNormalization()(y)
-        y = layers.MaxPooling2D()(layers.ReLU()(y))
-        branch = layers.DepthwiseConv2D(3, padding="same", activation="gelu")(y)
-        gate = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(branch))
-        y = layers.Concatenate()([layers.Add()([y, layers.Multiply()([branch, gate])]), y])
-        y = layers.LayerNormalization()(layers.Flatten()(layers.AveragePooling2D(4)(y)))
-        return keras.Model(pictures, layers.Dense(10)(y))
-    finally:
-        keras.config.set_dtype_policy(before)
+def _convolutional(keras: ModuleType) -> Any:
+    layers = keras.layers
+    pictures: Any = layers.Input((32, 32, 3))
+    y = layers.Conv2D(8, 3, padding="same", use_bias=False)(pictures)
+    y = layers.BatchNormalization()(y)
+    y = layers.MaxPooling2D()(layers.ReLU()(y))
+    branch = layers.DepthwiseConv2D(3, padding="same", activation="gelu")(y)
+    gate = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(branch))
+    y = layers.Concatenate()([layers.Add()([y, layers.Multiply()([branch, gate])]), y])
+    y = layers.LayerNormalization()(layers.Flatten()(layers.AveragePooling2D(4)(y)))
+    return keras.Model(pictures, layers.Dense(10)(y))
+
+
+def widened(model: nn.Module, x: Tensor) -> nn.Module:
+    """Export a model of one input, and bring all that it holds or casts to 32 bits to 64.
+
+    Keras casts what layers are given to 32 bits, and on its torch backend norms and means whatever precision they were
+    made for, so that `torch.nn.Module.double` does not make such a model exact.
+    """
+    program = torch.export.export(model, (x,), dynamic_shapes=(({0: Dim.DYNAMIC},),), strict=False)
+    module: Any = copy.deepcopy(program.module())  # which holds the parameters of the model itself
+
+    def wider(argument: Any) -> Any:
+        return torch.float64 if argument is torch.float32 else argument
+
+    for node in module.graph.nodes:
+        node.args = tuple(map(wider, node.args))
+        node.kwargs = {name: wider(argument) for name, argument in node.kwargs.items()}
+    module.recompile()
+    for name, value in list(vars(module).items()):  # what Keras keeps beside parameters and buffers
+        if isinstance(value, Tensor):
+            setattr(module, name, value.double())
+    return nn.Module.train(module.double(), False)  # its own method only raises
 
 
 def torch_keras() -> ModuleType:

@@ -32,9 +32,11 @@ def rules(
     with one_line_errors(debug):
         import rule_registry
         from relprop.cli.choices import choose_rules
+        from relprop.files import put_between
+        from rule_registry.markdown import tables
 
         if markdown is not None:
-            _put_tables(markdown)
+            put_between(markdown, BEGIN, END, tables())
             return
         if name is not None:
             typer.echo(str(choose_rules(name)))
@@ -43,22 +45,6 @@ def rules(
             rule_set = rule_registry.get(known)
             typer.echo(f"{known:<26} {rule_set.summary}")
             typer.echo(f"{'':<26} {rule_set.describe()}")
-
-
-def _put_tables(path: Path) -> None:
-    from relprop.files import OutputError, written_whole
-    from rule_registry.markdown import tables
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"--markdown {path}: {error}") from error
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise OutputError(f"--markdown {path}: put the lines {BEGIN} and {END} where the tables are to be")
-    with written_whole(path) as part:
-        part.write_text(f"{before}{BEGIN}\n{tables()}\n{END}{after}", encoding="utf-8")
 
 
 @app.command(epilog="Example: relprop models 'vit_tiny*'")
