@@ -86,6 +86,9 @@ JOBS: Mapping[str, Maker] = {
 }
 
 
+COMPILED: Mapping[str, Maker] = {"explain, compiled": partial(explanation, compile=True)}
+
+
 def graph_jobs(conditions: Conditions) -> Mapping[str, Maker]:
     """Return what only a GPU can do.
 

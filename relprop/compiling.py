@@ -42,6 +42,16 @@ class CompiledProgram:
         self.program = program
         self._made: dict[Any, _Compiled | str] = {}
         self._lock = threading.Lock()
+        self._sizes: set[int] = set()
+
+    def pays_for(self, samples: int) -> bool:
+        """Whether so many samples are the most there have been, or what they need has been compiled already.
+
+        Fewer are what is left over of a batch or of a stream of them, and not worth minutes.
+        """
+        if samples > max(self._sizes, default=0):
+            self._sizes.add(samples)
+        return samples in self._sizes
 
     def __call__(self, *inputs: Any) -> dict[str, Any]:
         """Return what the program would.

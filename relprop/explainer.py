@@ -58,9 +58,9 @@ class Explainer:
         add is told by ``conservation``. A program with hooks can be exported only if `torch.export` can trace them.
     compile : bool
         Whether the relevance program is compiled by ``torch.compile``, which needs a C++ compiler, for CUDA Triton.
-        It takes a minute or more at the first call, and again for every other shape, memory layout or number of
-        samples at once; what a batch leaves over for a last, smaller chunk is explained by the program as it is.
-        Where that can't be, with hooks say, one warning tells why, and so is everything.
+        That takes minutes at the first call, and again for every other shape and memory layout, and where more samples
+        are explained at once than before; fewer, as what a batch leaves over, are explained by the program as it is.
+        What can't be compiled, with hooks say, is explained so too, and one warning tells why.
 
     Notes
     -----
@@ -146,14 +146,12 @@ class Explainer:
         with plain_mode(), memory_for(batch):
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
-            size = 0
 
             def run(start: int, stop: int) -> dict[str, Any]:
-                nonlocal size
-                size = max(size, stop - start)
                 chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
                 chosen = None if classes is None else classes[start:stop]
-                program = self._compiled(ready) if self.compile and stop - start == size else ready.program
+                compiled = self.compile and ready.compiled.pays_for(stop - start)
+                program = self._compiled(ready) if compiled else ready.program
                 returned: dict[str, Any] = program(*chunk, chosen)
                 return returned
 
@@ -177,10 +175,10 @@ class Explainer:
                 return ready.compiled(*inputs)
             except NotCompiledError as error:
                 reason = str(error)
+            returned: dict[str, Any] = ready.program(*inputs)
             if not self._warned:
                 self._warned = True
                 warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)
-            returned: dict[str, Any] = ready.program(*inputs)
             return returned
 
         return run

@@ -25,7 +25,7 @@ from benchmarks.commands.app import (
 )
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.floor import FloorRow, OperationRow, find_floor
-from benchmarks.jobs import JOBS, graph_jobs
+from benchmarks.jobs import COMPILED, JOBS, graph_jobs
 from benchmarks.scale import ScaleRow, points
 from benchmarks.scale import scale as measure_scale
 from benchmarks.speed import SpeedRow, compare_speed
@@ -53,6 +53,7 @@ def speed(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Replay the relevance program as a CUDA graph too.")
     ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the relevance program too.")] = False,
     peers: Annotated[bool, typer.Option("--peers", help="Let captum, zennit, autoLRP and LXT take turns too.")] = False,
     results: Results = RESULTS,
     compare: Compare = None,
@@ -62,7 +63,7 @@ def speed(
     before = earlier(compare, SpeedRow)
     conditions = Conditions(device, dtype, threads, tf32)
     with conditions.in_force():
-        jobs = {**JOBS, **(graph_jobs(conditions) if cuda_graph else {})}
+        jobs = {**JOBS, **(COMPILED if compiled else {}), **(graph_jobs(conditions) if cuda_graph else {})}
         rows = [
             row for name in models for row in compare_speed(Trial(name, batch), repeats, conditions, jobs, peers=peers)
         ]

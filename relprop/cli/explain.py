@@ -59,6 +59,9 @@ def explain(
     ] = None,
     preprocessing: Preprocessing = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Explanations computed at once.")] = 8,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the program first: minutes, which pay off for many pictures.")
+    ] = False,
     device: Device = None,
     format: Annotated[
         list[Format] | None, typer.Option(help="What is written for each picture; repeatable. [default: png]")
@@ -92,7 +95,9 @@ def explain(
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
         rule_set, choice = choose_rules(rules, classifier), choose_target(target, classifier.labels)
         against = contrast_option(contrast)
-        explainer = Explainer(classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, **against)
+        explainer = Explainer(
+            classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against
+        )
         with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
             run = Run(classifier, explainer, choice, results)
             try:
