@@ -70,7 +70,7 @@ class BatchAxis:
             tensor = tensor.unflatten(axis, (self.outer, -1, self.factor))
             axis += 1
         rest = [d for d in range(lead, tensor.ndim) if d != axis]
-        return tensor.sum(rest) if rest else tensor
+        return tensor.sum(rest) if rest else tensor.clone()  # a sum stays as it is when its terms are overwritten
 
     def mean(self, activation: Tensor) -> Tensor:
         """Mean of an activation per sample, ``(B,)``."""

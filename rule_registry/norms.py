@@ -59,9 +59,8 @@ def _channels(call: Call, values: Tensor) -> Tensor:
 
 
 def _layer(call: Call) -> Tensor:
-    x = call.input
-    dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
-    return torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call["eps"])
+    gain: Tensor = torch.native_layer_norm(call.input, call["normalized_shape"], None, None, call["eps"])[2]
+    return gain
 
 
 def _root_mean_square(call: Call) -> Tensor:

@@ -46,10 +46,10 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
             s = F.pad(s, [side for width in reversed(widths) for side in (width % 2, 0)])
     padding = _each(padding, dims)
     transposes = "output_padding" in arguments
-    if {*weight.shape[2:], *stride} == {1} and call["groups"] == 1 and not any(padding) and not transposes:
+    if {*weight.shape[2:]} == {1} and call["groups"] == 1 and not any(padding) and not transposes:
         # A matrix product for each sample: up to three times faster than the general kernel.
-        pointwise: Tensor = (weight.flatten(1).T @ s.flatten(3)).unflatten(3, x.shape[2:])
-        return pointwise
+        pointwise: Tensor = (weight.flatten(1).T @ s.flatten(3)).unflatten(3, s.shape[3:])
+        return pointwise if {*stride} == {1} else _spaced(pointwise, stride, x.shape)
     merged = s.flatten(0, 1)
     like = x.new_empty(merged.shape[0], *x.shape[1:])  # for its shape alone; one expanded to it would be copied
     pulled, _, _ = aten.convolution_backward(
@@ -67,6 +67,13 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     )
     product: Tensor = pulled.unflatten(0, (s.shape[0], -1))
     return product
+
+
+def _spaced(tensor: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Put entries at every so many positions of each spatial axis, and zeros between them."""
+    spaced = tensor.new_zeros(tensor.shape[0], *shape)
+    spaced[(slice(None),) * 3 + tuple(slice(None, None, step) for step in stride)] = tensor
+    return spaced
 
 
 def layer(call: Call, weight: Tensor, s: Tensor) -> Tensor:

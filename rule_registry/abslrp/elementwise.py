@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rule_registry import norms
-from rule_registry.call import Call, Relevances, Shares, denominator, may_be_masked, share, sum_to
+from rule_registry.call import Call, Relevances, Shares, Slot, denominator, may_be_masked, share, sum_to
 from rule_registry.registry import register
 from rule_registry.rules import passes
 
@@ -27,10 +27,9 @@ register("abslrp", aten.neg.default, rule=passes)
 )
 def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
-    contribution = norms.scaled(call, call.input)
-    s = relevance / denominator(call, delta)
-    values = s * contribution.clamp(min=0)
-    return share(call, values, net=call.batch.dot_(s, contribution))
+    ratio = norms.scaled(call, call.input) / denominator(call, delta)
+    values, net = _positive_part(call, relevance, ratio)
+    return share(call, values, net=net)
 
 
 @register("abslrp", aten._native_batch_norm_legit_no_training.default)
@@ -58,13 +57,9 @@ def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 
 def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
-    s = relevance / denominator(call, delta)
-    terms = [
-        call.value(slot) * signs[slot.name] if signs[slot.name] != 1 else call.value(slot) for slot in call.site.active
-    ]
-    values = [sum_to(s * term.clamp(min=0), term.shape) for term in terms]
-    active = call.result if len(terms) == 2 else _unmasked(call, terms[0])
-    return share(call, *values, net=call.batch.dot_(s, active))
+    below = denominator(call, delta)
+    terms = {slot: _times(_unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
+    return _shared(call, relevance, {slot: term / below for slot, term in terms.items()})
 
 
 @register("abslrp", aten.mul.Tensor, aten.mul.Scalar)
@@ -82,10 +77,8 @@ def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
 @register("abslrp", aten.glu.default)
 def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Gated linear unit: the product of one half with the sigmoid of the other, through which relevance passes."""
-    s = relevance / denominator(call, delta)
-    half = s * call.result.clamp(min=0)
-    both = torch.cat([half, half], call["dim"] % call.input.ndim + 1)
-    return share(call, both, net=2 * call.batch.dot_(s, call.result))
+    half, net = _positive_part(call, relevance, call.result / denominator(call, delta))
+    return share(call, torch.cat([half, half], call["dim"] % call.input.ndim + 1), net=2 * net)
 
 
 def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
@@ -93,11 +86,29 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
     constants = [call[name] for name in powers if not call.is_active(name)]
     if any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants):
         return sum_to(relevance, call.input.shape)
-    z = call.result
-    s = relevance / denominator(call, delta)
-    values = [sum_to(s * (z * powers[slot.name]).clamp(min=0), call.value(slot).shape) for slot in call.site.active]
-    net = call.batch.dot_(s, _unmasked(call, z))
-    return share(call, *values, net=sum(powers[slot.name] for slot in call.site.active) * net)
+    ratio = _unmasked(call, call.result) / denominator(call, delta)
+    return _shared(call, relevance, {slot: _times(ratio, powers[slot.name]) for slot in call.site.active})
+
+
+def _shared(call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor]) -> Shares:
+    """Share by what each activation contributes to the output, over the denominator."""
+    parts = {slot: _positive_part(call, relevance, ratio) for slot, ratio in ratios.items()}
+    values = [sum_to(value, call.value(slot).shape) for slot, (value, _) in parts.items()]
+    return share(call, *values, net=torch.stack([net for _, net in parts.values()]).sum(0))
+
+
+def _positive_part(call: Call, relevance: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positive contributions ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
+
+    One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.
+    """
+    both = relevance * ratio
+    net = call.batch.sum(both)
+    return both.mul_(ratio.sign().clamp_(min=0)), net
+
+
+def _times(tensor: Tensor, factor: Any) -> Tensor:
+    return tensor if factor == 1 else tensor * factor
 
 
 def _unmasked(call: Call, tensor: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: C
     """
     if nonnegative:
         return pull(weight.clamp(min=0)).mul_(x)
-    return torch.where(x >= 0, pull(weight.clamp(min=0)), pull(weight.clamp(max=0))).mul_(x)
+    # Choosing one of the two by the sign of x takes three times as long.
+    values = pull(weight.clamp(min=0)).mul_(x.clamp(min=0))
+    return values.addcmul_(pull(weight.clamp(max=0)), x.clamp(max=0))
 
 
 def without_bias(call: Call, bias: Tensor | None, channel: int) -> Tensor:

@@ -56,7 +56,7 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     )
     flat = winners.flatten(-dims).expand(relevance.shape[0], *winners.shape[:-dims], -1)
     spread = relevance.new_zeros(relevance.shape[0], *x.shape).flatten(-dims)
-    spread = spread.scatter_add(-1, flat, relevance.flatten(-dims))
+    spread.scatter_add_(-1, flat, relevance.flatten(-dims))
     return spread.reshape(relevance.shape[0], *x.shape)
 
 
@@ -71,7 +71,7 @@ def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     x, winners, dims = call.input, call.output[1], len(call["output_size"])
     flat = winners.flatten(-dims).expand(relevance[0].shape[0], *winners.shape[:-dims], -1)
     spread = relevance[0].new_zeros(relevance[0].shape[0], *x.shape).flatten(-dims)
-    return spread.scatter_add(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
+    return spread.scatter_add_(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
 
 
 @register("abslrp", aten.amax.default)
@@ -95,4 +95,4 @@ def best(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     if not call.arguments.get("keepdim", True):
         arrived, indices = arrived.unsqueeze(dim + 1), indices.unsqueeze(dim)
     spread = arrived.new_zeros(arrived.shape[0], *call.input.shape)
-    return spread.scatter_add(dim + 1, indices.expand_as(arrived), arrived)
+    return spread.scatter_add_(dim + 1, indices.expand_as(arrived), arrived)
