@@ -182,8 +182,7 @@ def _rescale(call: Call, shares: Shares, relevance: Any) -> tuple[tuple[Tensor, 
     factors = [
         mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
     ]
-    kept_as_they_are = call.arguments, call.output, relevance, shares.masses, shares.total
-    values = _multiplied(shares.values, factors, kept_as_they_are)
+    values = _multiplied(shares.values, factors, (call.arguments, call.output, relevance))
     lost = torch.where(kept, 0.0, arrived)
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
 
