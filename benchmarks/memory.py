@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory of a job.
+    """Peak memory of a job in a process of its own, and how long its first call takes there.
 
     Attributes
     ----------
@@ -38,10 +39,13 @@ class Peak:
         Of its process, all included, as the system has it; on a GPU that is not what the job needs there.
     tensors_mib
         Tensors alive at once, above those that were there before its first call: the model and the pictures.
+    first_seconds
+        Wall clock of the first call, capture included.
     """
 
     process_mib: float
     tensors_mib: float
+    first_seconds: float
 
 
 def measure_peaks(trial: Trial, makers: Mapping[str, Maker], conditions: Conditions) -> dict[str, Peak | None]:
@@ -65,11 +69,12 @@ def _measure(trial: Trial, conditions: Conditions, maker: Maker) -> Peak:
 
 def measure_peak(job: Job, conditions: Conditions) -> Peak:
     """Measure a job in this process; it is run twice, and captures at its first call."""
-    alive = _alive(conditions)
+    alive, start = _alive(conditions), time.perf_counter()
     job()
+    first = time.perf_counter() - start
     process, kept = process_peak(), _alive(conditions) - alive
     allocated = _allocated_on_gpu(job) if conditions.device is Device.CUDA else allocated_at_once(job)
-    return Peak(process, (kept + allocated) / MIB)
+    return Peak(process, (kept + allocated) / MIB, first)
 
 
 def process_peak() -> float:

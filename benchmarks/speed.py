@@ -36,6 +36,8 @@ class SpeedRow:
         Of that, what the job itself allocates, see `benchmarks.memory.Peak`.
     peak_over_gradient
         Its ratio to the gradient's.
+    first_seconds
+        Wall clock of the first call in such a process, capture included.
     """
 
     KEYS: ClassVar = ("model", "job", "batch")
@@ -53,6 +55,7 @@ class SpeedRow:
     process_mib: float | None = None
     peak_mib: float | None = None
     peak_over_gradient: float | None = None
+    first_seconds: float | None = None
 
 
 def compare_speed(
@@ -102,4 +105,5 @@ def _row(trial: Trial, job: str, rounds: Rounds, peaks: Mapping[str, Peak | None
         process_mib=peak and peak.process_mib,
         peak_mib=peak and peak.tensors_mib,
         peak_over_gradient=over(peak, peaks[GRADIENT]),
+        first_seconds=peak and peak.first_seconds,
     )  # fmt: skip

@@ -109,7 +109,8 @@ def test_peak_memory_counts_what_is_alive_at_once_and_what_stays() -> None:
     peak = measure_peak(job, CPU)
     assert peak.tensors_mib == pytest.approx(1 + 6, abs=0.01)
     assert peak.process_mib > 50
-    assert over(Peak(1, 3), Peak(1, 2)) == 1.5
+    assert over(Peak(1, 3, 0), Peak(1, 2, 0)) == 1.5
+    assert 0 < peak.first_seconds < 60
     assert over(None, peak) is None
 
 
