@@ -12,6 +12,7 @@ import rule_registry
 from relprop.assign import Plan, argument_nodes
 from relprop.flows import gross, net
 from relprop.hooks import RelevanceHook
+from rule_registry import Site
 
 DEVIATION = 1e-3
 """A mass that is further from one than this is no rounding, not even in half precision."""
@@ -205,8 +206,8 @@ def account(
             else:
                 hand(inputs[0], expected[node])
             continue
-        moved = plan.assigned[node] is moves.get(site.op)
-        suspect = _suspicion(record, whole, moved) if rules.conserves else ""
+        settled = plan.assigned[node] is moves.get(site.op) or _positive_quotient(site)
+        suspect = _suspicion(record, whole, settled) if rules.conserves else ""
         measured, _, _, lost, *emitted = net(record, len(seeds), 1)
         measured_gross, raw = gross(record, len(seeds), 1)[:2]
         mass = mass + (measured - expected[node]) + (sum(emitted) - measured)
@@ -223,11 +224,17 @@ def account(
     return Conservation(tuple(cuts), rules.conserves)
 
 
-def _suspicion(record: Tensor, whole: bool, moved: bool) -> str:
+def _positive_quotient(site: Site) -> bool:
+    """Whether this is a quotient of two activations that are never negative."""
+    return site.op == torch.ops.aten.div.Tensor and len(site.active) == 2 and all(site.nonnegative)
+
+
+def _suspicion(record: Tensor, whole: bool, settled: bool) -> str:
     """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
 
-    What a hook has left over may be little, or of one branch alone: that says nothing about rules. A move has no
-    choice: a part that nobody reads any more, as all but the class token of the last block, receives nothing.
+    What a hook has left over may be little, or of one branch alone: that says nothing about rules. Where it is settled
+    who receives nothing there is no choice: in a move a part that nobody reads any more, as all but the class token of
+    the last block; in a quotient that is never negative the denominator, whose contribution is ``-z``.
     """
     measured, raw, total, lost, *emitted = record
     alive = (measured > 0) & (lost == 0)
@@ -239,7 +246,7 @@ def _suspicion(record: Tensor, whole: bool, moved: bool) -> str:
         return ""
     if (raw[alive] < WEAK * measured[alive]).all():
         return f"it handed on {float((raw / measured)[alive].max()):.1e} of the mass before rescaling"
-    if len(emitted) > 1 and not moved:
+    if len(emitted) > 1 and not settled:
         silent = [k for k, amount in enumerate(emitted) if not amount[alive].any()]
         if silent:
             return f"input {silent[0]} of {len(emitted)} received nothing"

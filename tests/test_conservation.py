@@ -187,6 +187,31 @@ def test_a_part_that_nobody_reads_is_not_suspicious() -> None:
     assert c.suspects == ()
 
 
+def test_a_quotient_that_is_never_negative_gives_its_denominator_nothing() -> None:
+    """As in response norms, and in attention that is normalised again."""
+
+    def divided(m: Lambda, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(m.conv(x), dim=(2, 3))
+        return m.head(norm / (norm.mean(1, keepdim=True) + 1e-6))
+
+    model = seeded(lambda: Lambda(divided, conv=nn.Conv2d(3, 6, 3), head=nn.Linear(6, CLASSES)))
+    c = relprop.explain(model, pictures(2)).conservation
+    assert {cut.operation for cut in c.cuts} >= {"aten.div.Tensor"}
+    assert c.suspects == ()
+
+    def forgets(call: Call, relevance: Tensor) -> Shares:
+        honest = rule_registry.get("abslrp").table[call.site.op](call, relevance)
+        assert isinstance(honest, Shares)
+        return share(call, honest.values[0], torch.zeros_like(honest.values[1]), total=honest.total)
+
+    def signed(m: Lambda, x: Tensor) -> Tensor:
+        return m.head(m.conv(x).mean((2, 3)) / (m.conv(x).amax((2, 3)) + 5))
+
+    model = seeded(lambda: Lambda(signed, conv=nn.Conv2d(3, 6, 3), head=nn.Linear(6, CLASSES)))
+    c = relprop.explain(model, pictures(2), rules=_derived(torch.ops.aten.div.Tensor, forgets)).conservation
+    assert [cut.operation for cut in c.suspects] == ["aten.div.Tensor"], "where it may be negative both receive"
+
+
 @pytest.mark.parametrize("kind", ["the input", "stretched"])
 def test_rescaling_leaves_what_a_rule_only_borrowed(kind: str) -> None:
     """Rescaling happens in place where a tensor is the rule's own, and activations are not."""
