@@ -26,6 +26,7 @@ from benchmarks.recognised import labelled_pictures
 from benchmarks.synthetic import preparation, write_pictures
 from benchmarks.timing import clock
 from benchmarks.trials import Trial
+from relprop.errors import RelpropError
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.methods.base import Asked
 from relprop.evaluation.report import Evaluation
@@ -35,6 +36,14 @@ from relprop.models import PictureTransform, find_pictures, load_classifier, rea
 
 WORK = ("loading", "masking", "explaining", "scoring")
 """Phases that come one after the other; the file is written beside them."""
+
+
+MEMBERS = 4
+"""Pictures of a mosaic."""
+
+
+class CostError(RelpropError, ValueError):
+    """Pictures over which the cost of GAE would be wrong."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +215,21 @@ def measure_runs(plan: Plan) -> list[EvaluationRow]:
                 )
             )
     return rows
+
+
+def require_whole_units(costed: int, samples: int, unit: int) -> None:
+    """Refuse pictures that leave a unit open, as it would be filled up and cost what no picture needs.
+
+    Raises
+    ------
+    CostError
+        They are no whole units, or more than there are.
+    """
+    if costed % (MEMBERS * unit) or costed > samples:
+        raise CostError(
+            f"--costed {costed}: the floor is found over whole units of {MEMBERS * unit} pictures (--unit {unit}), "
+            f"out of --samples {samples}"
+        )
 
 
 def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions) -> list[CostRow]:

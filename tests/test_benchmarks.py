@@ -145,6 +145,14 @@ def test_evaluate_measures_phases_costs_and_memory(tmp_path: Path) -> None:
     assert memory[0]["over_fewest"] == "1"
 
 
+@pytest.mark.parametrize(("costed", "samples"), [(4, 32), (12, 32), (16, 8)])
+def test_the_floor_of_gae_is_found_over_whole_units(costed: int, samples: int, tmp_path: Path) -> None:
+    options = ("--costed", str(costed), "--samples", str(samples), "--unit", "2", "--results", tmp_path)
+    code, output = run("evaluate", *options)
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert output.startswith(f"benchmarks: --costed {costed}: the floor is found over whole units of 8 pictures")
+
+
 def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for k in range(3):

@@ -25,7 +25,7 @@ from benchmarks.commands.app import (
     report,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.evaluation import CostRow, EvaluationRow, measure_costs, measure_runs, open_plan
+from benchmarks.evaluation import CostRow, EvaluationRow, measure_costs, measure_runs, open_plan, require_whole_units
 from benchmarks.growth import GrowthRow, measure_memory
 from benchmarks.stream import StreamRow
 from benchmarks.stream import stream as measure_stream
@@ -70,6 +70,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure relprop.evaluate: speed by phase, size of its file, peak memory, cost over the floor of GAE."""
+    require_whole_units(costed, samples, unit)
     before = earlier(compare, EvaluationRow, CostRow, GrowthRow)
     conditions = Conditions(device, Dtype.FLOAT32, threads, tf32)
     with conditions.in_force(), TemporaryDirectory() as folder:
