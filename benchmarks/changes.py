@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class Earlier:
         """
         if not path.is_file():
             raise ComparisonError(f"there is no file {path} to compare with")
-        found, rows = read(path)
+        try:
+            found, rows = read(path)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ComparisonError(f"{path} can't be compared with: {error}") from error
         fitting = [kind for kind in kinds if set(kind.KEYS) <= set(found)]
         if not fitting:
             wanted = " or ".join(f"({', '.join(kind.KEYS)})" for kind in kinds)

@@ -43,7 +43,7 @@ class Trial:
         Raises
         ------
         TrialError
-            There is no such model, or it lacks an option.
+            There is no such model, it lacks an option, or it takes no pictures of that side.
         """
         name, options = parse(self.model)
         if self.side is not None and _has_fixed_size(name):
@@ -55,6 +55,12 @@ class Trial:
         channels, *size = made.default_cfg["input_size"]
         shape = (channels, self.side, self.side) if self.side is not None else (channels, *size)
         x = torch.randn(self.batch, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                made(x[:1])
+        except (AssertionError, RuntimeError, ValueError) as error:
+            size = " x ".join(map(str, shape[1:]))
+            raise TrialError(f"{self.model} takes no pictures of {size} pixels: {first_line(error)}") from error
         return conditions.place(settle(made, x)), conditions.place(x)
 
 

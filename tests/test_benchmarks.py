@@ -116,12 +116,17 @@ def test_scale_writes_a_row_for_every_point_and_compares_it_with_an_earlier_file
 
 def test_a_file_to_compare_with_is_looked_at_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    for name, words in (("none.csv", "there is no file"), ("other.csv", "it has no columns (model, job, batch)")):
+    (tmp_path / "picture.csv").write_bytes(b"\xff\xd8\xff")
+    for name, words in (
+        ("none.csv", "there is no file"),
+        ("other.csv", "it has no columns (model, job, batch)"),
+        ("picture.csv", "can't be compared with: 'utf-8'"),
+    ):
         code, output = run("speed", "--quick", "--results", tmp_path, "--compare", tmp_path / name)
         assert code == 1
         assert output.startswith("benchmarks: ")
         assert words in output
-    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv", "picture.csv"]
 
 
 def test_evaluate_measures_phases_costs_and_memory(tmp_path: Path) -> None:

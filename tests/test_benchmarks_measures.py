@@ -205,6 +205,8 @@ def test_trials_have_options_and_another_side() -> None:
     assert Trial("test_resnet", 1, side=64).make(CPU)[1].shape == (1, 3, 64, 64)
     with pytest.raises(TrialError, match="timm can't make 'no_such_model'"):
         Trial("no_such_model", 1).make(CPU)
+    with pytest.raises(TrialError, match=r"test_vit takes no pictures of 33 x 33 pixels: .*divisible by patch size"):
+        Trial("test_vit", 1, side=33).make(CPU)
     with pytest.raises(TrialError, match="'depth' is not OPTION=VALUE"):
         Trial("test_vit:depth", 1).make(CPU)
 

@@ -299,4 +299,7 @@ def test_the_command_resumes_and_measures_again_what_it_is_told_to(
     assert again.count(b"\n") == first.count(b"\n") == 2
     code, output = run("--models", "no_such_model")
     assert code == 1
-    assert output.startswith("benchmarks: no model of the zoo is called 'no_such_model'")
+    assert output == "benchmarks: no model of the zoo is called 'no_such_model'; there are models from here\n"
+    code, output = run("--source", "nowhere")
+    assert code == 1
+    assert output.startswith("benchmarks: no model of the zoo from nowhere is called '*'; there are")

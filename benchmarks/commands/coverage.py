@@ -51,9 +51,12 @@ def coverage(
         return
     before = earlier(compare, CoverageRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
-    entries = choose(zoo(everything), source, models)[:limit]
+    known = zoo(everything)
+    entries = choose(known, source, models)[:limit]
     if not entries:
-        raise DataError(f"no model of the zoo is called {models!r}" + (f" in {source}" if source else ""))
+        sources = ", ".join(dict.fromkeys(entry.source for entry in known))
+        where = f" from {' or '.join(source)}" if source else ""
+        raise DataError(f"no model of the zoo{where} is called {models!r}; there are models from {sources}")
     ledger = Ledger(results / f"coverage-{conditions}.csv", CoverageRow)
     chosen = {(entry.source, entry.name) for entry in entries}
     if redo is not None:
