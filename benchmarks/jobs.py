@@ -23,6 +23,8 @@ Maker = Callable[[nn.Module, Tensor], Job]
 """Makes a job; one that can be sent to another process."""
 
 FORWARD, GRADIENT, EXPLAIN = "forward", "gradient", "explain"
+WRONG = " (wrong)"
+"""Behind the name of a library whose relevance is not what it promises."""
 
 
 def forward(model: nn.Module, x: Tensor) -> Job:
@@ -114,7 +116,7 @@ def peer_jobs(model: nn.Module, x: Tensor) -> Mapping[str, Maker]:
     """
     verdicts = {INPUT_X_GRADIENT.name: "ok", **measure_peers(Subject(model, x[:2]))}
     return {
-        name if verdict.startswith("ok") else f"{name} (wrong)": partial(peer, name)
+        name if verdict.startswith("ok") else name + WRONG: partial(peer, name)
         for name, verdict in verdicts.items()
         if not verdict.startswith("error")
     }

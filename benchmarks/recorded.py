@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import ablation, gae, sweep
+from benchmarks import ablation, gae, speed, sweep
 from benchmarks.tables import read
 from relprop.errors import RelpropError
 from relprop.files import put_between
@@ -15,6 +15,7 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
     "ablation": ablation.tables,
     "coverage": sweep.markdown,
     "gae": gae.markdown,
+    "speed": speed.markdown,
 }
 """What makes tables of the rows of a file, by the command that wrote it."""
 

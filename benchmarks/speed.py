@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
 from benchmarks.conditions import Conditions
-from benchmarks.jobs import FORWARD, GRADIENT, JOBS, Maker, peer_jobs
+from benchmarks.jobs import FORWARD, GRADIENT, JOBS, WRONG, Maker, peer_jobs
 from benchmarks.memory import Peak, measure_peaks, over
 from benchmarks.timing import Rounds, ratios, seconds, take_turns
 from benchmarks.trials import Trial
@@ -107,3 +107,23 @@ def _row(trial: Trial, job: str, rounds: Rounds, peaks: Mapping[str, Peak | None
         peak_over_gradient=over(peak, peaks[GRADIENT]),
         first_seconds=peak and peak.first_seconds,
     )  # fmt: skip
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table of models and jobs: time over one plain input gradient's, then memory over it."""
+    models = dict.fromkeys((row["model"], row["batch"]) for row in rows)
+    jobs = dict.fromkeys(row["job"].removesuffix(WRONG) for row in rows if row["job"] not in (FORWARD, GRADIENT))
+    lines = [["model, batch", "gradient, s", *jobs], ["---", *["---:"] * (len(jobs) + 1)]]
+    for model, batch in models:
+        found = {row["job"]: row for row in rows if (row["model"], row["batch"]) == (model, batch)}
+        ratios = (_ratios(found.get(job), found.get(job + WRONG)) for job in jobs)
+        lines.append([f"{model}, {batch}", f"{float(found[GRADIENT]['seconds']):.2f}", *ratios])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _ratios(row: Mapping[str, str] | None, wrong: Mapping[str, str] | None) -> str:
+    found = row or wrong
+    if found is None:
+        return "-"
+    memory = f" / {float(found['peak_over_gradient']):.2f}" if found["peak_over_gradient"] else ""
+    return f"{float(found['over_gradient']):.2f}{memory}{WRONG if row is None else ''}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from relprop.errors import RuleError
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
@@ -19,9 +18,12 @@ LOST = 1e-6
 
 
 def widen(value: Any) -> Any:
-    """Give a half-precision tensor the precision relevance is computed in."""
-    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < 4:
-        return value.float()
+    """Give half-precision tensors, also those of a list or tuple, the precision relevance is computed in."""
+    # Spelled out: going through pytree takes longer than many an operation does.
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
+    if isinstance(value, list | tuple):
+        return [widen(item) for item in value] if isinstance(value, list) else tuple(map(widen, value))
     return value
 
 
@@ -89,6 +91,10 @@ class Step(nn.Module):
         super().__init__()
         self.measures = measures
         self.site = site
+        self.defaults = {
+            argument.name: argument.default_value if argument.has_default_value() else None
+            for argument in site.op._schema.arguments
+        }
         self.rule = rule
         self.where = where
         self.conserves = conserves
@@ -110,7 +116,7 @@ class Step(nn.Module):
             measured, the record ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling,
             all contributions, mass that was lost, mass handed to each input. Else None.
         """
-        call = Call(self.site, self._bind(args, kwargs), pytree.tree_map(widen, output))
+        call = Call(self.site, self._bind(args, kwargs), widen(output))
         relevance = _in_precision_of(call.output, relevance)
         try:
             returned = self.rule(call, relevance)
@@ -130,14 +136,8 @@ class Step(nn.Module):
         return f"{self.rule}: {self.site.op} at {self.site.path!r}"
 
     def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-        bound = {}
-        for k, argument in enumerate(self.site.op._schema.arguments):
-            if k < len(args):
-                value = args[k]
-            else:
-                value = kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None)
-            bound[argument.name] = pytree.tree_map(widen, value)
-        return bound
+        given = {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
+        return {name: widen(value) for name, value in given.items()}
 
     def _values(self, returned: Relevances) -> tuple[Tensor, ...]:
         if isinstance(returned, Shares):
@@ -182,23 +182,31 @@ def _rescale(call: Call, shares: Shares, relevance: Any) -> tuple[tuple[Tensor, 
     factors = [
         mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
     ]
-    values = _multiplied(shares.values, factors, (call.arguments, call.output, relevance))
+    values = _multiplied(shares.values, factors, (*call.arguments.values(), call.output, relevance))
     lost = torch.where(kept, 0.0, arrived)
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
 
 
-def _multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Any) -> tuple[Tensor, ...]:
+def _multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
     """Multiply each tensor, in place where it is a rule's own: a fresh one costs more to allocate than to compute."""
     # A compiler plans memory itself, and under inference mode nothing tells what a tensor is a view of.
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return tuple(value * factor for value, factor in zip(values, factors, strict=True))
-    taken = Counter(id(_root(leaf)) for leaf in pytree.tree_leaves((given, values)) if isinstance(leaf, Tensor))
+    taken = Counter(id(_root(tensor)) for tensor in _tensors((*given, *values)))
     return tuple(
         value.mul_(factor)
         if taken[id(_root(value))] == 1 and (value._base is None or value.is_contiguous())
         else value * factor
         for value, factor in zip(values, factors, strict=True)
     )
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _root(tensor: Tensor) -> Tensor:

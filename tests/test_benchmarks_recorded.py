@@ -13,6 +13,7 @@ from benchmarks.__main__ import app
 from benchmarks.coverage import CoverageRow
 from benchmarks.gae import GaeRow
 from benchmarks.recorded import TABLES, markers, tables
+from benchmarks.speed import SpeedRow
 from benchmarks.sweep import markdown
 from benchmarks.tables import cells, columns, write
 
@@ -107,3 +108,20 @@ def test_files_of_gae_are_told_by_their_number_of_pictures(tmp_path: Path) -> No
         "",
     ]
     assert second.endswith("From `gae-400pictures-cpu.csv`.")
+
+
+def timed(model: str, job: str, ratio: float, memory: float | None) -> SpeedRow:
+    return SpeedRow(model, job, 8, 9, 0.5 * ratio, ratio, ratio, ratio, 2 * ratio, ratio, 700, 300, memory)
+
+
+def test_speed_is_told_in_units_of_the_gradient(tmp_path: Path) -> None:
+    jobs = {"forward": (0.4, 0.1), "gradient": (1.0, 1.0), "explain": (2.345, 0.876), "zennit (wrong)": (3.0, 1.5)}
+    rows = [timed("vgg", job, *ratios) for job, ratios in jobs.items()]
+    rows += [timed("vit", "gradient", 1.0, None), timed("vit", "explain", 3.0, None), timed("vit", "zennit", 4.0, None)]
+    write(rows, SpeedRow, tmp_path / "speed-cpu.csv")
+    assert tables("speed", tmp_path).splitlines()[:4] == [
+        "| model, batch | gradient, s | explain | zennit |",
+        "| --- | ---: | ---: | ---: |",
+        "| vgg, 8 | 0.50 | 2.35 / 0.88 | 3.00 / 1.50 (wrong) |",
+        "| vit, 8 | 0.50 | 3.00 | 4.00 |",
+    ]

@@ -11,6 +11,7 @@ from benchmarks.commands.app import (
     Batch,
     Compare,
     InDtype,
+    Markdown,
     OnDevice,
     Repeats,
     Results,
@@ -26,6 +27,7 @@ from benchmarks.commands.app import (
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.floor import FloorRow, OperationRow, find_floor
 from benchmarks.jobs import COMPILED, JOBS, graph_jobs
+from benchmarks.recorded import put_tables
 from benchmarks.scale import ScaleRow, points
 from benchmarks.scale import scale as measure_scale
 from benchmarks.speed import SpeedRow, compare_speed
@@ -57,9 +59,13 @@ def speed(
     peers: Annotated[bool, typer.Option("--peers", help="Let captum, zennit, autoLRP and LXT take turns too.")] = False,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[bool, quick(models=[_SMALL], batch=2, repeats=2, threads=1)] = False,
 ) -> None:
     """Measure explanations in units of one plain input gradient: time in one process, memory in one each."""
+    if markdown is not None:
+        put_tables("speed", results, markdown)
+        return
     before = earlier(compare, SpeedRow)
     conditions = Conditions(device, dtype, threads, tf32)
     with conditions.in_force():
