@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -402,7 +403,12 @@ def test_control_c_leaves_finished_results_valid(desk):
         assert cv2.imwrite(f"holiday/{k:03}.png", random.integers(0, 256, (300, 300, 3), np.uint8))
     script = "from relprop.cli import app; app(['explain', 'holiday', '--model', 'own:make', '--batch-size', '2'])"
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-c", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     index = Path("out/index.jsonl")
     while process.poll() is None and (not index.exists() or index.read_text().count("\n") < 5):
