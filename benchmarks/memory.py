@@ -3,7 +3,7 @@
 Two numbers. What the whole process took is what a user sees; it holds Python, the libraries, the model, and whatever
 the C library keeps of freed memory. What a job needs of its own is counted: every allocation and release of PyTorch is
 reported by its profiler, or by CUDA's allocator, so the largest sum of tensors alive at once is exact and the same at
-every run. Tensors that a first call leaves behind, such as prepared weights, are counted in.
+every run. Tensors that a first call leaves behind are counted in.
 """
 
 from __future__ import annotations

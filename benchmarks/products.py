@@ -107,7 +107,7 @@ class _Recorder(TorchDispatchMode):
 def record(job: Job) -> list[Product]:
     """Run a job, and return its products in order.
 
-    What was compiled is not seen. Let the job run once before: its first call may capture, or prepare weights.
+    What was compiled is not seen. Let the job run once before: its first call may capture.
     """
     with _Recorder() as recorder:
         job()

@@ -38,7 +38,7 @@ def take_turns(jobs: Mapping[str, Job], repeats: int, conditions: Conditions, wh
     jobs
         By name.
     repeats
-        Rounds. One more comes first and isn't counted: it captures, and prepares weights.
+        Rounds. One more comes first and isn't counted: it captures.
     conditions
         In force already.
     what

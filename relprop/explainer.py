@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -150,9 +150,9 @@ class Explainer:
             def run(start: int, stop: int) -> dict[str, Any]:
                 chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
                 chosen = None if classes is None else classes[start:stop]
-                compiled = self.compile and ready.compiled.pays_for(stop - start)
-                program = self._compiled(ready) if compiled else ready.program
-                returned: dict[str, Any] = program(*chunk, chosen)
+                if self.compile and ready.compiled.pays_for(stop - start):
+                    return self._run_compiled(ready, *chunk, chosen)
+                returned: dict[str, Any] = ready.program(*chunk, chosen)
                 return returned
 
             return assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
@@ -165,23 +165,19 @@ class Explainer:
         """Return the graph and the rule of each of its operations, for inputs like these."""
         return self._ready(*check_inputs(x, kwargs), target).plan
 
-    def _compiled(self, ready: Ready) -> Callable[..., dict[str, Any]]:
-        """Return what runs a program compiled where it can be, and as it is where it can't."""
-
-        def run(*inputs: Any) -> dict[str, Any]:
-            try:
-                if ready.hooks:
-                    raise NotCompiledError("hooks are functions to be called with every relevance")
-                return ready.compiled(*inputs)
-            except NotCompiledError as error:
-                reason = str(error)
-            returned: dict[str, Any] = ready.program(*inputs)
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)
-            return returned
-
-        return run
+    def _run_compiled(self, ready: Ready, *inputs: Any) -> dict[str, Any]:
+        """Run a program compiled where it can be, and as it is where it can't."""
+        try:
+            if ready.hooks:
+                raise NotCompiledError("hooks are functions to be called with every relevance")
+            return ready.compiled(*inputs)
+        except NotCompiledError as error:
+            reason = str(error)
+        returned: dict[str, Any] = ready.program(*inputs)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)
+        return returned
 
     def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Target) -> Ready:
         function = target if callable(target) else None

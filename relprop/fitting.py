@@ -22,7 +22,7 @@ taken a GPU raises and a smaller chunk is tried, but the process may be killed o
 RESULTS = 3
 """So often the results are there at once: the parts, joined, and what is made of the seeds."""
 WARM, MEASURED = 1, 2
-"""Samples in the first chunk, which prepares the weights, and in the second, whose memory is measured."""
+"""Samples in the first chunk, in which libraries set up what they keep, and in the second, whose memory is measured."""
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ class Need:
     Parameters
     ----------
     warm : bool
-        Whether it has run: the first run makes what is kept, as prepared weights.
+        Whether it has run: what libraries set up and keep at the first run is not needed for each sample.
     samples : int
         In the largest chunk that was measured, 0 if none was.
     each : float
