@@ -18,8 +18,10 @@ FAST_BYTES = 16 << 20
 """The largest activation of a chunk on a CPU, where that leaves a few samples. C libraries fetch larger tensors anew
 from the system each time, and clearing their pages then takes a third of the time of an EfficientNet; the relevance
 of two seeds is twice as large."""
-FEW = 4
-"""So many samples are explained at once all the same: products over fewer are slower."""
+FEW = 3
+"""Products over fewer samples than this are slower by more than fresh memory costs."""
+SLICE = 4
+"""So many samples are explained at once where fewer than a few would fit."""
 
 BatchSize = int | Literal["auto"] | None
 
@@ -67,7 +69,8 @@ def run_in_chunks(
 def usual_size(graph: Graph, batch: int) -> int:
     """Return how many samples of a batch a CPU explains fastest at once; the chunks are about equally large."""
     largest = max(_bytes_of_a_sample(node.meta["val"], mark) for node, mark in graph.batch.items() if mark is not None)
-    most = max(FEW, torch.get_num_threads(), FAST_BYTES // largest)
+    fitting = FAST_BYTES // largest
+    most = max(torch.get_num_threads(), fitting if fitting >= FEW else SLICE)
     return math.ceil(batch / math.ceil(batch / most))
 
 
