@@ -92,9 +92,10 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
 
 def _shared(call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor]) -> Shares:
     """Share by what each activation contributes to the output, over the denominator."""
-    parts = {slot: _positive_part(call, relevance, ratio) for slot, ratio in ratios.items()}
-    values = [sum_to(value, call.value(slot).shape) for slot, (value, _) in parts.items()]
-    return share(call, *values, net=torch.stack([net for _, net in parts.values()]).sum(0))
+    distinct = {id(ratio): ratio for ratio in ratios.values()}  # both factors of a product contribute the same
+    parts = {key: _positive_part(call, relevance, ratio) for key, ratio in distinct.items()}
+    values = [sum_to(parts[id(ratio)][0], call.value(slot).shape) for slot, ratio in ratios.items()]
+    return share(call, *values, net=torch.stack([parts[id(ratio)][1] for ratio in ratios.values()]).sum(0))
 
 
 def _positive_part(call: Call, relevance: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
