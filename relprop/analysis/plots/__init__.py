@@ -110,6 +110,6 @@ def plot(
         if sheet is None:
             remarks.append(f"best and worst samples of {method} are not drawn: none has {by}")
             continue
-        files.append(folder / f"best-worst.{quote(method, safe=' +:=,()')}.png")  # names stay apart
+        files.append(folder / f"best-worst.{quote(method, safe=' +=,()')}.png")  # apart, and on Windows too
         write_png(sheet, files[-1])
     return Plots(tuple(map(str, files)), tuple(remarks))
