@@ -44,7 +44,7 @@ def draw_bars(summary: Summary) -> Figure:
     names = [name_of(method.title, _LONGEST) for method in methods]
     left = max(width_of(name) for name in names) + 0.35
     shape = figure(left + 3 * _PANEL + 0.4, len(methods) * _ROW + 1.65, "Local consistency, contrastiveness, GAE", note)
-    panels = shape.subplots(1, 3, sharey=True, gridspec_kw={"wspace": 0.12} | inside(shape, left, 0.35, foot=0.85))
+    panels = shape.subplots(1, 3, sharey=True, gridspec_kw={"wspace": 0.18} | inside(shape, left, 0.35, foot=0.85))
     for axes, score in zip(panels, _ORDER, strict=True):
         _draw_panel(axes, methods, score)
     panels[0].set_yticks(range(len(methods)), names, size=LABEL)
@@ -74,7 +74,7 @@ def _draw_panel(axes: Axes, methods: tuple[MethodSummary, ...], score: str) -> N
         if isfinite(estimate.low):
             axes.errorbar(estimate.mean, row, xerr=whiskers(estimate), color=INK, linewidth=1.2, capsize=2.5, zorder=4)
             end = estimate.high
-        words = f"{estimate.mean:.2f}"
+        words = f"{estimate.mean:.3f}"
         axes.text(end + 0.03 * edge, row, words, size=SMALL, color=INK, va="center", zorder=5, path_effects=HALO)
     axes.set_xlim(0, 1.2 * edge)
     axes.set_title(f"{HEADLINE[score]}   {_MEANING[score]}", size=LABEL, color=INK, loc="left", pad=8)
