@@ -138,7 +138,7 @@ def test_plots_of_one_and_of_many_methods(tmp_path, count):
     with relprop.Results(write_evaluation(tmp_path / "run.h5", columns, 5)) as results:
         summary = results.summary()
         bars, scatter, curves = draw_bars(summary), draw_scatter(results, summary), draw_curves(results, summary)
-    assert f"{summary['random'].mean('gae'):.2f}" in words_of(bars)
+    assert f"{summary['random'].mean('gae'):.3f}" in words_of(bars)
     assert "random (chance)" in words_of(bars)
     widths = [bar.get_width() for bar in bars.axes[2].patches]
     assert widths == [pytest.approx(method.mean("gae")) for method in summary.methods]
