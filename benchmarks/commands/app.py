@@ -114,10 +114,9 @@ def report(tables: Sequence[Table], conditions: str, results: Path, before: Earl
     for table in tables:
         show(table.rows, table.kind)
         typer.echo(f"written: {write(table.rows, table.kind, results / f'{table.name}-{conditions}.csv').name}\n")
-    if before is not None:
-        (rows,) = (table.rows for table in tables if table.kind is before.kind)
-        names = columns(before.kind)
-        report_changes([dict(zip(names, cells(row), strict=True)) for row in rows], before)
+        if before is not None and table.kind is before.kind:
+            names = columns(before.kind)
+            report_changes([dict(zip(names, cells(row), strict=True)) for row in table.rows], before)
 
 
 def report_changes(rows: Sequence[dict[str, str]], before: Earlier) -> None:

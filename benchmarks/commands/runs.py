@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -78,14 +79,12 @@ def evaluate(
             model, conditions, Path(folder), samples,
             weights=weights, shared=shared, methods=methods, unit=unit, batch_size=batch, side=side,
         )  # fmt: skip
-        runs, costs = measure_runs(plan), measure_costs(plan, costed, repeats, conditions)
-        peaks = measure_memory(small, methods, many, conditions)
-    tables = [
-        Table("evaluate", EvaluationRow, runs),
-        Table("evaluate-cost", CostRow, costs),
-        Table("evaluate-memory", GrowthRow, peaks),
-    ]
-    report(tables, conditions.on_machine, results, before)
+        for name, kind, measure in (
+            ("evaluate", EvaluationRow, partial(measure_runs, plan)),
+            ("evaluate-cost", CostRow, partial(measure_costs, plan, costed, repeats, conditions)),
+            ("evaluate-memory", GrowthRow, partial(measure_memory, small, methods, many, conditions)),
+        ):  # each takes minutes: what is measured is written before the next begins
+            report([Table(name, kind, measure())], conditions.on_machine, results, before)
 
 
 @app.command(epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")
