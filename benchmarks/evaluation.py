@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import trange
 
 import relprop
@@ -32,7 +32,7 @@ from relprop.evaluation.methods.base import Asked
 from relprop.evaluation.report import Evaluation
 from relprop.evaluation.subjects import open_subject
 from relprop.gae.states import ASKED, PICTURE
-from relprop.models import PictureTransform, find_pictures, load_classifier, read_picture
+from relprop.models import Classifier, PictureTransform, find_pictures, load_classifier, read_picture
 
 WORK = ("loading", "masking", "explaining", "scoring")
 """Phases that come one after the other; the file is written beside them."""
@@ -128,7 +128,7 @@ class Plan:
     """A model with its pictures, and how they are evaluated."""
 
     name: str
-    model: Any
+    model: nn.Module | Classifier
     transform: PictureTransform | None
     pictures: Sequence[Path]
     methods: tuple[str, ...]
@@ -182,6 +182,7 @@ def open_plan(
         pictures = write_pictures(folder, samples, 256)
     else:
         pictures = [path for _, path, _ in labelled_pictures(shared)[:samples]]
+    model: nn.Module | Classifier
     transform = None
     if weights is None:
         model, x = Trial(name, 8, side).make(conditions)
@@ -264,9 +265,11 @@ def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions
     return rows
 
 
-def _evaluate(plan: Plan, data: Any, file: Path, methods: Sequence[str], **options: Any) -> Evaluation:
-    settings = {"unit": plan.unit, "batch_size": plan.batch_size, "transform": plan.transform, "overwrite": True}
-    return relprop.evaluate(plan.model, data, list(methods), file, **settings, **options)
+def _evaluate(plan: Plan, data: Any, file: Path, methods: Sequence[str], relevance: bool | str = False) -> Evaluation:
+    return relprop.evaluate(
+        plan.model, data, list(methods), file, unit=plan.unit, batch_size=plan.batch_size,
+        transform=plan.transform, relevance=relevance, overwrite=True,
+    )  # fmt: skip
 
 
 def _seconds_of_work(found: Evaluation) -> float:

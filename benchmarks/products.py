@@ -87,7 +87,7 @@ class _Recorder(TorchDispatchMode):
     products: list[Product] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -99,8 +99,8 @@ class _Recorder(TorchDispatchMode):
                 returned = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if returned is NotImplemented else returned
         returned = func(*args, **kwargs)
-        described = pytree.tree_map_only(Tensor, Operand.of, (args, kwargs))
-        self.products.append(Product(func, *described, formula(*args, **kwargs, out_val=returned) // 2))
+        operands, options = pytree.tree_map_only(Tensor, Operand.of, (args, kwargs))
+        self.products.append(Product(func, operands, options, formula(*args, **kwargs, out_val=returned) // 2))
         return returned
 
 
@@ -109,7 +109,8 @@ def record(job: Job) -> list[Product]:
 
     What was compiled is not seen. Let the job run once before: its first call may capture.
     """
-    with _Recorder() as recorder:
+    recorder = _Recorder()
+    with recorder:
         job()
     return recorder.products
 

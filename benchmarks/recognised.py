@@ -69,12 +69,13 @@ def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognise
     if name not in CLASSIFIERS:
         raise DataError(f"no weights known for {name}; there are: {', '.join(CLASSIFIERS)}")
     setting, coco = CLASSIFIERS[name], Coco.open(shared)
-    model = load_classifier(name, coco.weights_of(setting.weights)).model.requires_grad_(False)
+    model = load_classifier(name, coco.weights_of(setting.weights)).model
+    assert isinstance(model, nn.Module)
     outlined = list(islice(_objects(model, setting, coco), objects))
     labelled = list(islice(_labelled(model, setting, shared), pictures))
     return Recognised(
         name,
-        model,
+        model.requires_grad_(False),
         setting,
         Pictures(
             *_collate([(x, target, index) for x, target, index, _ in outlined]),

@@ -100,13 +100,13 @@ def _row(point: Point, repeats: int, conditions: Conditions) -> ScaleRow:
     rounds = take_turns({name: make(model, x) for name, make in makers.items()}, repeats, conditions, trial.model)
     del model, x
     peaks = measure_peaks(trial, makers, conditions)
-    peak = peaks[EXPLAIN] and peaks[EXPLAIN].tensors_mib
+    peak = peaks[EXPLAIN]
     return ScaleRow(
         point.axis, trial.model, trial.batch, trial.side,
         seconds=seconds(rounds, EXPLAIN),
         seconds_each=seconds(rounds, EXPLAIN) / trial.batch,
         over_gradient=median(ratios(rounds, EXPLAIN, GRADIENT)),
-        peak_mib=peak,
-        peak_each_mib=peak and peak / trial.batch,
-        peak_over_gradient=over(peaks[EXPLAIN], peaks[GRADIENT]),
+        peak_mib=peak.tensors_mib if peak else None,
+        peak_each_mib=peak.tensors_mib / trial.batch if peak else None,
+        peak_over_gradient=over(peak, peaks[GRADIENT]),
     )  # fmt: skip

@@ -102,10 +102,10 @@ def _row(trial: Trial, job: str, rounds: Rounds, peaks: Mapping[str, Peak | None
         highest=max(over_gradient),
         over_forward=median(ratios(rounds, job, FORWARD)),
         processor_over_gradient=median(one[job].processor / one[GRADIENT].processor for one in rounds),
-        process_mib=peak and peak.process_mib,
-        peak_mib=peak and peak.tensors_mib,
+        process_mib=peak.process_mib if peak else None,
+        peak_mib=peak.tensors_mib if peak else None,
         peak_over_gradient=over(peak, peaks[GRADIENT]),
-        first_seconds=peak and peak.first_seconds,
+        first_seconds=peak.first_seconds if peak else None,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -95,8 +96,9 @@ class Worker(Generic[Argument, Result]):
     def _started(self) -> Connection:
         if self._connection is None:
             # Threads of PyTorch do not survive a fork; the server that forks for those with modules has none.
-            context = multiprocessing.get_context("forkserver" if self.preload else "spawn")
+            context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
             if self.preload:
+                context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload(list(self.preload))
             self._connection, far = context.Pipe()
             self._process = context.Process(target=_serve, args=(self.function, far, self.memory), daemon=True)

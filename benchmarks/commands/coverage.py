@@ -63,10 +63,10 @@ def coverage(
         ledger.keep(lambda row: not (fnmatchcase(row["name"], redo) and (row["source"], row["name"]) in chosen))
     if peers:
         require_peers()
-    limits = {"timeout": timeout, "memory": memory}
-    sweep(entries, ledger, [Worker(partial(under, conditions, measure), **limits) for _ in range(jobs)])
+    worker = partial(Worker, timeout=timeout, memory=memory)
+    sweep(entries, ledger, [worker(partial(under, conditions, measure)) for _ in range(jobs)])
     if peers:
-        sweep_peers(entries, ledger, [Worker(partial(under, conditions, ask_peers), **limits) for _ in range(jobs)])
+        sweep_peers(entries, ledger, [worker(partial(under, conditions, ask_peers)) for _ in range(jobs)])
     rows = [row for row in ledger.rows() if (row["source"], row["name"]) in chosen]
     for place in dict.fromkeys(row["source"] for row in rows):
         typer.echo(f"{place}: {Summary.of([row for row in rows if row['source'] == place])}")

@@ -220,7 +220,7 @@ def _patches(patches: ModuleType) -> Mapping[type[nn.Module], Any]:
     return {
         nn.MultiheadAttention: patches.cp_multi_head_attention_forward,
         nn.LayerNorm: patches.layer_norm_forward,
-        timm.layers.LayerNorm: patches.layer_norm_forward,
+        timm.layers.norm.LayerNorm: patches.layer_norm_forward,
         nn.GELU: patches.non_linear_forward,
         timm.layers.GELU: patches.non_linear_forward,
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -35,19 +37,18 @@ def onnx_squeezenet(samples: int) -> Subject:
         import onnx
         import onnx2torch
     x = torch.randn(samples, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         model = settle(models.squeezenet1_1(num_classes=10), x)
-        file = io.BytesIO()
+        file = Path(folder, "squeezenet.onnx")
         batch = {"x": {0: "batch"}, "logits": {0: "batch"}}
         # The newer exporter needs a package more, and onnx2torch knows the operations of opset 13 best.
         torch.onnx.export(
             model, (x,), file, dynamo=False, opset_version=13, input_names=["x"], output_names=["logits"],
             dynamic_axes=batch,
         )  # fmt: skip
-    file.seek(0)
-    return Subject(onnx2torch.convert(onnx.load(file)).eval(), x)
+        return Subject(onnx2torch.convert(onnx.load(file)).eval(), x)
 
 
 def keras_convolutional(samples: int) -> Subject:
@@ -92,7 +93,8 @@ def widened(model: nn.Module, x: Tensor) -> nn.Module:
     for name, value in list(vars(module).items()):  # what Keras keeps beside parameters and buffers
         if isinstance(value, Tensor):
             setattr(module, name, value.double())
-    return nn.Module.train(module.double(), False)  # its own method only raises
+    settled: nn.Module = nn.Module.train(module.double(), False)  # its own method only raises
+    return settled
 
 
 def torch_keras() -> ModuleType:
@@ -108,7 +110,7 @@ def torch_keras() -> ModuleType:
         os.environ["KERAS_BACKEND"] = "torch"
     try:
         with extra("zoo", "a model in Keras"):
-            import keras
+            keras = import_module("keras")
     finally:
         if before is None:
             os.environ.pop("KERAS_BACKEND", None)
