@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import h5py
@@ -425,6 +426,31 @@ def test_one_writer_and_no_readers_beside_it(whole: Path) -> None:
         assert "one writer" in second.communicate()[0]
     with open_evaluation(whole), open_evaluation(whole), pytest.raises(BusyError, match="open elsewhere"):
         EvaluationWriter.resume(whole, config(12), LAYOUT)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_forks_of_a_killed_writer_do_not_keep_its_file_from_being_resumed(whole: Path) -> None:
+    write_and_fork = f"""
+        import os, signal, sys
+        from relprop.store import EvaluationWriter
+        from tests.store_files import LAYOUT, config
+        writer = EvaluationWriter.resume({str(whole)!r}, config(12), LAYOUT)
+        child = os.fork()
+        if not child:
+            os.close(1)
+            os.close(2)
+            signal.pause()
+        print(child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    output, errors = python(dedent(write_and_fork)).communicate()
+    child = int(output)
+    try:
+        with EvaluationWriter.resume(whole, config(12), LAYOUT):
+            os.kill(child, 0)  # it is alive
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert not errors
 
 
 def test_without_locks_it_works_and_says_so(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import h5py
 from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
+from relprop.store.forks import keep_from_forks
 from relprop.store.torn import count_in_torn_space
 
 try:
@@ -52,9 +53,12 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
             stacklevel=4,
         )
     try:
-        return h5py.File(path, mode, locking="best-effort" if locks else False)
+        file = h5py.File(path, mode, locking="best-effort" if locks else False)
     except OSError as error:
         raise _translated(path, error) from error
+    if mode == "r+":
+        keep_from_forks(file)
+    return file
 
 
 def check_free(path: Path) -> None:
