@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from relprop.conservation import account
+from relprop.accounting import Records, follow
+from relprop.conservation import Conservation, Cut
 from relprop.errors import RelpropError
 from relprop.explanation import Explanation, layer_name
 from relprop.flows import alike
@@ -57,29 +58,47 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         ]
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
-    records = {
-        name: None if record is None else torch.cat(alike([part["records"][name] for part in parts], 1), 2)  # type: ignore[arg-type]
-        for name, record in parts[0]["records"].items()
-    }
-    hooked = {
-        node: [
-            (hook, joined(lambda part, node=node, k=k: part["hooks"][node.name][k], 2))  # type: ignore[misc]
-            for k, hook in enumerate(hooks)
-        ]
-        for node, hooks in ready.hooks.items()
-    }
-    arrived = []
-    for node in ready.plan.sources:
-        mark = graph.batch[node]
-        assert isinstance(mark, BatchAxis)
-        arrived.append(mark.sum(seeds[node.name]))
     return Explanation(
         relevances={node.name: combined(node, seeds[node.name]) for node in ready.plan.sources},
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=account(ready.plan, records, joined(lambda part: part["mass"], 1), arrived, hooked),
+        conservation=_conservation(ready, parts, seeds),
         rules=rules.name,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )
+
+
+def _conservation(ready: Ready, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]) -> Conservation:
+    """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
+    rules, output = ready.plan.rules, ready.plan.graph.output.name
+    if not (rules.conserves or rules.measures):
+        return Conservation(tuple, conserves=False)
+    stops = ready.stops
+    measured = [(part["records"], part["mass"], part["hooks"]) for part in parts]
+    arrived = {}
+    for node in ready.plan.sources:
+        mark = ready.plan.graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        arrived[node.name] = mark.sum(relevance[node.name])
+
+    def trace() -> tuple[Cut, ...]:
+        steps, masses, hooks = zip(*measured, strict=True)
+        records = Records(
+            {name: _joined([step[name] for step in steps]) for name in steps[0]},
+            torch.cat(masses, 1).cpu(),
+            {name: mass.cpu() for name, mass in arrived.items()},
+            {
+                name: [torch.cat(found, 2).cpu() for found in zip(*(hook[name] for hook in hooks), strict=True)]
+                for name in hooks[0]
+            },
+        )
+        return follow(stops, records, output, rules.conserves)
+
+    return Conservation(trace, rules.conserves)
+
+
+def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
+    """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
+    return None if records[0] is None else torch.cat(alike(records, 1), 2).cpu()  # type: ignore[arg-type]

@@ -115,17 +115,13 @@ class Explanation:
             taken = [self._axis(layer_name(path, k)).take(part, samples) for k, part in enumerate(parts)]
             return taken if isinstance(value, list) else taken[0]
 
-        cuts = [
-            replace(c, mass=c.mass[:, samples], factor=c.factor[:, samples], lost=c.lost[:, samples])
-            for c in self.conservation.cuts
-        ]
         return replace(
             self,
             relevances={name: self._axis(name).take(value, samples) for name, value in self.relevances.items()},
             seeds={name: self._axis(name).take(value, samples, lead=1) for name, value in self.seeds.items()},
             output=self.output[samples],
             target=None if self.target is None else self.target[samples],
-            conservation=replace(self.conservation, cuts=tuple(cuts)),
+            conservation=self.conservation.take(samples),
             layers={path: layer(path, value) for path, value in self.layers.items()},
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from relprop.accounting import Stop, list_stops
 from relprop.assign import Plan, argument_nodes
 from relprop.compiling import CompiledProgram
 from relprop.errors import RelpropError
@@ -56,6 +57,11 @@ class Ready:
     def compiled(self) -> CompiledProgram:
         """The program as machine code, which is made at the first call."""
         return CompiledProgram(self.program)
+
+    @cached_property
+    def stops(self) -> tuple[Stop, ...]:
+        """The nodes that relevance comes to, in their order."""
+        return list_stops(self.plan, self.hooks)
 
 
 def rewrite(

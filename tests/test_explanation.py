@@ -1,6 +1,10 @@
 """What a user does with an explanation: look at it, save it, show it."""
 
+import copy
+import gc
 import json
+import pickle
+import weakref
 
 import h5py
 import numpy as np
@@ -103,6 +107,25 @@ def test_printing_tells_the_conservation(explained):
 
 def words(figure):
     return [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["copied", "pickled"])
+def test_a_copy_tells_the_same(explained, copied):
+    again = copied(explained)
+    assert torch.equal(again.relevance, explained.relevance)
+    assert str(again.conservation) == str(explained.conservation)
+    assert str(again[1:]) == str(explained[1:])
+
+
+def test_an_explanation_keeps_no_model_and_knows_where_its_relevance_went():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+    explained = relprop.explain(model, torch.randn(2, 3, 8, 8))
+    weight = weakref.ref(model[0].weight)
+    del model
+    gc.collect()
+    assert weight() is None
+    assert explained.conservation.error < 1e-5
+    assert [cut.operation for cut in explained.conservation.cuts][-1] == "source"
 
 
 def test_show_draws_a_row_per_sample_with_its_layers(explained, images):
