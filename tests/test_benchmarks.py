@@ -64,7 +64,7 @@ def test_speed_with_peers_times_what_explains_and_says_what_is_wrong(tmp_path: P
         pytest.importorskip(package, reason=f"{package} is not installed (the extra peers)")
     code, output = run("speed", "--quick", "--peers", "--repeats", "1", "--results", tmp_path)
     assert code == 0, output
-    rows = read(tmp_path, "speed", SpeedRow)
+    rows = read(tmp_path, "speed-peers", SpeedRow)
     assert [row["job"] for row in rows][4:] == [
         "captum InputXGradient",
         "captum (wrong)",
