@@ -27,7 +27,7 @@ from torch.nn import functional as F
 import relprop
 import rule_registry
 from rule_registry import BatchAxis, Slot
-from rule_registry.abslrp import alternatives
+from rule_registry.abslrp import alternatives, linear
 from rule_registry.lrp import residuals
 
 aten = torch.ops.aten
@@ -60,6 +60,13 @@ def values(shape: tuple[int, ...], positive: bool) -> Tensor:
 # Affine layers with weights
 
 
+@pytest.fixture(params=[linear.BLOCK, 1], ids=["whole", "in blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of weights taken whole, and an output at a time, as those of large weights are taken in blocks."""
+    monkeypatch.setattr(linear, "BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("blocks")
 @both_signs
 @deltas
 @pytest.mark.parametrize("bias", [True, False])
@@ -96,6 +103,7 @@ CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
+@pytest.mark.usefixtures("blocks")
 @both_signs
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -119,6 +127,7 @@ TRANSPOSED: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("blocks")
 @both_signs
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("case", TRANSPOSED.values(), ids=TRANSPOSED.keys())

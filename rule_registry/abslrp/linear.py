@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -12,6 +13,13 @@ from rule_registry.call import Call, Shares, denominator, share
 from rule_registry.registry import register
 
 aten = torch.ops.aten
+
+BLOCK = 2**22
+"""Entries at most of a weight whose positive or negative part is taken at once.
+
+The parts of larger ones, as of VGG's dense layers, would be fresh memory of the system at every use, and getting that
+takes longer than the product.
+"""
 
 
 def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
@@ -46,25 +54,37 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
     s = (relevance / denominator(call, delta)).contiguous()  # here, or in each of two products
-    return _shared(call, s, lambda weight: transposed.linear(weight, s), channel=call.result.ndim - 1)
+    return _shared(call, s, transposed.linear, channel=call.result.ndim - 1)
 
 
 @register("abslrp", *transposed.CONVOLUTIONS)
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Convolution or transposed convolution: the formula of a fully connected layer."""
     s = relevance / denominator(call, delta)
-    return _shared(call, s, lambda weight: transposed.convolution(call, weight, s), channel=1)
+    return _shared(call, s, partial(transposed.convolution, call), channel=1)
 
 
-def _shared(call: Call, s: Tensor, pull: Callable[[Tensor], Tensor], channel: int) -> Shares:
+def _shared(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int) -> Shares:
     x, mark = call.input, call.site.input_batch[0]
-    up, down = _pulled(call.site.nonnegative[0], call["weight"], pull)
+    up, down = _pulled_in_blocks(call, s, pull, channel)
     # All contributions are summed where there is less to read: at the inputs or at the outputs.
     if down is not None and x.numel() < call.result.numel():
         net = mark.dot(up, x) + mark.dot(down, x)
     else:
         net = call.batch.dot_(s, _without_bias(call, channel))
     return share(call, _positive(x, up, down), net=net)
+
+
+def _pulled_in_blocks(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int) -> tuple[Tensor, Tensor | None]:
+    """Pull both parts of a weight; a large one's by blocks of outputs, whose products are summed."""
+    nonnegative, weight = call.site.nonnegative[0], call["weight"]
+    rows = max(1, BLOCK // max(1, weight[:1].numel()))
+    by_outputs = call.arguments.get("groups", 1) == 1 and "output_padding" not in call.arguments
+    if rows >= len(weight) or not by_outputs:
+        return _pulled(nonnegative, weight, partial(pull, s=s))
+    blocks = zip(weight.split(rows), s.split(rows, channel + 1), strict=True)
+    ups, downs = zip(*(_pulled(nonnegative, part, partial(pull, s=seeds)) for part, seeds in blocks), strict=True)
+    return reduce(Tensor.add_, ups), None if nonnegative else reduce(Tensor.add_, downs)
 
 
 def _without_bias(call: Call, channel: int) -> Tensor:
