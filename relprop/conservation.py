@@ -18,7 +18,7 @@ HOOK = "hook"
 
 @dataclass(frozen=True)
 class Cut:
-    """The cut of the graph behind one operation, or one hook (towards the input).
+    """The cut of the graph behind one operation, or one hook (towards the input); its tensors are on the CPU.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ class Conservation:
     Parameters
     ----------
     trace : callable
-        Follows the mass, when it is first asked for: few explanations are, and it takes as long as that of a picture by
-        a small model. Returns the cuts.
+        Follows the mass and returns the cuts. It is called when they are first asked for: that takes as long as a
+        hundred small operations, and most explanations are never asked.
     conserves : bool
         Whether the rule set is meant to conserve it. Where it only measures it, relevance has both signs, and what
         an operation's bias and stabiliser absorb counts as lost there (negative where they add to it).
