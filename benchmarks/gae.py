@@ -19,7 +19,6 @@ from relprop.models import load_classifier
 
 FAST = (
     "abslrp",
-    "abslrp-released",
     "epsilon-plus",
     "input-times-gradient",
     "grad-cam.GradCAM",
@@ -27,7 +26,7 @@ FAST = (
     "constant",
     "centre",
 )
-SLOW = ("captum.IntegratedGradients:n_steps=8",)
+SLOW = ("abslrp-released", "captum.IntegratedGradients:n_steps=8")
 OF_TRANSFORMERS = ("attention-rollout",)
 
 
@@ -81,7 +80,7 @@ def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> li
     pictures
         How many are scored.
     slow
-        Whether methods that take many passes are among them.
+        Whether those that take longest are among them.
     files
         Folder for the HDF5 files of the runs.
 

@@ -69,7 +69,7 @@ def gae(
     models: Models = list(CLASSIFIERS),  # noqa: B006  # typer copies it
     shared: Shared = SHARED,
     pictures: Annotated[int, typer.Option(metavar="N", min=4, help="Labelled pictures that are scored.")] = 64,
-    slow: Annotated[bool, typer.Option("--slow/--fast", help="With methods of many passes, or without.")] = True,
+    slow: Annotated[bool, typer.Option("--slow/--fast", help="With the methods that take longest, or without.")] = True,
     files: Annotated[Path, typer.Option(metavar="DIR", help="Where the HDF5 files of the runs go.")] = Path("runs"),
     threads: Threads = 1,
     results: Results = RESULTS,
