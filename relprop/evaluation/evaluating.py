@@ -19,6 +19,7 @@ from relprop.evaluation.masking import TargetKind
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.randomness import same_kernels
 from relprop.evaluation.report import Evaluation, Tally
+from relprop.evaluation.resuming import require_same_outputs
 from relprop.evaluation.run import Progress, Run
 from relprop.evaluation.samples import Reader
 from relprop.evaluation.settings import MAPS, Settings, versions
@@ -132,7 +133,7 @@ def evaluate(
     DataError, MethodError, MetricError, InputError
         Something can't be evaluated.
     ConfigurationError
-        The file was begun with another configuration; it names what differs.
+        The file was begun with another configuration, naming what differs; or with other pictures or another model.
     OutputError, BusyError, FormatError
         The file can't be written; it exists and shall neither be resumed nor overwritten; another process has it open.
     MethodFailureError
@@ -185,6 +186,8 @@ def evaluate(
         ]
         config = settings.config(subject, source, shape)
         with _open(path, config, layout, feed, stored, subject, resume, overwrite) as writer:
+            if resume:
+                require_same_outputs(path, writer, subject, feed.reserve)
             states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
             if retry:
                 for name in made:
@@ -195,7 +198,6 @@ def evaluate(
                 chosen,
                 settings,
                 classes,
-                MAPS[relevance],
                 fail_fast,
                 writer,
                 states,
@@ -257,8 +259,6 @@ def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> E
 
 def _tally(writer: EvaluationWriter, name: str) -> Tally:
     states = writer.method_states(name)
-    # Where the sample itself can't be used is told apart.
-    own = np.flatnonzero((states == State.FAILED) & (writer.sample_states() == State.DONE))
-    failure = next(iter(writer.read_method(name, own[:1], ["message"])["message"]), "")
-    counts = {state: int((states == state).sum()) for state in State}
-    return Tally(counts[State.DONE], counts[State.FAILED], counts[State.ABSENT], failure)
+    failed = np.flatnonzero((states == State.FAILED) & (writer.sample_states() == State.DONE))
+    failure = next(iter(writer.read_method(name, failed[:1], ["message"])["message"]), "")
+    return Tally(int((states == State.DONE).sum()), len(failed), int((states == State.ABSENT).sum()), failure)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from relprop.evaluation.plan import Unit, plan_units
-from relprop.evaluation.reading import Read, Reserve, read_reserve, read_stream, read_units
+from relprop.evaluation.reading import Read, Reserve, first_four, read_reserve, read_stream, read_units
 from relprop.evaluation.samples import DataError, Reader
 from relprop.evaluation.settings import Settings
 from relprop.evaluation.sources import Source, Stream
@@ -46,11 +45,11 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         if settings.shard != (0, 1):
             raise DataError("a data set without a length can't be cut into shards")
         reserve, stream = read_stream(source, reader, settings.unit)
-        return Feed(reserve, _stacked(reserve), [], None, lambda needed: (stream, 0))
+        return Feed(reserve, first_four(reserve), [], None, lambda needed: (stream, 0))
     reserve = read_reserve(source, reader, settings.seed)
     plan = plan_units(source.count, settings.seed, settings.unit, settings.shard)
     index = sorted(index for unit in plan for index in unit.samples)
-    first = _stacked(reserve)
+    first = first_four(reserve)
     one_size = replace(reader, shape=tuple(first.shape[1:]))
 
     def units(needed: Callable[[Unit], bool]) -> tuple[Iterator[Read], int]:
@@ -59,7 +58,3 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         return read_units(source, one_size, left, workers), before
 
     return Feed(reserve, first, index, len(index), units)
-
-
-def _stacked(reserve: Reserve) -> Tensor:
-    return torch.stack([sample.x for sample in reserve.first() if sample.x is not None])

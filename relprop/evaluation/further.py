@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.errors import RelpropError, near_names
+from relprop.evaluation.randomness import forked_random
 from relprop.gae.checks import Model
 from relprop.gae.masking import Baseline
 from relprop.metrics import PerturbationCurves, energy_inside, perturbation_curves, pointing_game
 from relprop.store import Metric
 
 Anybodys = Callable[[Model, Tensor, Tensor, Tensor], Any]
-"""``(model, x, relevance, target) -> (B,)`` scores."""
+"""``(model, x, relevance, target) -> (B,)`` scores; a sample that has NaN or an infinite one has none."""
 
 
 class MetricError(RelpropError, ValueError):
@@ -39,6 +40,8 @@ class Shown:
         bool ``(B, H, W)``: the objects.
     baseline : float, sequence of float or Tensor
         Colour of what is removed.
+    key : sequence
+        What metrics of anybody's that draw something are seeded by, beside their name.
     """
 
     model: Model
@@ -47,6 +50,7 @@ class Shown:
     target: Tensor
     mask: Tensor | None
     baseline: Baseline
+    key: Sequence[object]
 
 
 _DELETION = "area under the probability while the most relevant pixels are removed first"
@@ -132,15 +136,15 @@ class Metrics:
         return (_CURVES if name in _CURVES else _OBJECTS)[name][0]
 
     def _ask(self, name: str, shown: Shown) -> NDArray[Any]:
-        with torch.enable_grad():
+        with torch.enable_grad(), forked_random(shown.x.device, *shown.key, name):
             try:
-                values = self._own[name](shown.model, shown.x, shown.relevance, shown.target)
+                values = self._own[name](shown.model, shown.x.clone(), shown.relevance.clone(), shown.target.clone())
             except Exception as error:  # whatever a metric of anybody's raises
                 raise MetricError(f"metric {name} fails: {type(error).__name__}: {error}") from error
         scores = _numpy(values) if isinstance(values, Tensor) else np.asarray(values)
         if scores.shape != (len(shown.x),) or scores.dtype.kind not in "biuf":
             raise MetricError(f"metric {name} must return a number for each of {len(shown.x)} samples, not {scores!r}")
-        return scores.astype(np.float64)
+        return np.where(np.isfinite(scores), scores, np.nan).astype(np.float64)
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:

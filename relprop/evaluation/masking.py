@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relprop.errors import InputError
+from relprop.errors import RelpropError, first_line
 from relprop.evaluation.batches import Batch
 from relprop.evaluation.samples import DataError
 from relprop.evaluation.subjects import Subject
@@ -73,8 +73,12 @@ class Masking:
         return slots
 
 
-def mask_unit(subject: Subject, assemble: Assemble, kind: TargetKind, baseline: Baseline) -> Masking | Batch:
+def mask_unit(
+    subject: Subject, assemble: Assemble, kind: TargetKind, baseline: Baseline, try_model: Callable[[], object]
+) -> Masking | Batch:
     """Run the masking run of a unit; samples on which the model fails are left out of it.
+
+    Where it fails on all of them, ``try_model`` is called, which raises if the model has ceased to work.
 
     Returns
     -------
@@ -93,13 +97,13 @@ def mask_unit(subject: Subject, assemble: Assemble, kind: TargetKind, baseline: 
             break
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{error} (of the masking run: a smaller unit has fewer)") from error
-        except InputError as error:
+        except Exception:  # whatever anybody's model raises: on which of the samples?
             found = _failing(subject, batch, target, baseline)
             if not found:
                 raise
             unusable |= found
             if all(sample.index in unusable for sample in batch.occupants):
-                raise InputError(f"the model fails on all of a unit's pictures: {error}") from error
+                try_model()
     quadrants = quadrant_scores(run.output, run.target)
     slots = torch.tensor(batch.scored, device=batch.x.device)
     return Masking(batch, _select(run, slots), _select(quadrants, slots))
@@ -173,9 +177,15 @@ def _failing(subject: Subject, batch: Batch, target: Tensor | None, baseline: Ba
             continue
         try:
             one = None if target is None else target[slot : slot + 1]
-            masking_run(subject.call, batch.x[slot : slot + 1], one, baseline=baseline)
-        except InputError as error:
-            found[sample.index] = f"the model fails on it: {error}"
+            with memory_for(2):
+                masking_run(subject.call, batch.x[slot : slot + 1], one, baseline=baseline)
+        except OutOfMemoryError:
+            raise
+        except Exception as error:  # as in mask_unit
+            own = isinstance(error, RelpropError)
+            found[sample.index] = (
+                f"the model fails on it: {error if own else f'{type(error).__name__}: {first_line(error)}'}"
+            )
     return found
 
 

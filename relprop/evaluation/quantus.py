@@ -26,11 +26,10 @@ def quantus_metric(metric: Any) -> Anybodys:
     callable
         For ``relprop.evaluate(..., metrics={"complexity": quantus_metric(quantus.Complexity())})``.
     """
-    copies: dict[int, nn.Module] = {}
 
     def score(model: Any, x: Tensor, relevance: Tensor, target: Tensor) -> NDArray[Any]:
         if isinstance(model, nn.Module):
-            model = copies.setdefault(id(model), private_copy(model))
+            model = private_copy(model)
         found = metric(
             model=model,
             x_batch=x.cpu().numpy(),

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from relprop.errors import RelpropError, first_line
@@ -74,11 +76,11 @@ class Reserve:
     ----------
     samples : iterator of Sample
         In their order; they are read when they are needed.
-    fetch : callable, optional
+    fetch : callable
         Reads the sample at an index, whether it is one of these or not.
     """
 
-    def __init__(self, samples: Iterator[Sample], fetch: Callable[[int], Sample] | None = None) -> None:
+    def __init__(self, samples: Iterator[Sample], fetch: Callable[[int], Sample]) -> None:
         self._coming, self._fetch = samples, fetch
         self._seen: list[Sample] = []
         self.errors: list[Sample] = []
@@ -94,9 +96,7 @@ class Reserve:
 
     def __getitem__(self, index: int) -> Sample:
         found = next((sample for sample in self._seen if sample.index == index), None)
-        if found is None:
-            found = self._fetch(index) if self._fetch is not None else Sample(index, error="it is not at hand any more")
-        return found
+        return self._fetch(index) if found is None else found
 
     def first(self) -> list[Sample]:
         """Return the first four.
@@ -115,6 +115,11 @@ class Reserve:
         return four
 
 
+def first_four(reserve: Reserve) -> Tensor:
+    """Return the first four pictures that can be read, ``(4, C, H, W)``; raise `DataError` where there are no four."""
+    return torch.stack([sample.x for sample in reserve.first() if sample.x is not None])
+
+
 def read_stream(stream: Stream, reader: Reader, size: int) -> tuple[Reserve, Iterator[Read]]:
     """Return the samples of a stream that fill up, and an iterator of units with their samples.
 
@@ -130,7 +135,10 @@ def read_stream(stream: Stream, reader: Reader, size: int) -> tuple[Reserve, Ite
         (failed if sample.error else readable).append(sample)
         if len(readable) == 2 * 4:
             break
-    reserve = Reserve(iter([*failed, *readable]))
+    known = {sample.index: sample for sample in readable}
+    reserve = Reserve(
+        iter([*failed, *readable]), lambda index: known.get(index, Sample(index, error="it is not at hand any more"))
+    )
     spare = {sample.index: sample for sample in readable[:4]}
     units = stream_units(chain(ahead, items), size, list(spare))
     return reserve, ((unit, spare | dict(batch)) for unit, batch in units)

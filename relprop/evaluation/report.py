@@ -13,10 +13,8 @@ class Tally:
 
     Parameters
     ----------
-    done, failed : int
-        How many.
-    absent : int
-        How many are still to be done.
+    done, failed, absent : int
+        How many were scored, the method failed on, and are still to be done; without those that no method can score.
     failure : str
         Of the first failed one: why.
     """
@@ -70,7 +68,7 @@ class Evaluation:
     @property
     def failed(self) -> int:
         """How many samples failed, counted under each method; those that could not be read are counted once."""
-        return self.unreadable + sum(tally.failed - self.unreadable for tally in self.methods.values())
+        return self.unreadable + sum(tally.failed for tally in self.methods.values())
 
     def __str__(self) -> str:
         usable = self.samples - self.unreadable
@@ -85,8 +83,8 @@ class Evaluation:
         width = max((len(name) for name in self.methods), default=0)
         for name, tally in self.methods.items():
             parts = [f"{tally.done} scored"]
-            if tally.failed - self.unreadable > 0:
-                parts.append(f"{tally.failed - self.unreadable} failed, the first one because: {tally.failure}")
+            if tally.failed:
+                parts.append(f"{tally.failed} failed, the first one because: {tally.failure}")
             if tally.absent:
                 parts.append(f"{tally.absent} still to do")
             lines.append(f"  {name:<{width}}  {', '.join(parts)}")

@@ -21,11 +21,11 @@ from relprop.evaluation.interrupts import Interruption
 from relprop.evaluation.masking import READ_BACK, Masking, check_labels, mask_unit, read_back, sample_rows
 from relprop.evaluation.methods.base import Method
 from relprop.evaluation.plan import Unit
-from relprop.evaluation.reading import Read, Reserve
+from relprop.evaluation.reading import Read, Reserve, first_four
 from relprop.evaluation.samples import Sample
 from relprop.evaluation.scoring import method_rows
 from relprop.evaluation.settings import Settings
-from relprop.evaluation.subjects import Subject
+from relprop.evaluation.subjects import Subject, look_at
 from relprop.store import EvaluationWriter, State
 
 Progress = Callable[[float, int | None], None]
@@ -48,8 +48,6 @@ class Run:
         What the scores depend on.
     classes : int
         How many the model has.
-    keep : {None, "summed", "channels"}
-        Which maps go into the file.
     fail_fast : bool
         Whether the first failure of a method stops the run.
     writer : EvaluationWriter
@@ -67,7 +65,6 @@ class Run:
     metrics: Metrics
     settings: Settings
     classes: int
-    keep: str | None
     fail_fast: bool
     writer: EvaluationWriter
     states: dict[str, NDArray[np.uint8]]
@@ -148,6 +145,7 @@ class Run:
                     lambda unusable: self._checked(assemble(unit, samples, reserve, mosaics, device, unusable)),
                     self.settings.target,
                     self.settings.baseline,
+                    lambda: look_at(self.subject, first_four(reserve)),
                 )
             batch = masking.batch if isinstance(masking, Masking) else masking
             known = sample_rows(masking) if isinstance(masking, Masking) else None
@@ -165,13 +163,14 @@ class Run:
 
     def _explain(self, name: str, masking: Masking, rows: Mapping[int, int], background: Background) -> None:
         method, settings = self.methods[name], self.settings
+        key = (settings.seed, masking.batch.unit.number, name)
         try:
             explained = explain_unit(
                 method,
                 masking,
                 baseline=settings.baseline,
                 size=settings.batch_size,
-                key=(settings.seed, masking.batch.unit.number, name),
+                key=key,
                 fail_fast=self.fail_fast,
             )
         except MethodFailureError as error:
@@ -185,7 +184,8 @@ class Run:
                 metrics=self.metrics,
                 model=self.subject.call,
                 baseline=settings.baseline,
-                keep=self.keep,
+                key=key,
+                keep=self.writer.maps_of(name),
                 remark=method.pictures_only,
             )
         background.submit(partial(self._write_method, name, masking.batch, rows, known))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from relprop.errors import RelpropError, first_line
@@ -138,16 +138,11 @@ class Reader:
                 "pictures must be prepared for the model: give a transform, or a relprop.models.Classifier as the model"
             )
         if isinstance(image, Image.Image):
-            try:
-                image = image.convert("RGB")  # decodes it: what is broken is told as such
-            except (OSError, SyntaxError) as error:
-                raise PictureError(f"cannot decode picture: {first_line(error)}") from error
-        try:
-            return apply(self.transform, image)
+            return apply(self.transform, _upright(image))
+        try:  # first, as torchvision's transforms leave an array as it is without a word
+            return apply(self.transform, Image.fromarray(image))
         except TransformError:
-            if not isinstance(image, np.ndarray):
-                raise
-        return apply(self.transform, Image.fromarray(image))  # torchvision's take PIL pictures alone
+            return apply(self.transform, image)
 
 
 def as_item(row: Any) -> Item:
@@ -200,6 +195,17 @@ def _normalised(image: Tensor) -> Tensor:
             f"{tuple(image.shape)}"
         )
     return image.detach()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a PIL picture as `read_picture` would read its file: RGB of 8 bits, turned as EXIF says."""
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise PictureError(f"cannot decode picture: {first_line(error)}") from error
 
 
 def _rgb(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:

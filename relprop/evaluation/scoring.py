@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ def method_rows(
     metrics: Metrics,
     model: Any,
     baseline: Baseline,
+    key: Sequence[object],
     keep: str | None,
     remark: str = "",
 ) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def method_rows(
         For them.
     baseline : float, sequence of float or Tensor
         For them.
+    key : sequence
+        What those of anybody's that draw something are seeded by.
     keep : {None, "summed", "channels"}
         What of the maps of pictures goes into the file.
     remark : str
@@ -69,7 +73,7 @@ def method_rows(
     for name in metrics.names:
         rows[name] = np.full(count, np.nan)
     if len(good) and metrics.names:
-        for name, found in metrics.score(_shown(masking, explained, good.tolist(), model, baseline)).items():
+        for name, found in metrics.score(_shown(masking, explained, good.tolist(), model, baseline, key)).items():
             rows[name][good] = found
     if keep is not None:
         channels = masking.batch.x.shape[1] if keep == "channels" else 1
@@ -88,7 +92,9 @@ def method_rows(
     }
 
 
-def _shown(masking: Masking, explained: Explained, good: list[int], model: Any, baseline: Baseline) -> Shown:
+def _shown(
+    masking: Masking, explained: Explained, good: list[int], model: Any, baseline: Baseline, key: Sequence[object]
+) -> Shown:
     slots = [masking.batch.scored[place] for place in good]
     samples = [masking.batch.occupants[slot] for slot in slots]
     masks = [sample.mask for sample in samples if sample.mask is not None]
@@ -100,4 +106,5 @@ def _shown(masking: Masking, explained: Explained, good: list[int], model: Any, 
         masking.run.target[good],
         torch.stack(masks).to(x.device) if masks else None,
         baseline,
+        key,
     )

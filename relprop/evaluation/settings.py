@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from relprop.errors import InputError
 from relprop.evaluation.masking import TargetKind
@@ -64,7 +63,6 @@ class Settings:
     def config(self, subject: Subject, source: Source | Stream, shape: Sequence[int]) -> dict[str, Any]:
         """Return the file's configuration: what JSON can say, the same in every process."""
         as_colour(self.baseline, torch.zeros(1, *shape))  # refused now if it does not fit
-        colour = self.baseline.tolist() if isinstance(self.baseline, Tensor) else self.baseline
         return {
             "protocol": "gae",
             "model": subject.identity(),
@@ -75,7 +73,7 @@ class Settings:
             "seed": self.seed,
             "unit": self.unit,
             "batch_size": self.batch_size,
-            "baseline": colour if isinstance(colour, int | float) else list(colour),
+            "baseline": torch.as_tensor(self.baseline, dtype=torch.float64).tolist(),
             "target": self.target,
         }
 

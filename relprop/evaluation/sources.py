@@ -64,8 +64,8 @@ def open_source(
     ----------
     dataset
         A path of a folder of pictures, or a `PictureFolder`; an array or tensor of pictures, or a pair of one with its
-        labels; anything with a length whose items can be indexed (a PyTorch or Hugging Face data set, a list); or any
-        iterable.
+        labels, an array or a list; anything with a length whose items can be indexed (a PyTorch or Hugging Face data
+        set, a list); or any iterable.
     class_names : tuple of str
         To understand the folders of an image folder.
     identity : str, optional
@@ -82,8 +82,8 @@ def open_source(
         raise DataError(f"limit must be at least 1, not {limit}")
     if isinstance(dataset, str | Path):
         dataset = PictureFolder(dataset, class_names=class_names)
-    if isinstance(dataset, tuple) and len(dataset) == 2 and all(map(_is_array, dataset)):
-        found = _arrays(*dataset)
+    if isinstance(dataset, tuple) and len(dataset) == 2 and _is_array(dataset[0]) and _are_labels(dataset[1]):
+        found = _arrays(dataset[0], np.asarray(dataset[1]) if isinstance(dataset[1], list) else dataset[1])
     elif _is_array(dataset):
         found = _arrays(dataset, None)
     elif isinstance(dataset, DataLoader):
@@ -168,6 +168,10 @@ def _is_bfloat(values: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray | Tensor)
+
+
+def _are_labels(value: Any) -> bool:
+    return _is_array(value) or (isinstance(value, list) and all(isinstance(label, int) for label in value))
 
 
 def _has_length(dataset: Any) -> bool:

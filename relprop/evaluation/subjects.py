@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.errors import InputError
+from relprop.errors import InputError, first_line
 from relprop.evaluation.sources import describe_function
 from relprop.gae.checks import check_model
 from relprop.models import Classifier, load_classifier
@@ -127,7 +127,7 @@ def look_at(subject: Subject, x: Tensor) -> int:
             output = subject.call(x.to(subject.device))
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
-            f"the model fails on pictures {tuple(x.shape)}: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"the model fails on pictures {tuple(x.shape)}: {type(error).__name__}: {first_line(error)}"
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

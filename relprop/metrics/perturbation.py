@@ -124,7 +124,7 @@ def perturbation_curves(
     if not 1 <= steps <= count:
         raise InputError(f"there are {count} regions to remove, which can't be done in {steps} steps")
     substitute = _substitute(baseline, x)
-    output = _watch(model, x)
+    output = _watch(model, x.clone())  # the model may normalise it in place
     classes = check_target(target, output)
     points = [_read(output.unsqueeze(1), classes)]
     for t in range(1, steps + 1):

@@ -1,5 +1,6 @@
 """The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
 
+from relprop.store.checks import check_method_name
 from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
 from relprop.store.errors import (
     BusyError,
@@ -30,6 +31,7 @@ __all__ = [
     "MissingFileError",
     "State",
     "StoreError",
+    "check_method_name",
     "is_complete",
     "merge",
     "method_names",

@@ -38,6 +38,11 @@ class OpenEvaluation:
         """Names of the methods in the file."""
         return tuple(self._methods)
 
+    def maps_of(self, name: str) -> str | None:
+        """Return which maps the file keeps of a method: None, ``"summed"`` or ``"channels"``."""
+        self._group(name)
+        return self._methods[name].maps
+
     def sample_states(self) -> NDArray[np.uint8]:
         """Return what became of each row of the masking run, ``(N,)``, as committed; see `State`."""
         return states_of(self._file["samples"])

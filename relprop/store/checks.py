@@ -15,9 +15,12 @@ from relprop.store.building import SCALE_NAMES
 from relprop.store.config import differences, say_differences
 from relprop.store.description import read_config, read_layout
 from relprop.store.errors import ConfigurationError, StoreError
-from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, SHORTEST_NAME, Layout, Method
+from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, SAMPLE_FIELDS, SHORTEST_NAME, Layout, Method
 
-_TAKEN = {"maps", *SCALE_NAMES, *(field.name for field in (*METHOD_FIELDS, *MAP_FIELDS))}
+_COLUMNS = ("method", "control", "target_name", "attribution")
+"""Names that tables and exports give to something else than a field."""
+
+_TAKEN = {"maps", *SCALE_NAMES, *_COLUMNS, *(field.name for field in (*SAMPLE_FIELDS, *METHOD_FIELDS, *MAP_FIELDS))}
 
 
 def check_index(index: ArrayLike, above: int = -1) -> NDArray[np.int64]:
@@ -70,10 +73,15 @@ def check_methods(methods: Iterable[Method]) -> list[Method]:
     return found
 
 
+def check_method_name(name: object) -> None:
+    """Refuse what no group of a file can be called."""
+    if not isinstance(name, str) or not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise StoreError(f"a method can't be called {name!r}: its name is that of a group, without /")
+
+
 def check_method(method: Method) -> None:
     """Refuse a method whose group or metrics can't be named so."""
-    if not method.name or "/" in method.name or "\0" in method.name or method.name in (".", ".."):
-        raise StoreError(f"a method can't be called {method.name!r}: its name is that of a group, without /")
+    check_method_name(method.name)
     names = [metric.name for metric in method.metrics]
     for name in names:
         if not name or "/" in name or name in (".", "..") or name in _TAKEN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from relprop.analysis.results import Results
 
 __all__ = ["Plots", "draw_bars", "draw_curves", "draw_extremes", "draw_scatter", "plot"]
+
+_LONGEST = 200
+"""Bytes of a method's name in that of a file, which may have 255."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,12 @@ def plot(
         if sheet is None:
             remarks.append(f"best and worst samples of {method} are not drawn: none has {by}")
             continue
-        files.append(folder / f"best-worst.{quote(method, safe=' +=,()')}.png")  # apart, and on Windows too
+        files.append(folder / f"best-worst.{_in_file_names(method)}.png")
         write_png(sheet, files[-1])
     return Plots(tuple(map(str, files)), tuple(remarks))
+
+
+def _in_file_names(method: str) -> str:
+    """Return a method's name as file systems take it, Windows' too, and another one for every method."""
+    name = quote(method, safe=" +=,()")
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{hashlib.sha256(method.encode()).hexdigest()[:8]}"

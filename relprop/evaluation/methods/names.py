@@ -18,6 +18,7 @@ from relprop.evaluation.methods.rollout import AttentionRollout
 from relprop.evaluation.methods.zennit import ZennitMethod
 from relprop.explainer import Explainer
 from relprop.rule_names import choose_rules
+from relprop.store import check_method_name
 from rule_registry import RuleSet
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def make_methods(methods: Any, setting: Setting) -> dict[str, Method]:
 
     Raises
     ------
-    MethodError
-        One is unknown, has no name, or two have the same.
+    MethodError, StoreError
+        One is unknown, has no name or one that the file can't hold, or two have the same.
     """
     if isinstance(methods, str):
         methods = split_names(methods)
@@ -77,6 +78,7 @@ def make_methods(methods: Any, setting: Setting) -> dict[str, Method]:
         raise MethodError("no method to evaluate")
     made: dict[str, Method] = {}
     for name, method in pairs:
+        check_method_name(name)
         if name in made:
             raise MethodError(f"two methods are called {name!r}: give a mapping from names to methods")
         made[name] = make_method(method, setting)
@@ -147,9 +149,9 @@ def check_name(text: str) -> None:
 
 
 def name_of(method: Any) -> str:
-    """Return the name of a method that was given without one."""
+    """Return the name of a method that was given without one; of a text that holds slashes, with ``|`` for these."""
     if isinstance(method, str):
-        return method
+        return method.replace("/", "|")
     if isinstance(method, RuleSet):
         return method.name
     if isinstance(method, Explainer):
