@@ -106,6 +106,13 @@ class Report:
         """Whether there are no problems."""
         return not self.problems
 
+    def _verdict(self) -> str:
+        if not self.ok:
+            return "NOT trustworthy"
+        if self.conservation is not None and self.conservation.conserves:
+            return "trustworthy"
+        return f"computed as {self.rules} is defined; how much of the output its maps tell was not judged"
+
     def explain_rules(self) -> str:
         """Return a line for every operation: its name, what it is, its rule and which entry of the rule set that is."""
         return table(self.assignment)
@@ -149,7 +156,7 @@ class Report:
             ]
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append("verdict: trustworthy" if self.ok else "verdict: NOT trustworthy")
+        lines.append(f"verdict: {self._verdict()}")
         return "\n".join(lines)
 
 

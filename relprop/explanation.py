@@ -276,8 +276,13 @@ def layer_name(path: str, call: int) -> str:
 
 
 def class_probabilities(output: Tensor) -> Tensor:
-    """Return the probabilities of the classes, ``(B, classes)``: the softmax, or the output where it is one already."""
+    """Return the probabilities of the classes, ``(B, classes)``: the softmax, or the output where it is one already.
+
+    A single output may be a logit, a probability or neither: NaN.
+    """
     output = output.float()
+    if output.shape[1] == 1:
+        return torch.full_like(output, torch.nan)
     if bool((output >= 0).all()) and bool((output.sum(1) - 1).abs().max() < SUM_TO_ONE):
         return output
     return output.softmax(1)

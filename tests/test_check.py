@@ -63,6 +63,12 @@ def test_a_sound_model_is_trustworthy(x):
     assert "verdict: trustworthy" in str(report)
 
 
+def test_rules_that_do_not_conserve_are_not_called_trustworthy(x):
+    report = relprop.check(seeded(Residual), x, rules="gradient")
+    assert report.ok, str(report)
+    assert "verdict: computed as gradient is defined" in str(report)
+
+
 def test_check_leaves_the_model_alone(x):
     model = seeded(Residual)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 import relprop
 import rule_registry
 from relprop.cli import app
+from relprop.cli.drawing import draw
+from relprop.cli.looked import look
 from relprop.models import PictureError, find_pictures, load_classifier, read_picture, sample_pictures
 
 run = CliRunner()
@@ -213,6 +215,37 @@ def test_odd_file_names_stop_nothing(desk):
     assert result.exit_code == 0, result.output
     assert {Path(entry["file"]).name for entry in entries()} >= set(odd)
     assert all(Path("out", entry["paths"]["png"]).exists() for entry in entries())
+
+
+@pytest.mark.parametrize(
+    ("rules", "contrast", "words"),
+    [("abslrp", "rest", "-1 more of the others"), ("epsilon", None, "-1 negative"), ("abslrp", None, "0 no relevance")],
+)
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_legend_speaks_of_other_classes_where_they_took_part(desk, rules, contrast, words, targets):
+    classifier = load_classifier("own:make")
+    looked = look(Path("cat.jpg"), classifier)
+    x = torch.stack([looked.x] * targets)
+    found = relprop.explain(classifier.model, x, target=list(range(targets)), rules=rules, contrast=contrast)
+    assert words in [text.get_text() for text in draw(classifier, rules, looked, found).texts]
+
+
+def test_a_single_output_has_no_probability(desk):
+    result = explain("cat.jpg", "--model", "own:one", "--contrast", "none", "--format", "npz")
+    assert result.exit_code == 0, result.output
+    (entry,) = entries()
+    assert entry["probability"] is entry["predicted_probability"] is None
+    with np.load(Path("out", entry["paths"]["npz"])) as arrays:
+        assert f"class 0, output {float(arrays['output'].item()):.3g}" in result.output
+    assert "100.0%" not in result.output
+
+
+def test_results_of_an_earlier_run_are_no_pictures(desk):
+    explain(".", "--model", "own:make", "--layer", "0")
+    result = explain(".", "--model", "own:make", "-o", "again")
+    assert {Path(entry["file"]).name for entry in entries("again")} == {"cat.jpg", "a.png", "a.jpg"}
+    assert "left out: 6 results of an earlier run" in result.output
+    assert explain("out/cat.png", "--model", "own:make", "-o", "third").exit_code == 0
 
 
 def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):

@@ -14,7 +14,7 @@ from relprop import pictures
 from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.pictures import (
-    SIGNED,
+    CONTRAST,
     DrawingError,
     Tile,
     class_sheet,
@@ -291,9 +291,9 @@ def test_panel_shows_picture_map_and_overlay_at_one_size(shape: tuple[int, int])
 def test_legend_names_a_contrast_only_where_there_is_one() -> None:
     heat = np.full((4, 4), 0.5)
     contrast = {"-1 more of the others", "0", "more of this class +1"}
-    assert contrast < set(words_of(panel(GREY, heat - 0.6, "t", "c")))
+    assert contrast < set(words_of(panel(GREY, heat - 0.6, "t", "c", legend=CONTRAST)))
     assert not contrast & set(words_of(panel(GREY, heat, "t", "c")))
-    assert {"-1 negative", "positive +1"} < set(words_of(panel(GREY, heat - 0.6, "t", "c", legend=SIGNED)))
+    assert {"-1 negative", "positive +1"} < set(words_of(panel(GREY, heat - 0.6, "t", "c")))
     assert "more of this class +1" not in words_of(tile_sheet([[Tile(GREY)]], legend=None))
 
 
@@ -328,7 +328,7 @@ def test_class_sheet_shows_every_class_and_its_map() -> None:
     names = [f"class number {k} {k}.0%" for k in range(7)]
     figure = class_sheet(GREY, heats, names, "caption", columns=3, notes=[scale_note(k) for k in range(7)])
     assert set(names) < set(words_of(figure))
-    assert {"no relevance here", "1 is 6", "-1 more of the others"} < set(words_of(figure))
+    assert {"no relevance here", "1 is 6", "-1 negative"} < set(words_of(figure))
     assert_words_are_readable(figure)
     drawn = pixels_of(figure)
     places = []

@@ -9,6 +9,7 @@ from relprop.explanation import Explanation, class_probabilities
 from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
 from relprop.pictures.display import draw as draw_maps
+from relprop.pictures.display import legend_for
 
 
 def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -28,15 +29,15 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     heats, scales = robust_scale(explanation.summed().cpu().numpy())
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
-    what = _what(classifier, rules, looked)
+    what, legend = _what(classifier, rules, looked), legend_for(explanation)
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
         caption = (
             f"{what}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
         )
-        return class_sheet(seen, heats, titles, caption, notes=notes)
+        return class_sheet(seen, heats, titles, caption, notes=notes, legend=legend)
     caption = f"{what}; {scale_words(float(scales[0]))}"
-    return panel(seen, heats[0], titles[0], caption, looked.original_with(heats[0]))
+    return panel(seen, heats[0], titles[0], caption, looked.original_with(heats[0]), legend=legend)
 
 
 def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -49,6 +50,8 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
     """Name each class explained, and the predicted one where that is not among them."""
     labels, targets = classifier.labels, targets_of(explanation)
     found = []
+    if explanation.output.shape[1] == 1:  # of which no probability follows
+        return [f"{labels[0]}, output {float(value):.3g}" for value in explanation.output[:, 0]]
     for row, target in zip(class_probabilities(explanation.output), targets, strict=True):
         verdict, predicted = f"{labels[target]} {row[target]:.1%}", int(row.argmax())
         if predicted not in targets:

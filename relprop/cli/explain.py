@@ -79,7 +79,7 @@ def explain(
     """
     with one_line_errors(debug):
         from relprop.cli.choices import choose_rules, choose_target
-        from relprop.cli.results import Results
+        from relprop.cli.results import Results, results_among
         from relprop.cli.run import Run
         from relprop.explainer import Explainer
         from relprop.files import OutputError
@@ -89,6 +89,10 @@ def explain(
             raise OutputError(f"-o {output}: results would mix with the pictures; name another folder")
         # Results of an earlier run may lie inside a folder that is explained.
         paths = find_pictures(pictures, skip=[output]) if pictures else sample_pictures() if sample else []
+        earlier = results_among(paths) if any(path.is_dir() for path in pictures or []) else set()
+        if earlier:
+            warn(f"left out: {len(earlier)} results of an earlier run, as the index beside them lists")
+            paths = [path for path in paths if path not in earlier]
         if not paths:
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded

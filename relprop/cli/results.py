@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from torch import Tensor
+
 from relprop.cli.drawing import draw, draw_layers, targets_of
 from relprop.cli.looked import Looked
 from relprop.explanation import Explanation, class_probabilities
@@ -111,10 +113,10 @@ class Results:
             "file": str(looked.path),
             "target": target,
             "label": labels[target],
-            "probability": float(probabilities[target]),
+            "probability": _known(probabilities[target]),
             "predicted": predicted,
             "predicted_label": labels[predicted],
-            "predicted_probability": float(probabilities[predicted]),
+            "predicted_probability": _known(probabilities[predicted]),
             "conservation_error": kept.error if kept.cuts else None,
             "lost": kept.lost if kept.cuts else None,
             "model": self.classifier.name,
@@ -146,3 +148,19 @@ class Results:
         self._numbers[name] = number
         self._taken |= folded
         return stem
+
+
+def results_among(paths: Sequence[Path]) -> set[Path]:
+    """Return which of some files are results: those that an index beside them lists."""
+    found: set[Path] = set()
+    for folder in {path.parent for path in paths}:
+        with suppress(OSError, ValueError):  # no index, or not one of ours
+            for line in (folder / INDEX).read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("paths"), dict):
+                    found |= {folder / str(name) for name in row["paths"].values()}
+    return found.intersection(paths)
+
+
+def _known(probability: Tensor) -> float | None:
+    return float(probability) if probability.isfinite() else None

@@ -166,7 +166,10 @@ def check_labels(batch: Batch, classes: int, *, needed: bool) -> None:
                 f"has classes 0 to {classes - 1}"
             )
         if needed and sample.label < 0:
-            raise DataError(f"sample {sample.index} has no label, which target='label' would explain")
+            raise DataError(
+                f'sample {sample.index} ({sample.name or "without a name"}) has no label, which target="label" would '
+                "explain: give (picture, label), a folder for each class or a table of labels"
+            )
 
 
 def _failing(subject: Subject, batch: Batch, target: Tensor | None, baseline: Baseline) -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +56,10 @@ def draw(
         f"rules {explanation.rules}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, "
         "given below it"
     )
+    caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
     caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
     caption += f"\n{remark}" if remark else ""
-    legend = _legend(explanation)
+    legend = legend_for(explanation)
     if not explanation.layers:
         heats, words = scaled["input"], notes["input"]
         return map_sheet(pictures, heats, titles, caption, columns=columns or 4, notes=words, legend=legend)
@@ -95,7 +97,8 @@ def notebook_html(explanation: Explanation) -> str:
     for k, row in enumerate(table):
         if explanation.target is not None:
             row["target"] = str(int(explanation.target[k]))
-            row["probability"] = f"{float(explanation.probability[k]):.1%}"
+            probability = float(explanation.probability[k])
+            row["probability"] = f"{probability:.1%}" if isfinite(probability) else "-"
         if kept.cuts:
             row["conservation error"] = f"{float(kept.errors[k]):.1e}"
     image = ""
@@ -128,7 +131,8 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
     return images
 
 
-def _legend(explanation: Explanation) -> Legend:
+def legend_for(explanation: Explanation) -> Legend:
+    """Return what the colours of an explanation's maps stand for."""
     if next(iter(explanation.seeds.values())).shape[0] == 2:
         return CONTRAST
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
@@ -138,7 +142,9 @@ def _titles(explanation: Explanation) -> list[str]:
     if explanation.target is None:
         return [f"sample {k}" for k in range(len(explanation))]
     pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
-    return [f"class {target}  {probability:.1%}" for target, probability in pairs]
+    return [
+        f"class {target}" + (f"  {probability:.1%}" if isfinite(probability) else "") for target, probability in pairs
+    ]
 
 
 def _remark(explanation: Explanation) -> str:

@@ -43,7 +43,7 @@ def panel(
         [-1, 1]; and the box (left, top, right, bottom), in its pixels, that the model saw. What lies outside of
         the box is veiled.
     legend : Legend, optional
-        Words of the colour bar. The default speaks of a contrast where there is negative relevance.
+        Words of the colour bar. The default tells no contrast from other maps with negative relevance.
     """
     size = tile_size(picture.shape[:2], _PANEL)
     tiles = [

@@ -101,8 +101,8 @@ def sharp(heat: Array, size: tuple[int, int]) -> Array:
 
 
 def legend_of(*heats: Array) -> Legend:
-    """Take negative relevance for that of a contrast, as nearly all of it is."""
-    return CONTRAST if any((heat < 0).any() for heat in heats) else PLAIN
+    """Name the ends of the colour bar by what is seen: that a map is a contrast can't be told from it."""
+    return SIGNED if any((heat < 0).any() for heat in heats) else PLAIN
 
 
 class _Whole(BboxImage):

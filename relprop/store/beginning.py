@@ -44,6 +44,8 @@ def begin(
     check_layout(layout)
     check_config(config)
     chosen = check_methods(methods)
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already: resume it, or overwrite it")
     check_free(path)
