@@ -80,8 +80,6 @@ _IF_INPUTS_ARE = {
     aten.unfold.default,
     aten.upsample_bilinear2d.vec,
     aten.upsample_nearest2d.vec,
-    aten.view.default,
-    aten._unsafe_view.default,
 }
 """Never negative if no floating-point input is."""
 

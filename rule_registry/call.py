@@ -206,6 +206,17 @@ def may_be_masked(call: Call) -> bool:
     return call.site.op in _ELEMENTWISE and len(call.site.active) == 1
 
 
+def unmasked(call: Call, tensor: Tensor) -> Tensor:
+    """Put zero for the infinite entries of masked attention logits, where no relevance is."""
+    return torch.where(tensor.isinf(), 0.0, tensor) if may_be_masked(call) else tensor
+
+
+def only_scales(call: Call) -> bool:
+    """Whether one factor of a product or quotient is a constant with one entry, which changes no proportion."""
+    constants = [call[name] for name in ("self", "other") if not call.is_active(name)]
+    return any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants)
+
+
 _aten = torch.ops.aten
 _ELEMENTWISE = (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)
 

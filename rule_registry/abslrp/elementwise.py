@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rule_registry import norms
-from rule_registry.call import Call, Relevances, Shares, Slot, denominator, may_be_masked, share, sum_to
+from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, unmasked
 from rule_registry.registry import register
 from rule_registry.rules import passes
 
@@ -58,7 +58,7 @@ def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
     below = denominator(call, delta)
-    terms = {slot: _times(_unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
+    terms = {slot: _times(unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
     return _shared(call, relevance, {slot: term / below for slot, term in terms.items()})
 
 
@@ -83,10 +83,9 @@ def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
     """Share of ``self ** p * other ** q``, in which a factor contributes the output times its power."""
-    constants = [call[name] for name in powers if not call.is_active(name)]
-    if any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants):
+    if only_scales(call):
         return sum_to(relevance, call.input.shape)
-    ratio = _unmasked(call, call.result) / denominator(call, delta)
+    ratio = unmasked(call, call.result) / denominator(call, delta)
     return _shared(call, relevance, {slot: _times(ratio, powers[slot.name]) for slot in call.site.active})
 
 
@@ -110,8 +109,3 @@ def _positive_part(call: Call, relevance: Tensor, ratio: Tensor) -> tuple[Tensor
 
 def _times(tensor: Tensor, factor: Any) -> Tensor:
     return tensor if factor == 1 else tensor * factor
-
-
-def _unmasked(call: Call, tensor: Tensor) -> Tensor:
-    """Put zero for the infinite entries of masked attention logits, where no relevance is."""
-    return torch.where(tensor.isinf(), 0.0, tensor) if may_be_masked(call) else tensor

@@ -15,7 +15,7 @@ from torch import Tensor
 from rule_registry import deviations, norms, products, transposed
 from rule_registry.abslrp import pooling
 from rule_registry.abslrp.activations import ELEMENTWISE
-from rule_registry.call import Call, may_be_masked, sum_to
+from rule_registry.call import Call, only_scales, sum_to, unmasked
 from rule_registry.lrp.formula import stabilised
 from rule_registry.registry import register
 from rule_registry.rules import Rule, passes
@@ -112,7 +112,7 @@ def rsub(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
 def _terms(call: Call, relevance: Tensor, signs: dict[str, float], stabilizer: float) -> list[Tensor]:
     s = relevance / stabilised(call.result, stabilizer)
     return [
-        sum_to(s * _unmasked(call, call.value(slot)) * signs[slot.name], call.value(slot).shape)
+        sum_to(s * unmasked(call, call.value(slot)) * signs[slot.name], call.value(slot).shape)
         for slot in call.site.active
     ]
 
@@ -123,9 +123,9 @@ def mul(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
 
     The halves are those of Achtibat et al. 2024, Eq. 15, for element-wise products.
     """
-    if _scales(call):
+    if only_scales(call):
         return [sum_to(relevance, call.input.shape)]
-    z = _unmasked(call, call.result)
+    z = unmasked(call, call.result)
     s = relevance / stabilised(len(call.site.active) * call.result, stabilizer)
     return [sum_to(s * z, call.value(slot).shape) for slot in call.site.active]
 
@@ -147,10 +147,10 @@ def deviation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
 @register("epsilon", aten.div.Tensor, aten.div.Scalar)
 def div(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Quotient: all to the numerator, the denominator held as norms hold theirs; to it where that is constant."""
-    if _scales(call) or not call.is_active("self"):
+    if only_scales(call) or not call.is_active("self"):
         return [sum_to(relevance, call.input.shape)]
     s = relevance / stabilised(call.result, stabilizer)
-    numerator = sum_to(s * _unmasked(call, call.result), call["self"].shape)
+    numerator = sum_to(s * unmasked(call, call.result), call["self"].shape)
     return [numerator] + [relevance.new_zeros(len(relevance), *x.shape) for x in call.inputs[1:]]
 
 
@@ -169,14 +169,3 @@ def matmul(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """
     s = relevance / stabilised(len(call.site.active) * call.result, stabilizer)
     return products.factors(call, s, lambda x, nonnegative, other, pull: pull(other) * x)
-
-
-def _scales(call: Call) -> bool:
-    """Whether one factor is a constant with one entry, which changes no proportion."""
-    constants = [call[name] for name in ("self", "other") if not call.is_active(name)]
-    return any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants)
-
-
-def _unmasked(call: Call, tensor: Tensor) -> Tensor:
-    """Put zero for the infinite entries of masked attention logits, where no relevance is."""
-    return torch.where(tensor.isinf(), 0.0, tensor) if may_be_masked(call) else tensor
