@@ -145,7 +145,7 @@ def _perturb(leaf: Tensor) -> Tensor:
     changed = leaf.clone()
     if leaf.is_floating_point():
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(leaf.shape[1:], generator=generator).to(leaf)
+        noise = torch.randn(leaf.shape[1:], generator=generator, device="cpu").to(leaf)
         changed[0] += noise * leaf.float().std().nan_to_num(1.0).clamp(min=1e-3).to(leaf)
     else:
         changed[0] = ~leaf[0] if leaf.dtype == torch.bool else leaf.min() + leaf.max() - leaf[0]

@@ -237,7 +237,7 @@ def _with_noise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple
     def noisy(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not next(marks) or not is_float(leaf):
             return leaf
-        noise = torch.randn(leaf.shape, generator=generator).to(leaf)
+        noise = torch.randn(leaf.shape, generator=generator, device="cpu").to(leaf)
         return leaf.detach() + NOISE * leaf.detach().float().std().to(leaf) * noise
 
     changed: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(noisy, (args, dict(kwargs)))

@@ -35,7 +35,7 @@ def _positive_contribution(call: Call, relevance: Any, *, delta: float) -> Share
         return _pointwise(call, relevance, delta)
     inputs, marks = call.inputs, call.site.input_batch
     values = [x.new_zeros(_seeds(relevance), *x.shape) for x in inputs]
-    total = torch.zeros(())
+    total = values[0].new_zeros(())
     for part, s in _weighed(call, relevance, delta):
         outputs = part.batch.rows(part.result).shape[1]
         sizes = [mark.rows(x).shape[1] for mark, x in zip(marks, inputs, strict=True)]

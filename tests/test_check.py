@@ -77,6 +77,12 @@ def test_check_leaves_the_model_alone(x):
     assert all(p.requires_grad and p.grad is None and p.dtype == torch.float32 for p in model.parameters())
 
 
+def test_another_default_device_is_left_alone(x):
+    model = seeded(Residual)
+    with torch.device("meta"):
+        assert relprop.check(model, x).ok
+
+
 def test_a_hidden_no_grad_region_is_found(x):
     report = relprop.check(seeded(lambda: Residual(hide_gradient=True)), x)
     assert not report.ok

@@ -182,8 +182,14 @@ class TestThreads:
 class TestContexts:
     @pytest.mark.parametrize(
         "context",
-        [torch.no_grad, torch.inference_mode, torch.enable_grad, lambda: torch.autocast("cpu", torch.bfloat16)],
-        ids=["no_grad", "inference_mode", "enable_grad", "autocast"],
+        [
+            torch.no_grad,
+            torch.inference_mode,
+            torch.enable_grad,
+            lambda: torch.autocast("cpu", torch.bfloat16),
+            lambda: torch.device("meta"),
+        ],
+        ids=["no_grad", "inference_mode", "enable_grad", "autocast", "default-device"],
     )
     @pytest.mark.parametrize("first", [True, False], ids=["capture-inside", "capture-before"])
     def test_around_the_call(self, context: Any, first: bool) -> None:

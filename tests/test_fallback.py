@@ -110,6 +110,15 @@ def test_it_is_the_formula_in_chunks_of_one_row(monkeypatch: pytest.MonkeyPatch)
     compared(*CASES["bilinear"][:2], active=["self", "other"])
 
 
+def test_it_works_where_its_inputs_are_and_not_on_the_default_device() -> None:
+    op, args, _ = CASES["fewer-outputs"]
+    relevance = torch.rand(SEEDS, *op(*args).shape).double()
+    expected = apply_rule(op, args, {}, slots(["self"]), relevance, rules=general()).values[0]
+    with torch.device("meta"):
+        found = apply_rule(op, args, {}, slots(["self"]), relevance, rules=general()).values[0]
+    assert torch.equal(found, expected)
+
+
 def test_pointwise_is_what_the_whole_jacobian_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """The short way and the long way, at one operation."""
     op, args, _ = CASES["pointwise-of-two"]
