@@ -133,6 +133,35 @@ def test_an_infinite_attention_mask():
     assert e.conservation.error < 1e-5
 
 
+@pytest.mark.parametrize("rules", ["abslrp", "epsilon", "gradient"])
+def test_classes_masked_out_by_minus_infinity(rules):
+    """As if there were no such classes, but for the others' seeds."""
+    torch.manual_seed(0)
+    mask = torch.tensor([False, False, True, False, True])
+    masked = Lambda(lambda self, x: self.head(x).masked_fill(mask, -torch.inf), head=nn.Linear(6, 5)).eval()
+    without = Lambda(lambda self, x: self.head(x)[:, [0, 1, 3]], head=masked.head).eval()
+    x = torch.randn(3, 6)
+    e = relprop.explain(masked, x, rules=rules, contrast=None)
+    assert (e.output == -torch.inf).sum() == 6
+    expected = relprop.explain(without, x, rules=rules, contrast=None)
+    torch.testing.assert_close(e.relevance, expected.relevance)
+    torch.testing.assert_close(e.probability, expected.probability)
+    report = relprop.check(masked, x, rules=rules, contrast=None)
+    assert report.ok, str(report)
+
+
+def test_a_graph_that_masks_other_classes_than_the_model_is_refused(x):
+    class Alternates(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            type(self).calls += 1
+            return x.masked_fill(torch.arange(6) == type(self).calls % 2, -torch.inf)
+
+    with pytest.raises(relprop.CaptureError, match="differs by inf"):
+        relprop.explain(Alternates().eval(), x)
+
+
 def test_programs_of_many_rule_sets_do_not_pile_up(model, x):
     for _ in range(12):
         relprop.explain(model, x, rules=rule_registry.get("abslrp").derive({aten.relu.default: rule_registry.passes}))
