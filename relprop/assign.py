@@ -5,14 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import Tensor, fx
 
-from relprop.errors import CaptureError, InputError, MissingRuleError, near_names
-from relprop.graph import Graph, Marks, is_floating, value_inputs
+from relprop.errors import CaptureError, InputError, MissingRuleError
+from relprop.graph import Graph, Marks
 from relprop.merging import layers_to_merge
+from relprop.modules import matching_modules, module_outputs
+from relprop.paths import between, carries_relevance, is_complex
 from relprop.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
 
@@ -115,7 +116,9 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         If the target does not depend on the source, or ``at`` names no module.
     """
     sources = _sources(graph, at)
-    reached = _between(graph, sources)
+    reached = between(graph, sources, carries_relevance)
+    if not reached:
+        raise CaptureError("the target does not depend on the source: no path leads from one to the other")
     nonnegative = nonnegative_nodes(graph)
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
     layers = [node for node in carrying if _has_weight(graph, node)]
@@ -125,7 +128,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         site = _site(graph, node, reached, nonnegative)
         sites[node] = replace(site, first=node in layers[:1], last=node in layers[-1:], input=node in entrances)
         rule = rules.find(sites[node])
-        if rule is None:
+        if rule is None or not (rule.complex or _is_real(node)):
             missing.append(node)
         else:
             assigned[node] = rule
@@ -135,61 +138,34 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     return Plan(graph, rules, sources, sites, assigned, merged)
 
 
-def matching_modules(graph: Graph, pattern: str) -> list[str]:
-    """Return the modules whose path matches a glob.
-
-    Raises
-    ------
-    CaptureError
-        If there are none.
-    """
-    found = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
-    if not found:
-        raise CaptureError(no_such_module(graph, pattern))
-    return found
-
-
-def no_such_module(graph: Graph, pattern: str) -> str:
-    """Say that a glob matches no module, and which ones there are."""
-    paths = graph.module_paths()
-    known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
-    return f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}"
-
-
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
-    if at is None:
-        sources = tuple(node for node in graph.inputs if is_floating(node) and graph.batch.get(node) is not None)
-        if not sources:
-            raise InputError(
-                "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
-                "pictures as floats, normalised as the model expects; for token indices name the module whose "
-                'output is to be explained, as in at="embeddings"'
-            )
-        return sources
-    matching_modules(graph, at)
-    outputs = graph.module_outputs(at)
-    if not outputs:
-        raise CaptureError(f"module {at!r} has no output that carries the batch")
-    return tuple(outputs)
+    if at is not None:
+        matching_modules(graph, at)
+        outputs = module_outputs(graph, at, at)
+        if not outputs:
+            raise CaptureError(f"module {at!r} has no output that carries the batch")
+        return tuple(outputs)
+    sources = tuple(
+        node
+        for node in graph.inputs
+        if carries_relevance(node) and not is_complex(node) and graph.batch.get(node) is not None
+    )
+    if not sources:
+        raise InputError(
+            "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
+            "pictures as floats, normalised as the model expects; for token indices name the module whose "
+            'output is to be explained, as in at="embeddings"'
+        )
+    return sources
 
 
-def _between(graph: Graph, sources: Sequence[fx.Node]) -> set[fx.Node]:
-    """Nodes on a floating-point path from a source to the output."""
-    forward = set(sources)
-    for node in graph.calls():
-        if is_floating(node) and not forward.isdisjoint(value_inputs(node)):
-            forward.add(node)
-    if graph.output not in forward:
-        raise CaptureError("the target does not depend on the source: no path leads from one to the other")
-    backward = {graph.output}
-    for node in reversed(list(graph.graph.nodes)):
-        if node in backward and node not in sources:
-            backward.update(source for source in value_inputs(node) if source in forward)
-    return forward & backward
+def _is_real(node: fx.Node) -> bool:
+    return not any(map(is_complex, (node, *node.all_input_nodes)))
 
 
 def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[fx.Node]) -> Site:
-    active = tuple((slot, value) for slot, value in argument_nodes(node) if value in reached and is_floating(value))
+    given = argument_nodes(node)
+    active = tuple((slot, value) for slot, value in given if value in reached and carries_relevance(value))
     origin = graph.origins[node]
     batch = graph.batch[node]
     assert batch is not None
@@ -238,18 +214,25 @@ def argument_nodes(node: fx.Node) -> list[tuple[Slot, fx.Node]]:
 
 
 def _explain_missing(graph: Graph, rules: RuleSet, missing: Sequence[fx.Node]) -> str:
-    places = "\n".join(f"  {graph.describe(node)}" for node in missing)
+    unreal = [node for node in missing if not _is_real(node)]
+    places = "\n".join(f"  {graph.describe(node)}{', of complex numbers' * (node in unreal)}" for node in missing)
     operations = sorted({str(node.target) for node in missing})
-    example = operations[0]
-    return (
-        f"rule set {rules.name!r} has no rule for {len(missing)} operations ({', '.join(operations)}):\n{places}\n"
-        "Register one, for example:\n"
-        f'  @rule_registry.register("{rules.name}", torch.ops.{example})\n'
-        "  def my_rule(call, relevance):\n"
-        "      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)\n"
-        "or pass rules=rule_registry.get(...).derive({torch.ops."
-        f"{example}: rule_registry.passes}}) if relevance is to pass unchanged."
-    ) + (_GENERAL if rules.conserves else "")
+    found = f"rule set {rules.name!r} has no rule for {len(missing)} operations ({', '.join(operations)}):\n{places}\n"
+    if unreal:
+        return found + _OF_COMPLEX_NUMBERS.format(op=unreal[0].target)
+    return found + _ADVICE.format(name=rules.name, op=operations[0]) + (_GENERAL if rules.conserves else "")
 
 
+_ADVICE = """\
+Register one, for example:
+  @rule_registry.register("{name}", torch.ops.{op})
+  def my_rule(call, relevance):
+      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)
+or pass rules=rule_registry.get(...).derive({{torch.ops.{op}: rule_registry.passes}}) if relevance is to pass \
+unchanged."""
 _GENERAL = "\nabsLRP's formula through their Jacobians: .derive(default=rule_registry.positive_contribution)."
+_OF_COMPLEX_NUMBERS = """\
+Rules are for real numbers unless they say otherwise. Write the model with real numbers there, or derive rules that
+hand one real number of relevance to each complex entry, for example:
+  rule_registry.get(...).derive({{torch.ops.{op}: rule_registry.Rule("mine", my_rule, complex=True)}})
+The rule set "gradient" and those built on it hold for complex numbers too."""

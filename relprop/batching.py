@@ -9,7 +9,8 @@ import torch
 from torch import SymInt, Tensor, fx
 
 from relprop.errors import CaptureError
-from relprop.graph import Graph, is_floating, is_tensor, value_inputs
+from relprop.graph import Graph
+from relprop.paths import between, carries_relevance, is_tensor
 from rule_registry import BatchAxis
 
 _SIZES = (2, 3, 5)
@@ -41,8 +42,9 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
     for node in batched:
         graph.batch[node] = BatchAxis(0)
     lost = []
-    for node in _between(graph, batched):
-        if not is_floating(node):
+    on_the_way = between(graph, batched, is_tensor)
+    for node in graph.calls():
+        if node not in on_the_way or not carries_relevance(node):
             continue
         value = node.meta["val"]
         if isinstance(value, tuple | list):
@@ -59,21 +61,8 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         )
 
 
-def _between(graph: Graph, batched: Sequence[fx.Node]) -> list[fx.Node]:
-    """Operations whose value depends on a batched input and reaches the output, in order."""
-    depends = set(batched)
-    for node in graph.calls():
-        if is_tensor(node) and not depends.isdisjoint(value_inputs(node)):
-            depends.add(node)
-    needed = {graph.output}
-    for node in reversed(list(graph.calls())):
-        if node in needed:
-            needed.update(value_inputs(node))
-    return [node for node in graph.calls() if node in depends and node in needed]
-
-
 def _axis(value: Any, symbol: SymInt) -> BatchAxis | None:
-    if not isinstance(value, Tensor) or not torch.is_floating_point(value):
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
         return None
     multiples = [_multiple(size, symbol) if isinstance(size, SymInt) else 0 for size in value.shape]
     found = [BatchAxis(axis, multiple) for axis, multiple in enumerate(multiples) if multiple]
@@ -142,6 +131,8 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
 
 def _perturb(leaf: Tensor) -> Tensor:
     """Change the first sample and leave the others."""
+    if leaf.is_complex():
+        return torch.view_as_complex(_perturb(torch.view_as_real(leaf.resolve_conj())))
     changed = leaf.clone()
     if leaf.is_floating_point():
         generator = torch.Generator().manual_seed(0)
@@ -179,7 +170,8 @@ def _layout(graph: Graph, node: fx.Node, mark: BatchAxis, before: Tensor, after:
 def _same(before: Tensor, after: Tensor) -> bool:
     if torch.equal(before, after):
         return True
-    before, after = before.double(), after.double()
+    exact = torch.promote_types(before.dtype, torch.float64)
+    before, after = before.to(exact), after.to(exact)
     finite = before[before.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 0.0
     return bool(torch.isclose(before, after, rtol=1e-4, atol=1e-5 * scale, equal_nan=True).all())

@@ -193,6 +193,11 @@ def _capture(
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
         raise TargetError(f"a callable target must return one number per sample, (B,), not {found}")
     flat, select = choose_output(reference, None if as_it_is is None else output)
+    if flat.is_complex():
+        raise CaptureError(
+            f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
+            "function of the output, as in target=lambda output: output.abs()[:, 3]"
+        )
     program = export(wrapped, args, kwargs, batched) if as_it_is is None else lower(as_it_is)
     if flat.isnan().any():
         raise InputError(

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 import rule_registry
 from relprop.assemble import assemble
-from relprop.assign import Plan, assign, matching_modules
+from relprop.assign import Plan, assign
 from relprop.capture import Model, capture, opened
 from relprop.chunks import BatchSize, run_in_chunks
 from relprop.compiling import NotCompiledError
@@ -21,8 +21,9 @@ from relprop.export import plain_mode
 from relprop.hooks import Hook, place
 from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
 from relprop.memory import memory_for
+from relprop.modules import matching_modules, module_outputs
 from relprop.rewrite import Ready, RelevanceProgram, rewrite
-from rule_registry import BatchAxis, RuleSet
+from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
 """Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
@@ -41,7 +42,8 @@ class Explainer:
         ``"rest"`` subtracts the relevance of all other classes, seeded uniformly. The default is the rule set's own,
         and None for a callable target.
     layers : sequence of str
-        Module paths, or globs of them, whose relevance is returned too.
+        Module paths, or globs of them, whose relevance is returned too. Here, in ``at`` and in ``hooks`` a module
+        stands for the one tensor of its own that is used further; where there are several, name modules inside it.
     at : str, optional
         Path of a module whose output is explained in place of the input.
     output : str or int, optional
@@ -190,11 +192,13 @@ class Explainer:
         if key not in made:
             plan = assign(graph, rules, self.at)
             layers = {
-                path: graph.module_outputs(path) for glob in self.layers for path in matching_modules(graph, glob)
+                path: module_outputs(graph, path, glob)
+                for glob in self.layers
+                for path in matching_modules(graph, glob)
             }
             for path, nodes in layers.items():
-                if not nodes or not all(isinstance(graph.batch[node], BatchAxis) for node in nodes):
-                    raise CaptureError(f"module {path!r} has no single tensor as its output; name one inside it")
+                if not nodes:
+                    raise CaptureError(f"module {path!r} has no output that carries the batch; name one inside it")
             placed = place(plan, self.hooks, contrast)
             if len(made) >= PROGRAMS_KEPT:
                 made.pop(next(iter(made)), None)

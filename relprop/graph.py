@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
@@ -83,23 +82,6 @@ class Graph:
     def module(self) -> fx.GraphModule:
         """Return the forward pass alone, as a module."""
         return fx.GraphModule(dict(self.tensors), self.graph)
-
-    def module_outputs(self, path: str) -> list[fx.Node]:
-        """Return the nodes at the output of a module, one for each time it is called."""
-        last: dict[str, fx.Node] = {}
-        for node in self.calls():
-            key = next((key for key, where in self.origins[node].calls if where == path), None)
-            if key is not None and self.batch.get(node) is not None and self._leaves(node, key):
-                last[key] = node
-        return list(last.values())
-
-    def module_paths(self) -> list[str]:
-        """Return the paths of all modules that left an operation, in order of their first use."""
-        paths = (where for node in self.calls() for _, where in self.origins[node].calls if where)
-        return list(dict.fromkeys(paths))
-
-    def _leaves(self, node: fx.Node, key: str) -> bool:
-        return any(user.op == "output" or key not in {k for k, _ in self.origins[user].calls} for user in node.users)
 
     def describe(self, node: fx.Node) -> str:
         """Say in one line what a node is and where it comes from."""
@@ -258,39 +240,3 @@ def operation_name(node: fx.Node) -> str:
     if isinstance(target, OpOverload):
         return str(target.overloadpacket.__name__).strip("_")
     return str(getattr(target, "__name__", target))
-
-
-def is_tensor(node: fx.Node) -> bool:
-    """Whether a node's value is a tensor, or a tuple with one in it."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else [value]
-    return any(isinstance(v, Tensor) for v in values)
-
-
-def value_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose values an operation's own depends on: none where it only asks for a shape or a dtype."""
-    if node.target in _SHAPE_ONLY:
-        return []
-    if node.target == aten.layer_norm.default and math.prod(node.args[1]) == 1:  # type: ignore[arg-type]
-        return [source for source in node.all_input_nodes if source is not node.args[0]]  # one entry less its mean is 0
-    return node.all_input_nodes
-
-
-_SHAPE_ONLY = {
-    aten.empty_like.default,
-    aten.full_like.default,
-    aten.new_empty.default,
-    aten.new_full.default,
-    aten.new_ones.default,
-    aten.new_zeros.default,
-    aten.ones_like.default,
-    aten.sym_size.int,
-    aten.zeros_like.default,
-}
-
-
-def is_floating(node: fx.Node) -> bool:
-    """Whether a node's value is a floating-point tensor, or a tuple with one in it."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else [value]
-    return any(isinstance(v, Tensor) and torch.is_floating_point(v) for v in values)

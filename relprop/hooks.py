@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
-from relprop.assign import Plan, no_such_module
+from relprop.assign import Plan
 from relprop.errors import CaptureError, HookError
 from relprop.flows import apart, net
+from relprop.modules import module_outputs, module_paths, no_such_module
 from rule_registry import BatchAxis
 
 
@@ -154,7 +155,7 @@ def place(
 def _matching(plan: Plan, pattern: str) -> list[tuple[str, int, fx.Node]]:
     """Return module path, number of the call and node of every place that a pattern means."""
     graph = plan.graph
-    paths = [path for path in graph.module_paths() if fnmatchcase(path, pattern)]
+    paths = [path for path in module_paths(graph) if fnmatchcase(path, pattern)]
     named = [node for node in graph.graph.nodes if fnmatchcase(node.name, pattern)]
     if not (paths or named):
         raise CaptureError(
@@ -162,7 +163,7 @@ def _matching(plan: Plan, pattern: str) -> list[tuple[str, int, fx.Node]]:
             "which print(explainer.plan(x)) lists"
         )
     if paths:
-        found = [(path, call, node) for path in paths for call, node in enumerate(graph.module_outputs(path))]
+        found = [(path, call, node) for path in paths for call, node in enumerate(module_outputs(graph, path, pattern))]
     else:
         found = [(graph.origins[node].path if node in graph.origins else "", 0, node) for node in named]
     found = [place for place in found if _carries(plan, place[2])]

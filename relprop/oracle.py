@@ -111,16 +111,19 @@ def input_gradient(
     model: nn.Module, inputs: Inputs, target: Target, at: str | None, output: str | int | None
 ) -> list[Tensor]:
     """Return the plain gradient of the target, a function or one class per sample, with respect to each source."""
-    sources: list[Tensor] = []
+    calls: list[list[Tensor]] = []
 
-    def capture_source(module: nn.Module, args: Any, value: Tensor) -> Tensor:
-        sources.append(value.detach().requires_grad_())
-        return sources[-1].clone()  # as below
+    def capture_source(module: nn.Module, args: Any, value: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(value)
+        made = {id(leaf): leaf.detach().requires_grad_() for leaf in leaves if is_float(leaf)}
+        calls.append(list(made.values()))
+        # Clones, as below
+        return pytree.tree_unflatten([made[id(leaf)].clone() if id(leaf) in made else leaf for leaf in leaves], spec)
 
     if at is None:
         leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         marked = zip(leaves, batched_inputs(*inputs), strict=True)
-        sources += [leaf.requires_grad_() for leaf, batched in marked if batched and is_float(leaf)]
+        calls += [[leaf.requires_grad_()] for leaf, batched in marked if batched and is_float(leaf)]
     else:
         model.get_submodule(at).register_forward_hook(capture_source)
     with torch.enable_grad():
@@ -128,8 +131,12 @@ def input_gradient(
         function = target if callable(target) else None
         result, _ = choose_output(explained(model(*args, **kwargs), function, output), None)
         chosen = result.gather(1, target[:, None]) if isinstance(target, Tensor) else result
-        gradients = torch.autograd.grad(chosen.sum(), sources, allow_unused=True)
-    return [torch.zeros_like(s) if g is None else g for g, s in zip(gradients, sources, strict=True)]
+        sources = [source for call in calls for source in call]
+        found = iter(torch.autograd.grad(chosen.sum(), sources, allow_unused=True))
+    # Of the several tensors of a call at most one is used further, which is the source; captures refuse others.
+    by_call = [[(source, next(found)) for source in call] for call in calls]
+    used = [next((pair for pair in call if pair[1] is not None), call[0]) for call in by_call]
+    return [torch.zeros_like(source) if gradient is None else gradient for source, gradient in used]
 
 
 def leaf_copy(leaf: Any) -> Any:

@@ -19,6 +19,7 @@ from relprop.flows import alike, net, together
 from relprop.graph import drop_unused
 from relprop.hooks import RelevanceHook
 from relprop.merging import merged
+from relprop.paths import is_complex
 from relprop.steps import Seed, Step
 from rule_registry import BatchAxis
 
@@ -178,6 +179,8 @@ class _Rewriter:
             if len(inputs) != 1:
                 where = self.plan.graph.describe(node)
                 raise RelpropError(f"rule {rule} can't pass relevance on to {len(inputs)} inputs of {where}")
+            if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
+                arrived = self._emit(f"real_{node.name}", "call_function", torch.real, (arrived,))
             self.arriving.setdefault(inputs[0], []).append(arrived)
             return
         rules = self.plan.rules

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from relprop.graph import Graph
+from relprop.paths import is_complex
 
 aten = torch.ops.aten
 
@@ -94,6 +95,8 @@ def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
     for node in graph.calls():
         special = _SPECIAL.get(node.target)
         inputs = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor | tuple | list)]
+        if is_complex(node):
+            continue
         if (
             node.target in _ALWAYS
             or (node.target in _IF_INPUTS_ARE and bool(inputs) and all(_counts(n, known) for n in inputs))

@@ -163,8 +163,11 @@ class Step(nn.Module):
 def _in_precision_of(output: Any, relevance: Any) -> Any:
     """Return relevance in the precision of the output it arrived at: casts on the way pass it as it is."""
     if isinstance(relevance, Tensor):
-        return relevance.to(output.dtype)
-    return tuple(None if r is None else r.to(part.dtype) for r, part in zip(relevance, output, strict=True))
+        dtype = output.dtype
+        if dtype.is_complex and not relevance.is_complex():  # a real number for each entry
+            dtype = dtype.to_real()
+        return relevance.to(dtype)
+    return tuple(None if r is None else _in_precision_of(part, r) for r, part in zip(relevance, output, strict=True))
 
 
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:

@@ -41,7 +41,8 @@ def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
         result = call.site.op(**arguments)
         return [result[k] for k in wanted] if several else result
 
-    arrived = [relevance[k] for k in wanted] if several else relevance
+    # What comes through a cast of complex numbers to real ones is real.
+    arrived = [relevance[k].to(call.output[k].dtype) for k in wanted] if several else relevance.to(call.output.dtype)
     if call.site.op.namespace != "aten":
         return _by_tape(operation, call, arrived)
     pull = torch.func.vjp(operation, *call.inputs)[1]
@@ -80,7 +81,8 @@ define(
     "gradient",
     "the input gradient of the target: each rule is a vector-Jacobian product",
     base="structural",
-    default=Rule("vector_jacobian_product", vector_jacobian_product),
+    default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True),
+    complex=True,
     conserves=False,
 )
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)

@@ -6,7 +6,7 @@ import difflib
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
 from numbers import Real
@@ -36,6 +36,7 @@ class Definition:
     parameters: dict[str, Parameter]
     fixed: dict[str, Parameter]
     refuse: Callable[[Mapping[str, Any]], str] | None = None
+    complex: bool = False
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -51,6 +52,7 @@ def define(
     parameters: Mapping[str, Parameter] | None = None,
     fixed: Mapping[str, Parameter] | None = None,
     refuse: Callable[[Mapping[str, Any]], str] | None = None,
+    complex: bool = False,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -67,6 +69,8 @@ def define(
         Parameters of the base that this rule set gives a value for good: `get` no longer accepts them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
+    complex : bool
+        Whether all rules registered in it hold for complex numbers too, see `Rule`.
     **settings
         Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
@@ -87,7 +91,7 @@ def define(
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}")
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
-    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}), refuse)
+    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}), refuse, complex)
 
 
 def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
@@ -119,6 +123,8 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
 
     def add(function: F) -> F:
         entry = as_rule(rule if rule is not None else function)
+        if definition.complex and not entry.complex:
+            entry = replace(entry, complex=True)
         taken: dict[Any, Rule] = {**definition.table, **dict(definition.overrides)}
         for key in where:
             if not isinstance(key, Selector):

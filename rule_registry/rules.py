@@ -36,11 +36,15 @@ class Rule:
         Passing and blocking are declared, so that a missing rule is always an error. A batch norm whose rule merges
         is one layer with the layer before, whose rule it then has; the function is for where there is none. A
         fallback is a general rule that somebody chose for operations without one: reports name these.
+    complex : bool
+        Whether it holds for operations on complex numbers too, where relevance is one real number for each entry, as
+        everywhere; under the gradient and its kin the complex gradient. Other rules are not asked there.
     """
 
     name: str
     function: Function
     kind: Kind = "rule"
+    complex: bool = False
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
         """Apply the function."""
@@ -97,9 +101,9 @@ def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     return ()
 
 
-passes = Rule("passes", _pass, "passes")
+passes = Rule("passes", _pass, "passes", complex=True)
 """The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks")
+blocks = Rule("blocks", _block, "blocks", complex=True)
 """No relevance reaches the inputs, on purpose."""
 
 

@@ -17,7 +17,7 @@ from rule_registry.rules import passes
 
 aten = torch.ops.aten
 
-define("structural", "moves and copies, shared by all rule sets")
+define("structural", "moves and copies, shared by all rule sets", complex=True)
 
 register(
     "structural",
