@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx
 
@@ -16,6 +16,11 @@ from relprop.modules import matching_modules, module_outputs
 from relprop.paths import between, carries_relevance, is_complex
 from relprop.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
+from rule_registry.lrp.layers import LAYERS
+from rule_registry.products import FACTORS
+
+_WEIGHTS: dict[Any, tuple[str, ...]] = {**dict.fromkeys(LAYERS, ("weight",)), **FACTORS}
+"""Arguments that may be a layer's weight, by operation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +126,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         raise CaptureError("the target does not depend on the source: no path leads from one to the other")
     nonnegative = nonnegative_nodes(graph)
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
-    layers = [node for node in carrying if _has_weight(graph, node)]
+    layers = _layers(graph, carrying)
     entrances = _without_layer_before(graph, layers)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
@@ -180,9 +185,19 @@ def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[f
     )
 
 
-def _has_weight(graph: Graph, node: fx.Node) -> bool:
-    held = (str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
-    return any(name in graph.parameters and graph.tensors[name].ndim >= 2 for name in held)
+def _layers(graph: Graph, carrying: Sequence[fx.Node]) -> list[fx.Node]:
+    """Operations with a weight: a parameter, or what is computed from parameters alone, as a normed weight is."""
+    weights: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        held = node.op == "get_attr" and str(node.target) in graph.parameters
+        if held or (graph.batch.get(node) is None and not weights.isdisjoint(node.all_input_nodes)):
+            weights.add(node)
+    return [node for node in carrying if any(value in weights for value in _matrices(node))]
+
+
+def _matrices(node: fx.Node) -> list[fx.Node]:
+    names = _WEIGHTS.get(node.target, ())
+    return [value for slot, value in argument_nodes(node) if slot.name in names and value.meta["val"].ndim >= 2]
 
 
 def _without_layer_before(graph: Graph, layers: Sequence[fx.Node]) -> set[fx.Node]:

@@ -48,8 +48,8 @@ class Site:
         Where the samples lie in the output; a tuple, with None for what is no activation, where the
         operation returns several tensors.
     first, last : bool
-        Whether this is the first, or the last, operation with a weight of two or more axes: the first or last
-        parametric layer.
+        Whether this is the first, or the last, operation with a weight: one that multiplies by a parameter of two or
+        more axes, or by what is computed from parameters alone.
     input : bool
         Whether it is such a layer, and none is before it.
     """

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from rule_registry.call import Call, sum_to
+
+aten = torch.ops.aten
+
+FACTORS: dict[OpOverload, tuple[str, str]] = {
+    aten.matmul.default: ("self", "other"),
+    aten.mm.default: ("self", "mat2"),
+    aten.bmm.default: ("self", "mat2"),
+    aten.addmm.default: ("mat1", "mat2"),
+    aten.baddbmm.default: ("batch1", "batch2"),
+}
+"""Matrix products, and the names of their factors."""
 
 Formula = Callable[[Tensor, bool, Tensor, Callable[[Tensor], Tensor]], Tensor]
 """From an activation, whether it is known never to be negative, the other factor, and how that is multiplied with
@@ -54,10 +67,7 @@ def names(call: Call) -> tuple[str, str]:
     NotImplementedError
         If the summand of a product with one is an activation.
     """
-    if "other" in call.arguments:
-        return "self", "other"
-    if "mat2" in call.arguments and "mat1" not in call.arguments:
-        return "self", "mat2"
-    if call.is_active("self"):
+    found = FACTORS[call.site.op]
+    if "self" not in found and call.is_active("self"):
         raise NotImplementedError(f"{call.site.op} at {call.site.path!r} with an activation as its summand")
-    return ("mat1", "mat2") if "mat1" in call.arguments else ("batch1", "batch2")
+    return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import doctest
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from models import Lambda
+from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 import relprop
 import rule_registry
@@ -539,6 +542,39 @@ def test_first_and_last_layer_are_found_in_a_model() -> None:
     assert str(select(layer="last")) == "layer last"
     with pytest.raises(ValueError, match='"first", "input" or "last"'):
         select(layer="middle")  # type: ignore[arg-type]
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm of old": weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    "standardised": lambda layer: ScaledStdConv2d(3, 4, 3, padding=0) if isinstance(layer, nn.Conv2d) else layer,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:The tensor attributes")
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_a_layer_whose_weight_is_computed_is_one(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = [wrap(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Flatten(), wrap(nn.Linear(16, 3))]
+    plan = relprop.Explainer(nn.Sequential(*layers).eval(), rules="epsilon-plus-flat").plan(torch.randn(2, 3, 6, 6))
+    sites = plan.sites.values()
+    assert [site.path for site in sites if site.first] == [site.path for site in sites if site.input] == ["0"]
+    assert [site.path for site in sites if site.last] == ["4"]
+    assert [node.name for node, rule in plan.assigned.items() if rule.name == "flat"] == [next(iter(plan.sites)).name]
+
+
+def test_a_factor_of_a_matrix_product_is_a_weight_and_that_of_an_entry_is_none() -> None:
+    def forward(m: Lambda, x: Tensor) -> Tensor:
+        return torch.addmm(m.shift, (x * m.gain).relu() @ m.first, (m.last * 2).T)
+
+    torch.manual_seed(0)
+    shapes = {"gain": (1, 5), "first": (5, 4), "last": (3, 4), "shift": (3,)}
+    model = Lambda(forward, **{name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}).eval()
+    sites = relprop.Explainer(model).plan(torch.randn(2, 5)).sites.values()
+    assert [site.op for site in sites if site.first] == [aten.matmul.default]
+    assert [site.op for site in sites if site.last] == [aten.addmm.default]
 
 
 class TwoStems(nn.Module):

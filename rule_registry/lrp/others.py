@@ -154,14 +154,7 @@ def div(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     return [numerator] + [relevance.new_zeros(len(relevance), *x.shape) for x in call.inputs[1:]]
 
 
-@register(
-    "epsilon",
-    aten.matmul.default,
-    aten.bmm.default,
-    aten.mm.default,
-    aten.addmm.default,
-    aten.baddbmm.default,
-)
+@register("epsilon", *products.FACTORS)
 def matmul(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Matrix product: with a constant a layer; of two activations half of ``a_ik b_kj R_ij / z_ij`` for each.
 
