@@ -33,13 +33,18 @@ def layers_to_merge(
             rule.kind == "merges"
             and isinstance(layer, fx.Node)
             and layer in sites
-            and sites[layer].op in (aten.linear.default, *CONVOLUTIONS)
+            and _lays_out_channels(layer)
             and sites[layer].active == sites[norm].active == (Slot("input"),)
             and list(layer.users) == [norm]
             and layer not in outputs
         ):
             found[layer] = norm
     return found
+
+
+def _lays_out_channels(layer: fx.Node) -> bool:
+    """Whether the outputs of a layer lie on the axis that is a batch norm's channels, the second."""
+    return layer.target in CONVOLUTIONS or (layer.target == aten.linear.default and layer.meta["val"].ndim == 2)
 
 
 def merged(

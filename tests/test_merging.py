@@ -118,6 +118,19 @@ def test_what_is_used_twice_is_not_merged() -> None:
     assert relprop.explain(model, torch.randn(2, 4), rules="epsilon").relevance.any()
 
 
+@pytest.mark.parametrize("length", [4, 5])
+def test_a_dense_layer_whose_outputs_are_no_channels_is_not_merged(length: int) -> None:
+    """On (B, T, F) the layer's outputs lie on the last axis, and the norm's channels on the second."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 4, bias=False), nn.BatchNorm1d(length), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(4 * length, 3, bias=False)).double().eval()
+    model[1].running_var.uniform_(0.2, 2)
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    assert not relprop.Explainer(model, rules="lrp-0").plan(x).merged
+    found, expected = (relprop.explain(model, x, rules=name).relevance for name in ("lrp-0", "input-times-gradient"))
+    assert distance(found, expected) <= 1e-9
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_groups_of_a_transposed_convolution(groups: int) -> None:
     torch.manual_seed(0)
