@@ -94,8 +94,9 @@ def repeat(call: Call, relevance: Tensor) -> Tensor:
 def cat(call: Call, relevance: Tensor) -> Relevances:
     """Cut into the parts; what falls on constant parts goes to the activations."""
     dim = call["dim"] % call.result.ndim + 1
-    parts = relevance.split([part.shape[dim - 1] for part in call["tensors"]], dim)
-    return _among_constants(call, relevance, parts)
+    # torch lets a part without any entry be of one axis
+    sizes = [part.shape[dim - 1] if part.ndim == call.result.ndim else 0 for part in call["tensors"]]
+    return _among_constants(call, relevance, relevance.split(sizes, dim))
 
 
 @register("structural", aten.stack.default)

@@ -29,12 +29,19 @@ CONVOLUTIONS = (
 )
 """Convolutions and transposed convolutions in any number of dimensions."""
 
+POOLED_AXES = {
+    getattr(aten, f"{kind}{axes}d").default: axes
+    for kind in ("avg_pool", "adaptive_avg_pool", "max_pool", "adaptive_max_pool")
+    for axes in (1, 2, 3)
+}
+"""How many axes each pooling pools. In front of them are samples and channels, or one axis of both alone."""
+
 
 def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     """Transpose a convolution with a weight in place of its own."""
     x, arguments = call.input, call.arguments
     dims = weight.ndim - 2
-    stride, dilation = _each(call["stride"], dims), _each(call["dilation"], dims)
+    stride, dilation = each(call["stride"], dims), each(call["dilation"], dims)
     padding = call["padding"]
     if isinstance(padding, str):
         reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -44,7 +51,7 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
             # "same" pads the odd entry behind: as a padding on both sides that is one entry too many in front,
             # and so one output too many there, at which no relevance arrived.
             s = F.pad(s, [side for width in reversed(widths) for side in (width % 2, 0)])
-    padding = _each(padding, dims)
+    padding = each(padding, dims)
     transposes = "output_padding" in arguments
     if {*weight.shape[2:]} == {1} and call["groups"] == 1 and not any(padding) and not transposes:
         # A matrix product for each sample: up to three times faster than the general kernel.
@@ -61,7 +68,7 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
         padding,
         dilation,
         transposes,
-        _each(arguments.get("output_padding", 0), dims),
+        each(arguments.get("output_padding", 0), dims),
         call["groups"],
         [True, False, False],
     )
@@ -91,7 +98,8 @@ def linear(weight: Tensor, s: Tensor) -> Tensor:
     return product
 
 
-def _each(value: Any, dims: int) -> list[int]:
+def each(value: Any, dims: int) -> list[int]:
+    """Return a setting for each axis, which may be given once for all."""
     values = [value] if isinstance(value, int) else list(value)
     return values * dims if len(values) == 1 else values
 
@@ -100,24 +108,26 @@ def avg_pool(call: Call, s: Tensor) -> Tensor:
     """Transpose an average pooling in one to three dimensions."""
     windows = [list(call[name]) for name in ("kernel_size", "stride", "padding")]
     modes = (call["ceil_mode"], call["count_include_pad"], call.arguments.get("divisor_override"))
-    if call.input.ndim == 3:  # one dimension is two, the first of which is one entry high
+    axes = POOLED_AXES[call.site.op]
+    if axes == 1:  # two, the first of which is one entry high
         windows = [[neutral, *window] if window else [] for neutral, window in zip((1, 1, 0), windows, strict=True)]
-    backward = aten.avg_pool3d_backward if call.input.ndim == 5 else aten.avg_pool2d_backward
+    backward = aten.avg_pool3d_backward if axes == 3 else aten.avg_pool2d_backward
     return _pooled(call, s, backward, *windows, *modes)
 
 
 def adaptive_avg_pool(call: Call, s: Tensor) -> Tensor:
     """Transpose an average pooling to a given size."""
-    three = call.input.ndim == 5
+    three = POOLED_AXES[call.site.op] == 3
     return _pooled(call, s, aten._adaptive_avg_pool3d_backward if three else aten._adaptive_avg_pool2d_backward)
 
 
 def _pooled(call: Call, s: Tensor, backward: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """Apply torch's own transpose of a pooling, with the seeds merged into the batch."""
-    merged, shape = s.flatten(0, 1), call.input.shape
-    if len(shape) == 3:
-        merged, shape = merged.unsqueeze(2), torch.Size([shape[0], shape[1], 1, shape[2]])
-    like = call.input.new_empty(1).expand(merged.shape[0], *shape[1:])
+    axes = POOLED_AXES[call.site.op]
+    merged, shape = s.flatten(0, -axes - 2), call.input.shape[-axes - 1 :]
+    if axes == 1:
+        merged, shape = merged.unsqueeze(2), torch.Size([shape[0], 1, shape[1]])
+    like = call.input.new_empty(1).expand(merged.shape[0], *shape)
     return backward(merged, like, *arguments).reshape(s.shape[0], *call.input.shape)
 
 

@@ -187,6 +187,12 @@ def test_avg_pool2d(arguments: tuple[Any, ...], positive: bool) -> None:
         (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([1, 1],)),
         (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([2, 3],)),
         (aten.adaptive_avg_pool2d.default, (2, 2, 5, 4), ([5, 7],)),
+        (aten.avg_pool1d.default, (2, 7), ([3], [2], [1])),
+        (aten.avg_pool2d.default, (2, 5, 4), ([2], [1])),
+        (aten.avg_pool3d.default, (2, 3, 4, 3), ([2],)),
+        (aten.adaptive_avg_pool1d.default, (2, 7), ([3],)),
+        (aten.adaptive_avg_pool2d.default, (2, 5, 4), ([2, 3],)),
+        (aten.adaptive_avg_pool3d.default, (2, 3, 4, 3), ([2, 3, 1],)),
     ],
 )
 def test_average_pooling_in_other_dimensions_and_to_a_size(
@@ -1014,6 +1020,29 @@ def test_max_pool_shared_by_proportion(
     rules = rule_registry.get("abslrp").derive({op: alternatives.max_pool})
     applied = apply_rule(op, (x, *window), {}, slots(["self"]), relevance, rules=rules)
     torch.testing.assert_close(applied.values[0].flatten(1), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["avg_pool", "adaptive_avg_pool", "max_pool", "adaptive_max_pool", "shared max_pool"])
+@pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
+def test_pooling_of_samples_without_channels(rules: str, kind: str, axes: int) -> None:
+    """torch takes (B, H, W) and one window for all axes too: the map is that of a single channel."""
+    op = getattr(aten, f"{kind.removeprefix('shared ')}{axes}d").default
+    chosen = rule_registry.get(rules)
+    if kind.startswith("shared"):
+        chosen = chosen.derive({op: alternatives.max_pool})
+    arguments = [[2] * axes] if "adaptive" in kind else [[3], [2], [1]]
+    x = signed(3, *(5,) * axes)
+    output = op(x, *arguments)
+    several = isinstance(output, tuple)
+    relevance = torch.rand(SEEDS, *(output[0] if several else output).shape, dtype=torch.float64)
+
+    def shared(x: Tensor, relevance: Tensor) -> Tensor:
+        marks = (FRONT, None) if several else FRONT
+        arrived = (relevance, None) if several else relevance
+        return apply_rule(op, (x, *arguments), {}, slots(["self"]), arrived, rules=chosen, output_batch=marks).values[0]
+
+    torch.testing.assert_close(shared(x, relevance), shared(x.unsqueeze(1), relevance.unsqueeze(2)).squeeze(2))
 
 
 @pytest.mark.parametrize("alpha", [1, -2])

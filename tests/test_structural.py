@@ -306,6 +306,13 @@ def test_under_gradient_nothing_is_rescaled(case: tuple[Any, ...]) -> None:
     assert applied.record is None
 
 
+def test_a_part_without_any_entry_may_be_of_one_axis() -> None:
+    x, relevance = randn(2, 3), torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    where = slots([Slot("tensors", 1)])
+    applied = apply_rule(aten.cat.default, ([torch.empty(0).double(), x], 1), {}, where, relevance)
+    torch.testing.assert_close(applied.values[0], relevance)
+
+
 LOST: dict[str, tuple[Any, ...]] = {
     # operation, arguments, its activations, where relevance lies
     "cat": (aten.cat.default, ([randn(2, 1), randn(2, 2)], 1), [Slot("tensors", 1)], [1, 0, 0]),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rule_registry.call import EPSILON, Call, Shares, denominator, share
+from rule_registry.transposed import POOLED_AXES, each
 
 
 def softmax(call: Call, relevance: Tensor, *, delta: float) -> Shares:
@@ -37,22 +38,21 @@ def softmax(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 
 def max_pool(call: Call, relevance: Tensor) -> Shares:
     """Maximum as if it were a sum: shares in proportion to the positive part of every entry of the window."""
-    dims = len(call["kernel_size"])
-    stride, dilation = call["stride"] or call["kernel_size"], call["dilation"]
+    dims = POOLED_AXES[call.site.op]
+    kernel, padding, dilation = (each(call[name], dims) for name in ("kernel_size", "padding", "dilation"))
+    stride = each(call["stride"], dims) or kernel
     x = call.input.clamp(min=0)
-    sizes = zip(
-        x.shape[-dims:], call.result.shape[-dims:], call["kernel_size"], stride, dilation, call["padding"], strict=True
-    )
+    sizes = zip(x.shape[-dims:], call.result.shape[-dims:], kernel, stride, dilation, padding, strict=True)
     margins: list[int] = []  # behind, as F.pad counts: from the last axis on; negative where the end is not read
-    for size, outputs, kernel, step, spacing, padding in sizes:
-        margins[:0] = [padding, (outputs - 1) * step + spacing * (kernel - 1) + 1 - size - padding]
+    for size, outputs, reach, step, spacing, before in sizes:
+        margins[:0] = [before, (outputs - 1) * step + spacing * (reach - 1) + 1 - size - before]
     channels = x.shape[-dims - 1]
-    ones = x.new_ones(channels, 1, *call["kernel_size"])
+    ones = x.new_ones(channels, 1, *kernel)
     sum_: Callable[..., Tensor] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
     spread: Callable[..., Tensor] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
     window = {"stride": stride, "dilation": dilation, "groups": channels}
     z = sum_(F.pad(x, margins), ones, **window)
     s = relevance / (z + EPSILON)
-    pulled = spread(s.flatten(0, 1), ones, **window).unflatten(0, s.shape[:2])
+    pulled = spread(s.flatten(0, -dims - 2), ones, **window).unflatten(0, s.shape[: -dims - 1])
     values = F.pad(pulled, [-margin for margin in margins]) * x
     return share(call, values, total=call.batch.sum(relevance.abs()))

@@ -49,7 +49,7 @@ def extreme(call: Call, relevance: Tensor) -> Relevances:
 )
 def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
-    x, dims = call.input, len(call["kernel_size"])
+    x, dims = call.input, transposed.POOLED_AXES[call.site.op]
     pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[dims]
     _, winners = pool(
         x, call["kernel_size"], call["stride"] or None, call["padding"], call["dilation"], call["ceil_mode"]
@@ -68,7 +68,7 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
 )
 def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
-    x, winners, dims = call.input, call.output[1], len(call["output_size"])
+    x, winners, dims = call.input, call.output[1], transposed.POOLED_AXES[call.site.op]
     flat = winners.flatten(-dims).expand(relevance[0].shape[0], *winners.shape[:-dims], -1)
     spread = relevance[0].new_zeros(relevance[0].shape[0], *x.shape).flatten(-dims)
     return spread.scatter_add_(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
