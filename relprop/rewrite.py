@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from relprop.accounting import Stop, list_stops
 from relprop.assign import Plan, argument_nodes
 from relprop.compiling import CompiledProgram
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, RuleError
 from relprop.flows import alike, net, together
 from relprop.graph import drop_unused
 from relprop.hooks import RelevanceHook
@@ -176,12 +176,7 @@ class _Rewriter:
         by_slot = dict(argument_nodes(node))
         inputs = [by_slot[slot] for slot in site.active]
         if rule.kind == "passes":
-            if len(inputs) != 1:
-                where = self.plan.graph.describe(node)
-                raise RelpropError(f"rule {rule} can't pass relevance on to {len(inputs)} inputs of {where}")
-            if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
-                arrived = self._emit(f"real_{node.name}", "call_function", torch.real, (arrived,))
-            self.arriving.setdefault(inputs[0], []).append(arrived)
+            self._pass_on(node, arrived, inputs)
             return
         rules = self.plan.rules
         step_module = Step(site, rule, self.plan.graph.describe(node), rules.conserves, rules.measures)
@@ -197,6 +192,27 @@ class _Rewriter:
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
         if rules.conserves or rules.measures:
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
+
+    def _pass_on(self, node: fx.Node, arrived: fx.Node, inputs: Sequence[fx.Node]) -> None:
+        """Hand relevance on as it is, to the one input, which must be shaped like the output (the first of several)."""
+        where = f"{self.plan.assigned[node]} is the rule of {self.plan.graph.describe(node)}"
+        if len(inputs) != 1:
+            raise RuleError(f"{where}, which can't pass relevance on to {len(inputs)} inputs: give it another rule")
+        output, parts = node.meta["val"], (arrived,)
+        if isinstance(output, tuple | list):
+            output, parts = output[0], arrived.args  # type: ignore[assignment]
+        expected = inputs[0].meta["val"].shape
+        if output.shape != expected:
+            raise RuleError(
+                f"{where}, whose output {tuple(output.shape)} is not shaped like its input {tuple(expected)}, so that "
+                "relevance can't pass unchanged: give it a rule that returns (S, *input)"
+            )
+        if any(parts[1:]):
+            raise RuleError(f"{where}, of whose several outputs it can pass the first alone: give it another rule")
+        passed = parts[0]
+        if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
+            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (passed,))
+        self.arriving.setdefault(inputs[0], []).append(passed)
 
     def _merged(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a layer's arguments with weight and bias of it and its batch norm together."""

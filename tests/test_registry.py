@@ -13,6 +13,7 @@ import torch
 from models import Lambda
 from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 import relprop
@@ -467,6 +468,43 @@ def test_select_in_a_model() -> None:
     plan = relprop.Explainer(model, rules=rules).plan(torch.rand(2, 3))
     found = {s.path: plan.assigned[node].kind for node, s in plan.sites.items()}
     assert found == {"0": "passes", "1": "blocks", "2": "passes", "3": "passes"}
+
+
+REFUSED: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor], str]] = {
+    "a layer": (
+        aten.linear.default, lambda m, x: m.head(x).mean(1),
+        r"passes is the rule of aten\.linear.* in head .*output \(\w+, 3, 5\) is not .* its input \(\w+, 3, 4\)",
+    ),
+    "a pooling": (aten.max_pool1d.default, lambda m, x: m.head(F.max_pool1d(F.pad(x, (0, 4)), 2)[:, 0]), "3, 4.*3, 8"),
+    "several outputs": (aten.max.dim, lambda m, x: m.head(x.max(1).values), r"output \(\w+, 4\) .*\(\w+, 3, 4\)"),
+    "not the first": (aten.split.Tensor, lambda m, x: m.head(x.split(2, 1)[1][:, 0]), r"output \(\w+, 2, 4\)"),
+    "the first and others": (
+        aten.split_with_sizes.default, lambda m, x: m.head(torch.cat(x.split([3, 0], 1), 1).mean(1)), "the first alone",
+    ),
+    "copies": (
+        aten.clamp.Tensor, lambda m, x: m.head(x[:, 0].clamp(torch.zeros(2, 1, 4)).mean(0)), r"output \(2, \w+, 4\)",
+    ),
+    "several inputs": (aten.maximum.default, lambda m, x: m.head(x.maximum(-x)[:, 0]), "to 2 inputs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_what_can_not_pass_unchanged_is_refused(case: tuple[Any, Callable[[Any, Tensor], Tensor], str]) -> None:
+    op, function, message = case
+    model = Lambda(function, head=nn.Linear(4, 5)).eval()
+    rules = rule_registry.get("abslrp").derive({op: passes})
+    with pytest.raises(relprop.RuleError, match=message):
+        relprop.explain(model, torch.randn(2, 3, 4), rules=rules)
+
+
+def test_the_first_of_several_outputs_passes() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 3, 2, 2)
+    norm = aten._native_batch_norm_legit_no_training.default
+    e = relprop.explain(model, x, rules=rule_registry.get("abslrp").derive({norm: passes}), layers=["0", "1"])
+    assert torch.equal(e.layers["0"], e.layers["1"])
+    assert e.conservation.error <= 1e-5
 
 
 # Plug-ins
