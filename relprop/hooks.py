@@ -16,6 +16,7 @@ from relprop.errors import CaptureError, HookError
 from relprop.flows import apart, net
 from relprop.modules import module_outputs, module_paths, no_such_module
 from rule_registry import BatchAxis
+from rule_registry.tracing import has_values
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RelevanceHook(nn.Module):
         given = relevance.clone()  # one to keep or to change: what flows may be used elsewhere too
         returned = self.hook(self.info, given)
         # A traced hook can't be asked for values; without them the two parts always go apart.
-        traced = torch.compiler.is_compiling()
+        traced = not has_values(given)
         if returned is None:
             if not traced and given._version:
                 raise self._error("changed the relevance in place but returned nothing: return what it made of it")

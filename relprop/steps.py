@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from relprop.errors import RuleError
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
+from rule_registry.tracing import has_values
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -193,7 +194,7 @@ def _rescale(call: Call, shares: Shares, relevance: Any) -> tuple[tuple[Tensor, 
 def _multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
     """Multiply each tensor, in place where it is a rule's own: a fresh one costs more to allocate than to compute."""
     # A compiler plans memory itself, and under inference mode nothing tells what a tensor is a view of.
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled() or not all(map(has_values, values)):
         return tuple(value * factor for value, factor in zip(values, factors, strict=True))
     taken = Counter(id(_root(tensor)) for tensor in _tensors((*given, *values)))
     return tuple(

@@ -17,13 +17,14 @@ from rule_registry import norms
 from rule_registry.call import Call
 from rule_registry.registry import define, register
 from rule_registry.rules import Rule, blocks
+from rule_registry.tracing import is_exported
 
 aten = torch.ops.aten
 
 
 def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
     """Relevance times the operation's Jacobian, for each activation input."""
-    if torch.compiler.is_exporting():  # it would keep the tracer's tensors, and its levels on the stack
+    if any(map(is_exported, call.inputs)):  # it would keep the tracer's tensors, and its levels on the stack
         raise NotImplementedError(
             f"{call.site.op} at {call.site.path!r}: torch.export can't trace a derivative, so programs whose rules "
             "take one can't be exported; those of abslrp can"

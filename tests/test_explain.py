@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import relprop
+import rule_registry
 from relprop import CaptureError, InputError, RelpropError, TargetError
 from relprop.models import load_classifier, read_picture
 
@@ -177,6 +178,52 @@ class TestThreads:
         assert errors == []
         assert max(worst["output"]) <= 1e-5
         assert max(worst["relevance"]) <= 1e-4
+
+
+class TestWhileAnotherThreadCaptures:
+    """Torch's flags for that are up for all threads of a process."""
+
+    @staticmethod
+    def meanwhile(run: Callable[[], Any]) -> Any:
+        """What a function returns or raises in a thread of its own, while a model is being exported."""
+        made: list[Any] = []
+
+        def guarded() -> None:
+            try:
+                made.append(run())
+            except Exception as error:
+                made.append(error)
+
+        def forward(m: Any, x: Tensor) -> Tensor:
+            if torch.compiler.is_exporting():
+                thread = threading.Thread(target=guarded)
+                thread.start()
+                thread.join()
+            return m.head(x)
+
+        relprop.explain(Lambda(forward, head=nn.Linear(8, 3)).eval(), torch.randn(2, 8))
+        return made[0]
+
+    @pytest.mark.parametrize("rules", ["gradient", "input-times-gradient", "guided-backprop"])
+    def test_rules_that_differentiate(self, rules: str) -> None:
+        program = relprop.Explainer(make("transformer"), rules=rules).program(pictures(2))
+        found = self.meanwhile(lambda: program(pictures(2))["relevance"][0])
+        torch.testing.assert_close(found, program(pictures(2))["relevance"][0], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("hook", [lambda info, r: r / 0, lambda info, r: r.zero_()[:0].sum().item() or None])
+    def test_what_a_hook_does_is_looked_at(self, hook: Any) -> None:
+        program = relprop.Explainer(make("plain"), hooks={"features.2": hook}).program(pictures(2))
+        assert isinstance(self.meanwhile(lambda: program(pictures(2))), relprop.HookError)
+
+    def test_a_warning_is_given(self) -> None:
+        rules = rule_registry.get("z-box", low=10.0, high=11.0)
+        program = relprop.Explainer(make("plain"), rules=rules).program(pictures(2))
+
+        def warned() -> Any:
+            with pytest.warns(UserWarning, match="outside of the bounds"):
+                return program(pictures(2))
+
+        assert isinstance(self.meanwhile(warned), dict)
 
 
 class TestContexts:

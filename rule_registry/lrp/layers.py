@@ -12,6 +12,7 @@ from rule_registry.call import Call
 from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
 from rule_registry.registry import register
 from rule_registry.rules import Parameter
+from rule_registry.tracing import has_values
 from rule_registry.transposed import CONVOLUTIONS
 
 aten = torch.ops.aten
@@ -123,7 +124,7 @@ def z_box(call: Call, relevance: Tensor, *, low: Parameter, high: Parameter, sta
     x, weight = call.input, call["weight"]
     lowest, highest = _bound(call, low), _bound(call, high)
     slack = (highest - lowest) / 100
-    if not torch.compiler.is_compiling() and bool(((x < lowest - slack) | (x > highest + slack)).any()):
+    if has_values(x) and bool(((x < lowest - slack) | (x > highest + slack)).any()):
         warnings.warn(
             f"the input reaches from {float(x.min()):.3g} to {float(x.max()):.3g}, outside of the bounds of the z^B "
             "rule: give the lowest and highest value a pixel can have, as in "
