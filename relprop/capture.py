@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from relprop.batching import mark_batch, run_and_prove
 from relprop.copying import drop_observers, fingerprint, state_of, structural_copy
 from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
-from relprop.export import Wrapped, export, lower, plain_mode
+from relprop.export import Wrapped, export, gradient_regions, lower, plain_mode
 from relprop.graph import Graph, build_graph
 from relprop.outputs import choose_output
 
@@ -185,7 +185,7 @@ def _capture(
         runnable: nn.Module = model.module()
     else:
         runnable = structural_copy(model)
-    as_it_is = model if isinstance(model, ExportedProgram) and target is None else None
+    as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
     wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
     reference = _call(wrapped, args, kwargs)
     drop_observers(wrapped)

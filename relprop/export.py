@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
@@ -110,7 +110,26 @@ def export(
             f"{target}"
         ) from error
     write_out_of_place(program.graph)
+    for module, region in gradient_regions(program):
+        region.args = (False, *region.args[1:])
+        module.recompile()
     return lower(program)
+
+
+def gradient_regions(program: ExportedProgram) -> list[tuple[fx.GraphModule, fx.Node]]:
+    """Return the regions of a program that switch the gradient on, and the graph each is in.
+
+    Lowering would run them on an autograd tape, and keep the ``detach`` of whatever that saves.
+    """
+    return [
+        (module, node)
+        for module in program.graph_module.modules()
+        if isinstance(module, fx.GraphModule)
+        for node in module.graph.find_nodes(
+            op="call_function", target=torch.ops.higher_order.wrap_with_set_grad_enabled
+        )
+        if node.args[0]
+    ]
 
 
 class _WithoutThisThread(io.TextIOBase):

@@ -657,6 +657,28 @@ def test_detach_blocks_the_gradient_and_passes_relevance() -> None:
     assert relprop.explain(model, x).relevance[:, 4:].any()
 
 
+@pytest.mark.parametrize("switch", [torch.enable_grad, lambda: torch.set_grad_enabled(True)])
+@pytest.mark.parametrize("source", ["module", "frozen", "program"])
+def test_a_region_that_switches_the_gradient_on_blocks_nothing(switch: Any, source: str) -> None:
+    """But a ``detach`` inside one does."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with switch():
+            y = m.a(x).relu()
+            with torch.enable_grad():
+                z = m.b(x).tanh().detach()
+        return m.head(y + z)
+
+    model = seeded(lambda: Lambda(forward, a=nn.Linear(8, 4), b=nn.Linear(8, 4), head=nn.Linear(4, CLASSES))).double()
+    x = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = gradient(model, x)
+    model.requires_grad_(source != "frozen")
+    with torch.no_grad():
+        explained = exported(nn.Sequential(model), x) if source == "program" else model
+    assert expected.abs().max() > 1e-2
+    assert distance(relprop.explain(explained, x, rules="gradient").relevance, expected) <= 1e-9
+
+
 def test_capture_can_not_see_no_grad() -> None:
     """A known limit: only ``detach`` leaves a trace, so here the program differs from autograd."""
 
