@@ -650,7 +650,7 @@ def test_detach_blocks_the_gradient_and_passes_relevance() -> None:
     model = seeded(
         lambda: Lambda(lambda m, x: m.head(x[:, :4] + m.a(x).detach()), a=nn.Linear(8, 4), head=nn.Linear(4, CLASSES))
     ).double()
-    x = torch.randn(3, 8, dtype=torch.float64)
+    x = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = relprop.explain(model, x, rules="gradient").relevance
     assert distance(found, gradient(model, x)) <= 1e-9
     assert not found[:, 4:].any()
