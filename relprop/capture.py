@@ -41,8 +41,9 @@ def capture(
     output on an example equals the model's, and the batch axis of every activation is proved. Captures are cached
     until the model's structure, one of its settings, or the identity of one of its tensors changes.
 
-    Forward hooks that return something, or set an attribute of their module, are part of the model. One that only
-    observes is called once, on ordinary tensors, when the model is captured, and is no part of the graph.
+    Forward hooks that return something, set an attribute of their module, or write into a tensor they are given, are
+    part of the model. One that only observes is called once, on ordinary tensors, when the model is captured, and is
+    no part of the graph.
 
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.

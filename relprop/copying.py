@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 
 def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -51,8 +52,8 @@ def _not_copyable(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
 class Hook:
     """A forward hook on a structural copy, which tells whether it takes part in the computation.
 
-    A hook takes part if it returns something or sets an attribute of its module. One that does neither observes;
-    it must not see the tensors of a tracer, which it may keep.
+    A hook takes part if it returns something, sets an attribute of its module, or writes into a tensor that it is
+    given. One that does nothing of it observes; it must not see the tensors of a tracer, which it may keep.
     """
 
     def __init__(self, hook: Any) -> None:
@@ -62,11 +63,17 @@ class Hook:
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Call the hook and watch what it does."""
         before = dict(vars(module))
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        versions = [_version(tensor) for tensor in given]
         result = self.hook(module, *args, **kwargs)
         after = vars(module)
         changed = before.keys() != after.keys() or any(after[name] is not before[name] for name in before)
-        self.takes_part |= changed or result is not None
+        self.takes_part |= changed or result is not None or versions != [_version(tensor) for tensor in given]
         return result
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # inference tensors have none
 
 
 def drop_observers(model: nn.Module) -> None:

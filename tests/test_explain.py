@@ -125,6 +125,21 @@ class TestHooks:
         torch.testing.assert_close(e.output, model(x).detach())
         assert distance(e.relevance, gradient(model, x)) <= 1e-9
 
+    @pytest.mark.parametrize("scale", [1, 50], ids=["later", "at once"])
+    def test_hook_that_writes_into_the_output_is_part_of_the_model(self, scale: int) -> None:
+        """Also one that changes nothing on the inputs of the first call."""
+
+        def saturate(module: nn.Module, args: Any, output: Tensor) -> None:
+            output[:, :4].clamp_(max=20.0)
+
+        model, x = make("plain").double(), pictures(2).double()
+        model.features[0].register_forward_hook(saturate)
+        explainer = relprop.Explainer(model, rules="gradient")
+        explainer(scale * x)
+        e = explainer(50 * x)
+        torch.testing.assert_close(e.output, model(50 * x).detach())
+        assert distance(e.relevance, gradient(model, 50 * x)) <= 1e-9
+
     def test_pre_hook_that_changes_the_input_is_part_of_the_model(self) -> None:
         model, x = make("plain").double(), pictures(2).double()
         model.head.register_forward_pre_hook(lambda module, args: (args[0].abs() * 2,))
