@@ -39,7 +39,8 @@ def capture(
 
     A structural copy that shares every parameter is exported, never the live model. The graph is checked once: its
     output on an example equals the model's, and the batch axis of every activation is proved. Captures are cached
-    until the model's structure, one of its settings, or the identity of one of its tensors changes.
+    until the model's structure, one of its settings, the identity of one of its tensors, or what a target refers to
+    changes.
 
     Forward hooks that return something, set an attribute of their module, or write into a tensor they are given, are
     part of the model. One that only observes is called once, on ordinary tensors, when the model is captured, and is
@@ -88,6 +89,7 @@ def capture(
         key = (
             _signature(args, kwargs),
             state_of(target),
+            fingerprint(target) if isinstance(target, nn.Module) else None,
             output,
             fingerprint(model) if isinstance(model, nn.Module) else None,
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dis
 import weakref
-from collections.abc import Callable, Iterator
-from types import CellType, FunctionType
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from itertools import chain
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -88,6 +91,10 @@ def _hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
     return module._forward_pre_hooks, module._forward_hooks
 
 
+def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in vars(module).items() if name not in _INTERNALS]
+
+
 _INTERNALS = frozenset(vars(nn.Module()))
 
 
@@ -102,12 +109,13 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
             type(module),
             module.training,
             tuple(Same(hook) for known in _hooks(module) for hook in known.values()),
-            tuple((name, _setting(v)) for name, v in vars(module).items() if name not in _INTERNALS),
+            tuple((name, state_of(value)) for name, value in _attributes(module)),
         )
         for path, module in model.named_modules()
     )
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     tensors = tuple(
-        (name, id(tensor), tensor.dtype, tensor.device, tuple(tensor.shape)) for name, tensor in held_tensors(model)
+        (name, id(tensor), tensor.dtype, tensor.device, tuple(tensor.shape)) for name, tensor in chain(*named)
     )
     return modules, tensors
 
@@ -137,27 +145,52 @@ class Same:
         return not dead and mine is other.value()
 
 
-def _setting(value: Any, depth: int = 4) -> object:
-    """Describe an attribute by its value where that can be told, else by its identity."""
+def state_of(value: Any, depth: int = 4) -> object:
+    """Describe a value by what it holds, a function by what it refers to, and what tells neither by its identity."""
     if isinstance(value, _PLAIN):
         return type(value), value
+    if isinstance(value, Tensor):
+        return Same(value), value.dtype, value.device, tuple(value.shape)
+    is_container = isinstance(value, _CONTAINERS)
+    if not depth or (is_container and len(value) > _LONG):
+        return Same(value), len(value) if is_container else None
+    # A method is a new object whenever it is asked for.
+    what = type(value) if is_container or isinstance(value, MethodType) else Same(value)
+    return what, tuple(state_of(part, depth - 1) for part in _parts(value))
+
+
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+_LONG = 1000
+"""A container of more items is data, told by its identity and length: this is asked for every explanation."""
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what a value is made of, keys and names included; nothing of one that only its identity tells."""
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    if isinstance(value, _CONTAINERS):
+        return iter(value)
     if isinstance(value, FunctionType):
-        return state_of(value)
-    if depth and isinstance(value, list | tuple):
-        return type(value), tuple(_setting(item, depth - 1) for item in value)
-    if depth and isinstance(value, dict):
-        items = value.items()
-        return type(value), tuple((_setting(key, depth - 1), _setting(item, depth - 1)) for key, item in items)
-    if depth and hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type):
-        return Same(value), tuple((name, _setting(item, depth - 1)) for name, item in vars(value).items())
-    return Same(value)
+        return _referred(value)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type | ModuleType):
+        return _parts(vars(value))
+    return ()
 
 
-def state_of(function: Any) -> object:
-    """Describe a function by its identity and what it refers to, in cells, defaults and globals: values and tensors."""
-    if not isinstance(function, FunctionType):
-        return Same(function)
+def _referred(function: FunctionType) -> list[Any]:
+    """Return the values that a function finds in its cells, defaults, attributes and globals."""
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    names = [function.__globals__.get(name) for name in function.__code__.co_names]
-    referred = [*cells, *(function.__defaults__ or ()), *names]
-    return Same(function), tuple(_setting(value) for value in referred if isinstance(value, (*_PLAIN, Tensor)))
+    found = [function.__globals__.get(name) for name in _global_names(function.__code__)]
+    return [*cells, *(function.__defaults__ or ()), function.__kwdefaults__, vars(function), *found]
+
+
+@lru_cache
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the globals that a function reads, and those of functions and comprehensions inside it."""
+    own = (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+    inner = (name for const in code.co_consts if isinstance(const, CodeType) for name in _global_names(const))
+    return tuple(dict.fromkeys((*own, *inner)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -177,6 +178,63 @@ def test_tensors_of_a_target_are_looked_at_anew() -> None:
     assert distance(explainer(x, target).relevance, explainer(x, 3).relevance) <= 1e-6
     weights.copy_(torch.tensor([0, 1.0, 0, 0, 0]))  # the same tensor with other values
     assert distance(explainer(x, target).relevance, explainer(x, 1).relevance) <= 1e-6
+
+
+class Chosen:
+    def __init__(self, held: list[int]) -> None:
+        self.held = held
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return output[:, self.held].sum(1)
+
+    def method(self, output: Tensor) -> Tensor:
+        return self(output)
+
+
+def by_default(held: list[int]) -> Callable[[Tensor], Tensor]:
+    def target(output: Tensor, *, held: list[int] = held) -> Tensor:
+        return output[:, held].sum(1)
+
+    return target
+
+
+REFERRING: dict[str, Callable[[list[int]], Callable[[Tensor], Tensor]]] = {
+    "list": lambda held: lambda output: output[:, held].sum(1),
+    "dict": lambda held: (lambda settings: lambda output: output[:, settings["class"]].sum(1))({"class": held}),
+    "object": lambda held: (lambda settings: lambda output: output[:, settings.held].sum(1))(Chosen(held)),
+    "function": lambda held: (lambda inner: lambda output: inner(output))(lambda output: output[:, held].sum(1)),
+    "default": by_default,
+    "callable object": Chosen,
+    "method": lambda held: Chosen(held).method,
+    "partial": lambda held: partial(lambda output, held: output[:, held].sum(1), held=held),
+    "module": lambda held: Lambda(lambda m, output: output[:, m.held].sum(1), held=held).eval(),
+}
+
+
+@pytest.mark.parametrize("refer", REFERRING.values(), ids=REFERRING)
+def test_what_a_target_refers_to_may_change(refer: Callable[[list[int]], Callable[[Tensor], Tensor]]) -> None:
+    model, x, held = seeded(lambda: Lambda(lambda m, x: m.head(x), head=nn.Linear(8, 5))), torch.randn(2, 8), [1]
+    explainer, target = relprop.Explainer(model, rules="gradient"), refer(held)
+    graph = relprop.capture(model, (x,), target=target)
+    torch.testing.assert_close(explainer(x, target).relevance[0], model.head.weight[1])
+    assert relprop.capture(model, (x,), target=target) is graph
+    held[0] = 3
+    torch.testing.assert_close(explainer(x, target).relevance[0], model.head.weight[3])
+
+
+OFFSET = 1
+
+
+def test_a_global_that_only_an_inner_function_reads_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def target(output: Tensor) -> Tensor:
+        return sum(output[:, k + OFFSET] for k in (0, 2))
+
+    model = seeded(lambda: Lambda(lambda m, x: m.head(x), head=nn.Linear(8, 5)))
+    explainer, x = relprop.Explainer(model, rules="gradient"), torch.randn(2, 8)
+    for offset in (1, 2):
+        monkeypatch.setitem(globals(), "OFFSET", offset)
+        expected = model.head.weight[offset] + model.head.weight[offset + 2]
+        torch.testing.assert_close(explainer(x, target).relevance[0], expected)
 
 
 class TestCheck:
