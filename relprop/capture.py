@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.batching import mark_batch, run_and_prove
-from relprop.copying import drop_observers, fingerprint, state_of, structural_copy
+from relprop.copying import callable_copy, drop_observers, fingerprint, state_of
 from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
 from relprop.export import Wrapped, export, gradient_regions, lower, plain_mode
 from relprop.graph import Graph, build_graph
@@ -184,10 +184,10 @@ def _capture(
 ) -> Graph:
     batched = batched_inputs(args, kwargs)
     args, kwargs = _example(args, kwargs)
-    if isinstance(model, ExportedProgram):
-        runnable: nn.Module = model.module()
-    else:
-        runnable = structural_copy(model)
+    runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
+    if isinstance(target, nn.Module):
+        target, held = callable_copy(target)
+        originals |= held
     as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
     wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
     reference = _call(wrapped, args, kwargs)
@@ -207,7 +207,7 @@ def _capture(
             f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
             "the scale of the input"
         )
-    graph = build_graph(program, select)
+    graph = build_graph(program, select, originals)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if len(leaves) != len(graph.inputs):
         raise CaptureError(

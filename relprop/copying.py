@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dis
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from itertools import chain
@@ -16,25 +17,57 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
-def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor a model holds, by path: parameters, buffers, and tensors that are plain attributes."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
+def held_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield every tensor a model holds: parameters, buffers, and what its attributes are or lead to."""
+    modules = list(model.modules())
+    known = set(map(id, modules))
+    for module in modules:  # it grows by those that are held outside of any register, in a list say
+        yield from module.parameters(recurse=False)
+        yield from module.buffers(recurse=False)
+        for value in chain.from_iterable(_leaves(part) for _, part in _attributes(module)):
             if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value
+                yield value
+            else:
+                found = [inner for inner in value.modules() if id(inner) not in known]
+                known.update(map(id, found))
+                modules += found
+
+
+def _leaves(value: Any, depth: int = 4) -> Iterator[Tensor | nn.Module]:
+    if isinstance(value, Tensor | nn.Module):
+        yield value
+    elif depth and not isinstance(value, FunctionType):  # functions are not copied
+        for part in _parts(value):
+            yield from _leaves(part, depth - 1)
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
     """Copy a model's modules but none of its tensors.
 
     Tracing patches and even calls modules; on a copy that disturbs nobody who uses the model meanwhile. Forward
-    hooks stay the user's own objects, each inside a `Hook`; what can't be copied (a lock, a file) is shared.
+    hooks stay the user's own objects, each inside a `Hook`, backward hooks are left out; what can't be copied (a
+    lock, a file) is shared.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for _, tensor in held_tensors(model)}
-    hooks = [hook for module in model.modules() for known in _hooks(module) for hook in known.values()]
-    memo |= {id(hook): Hook(hook) for hook in hooks}
+    return _copy(model, {id(tensor): tensor for tensor in held_tensors(model)})
+
+
+def callable_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
+    """Copy a model's modules and all its tensors but the parameters, so that a call changes nothing of the model.
+
+    Returns
+    -------
+    nn.Module, mapping of int to Tensor
+        The copy, and the model's own tensor for the identity of each that was copied.
+    """
+    held = {id(tensor): tensor for tensor in held_tensors(model)}
+    memo = {key: t if isinstance(t, nn.Parameter) else t.detach().clone() for key, t in held.items()}
+    return _copy(model, memo), {id(memo[key]): tensor for key, tensor in held.items()}
+
+
+def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    for module in model.modules():
+        memo |= {id(hook): Hook(hook) for known in _hooks(module) for hook in known.values()}
+        memo |= {id(known): OrderedDict() for known in (module._backward_hooks, module._backward_pre_hooks)}
     try:
         return copy.deepcopy(model, dict(memo))
     except Exception:  # whatever the attribute that can't be copied raises
@@ -44,7 +77,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
 def _not_copyable(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
     shared = {}
     for module in model.modules():
-        for value in (value for name, value in vars(module).items() if name not in _INTERNALS):
+        for _, value in _attributes(module):
             try:
                 copy.deepcopy(value, dict(memo))
             except Exception:  # as above

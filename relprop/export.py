@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.errors import CaptureError, first_line
+from relprop.errors import CaptureError, RelpropError, first_line
 from relprop.graph import ROOT
 from relprop.in_place import write_out_of_place
 from relprop.outputs import explained
@@ -147,8 +147,23 @@ class _WithoutThisThread(io.TextIOBase):
 
 
 def lower(program: ExportedProgram) -> ExportedProgram:
-    """Make an exported program functional, in the vocabulary that rules are written for."""
-    lowered: ExportedProgram = program.run_decompositions(dict(_DECOMPOSITIONS))
+    """Make an exported program functional, in the vocabulary that rules are written for.
+
+    Raises
+    ------
+    CaptureError
+        If it can't be.
+    """
+    try:
+        lowered: ExportedProgram = program.run_decompositions(dict(_DECOMPOSITIONS))
+    except RelpropError:  # of a decomposition
+        raise
+    except Exception as error:  # as above
+        raise CaptureError(
+            f"the exported graph can't be made functional: {first_line(error)}\n"
+            "The usual reason is a forward that changes a tensor in place which is an attribute of its module: make it "
+            "a buffer with register_buffer."
+        ) from error
     return lowered
 
 

@@ -98,7 +98,7 @@ _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).with_name
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
 
-def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
+def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, Tensor]) -> Graph:
     """Rebuild an exported program's graph with the model's tensors as attributes and readable names.
 
     Parameters
@@ -107,6 +107,8 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
         Functional, see `relprop.export.lower`.
     select : int
         Which of the program's flattened outputs is to be explained.
+    originals : mapping
+        The model's own tensor, for the identity of each that is a copy in the program.
     """
     names = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     held = {**dict(program.state_dict), **dict(program.constants)}
@@ -157,6 +159,7 @@ def build_graph(program: ExportedProgram, select: int = 0) -> Graph:
     origins = {node: origin for node, origin in origins.items() if node in kept}
     _rename(graph, origins)
     graph.lint()
+    tensors = {name: originals.get(id(tensor), tensor) for name, tensor in tensors.items()}
     return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
 
 

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.capture import Model, batched_inputs, opened
-from relprop.copying import structural_copy
+from relprop.copying import callable_copy
 from relprop.errors import CaptureError, InputError, TargetError
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
@@ -103,8 +103,8 @@ def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.M
 
 
 def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
-    """Return a module one may hook and call, with the model's own tensors."""
-    return model.module() if isinstance(model, ExportedProgram) else structural_copy(model)
+    """Return a module one may hook and call, with the model's own parameters."""
+    return callable_copy(model.module() if isinstance(model, ExportedProgram) else model)[0]
 
 
 def input_gradient(

@@ -7,6 +7,7 @@ import math
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
@@ -241,6 +242,26 @@ class TestCache:
         relprop.explain(model, x)
         model.table.mul_(2.0)
         torch.testing.assert_close(relprop.explain(model, x).output, model(x).detach())
+
+    @pytest.mark.parametrize(
+        ("held", "used"),
+        [
+            (lambda t: [t], lambda held, x: x * held[0]),
+            (lambda t: {"a": (t,)}, lambda held, x: x * held["a"][0]),
+            (lambda t: SimpleNamespace(t=t), lambda held, x: x * held.t),
+            (lambda t: [nn.Parameter(t)], lambda held, x: x * held[0]),
+            (lambda t: (Lambda(lambda m, x: x * m.weight, weight=nn.Parameter(t)),), lambda held, x: held[0](x)),
+        ],
+        ids=["list", "dict", "object", "parameter in a list", "layer in a tuple"],
+    )
+    def test_changed_tensors_inside_an_attribute_take_effect(self, held: Any, used: Any, captures: list[Any]) -> None:
+        table = torch.ones(8)
+        model = Lambda(lambda m, x: m.head(used(m.held, x)), head=nn.Linear(8, 3), held=held(table)).eval()
+        x = torch.randn(2, 8)
+        relprop.explain(model, x)
+        table.mul_(3.0)
+        torch.testing.assert_close(relprop.explain(model, x).output, model(x).detach())
+        assert len(captures) == 1
 
     @pytest.mark.parametrize(
         "change",

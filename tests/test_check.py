@@ -83,6 +83,35 @@ def test_another_default_device_is_left_alone(x):
         assert relprop.check(model, x).ok
 
 
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(192, 6)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(x.flatten(1)) + self.calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neither_counters_nor_backward_hooks_know_of_a_check(x, dtype):
+    model, fired = seeded(Counting).to(dtype), []
+    model.head.register_full_backward_hook(lambda *args: fired.append(args))
+    model.head.register_full_backward_pre_hook(lambda *args: fired.append(args))
+    assert relprop.check(model, x.to(dtype)).oracle_error < 1e-12
+    assert relprop.gradient_oracle_error(model, x.to(dtype)) < 1e-12
+    assert model.calls == 0
+    assert not fired
+
+
+def test_a_check_of_an_exported_program_leaves_its_buffers_alone(x):
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(seeded(Counting), (x,), dynamic_shapes=({0: batch},))
+    assert relprop.check(program, x).oracle_error < 1e-5
+    assert program.state_dict["calls"] == 0
+
+
 def test_a_hidden_no_grad_region_is_found(x):
     report = relprop.check(seeded(lambda: Residual(hide_gradient=True)), x)
     assert not report.ok

@@ -19,6 +19,7 @@ import torch
 from models import CLASSES, Lambda, cosine, distance, gradient, kept, make, pictures, seeded
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 import relprop
 import rule_registry
@@ -73,6 +74,19 @@ class TestUntouched:
         model.register_buffer("steps", torch.zeros(()))
         relprop.explain(model, torch.randn(2, 8))
         assert (model.calls, float(model.steps), model.last) == (0, 0.0, None)
+
+    @pytest.mark.parametrize("held", [lambda t: t, lambda t: [t], lambda t: {"a": (t,)}], ids=["plain", "list", "dict"])
+    def test_a_tensor_that_is_no_buffer_is_not_changed(self, held: Callable[[Tensor], Any]) -> None:
+        steps = torch.zeros(3)
+
+        def forward(m: Any, x: Tensor) -> Tensor:
+            (leaf,) = pytree.tree_leaves(m.steps)
+            return m.head(x) + leaf.add_(1)
+
+        model = Lambda(forward, head=nn.Linear(8, 3), steps=held(steps)).eval()
+        with pytest.raises(CaptureError, match=r"(?s)can't be made functional: .*mutated.*register_buffer"):
+            relprop.explain(model, torch.randn(2, 8))
+        assert not steps.any()
 
     def test_input_changed_in_place_by_the_model(self) -> None:
         model, x = Lambda(lambda m, x: m.head(x.mul_(2)), head=nn.Linear(8, 3)).eval(), torch.randn(2, 8)
