@@ -212,9 +212,20 @@ def unmasked(call: Call, tensor: Tensor) -> Tensor:
 
 
 def only_scales(call: Call) -> bool:
-    """Whether one factor of a product or quotient is a constant with one entry, which changes no proportion."""
-    constants = [call[name] for name in ("self", "other") if not call.is_active(name)]
-    return any(not isinstance(value, Tensor) or value.numel() == 1 for value in constants)
+    """Whether one factor of a product or quotient is a constant that changes no proportion."""
+    return any(_is_scalar(call, call[name]) for name in ("self", "other") if not call.is_active(name))
+
+
+def _is_scalar(call: Call, factor: Any) -> bool:
+    """Whether a constant factor is one number for each sample.
+
+    One of every sample's own has as many entries as there are samples, and no map may depend on that.
+    """
+    if not isinstance(factor, Tensor):
+        return True
+    before = call.result.ndim - factor.ndim
+    samples = None if call.batch.merged else call.batch.axis - before
+    return all(size == 1 or d == samples for d, size in enumerate(factor.shape))
 
 
 _aten = torch.ops.aten

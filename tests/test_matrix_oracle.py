@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from models import Lambda
 from support import (
     FRONT,
     SEEDS,
@@ -476,6 +477,33 @@ def test_scalars_of_any_sign_are_inert(op: Any, scalar: Any) -> None:
     x, relevance = signed(2, 3), torch.rand(SEEDS, 2, 3, dtype=torch.float64)
     applied = apply_rule(op, (x, scalar), {}, slots(["self"]), relevance)
     assert torch.equal(applied.values[0], relevance)
+
+
+@pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
+@pytest.mark.parametrize("op", [aten.mul.Tensor, aten.div.Tensor], ids=["mul", "div"])
+def test_a_number_of_each_sample_is_a_scalar(op: Any, rules: str) -> None:
+    """Else maps of one sample, where it is a single number, are others than those of a batch."""
+    x, relevance = signed(2, 2, 4), torch.rand(SEEDS, 2, 2, 4, dtype=torch.float64)
+    for shape, mark in (((2, 1, 1), FRONT), ((2, 1), BatchAxis(1))):
+        where = {"input_batch": [mark], "output_batch": mark}
+        applied = apply_rule(op, (x, randn(*shape)), {}, slots(["self"]), relevance, rules=rules, **where)
+        assert torch.equal(applied.values[0], relevance)
+
+
+def test_a_number_of_each_window_is_none() -> None:
+    mark = BatchAxis(0, 3)
+    compare_with_formula(aten.mul.Tensor, signed(6, 4), randn(6, 1), input_batch=[mark], output_batch=mark)
+
+
+def test_maps_do_not_depend_on_the_batch_where_a_constant_has_a_number_of_each_sample() -> None:
+    def forward(m: Lambda, x: Tensor) -> Tensor:
+        return m.head(m.stem(x) * m.gate(x).sigmoid())
+
+    model = Lambda(forward, stem=nn.Linear(6, 6), gate=nn.Linear(6, 1), head=nn.Linear(6, 3)).eval()
+    x = torch.randn(2, 6)
+    for rules in ("abslrp", "epsilon"):
+        one, two = (relprop.explain(model, x, at="stem", rules=rules, batch_size=n).relevance for n in (1, 2))
+        torch.testing.assert_close(one, two)
 
 
 def test_scalar_in_front_is_inert() -> None:
