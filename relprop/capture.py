@@ -49,6 +49,9 @@ def capture(
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.
 
+    A squeeze never takes the batch axis: a single sample leaves the graph as ``(1, classes)``, as it would beside
+    others, also where the model itself returns ``(classes,)`` for it, or fails.
+
     Parameters
     ----------
     model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``

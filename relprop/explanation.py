@@ -35,7 +35,7 @@ class Explanation:
     seeds : mapping of str to Tensor
         The maps of each seed before they are combined, ``(S, B, C, H, W)``.
     output : Tensor
-        What the model returned, ``(B, classes)``.
+        What the model returned, ``(B, classes)``, also of a single sample whose batch axis the model squeezes away.
     target : Tensor or None
         The classes explained, ``(B,)``; None where the target is a callable.
     layers : mapping of str to Tensor or list of Tensor

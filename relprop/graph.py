@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from relprop.spelling import returned_as_is, spell_for_any_batch
 from rule_registry import BatchAxis
 
 aten = torch.ops.aten
@@ -142,12 +143,11 @@ def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, T
         elif node.op == "call_function":
             if _CHECKS.match(str(node.target)):
                 continue
-            if (same := _returned_as_is(node)) is not None:
+            if (same := returned_as_is(node)) is not None:
                 copies[node] = copies[same]
                 continue
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node.target in (aten.view.default, aten._unsafe_view.default):
-                copies[node].target = aten.reshape.default  # other strides than the example's may need a copy
+            spell_for_any_batch(copies[node])
             origins[copies[node]] = _origin(node)
         if node in copies:
             copies[node].meta = {"val": node.meta.get("val")}
@@ -161,23 +161,6 @@ def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, T
     graph.lint()
     tensors = {name: originals.get(id(tensor), tensor) for name, tensor in tensors.items()}
     return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
-
-
-def _returned_as_is(node: fx.Node) -> fx.Node | None:
-    """Return the argument that an operation adds zero to, or writes over a whole tensor (what was there is not used).
-
-    Branches that are left out are often spelled so, and ``x[:, :k] = y`` where there are just k channels.
-    """
-    if node.target in (aten.add.Tensor, aten.sub.Tensor) and node.args[1] in (0, 0.0):
-        same = node.args[0]
-    elif node.target in (aten.copy.default, aten.slice_scatter.default):
-        same = node.args[1]
-    else:
-        return None
-    if not isinstance(same, fx.Node):
-        return None
-    before, after = same.meta["val"], node.meta["val"]
-    return same if (before.shape, before.dtype) == (after.shape, after.dtype) else None
 
 
 def _attribute_name(path: str, taken: Mapping[str, Tensor]) -> str:
