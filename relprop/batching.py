@@ -57,7 +57,8 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         places = "\n".join(f"  {graph.describe(node)}: shape {tuple(node.meta['val'].shape)}" for node in lost[:5])
         raise CaptureError(
             f"samples of a batch are mixed: no single axis of these {len(lost)} values carries the batch\n"
-            f"{places}\nRelevance is per sample, so the model must treat the samples of a batch apart."
+            f"{places}\nRelevance is per sample, so the model must treat the samples of a batch apart. If "
+            "another of its outputs does, name that one with output=..."
         )
 
 

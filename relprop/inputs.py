@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError, TargetError
-from relprop.graph import Graph
-from rule_registry import RuleSet
+from relprop.graph import Graph, Marks
+from rule_registry import BatchAxis, RuleSet
 
 Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
 Contrast = Literal["rest", "default"] | None
@@ -54,33 +54,42 @@ def plain(leaf: Tensor) -> Tensor:
 
 def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool) -> Literal["rest"] | None:
     """Settle the contrast; raise a `TargetError` where output, target and contrast do not go together."""
-    shape = graph.output.meta["val"].shape
+    shape, mark = graph.output.meta["val"].shape, graph.batch.get(graph.output)
+    apart = mark is None or mark == BatchAxis(0)  # an output without a mark does not depend on the samples at all
     wanted: Literal["rest"] | None = None
     if contrast != "default":
         wanted = contrast
     elif not callable_target:
         wanted = rules.contrast
     if callable_target:
-        if len(shape) != 1:
+        if not apart or len(shape) != 1:
             raise TargetError(
-                f"a callable target must return one number per sample, (B,), not {_shape(shape)}; for example "
+                f"a callable target must return one number per sample, (B,), not {_layout(shape, mark)}; for example "
                 "lambda output: output[:, 3] - output[:, 5]"
             )
         if wanted:
             raise TargetError('contrast="rest" needs classes; a callable target has none, so pass contrast=None')
         return None
-    if len(shape) != 2:
+    if not apart or len(shape) != 2:
         raise TargetError(
-            f"the output is {_shape(shape)}, not (B, classes): give target a function of it that returns one number "
-            "per sample"
+            f"the output is {_layout(shape, mark)}, not (B, classes): give target a function of it that returns one "
+            "number per sample, name another output with output=..., or wrap the model in a module that returns "
+            "(B, classes)"
         )
     if wanted and shape[1] == 1:
         raise TargetError('contrast="rest" needs at least two classes; this model has one output: pass contrast=None')
     return wanted
 
 
-def _shape(shape: Sequence[Any]) -> str:
-    return "(" + ", ".join(str(size) if isinstance(size, int) else "B" for size in shape) + ")"
+def _layout(shape: Sequence[Any], mark: Marks) -> str:
+    """Write a shape with B for the batch, and say where the samples are if they are not along the first axis alone."""
+    sizes, where = [str(size) if isinstance(size, int) else "B" for size in shape], ""
+    if isinstance(mark, BatchAxis) and mark != BatchAxis(0):
+        each = mark.factor * mark.outer
+        what = "the samples" if each == 1 else f"{each} entries for each sample"
+        sizes[mark.axis] = "B" if each == 1 else f"{each} B"
+        where = f" with {what} along axis {mark.axis}"
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''}){where}"
 
 
 def target_classes(graph: Graph, target: Target, batch: int) -> Tensor | None:

@@ -114,7 +114,8 @@ class _Rewriter:
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
         self.hooked: dict[str, list[fx.Node]] = {}
-        self.seed = self._member("seed", Seed(contrast, plan.rules.seed))
+        classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
+        self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes))
 
     def program(self) -> RelevanceProgram:
         for node in self.plan.graph.graph.nodes:

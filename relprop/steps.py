@@ -37,12 +37,15 @@ class Seed(nn.Module):
         With ``"rest"`` a second seed is uniform over all other classes.
     size : {"one", "output"}
         Whether a seed has mass one, or is weighed with the output: the target's own, and the mean of the others.
+    classes : bool
+        Whether the output has classes; else it is a callable target's one number per sample.
     """
 
-    def __init__(self, contrast: Literal["rest"] | None, size: Literal["one", "output"] = "one") -> None:
+    def __init__(self, contrast: Literal["rest"] | None, size: Literal["one", "output"], classes: bool) -> None:
         super().__init__()
         self.contrast = contrast
         self.size = size
+        self.classes = classes
 
     def forward(self, output: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return the seeds, ``(S, *output)``, the classes they stand for, and the mass of each, ``(S, B)``.
@@ -50,12 +53,12 @@ class Seed(nn.Module):
         Parameters
         ----------
         output : Tensor
-            ``(B, classes)``, or ``(B,)`` where the target is a callable.
+            ``(B, classes)``, or ``(B,)`` where there are none.
         target : Tensor, optional
             ``(B,)``, classes; where negative, or not given, that of the sample's largest output.
         """
         output = widen(output)
-        if output.ndim == 1:
+        if not self.classes:
             seeds = torch.ones_like(output).unsqueeze(0)
         else:
             largest = output.argmax(1)
@@ -66,9 +69,7 @@ class Seed(nn.Module):
         if self.size == "output":
             # Where a class is masked out by minus infinity its seed is zero, which the product would not be.
             seeds = torch.where(seeds == 0, 0.0, seeds * output)
-        if output.ndim == 1:
-            return seeds, None, seeds
-        return seeds, target, seeds.sum(2)
+        return (seeds, target, seeds.sum(2)) if self.classes else (seeds, None, seeds)
 
 
 class Step(nn.Module):

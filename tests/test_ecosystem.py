@@ -13,7 +13,7 @@ import torch
 import relprop
 from benchmarks.zoo import converted, ecosystem
 from benchmarks.zoo.entries import Entry, Subject
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, TargetError
 from relprop.extras import MissingExtraError
 from relprop.oracle import gradient_oracle
 
@@ -63,6 +63,14 @@ def test_one_of_each_kind(key: str) -> None:
 def test_segmentation_with_a_mask() -> None:
     """Torchvision's own, at 96 pixels."""
     check("torchvision/lraspp_mobilenet_v3_large")
+
+
+def test_clip_has_the_pictures_along_the_second_axis_of_what_it_says_of_texts() -> None:
+    _, subject = build("huggingface/CLIPModel zero-shot")
+    e = relprop.explain(subject.model, subject.inputs, kwargs=subject.kwargs, output="logits_per_image")
+    assert e.output.shape == (2, 7)
+    with pytest.raises(TargetError, match=r"\(7, B\) with the samples along axis 1.*name another output"):
+        relprop.explain(subject.model, subject.inputs, kwargs=subject.kwargs, output="logits_per_text")
 
 
 @pytest.mark.slow
