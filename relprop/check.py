@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from relprop.assign import Plan, Row, table
 from relprop.capture import Model, batched_inputs, opened
 from relprop.conservation import Conservation
-from relprop.errors import MissingRuleError
+from relprop.errors import MissingRuleError, first_line
 from relprop.explainer import Explainer
 from relprop.export import no_autocast
 from relprop.graph import Graph, operation_name
@@ -60,7 +60,8 @@ class Report:
         Smallest cosine of a map with itself under input noise of 1e-4 of its scale; None where the source is no
         input.
     seconds, gradient_seconds : float
-        Time of one explanation, and of one plain input gradient of the same batch.
+        Time of one explanation, and of one plain input gradient of the same batch; NaN where a model can't do with a
+        batch of one.
     notes : tuple of str
         What a reader should know.
     """
@@ -193,8 +194,18 @@ def check(
     oracle_error, dtype = gradient_oracle(model, x, kwargs, meant, at, output)
     runnable = runnable_copy(model)
     inputs = pytree.tree_map(leaf_copy, check_inputs(x, kwargs))
+    notes = _notes(plan)
     with torch.inference_mode(False), no_autocast():
-        gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, meant, at, output))
+        try:
+            gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, meant, at, output))
+        except Exception as error:  # whatever a model raises whose squeeze takes the batch axis of a single sample
+            if len(explanation) > 1:
+                raise
+            gradient_seconds = math.nan
+            notes += (
+                f"the model itself loses the batch axis of a single sample ({type(error).__name__}: "
+                f"{first_line(error)}), so its gradient was not timed. The explanation keeps that axis",
+            )
     stability = None
     if at is None:
         args, noisy_kwargs = _with_noise(*check_inputs(x, kwargs))
@@ -215,7 +226,7 @@ def check(
         stability=stability,
         seconds=_seconds(lambda: explainer(x, meant, kwargs)),
         gradient_seconds=gradient_seconds,
-        notes=_notes(plan),
+        notes=notes,
     )
 
 

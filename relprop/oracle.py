@@ -62,20 +62,23 @@ def gradient_oracle(
             exact, inputs = model, pytree.tree_map(leaf_copy, given)
             e = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], target, inputs[1])
         meant = target if e.target is None else e.target
-        if at is None and len(next(iter(e.relevances.values()))) == 1:
+        if len(e) == 1:
             inputs, meant = _twice(inputs, meant)
         gradients = input_gradient(runnable_copy(exact), inputs, meant, at, output)
-    found = list(e.relevances.values())
-    pairs = [(a, b[: len(a)]) for a, b in zip(found, gradients, strict=True)]
-    errors = [float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)) for a, b in pairs]
-    return max(errors), found[0].dtype
+    errors = []
+    for (name, found), beside in zip(e.relevances.items(), gradients, strict=True):
+        wanted = e.axes[name].take(beside, slice(len(e)))
+        errors.append(
+            float((found - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
+        )
+    return max(errors), next(iter(e.relevances.values())).dtype
 
 
 def _twice(inputs: Inputs, target: Target) -> tuple[Inputs, Target]:
-    """Put a single sample beside itself, for torch's sake.
+    """Put a single sample beside itself, for torch's sake, and since a squeeze takes the batch axis of a single one.
 
-    The backward of its batch norm (2.15, on a CPU) mixes the entries of a gradient of one sample that lies in memory
-    as a transposition leaves it, channels last. Samples do not depend on each other, so nothing else changes.
+    The backward of torch's batch norm (2.15, on a CPU) mixes the entries of a gradient of one sample that lies in
+    memory as a transposition leaves it, channels last. Samples do not depend on each other, so nothing else changes.
     """
     marks = iter(batched_inputs(*inputs))
 
