@@ -16,6 +16,15 @@ from rule_registry import BatchAxis
 _SIZES = (2, 3, 5)
 
 
+def refuse_fixed_batch(size: int | SymInt) -> None:
+    """Raise a `CaptureError` for a graph whose batch axis has a size of its own."""
+    if not isinstance(size, SymInt):
+        raise CaptureError(
+            f"the graph is fixed at a batch of {size}: export it with a dynamic batch axis and at least two "
+            'samples, as in torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch")},))'
+        )
+
+
 def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
     """Mark the batch axis of every value on the way from a batched input to the output.
 
@@ -34,11 +43,7 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         If no single axis of such a value carries the batch.
     """
     symbol = batched[0].meta["val"].shape[0]
-    if not isinstance(symbol, SymInt):
-        raise CaptureError(
-            f"the graph is fixed at a batch of {symbol}: export it with a dynamic batch axis and at least two "
-            'samples, as in torch.export.export(model, (x,), dynamic_shapes=({0: Dim("batch")},))'
-        )
+    refuse_fixed_batch(symbol)
     for node in batched:
         graph.batch[node] = BatchAxis(0)
     lost = []

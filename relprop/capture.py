@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.batching import mark_batch, run_and_prove
+from relprop.batching import mark_batch, refuse_fixed_batch, run_and_prove
 from relprop.copying import callable_copy, drop_observers, fingerprint, state_of
 from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
 from relprop.export import Wrapped, export, gradient_regions, lower, plain_mode
@@ -187,13 +187,15 @@ def _capture(
 ) -> Graph:
     batched = batched_inputs(args, kwargs)
     args, kwargs = _example(args, kwargs)
+    if isinstance(model, ExportedProgram):
+        _refuse_fixed_program(model)
     runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
     if isinstance(target, nn.Module):
         target, held = callable_copy(target)
         originals |= held
     as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
     wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
-    reference = _call(wrapped, args, kwargs)
+    reference = _call(wrapped, args, kwargs, batched)
     drop_observers(wrapped)
     if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
@@ -222,7 +224,14 @@ def _capture(
     return graph
 
 
-def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _refuse_fixed_program(program: ExportedProgram) -> None:
+    nodes = {node.name: node for node in program.graph.nodes}
+    first = next((nodes[name] for name in program.graph_signature.user_inputs if name in nodes), None)
+    if first is not None and isinstance(value := first.meta.get("val"), Tensor) and value.ndim:
+        refuse_fixed_batch(value.shape[0])
+
+
+def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]) -> Any:
     """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
     buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
     inputs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
@@ -231,15 +240,15 @@ def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     except RelpropError:  # of the output that is meant, or the target
         raise
     except Exception as error:  # whatever the model raises
+        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         shapes = ", ".join(
-            f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
-            for leaf in pytree.tree_leaves((args, kwargs))
-            if isinstance(leaf, Tensor)
+            f"({', '.join([*'B'[:mark], *map(str, leaf.shape[mark:])])}) {leaf.dtype} on {leaf.device}"
+            for leaf, mark in zip(leaves, batched, strict=True)
         )
         held = next(wrapped.parameters(), None)
         weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
         raise InputError(
-            f"{type(wrapped.model).__name__} fails on an input of {shapes}{weights}: "
+            f"{type(wrapped.model).__name__} fails on an input of {shapes}{weights}, the first axis being the batch: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
 

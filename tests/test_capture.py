@@ -328,10 +328,11 @@ class TestKindsOfModels:
         e = relprop.explain(exported(model, x), x, target=_first_class)
         assert distance(e.relevance, relprop.explain(model, x, target=_first_class).relevance) <= 1e-5
 
-    def test_static_exported_program(self) -> None:
-        program = torch.export.export(make("plain"), (pictures(2),), strict=False)
-        with pytest.raises(CaptureError, match=r"fixed at a batch of 2.*dynamic_shapes"):
-            relprop.explain(program, pictures(2))
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_static_exported_program(self, size: int) -> None:
+        program = torch.export.export(make("plain"), (pictures(size),), strict=False)
+        with pytest.raises(CaptureError, match=rf"fixed at a batch of {size}.*dynamic_shapes"):
+            relprop.explain(program, pictures(size))
 
     def test_missing_and_corrupt_files(self, tmp_path: Path) -> None:
         with pytest.raises(CaptureError, match=r"nowhere\.pt2 can't be read"):

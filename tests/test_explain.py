@@ -469,9 +469,13 @@ class TestBadInputs:
             (
                 torch.randn(2, 4, 8, 8),
                 InputError,
-                r"Plain .*fails on an input of \(2, 4, 8, 8\) torch\.float32.*channels",
+                r"Plain .*fails on an input of \(B, 4, 8, 8\) torch\.float32.*channels",
             ),
-            (torch.randn(3, 8, 8), (InputError, CaptureError), r"\(\d, 8, 8\)"),
+            (
+                torch.randn(3, 8, 8),
+                InputError,
+                r"an input of \(B, 8, 8\) .* the first axis being the batch: .*channels",
+            ),
             (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), InputError, r"uint8.*x\.float\(\) / 255"),
             (torch.zeros(2, 3, 8, 8, dtype=torch.long), InputError, r"torch\.int64.*weights are torch\.float32"),
             (torch.zeros(0, 3, 8, 8), InputError, r"is empty: shape \(0, 3, 8, 8\)"),
@@ -489,7 +493,7 @@ class TestBadInputs:
     def test_missing_second_input(self) -> None:
         model = Lambda(lambda m, x, y: m.head(x + y), head=nn.Linear(8, 3)).eval()
         with pytest.raises(
-            InputError, match=r"fails on an input of \(2, 8\).*missing 1 required positional argument: 'y'"
+            InputError, match=r"fails on an input of \(B, 8\).*missing 1 required positional argument: 'y'"
         ):
             relprop.explain(model, torch.randn(2, 8))
 
