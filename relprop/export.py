@@ -8,11 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from threading import get_ident
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, fx, nn
+from torch import SymInt, Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
@@ -154,8 +155,10 @@ def lower(program: ExportedProgram) -> ExportedProgram:
     CaptureError
         If it can't be.
     """
+    attention = aten.scaled_dot_product_attention.default
+    written_out = {attention: partial(_attention, infinite=_may_mask_by_infinity(program)), **_DECOMPOSITIONS}
     try:
-        lowered: ExportedProgram = program.run_decompositions(dict(_DECOMPOSITIONS))
+        lowered: ExportedProgram = program.run_decompositions(written_out)
     except RelpropError:  # of a decomposition
         raise
     except Exception as error:  # as above
@@ -165,6 +168,23 @@ def lower(program: ExportedProgram) -> ExportedProgram:
             "a buffer with register_buffer."
         ) from error
     return lowered
+
+
+def _may_mask_by_infinity(program: ExportedProgram) -> bool:
+    """Whether minus infinity is written in a program, held by it, or may be given to it for all samples alike."""
+    signature = program.graph_signature
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        given = node.name in signature.user_inputs and isinstance(value, Tensor) and value.is_floating_point()
+        if (given and not _carries_batch(value)) or -math.inf in (*node.args, *node.kwargs.values()):
+            return True
+    held = (*(program.state_dict.get(name) for name in signature.buffers), *program.constants.values())
+    floating = (value for value in held if isinstance(value, Tensor) and value.is_floating_point())
+    return any(bool(value.isneginf().any()) for value in floating)
+
+
+def _carries_batch(tensor: Tensor) -> bool:
+    return any(isinstance(size, SymInt) for size in tensor.shape)
 
 
 def _attention(
@@ -177,8 +197,13 @@ def _attention(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
+    infinite: bool,
 ) -> Tensor:
-    """Attention written out, so that it has one meaning however a model spells it."""
+    """Attention written out, so that it has one meaning however a model spells it.
+
+    A query that no key is open to, as that of a padded position, attends to nothing, where softmax would be 0 / 0. What
+    that takes is left out for masks that have no such rows: causal ones, and, unless ``infinite``, learned biases.
+    """
     if dropout_p:
         raise CaptureError("attention with dropout in evaluation mode: pass dropout_p=0.0 when not training")
     if enable_gqa:
@@ -187,11 +212,16 @@ def _attention(
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
     logits = (query * scale) @ key.transpose(-2, -1)
+    closes = attn_mask is not None and (infinite or attn_mask.dtype == torch.bool or _carries_batch(attn_mask))
     if is_causal:
         attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+        if closes:
+            closed = (attn_mask == -math.inf).all(-1, keepdim=True)
+            attended = (logits + attn_mask.masked_fill(closed, 0.0)).softmax(-1) @ value
+            return attended.masked_fill(closed, 0.0)
         logits = logits + attn_mask
     return logits.softmax(-1) @ value
 
@@ -243,7 +273,6 @@ _OTHER_NAMES = (
 """Operations that are another, or several, whatever a model calls them."""
 
 _DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
-    aten.scaled_dot_product_attention.default: _attention,
     aten.addcmul.default: _add_product,
     **{operation: _written_out(operation) for operation in _OTHER_NAMES},
     **WRITTEN_OUT,

@@ -6,6 +6,7 @@ import importlib
 import math
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -565,6 +566,59 @@ def test_fused_attention_equals_attention_written_out(options: dict[str, Any], r
     else:
         assert a.conservation.error <= 1e-9
         assert a.relevance.abs().sum() > 0
+
+
+PADDED = torch.tensor([3, 5, 0])
+CLOSED = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(-1)  # the first query has no key
+
+
+def _padding(lengths: Tensor) -> Tensor:
+    inside = torch.arange(LENGTH) < lengths[:, None]
+    return inside[:, None, :, None] & inside[:, None, None]
+
+
+def _infinite(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape).double().masked_fill(~mask, -math.inf)
+
+
+MASKS_THAT_CLOSE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "padding": lambda m, given: _padding(given),
+    "padding, in numbers": lambda m, given: _infinite(_padding(given)),
+    "no key": lambda m, given: CLOSED,
+    "no key, in numbers": lambda m, given: _infinite(CLOSED),
+    "no key, held": lambda m, given: m.held,
+    "no key, given": lambda m, given: given,
+}
+
+
+@pytest.mark.parametrize("name", MASKS_THAT_CLOSE)
+def test_a_query_without_any_key_attends_to_nothing(name: str) -> None:
+    """torch's kernels return 0 there, and softmax itself NaN."""
+
+    def forward(m: nn.Module, x: Tensor, given: Tensor) -> Tensor:
+        q, k, v = m.qkv(x).reshape(x.shape[0], LENGTH, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, MASKS_THAT_CLOSE[name](m, given))
+        return m.head(attended.transpose(1, 2).flatten(2)).mean(1)
+
+    model = seeded(lambda: Lambda(forward, qkv=nn.Linear(8, 24), head=nn.Linear(8, CLASSES))).double()
+    model.register_buffer("held", _infinite(CLOSED))
+    x = torch.randn(3, LENGTH, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = _infinite(CLOSED) if name == "no key, given" else PADDED
+    a, b = (relprop.explain(model, (x, given), rules=rules) for rules in ("gradient", "abslrp"))
+    torch.testing.assert_close(a.output, model(x, given))
+    assert relprop.gradient_oracle_error(model, (x, given)) <= 1e-9
+    assert b.relevance.isfinite().all()
+    assert b.conservation.error <= 1e-9
+    assert b.relevance[:2].flatten(1).any(1).all()
+
+
+def test_a_learned_bias_of_attention_costs_nothing_more() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        return m.head(F.scaled_dot_product_attention(x, x, x, m.bias).mean(1))
+
+    model = seeded(lambda: Lambda(forward, bias=nn.Parameter(torch.randn(4, 4)), head=nn.Linear(6, CLASSES)))
+    operations = [site.op for site in relprop.Explainer(model).plan(torch.randn(2, 4, 6)).sites.values()]
+    assert aten.masked_fill.Scalar not in operations
 
 
 @pytest.mark.parametrize("equation", ["bij,bkj->bik", "bij,bjk->bik", "bij,bij->bi", "bij,kj->bik", "bij,bkl->bil"])
