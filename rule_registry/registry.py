@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch._ops import OpOverload
 
+from rule_registry.parameters import as_parameter
 from rule_registry.rules import Function, Parameter, Rule, RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
@@ -22,6 +21,8 @@ F = TypeVar("F", bound=Function)
 
 ROOT = "structural"
 """The rule set that all others are built on, which explains nothing by itself."""
+SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {"name", "summary", "table", "overrides", "own", "parameters"}
+"""What `define` may set: the other fields of a rule set follow from what is registered."""
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
 
@@ -66,7 +67,8 @@ def define(
     parameters : mapping, optional
         Defaults of the parameters that `get` accepts.
     fixed : mapping, optional
-        Parameters of the base that this rule set gives a value for good: `get` no longer accepts them.
+        Parameters, of the base or of rules of its own, that this rule set gives a value for good: `get` does not
+        accept them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
     complex : bool
@@ -77,21 +79,24 @@ def define(
     Raises
     ------
     ValueError
-        If the name is taken, or a setting can't have that value.
+        If the name is taken, a setting can't have that value, or a parameter is not finite.
     LookupError
         If there is no rule set named ``base``.
     TypeError
-        If there is no such setting.
+        If there is no such setting, the default rule can't be called, or a parameter is no number.
     """
     if name in _definitions:
         raise ValueError(f"a rule set named {name!r} is defined already")
     if base is not None:
         _definition(base)
-    unknown = settings.keys() - {f.name for f in fields(RuleSet)}
+    unknown = settings.keys() - SETTINGS
     if unknown:
-        raise TypeError(f"a rule set has no setting {sorted(unknown)}")
+        raise TypeError(f"a rule set has no setting {sorted(unknown)}; there are: {', '.join(sorted(SETTINGS))}")
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
-    _definitions[name] = Definition(summary, base, settings, dict(parameters or {}), dict(fixed or {}), refuse, complex)
+    if settings.get("default") is not None:
+        as_rule(settings["default"])
+    own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
+    _definitions[name] = Definition(summary, base, settings, own, held, refuse, complex)
 
 
 def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
@@ -171,19 +176,7 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    return _get(name, **{key: _parameter(key, value) for key, value in parameters.items()})
-
-
-def _parameter(name: str, value: Any) -> Parameter:
-    """Return a parameter as rules have it, a number or a tuple of them, or refuse it."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    numbers = tuple(value) if several else (value,)
-    if not numbers or not all(isinstance(number, Real) for number in numbers):
-        raise TypeError(f"the parameter {name!r} must be a number, or one for each channel, not {value!r}")
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"the parameter {name!r} must be finite, not {value!r}")
-    return numbers if several else value
+    return _get(name, **{key: as_parameter(key, value) for key, value in parameters.items()})
 
 
 @lru_cache(maxsize=32)

@@ -125,6 +125,44 @@ def test_a_parameter_that_is_not_finite(value: Any) -> None:
         rule_registry.get("z-box", low=value)
 
 
+REFUSED_PARAMETERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "delta": ("abslrp", {"delta": -1.0}, "'abslrp': delta=-1 must be one number that is not negative"),
+    "several deltas": ("abslrp", {"delta": (0.1, 0.2)}, r"delta=\(0\.1, 0\.2\) must be one number"),
+    "epsilon": ("epsilon", {"epsilon": -0.05}, "epsilon=-0.05 must"),
+    "stabilizer": ("flat", {"stabilizer": -1e-6}, "'flat': stabilizer=-1e-06 must"),
+    "both": ("attnlrp", {"epsilon": -1, "stabilizer": [1, 2]}, r"epsilon=-1, stabilizer=\(1, 2\) must"),
+    "gamma": ("gamma", {"gamma": -0.5}, "gamma=-0.5 must"),
+    "gamma with bounds": ("epsilon-gamma-box", {"gamma": -0.5}, "gamma=-0.5 must"),
+    "alphas": ("alpha-beta", {"alpha": (2.0, 2.0)}, r"one number each, not alpha=\(2, 2\) and beta=1"),
+    "bounds": ("z-box", {"low": 3.0, "high": -3.0}, "low must be below high in every channel, not 3 and -3"),
+    "bounds of channels": ("epsilon-gamma-box", {"low": (0, 1, 0), "high": 1.0}, "low must be below high"),
+    "channels": ("z-box", {"low": (0, 0, 0), "high": (1, 1)}, "low is for 3 channels and high for 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_PARAMETERS.values(), ids=REFUSED_PARAMETERS.keys())
+def test_a_parameter_that_no_rule_can_work_with(case: tuple[str, dict[str, Any], str]) -> None:
+    name, parameters, message = case
+    with pytest.raises(ValueError, match=message):
+        rule_registry.get(name, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"),
+    [
+        ({"overrides": ((select(layer="first"), blocks),)}, TypeError, r"\['overrides'\]; there are: conserves, "),
+        ({"own": ()}, TypeError, r"no setting \['own'\]"),
+        ({"parameters": {"delta": float("nan")}}, ValueError, "'delta' must be finite"),
+        ({"fixed": {"delta": "1"}}, TypeError, "'delta' must be a number"),
+        ({"default": 3}, TypeError, "a rule is a function"),
+    ],
+)
+def test_what_can_not_be_built_is_refused_where_it_is_defined(wrong: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        rule_registry.define("mine", "…", base="abslrp", **wrong)
+    assert "mine" not in rule_registry.names()
+
+
 def test_tensors_are_parameters_too() -> None:
     rules = rule_registry.get("z-box", low=torch.tensor([-1.0, -2.0, -3.0]), high=torch.tensor(2.5))
     assert rules is rule_registry.get("z-box", low=(-1, -2, -3), high=2.5)

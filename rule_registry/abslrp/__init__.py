@@ -9,6 +9,7 @@ The paper has ``delta = 0``; there the map is chaotic wherever outputs lie near 
 """
 
 import rule_registry.structural  # noqa: F401  # the base must be there
+from rule_registry.parameters import not_negative
 from rule_registry.registry import define
 
 define(
@@ -16,6 +17,7 @@ define(
     "positive contributions over the output's absolute magnitude (Vukadin et al. 2024)",
     base="structural",
     parameters={"delta": 1e-2},
+    refuse=not_negative("delta"),
     contrast="rest",
 )
 

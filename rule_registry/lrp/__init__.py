@@ -10,6 +10,7 @@ or a stabiliser stands for is absorbed: mass is measured and not rescaled.
 """
 
 import rule_registry.structural  # noqa: F401  # the base must be there
+from rule_registry.parameters import not_negative
 from rule_registry.registry import define
 
 define(
@@ -17,6 +18,7 @@ define(
     "shares in proportion to contributions, stabilised (Bach et al. 2015)",
     base="structural",
     parameters={"epsilon": 1e-6, "stabilizer": 1e-6},
+    refuse=not_negative("epsilon", "stabilizer"),
     seed="output",
     conserves=False,
     measures=True,

@@ -11,6 +11,7 @@ import torch
 
 from rule_registry.lrp.layers import LAYERS, alpha_beta, excitation, flat, gamma, w_squared, wrong_alpha_beta, z_box
 from rule_registry.lrp.residuals import by_positive_part
+from rule_registry.parameters import not_negative, wrong_bounds
 from rule_registry.registry import define, register
 from rule_registry.select import select
 from rule_registry.transposed import CONVOLUTIONS
@@ -28,7 +29,11 @@ define(
 )
 
 define(
-    "gamma", "positive contributions are favoured (Montavon et al. 2019)", base="epsilon", parameters={"gamma": 0.25}
+    "gamma",
+    "positive contributions are favoured (Montavon et al. 2019)",
+    base="epsilon",
+    parameters={"gamma": 0.25},
+    refuse=not_negative("gamma"),
 )
 register("gamma", *LAYERS, rule=gamma)
 
@@ -59,6 +64,7 @@ define(
     "z+, and z^B at the first layer, for inputs between bounds (Montavon et al. 2017)",
     base="z-plus",
     parameters={"low": LOWEST, "high": HIGHEST},
+    refuse=wrong_bounds,
 )
 register("z-box", *(select(op=op, layer="first") for op in LAYERS), rule=z_box)
 
@@ -92,6 +98,7 @@ define(
     "epsilon for dense layers, gamma for convolutions, z^B for the first one",
     base="epsilon",
     parameters={"gamma": 0.25, "low": LOWEST, "high": HIGHEST},
+    refuse=lambda parameters: not_negative("gamma")(parameters) or wrong_bounds(parameters),
 )
 register("epsilon-gamma-box", *CONVOLUTIONS, rule=gamma)
 register("epsilon-gamma-box", *(select(op=op, layer="first") for op in CONVOLUTIONS), rule=z_box)

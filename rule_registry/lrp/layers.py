@@ -11,7 +11,7 @@ from torch import Tensor
 from rule_registry.call import Call
 from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
 from rule_registry.registry import register
-from rule_registry.rules import Parameter
+from rule_registry.rules import Parameter, shown
 from rule_registry.tracing import has_values
 from rule_registry.transposed import CONVOLUTIONS
 
@@ -72,9 +72,11 @@ def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stab
     return found - beta * shares(call, relevance, negative, stabilizer)
 
 
-def wrong_alpha_beta(parameters: Mapping[str, float]) -> str:
+def wrong_alpha_beta(parameters: Mapping[str, Parameter]) -> str:
     """Say what is wrong with a choice of alpha and beta."""
     alpha, beta = parameters["alpha"], parameters["beta"]
+    if isinstance(alpha, tuple) or isinstance(beta, tuple):
+        return f"alpha and beta must be one number each, not alpha={shown(alpha)} and beta={shown(beta)}"
     if beta >= 0 and abs(alpha - beta - 1) <= 1e-9:
         return ""
     return f"alpha - beta must be 1 and beta not negative, not alpha={alpha:g} and beta={beta:g}"
