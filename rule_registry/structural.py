@@ -201,10 +201,14 @@ def gather(call: Call, relevance: Tensor) -> Tensor:
     source = call.input
     positions = torch.arange(source.numel(), device=source.device).reshape(source.shape)
     (slot,) = call.site.active
-    moved = call.site.op(**{**call.arguments, slot.name: positions})
-    flat = relevance.new_zeros(relevance.shape[0], source.numel())
-    flat = flat.index_add(1, moved.flatten(), relevance.flatten(1))
-    return flat.reshape(relevance.shape[0], *source.shape)
+    return _added(call, relevance, call.site.op(**{**call.arguments, slot.name: positions}))
+
+
+def _added(call: Call, relevance: Tensor, positions: Tensor) -> Tensor:
+    """Add each entry to the one of the input at its position."""
+    flat = relevance.new_zeros(relevance.shape[0], call.input.numel())
+    flat = flat.index_add(1, positions.flatten(), relevance.flatten(1))
+    return flat.reshape(relevance.shape[0], *call.input.shape)
 
 
 @register("structural", aten.pad.default, aten.constant_pad_nd.default)
@@ -232,10 +236,7 @@ def patches(call: Call, relevance: Tensor) -> Relevances:
 def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) -> Tensor:
     source = call.input
     positions = torch.arange(source.numel(), device=source.device, dtype=torch.float64).reshape(source.shape)
-    moved = F.pad(positions, widths, mode=mode).long()
-    flat = relevance.new_zeros(relevance.shape[0], source.numel())
-    flat = flat.index_add(1, moved.flatten(), relevance.flatten(1))
-    return flat.reshape(relevance.shape[0], *source.shape)
+    return _added(call, relevance, F.pad(positions, widths, mode=mode).long())
 
 
 @register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor)
