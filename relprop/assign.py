@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from relprop.errors import CaptureError, InputError, MissingRuleError
 from relprop.graph import Graph, Marks
+from relprop.masked import masked_nodes
 from relprop.merging import layers_to_merge
 from relprop.modules import matching_modules, module_outputs
 from relprop.paths import between, carries_relevance, is_complex
@@ -124,14 +125,15 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     reached = between(graph, sources, carries_relevance)
     if not reached:
         raise CaptureError("the target does not depend on the source: no path leads from one to the other")
-    nonnegative = nonnegative_nodes(graph)
+    nonnegative, masked = nonnegative_nodes(graph), masked_nodes(graph)
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
     layers = _layers(graph, carrying)
     entrances = _without_layer_before(graph, layers)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
-        sites[node] = replace(site, first=node in layers[:1], last=node in layers[-1:], input=node in entrances)
+        first, last = node in layers[:1], node in layers[-1:]
+        sites[node] = replace(site, first=first, last=last, input=node in entrances, masked=node in masked)
         rule = rules.find(sites[node])
         if rule is None or not (rule.complex or _is_real(node)):
             missing.append(node)

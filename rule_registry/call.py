@@ -14,6 +14,8 @@ from rule_registry.batch import BatchAxis
 
 EPSILON = 1e-9
 """Absolute part of the stabiliser in every denominator."""
+HUGE = torch.finfo(torch.float32).max ** 0.5
+"""What no activation comes near; a larger number stands for infinity."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Site:
         more axes, or by what is computed from parameters alone.
     input : bool
         Whether it is such a layer, and none is before it.
+    masked : bool
+        Whether entries of the output may stand for minus infinity, as those of attention logits under a mask do.
     """
 
     op: OpOverload
@@ -64,6 +68,7 @@ class Site:
     first: bool = False
     last: bool = False
     input: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ def denominator(call: Call, delta: float) -> Tensor:
     if not delta:
         return magnitude.add_(EPSILON)
     if may_be_masked(call):
-        open_ = magnitude < torch.finfo(magnitude.dtype).max ** 0.5
+        open_ = magnitude < HUGE
         total = call.batch.sum(magnitude.where(open_, 0.0), lead=0)
         mean = total / call.batch.sum(open_.to(magnitude.dtype), lead=0).clamp(min=1)
     else:
@@ -200,10 +205,10 @@ def denominator(call: Call, delta: float) -> Tensor:
 def may_be_masked(call: Call) -> bool:
     """Whether entries of the output may stand for minus infinity: attention logits under a mask.
 
-    Masks are added as constants, of ``-inf`` or of the most negative number there is; what is filled in before a
-    constant bias or scale shows up here too.
+    Masks are constants, of ``-inf`` or of the most negative number there is. Of those that are added the graph may not
+    know, as they may be inputs of the model.
     """
-    return call.site.op in _ELEMENTWISE and len(call.site.active) == 1
+    return call.site.op in ELEMENTWISE and (call.site.masked or len(call.site.active) == 1)
 
 
 def unmasked(call: Call, tensor: Tensor) -> Tensor:
@@ -229,7 +234,8 @@ def _is_scalar(call: Call, factor: Any) -> bool:
 
 
 _aten = torch.ops.aten
-_ELEMENTWISE = (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)
+ELEMENTWISE = (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)
+"""Sums and products of entries, which masked ones go through."""
 
 
 def sum_to(relevance: Tensor, shape: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import Lambda
+from models import Lambda, cosine
 from torch import nn
 
 import relprop
@@ -160,6 +160,49 @@ def test_a_graph_that_masks_other_classes_than_the_model_is_refused(x):
 
     with pytest.raises(relprop.CaptureError, match="differs by inf"):
         relprop.explain(Alternates().eval(), x)
+
+
+MASKS = {
+    "filled in": lambda scores, mask: scores.masked_fill(mask, float("-inf")),
+    "filled in, of numbers": lambda scores, mask: scores.masked_fill(mask, torch.finfo(scores.dtype).min),
+    "chosen": lambda scores, mask: torch.where(mask, torch.full([], float("-inf")), scores),
+    "added": lambda scores, mask: scores + torch.full(mask.shape, float("-inf")).triu(1),
+    "moved": lambda scores, mask: scores.flatten(1).masked_fill(mask.flatten(), float("-inf")).reshape(-1, 4, 4),
+}
+
+
+def _relative(mask, masked_last):
+    """Attention whose scores have a bias that is computed from the input, masked before that or after it."""
+
+    def forward(self, x):
+        scores, bias = self.query(x) @ self.key(x).transpose(1, 2), self.bias(x) @ x.transpose(1, 2)
+        scores = mask(scores + bias, self.mask) if masked_last else mask(scores, self.mask) + bias
+        return self.head(scores.softmax(-1).matmul(x).flatten(1))
+
+    torch.manual_seed(0)
+    parts = {name: nn.Linear(6, 6) for name in ("query", "key", "bias")}
+    return Lambda(forward, mask=torch.ones(4, 4).triu(1).bool(), head=nn.Linear(24, 3), **parts).eval()
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_attention_scores_that_are_masked_before_a_bias_is_added(mask):
+    x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
+    models = [_relative(mask, masked_last) for masked_last in (False, True)]
+    before, after = (relprop.explain(model, x, contrast=None, layers=["query", "bias"]) for model in models)
+    assert before.conservation.error < 1e-5
+    assert before.conservation.lost == 0
+    assert cosine(before.relevance, after.relevance) > 0.99
+    assert all(float(relevance.sum()) > 0.05 for relevance in before.layers.values())
+    assert relprop.explain(models[0], x, rules="epsilon").relevance.isfinite().all()
+
+
+def test_only_masked_scores_are_treated_as_such():
+    def forward(self, x):
+        return self.head(self.first(x).relu() + self.second(x).masked_fill(x > 1, -1e4)).softmax(-1)
+
+    layers = {"first": nn.Linear(6, 6), "second": nn.Linear(6, 6), "head": nn.Linear(6, 4)}
+    sites = relprop.Explainer(Lambda(forward, **layers).eval()).plan(torch.randn(2, 6)).sites.values()
+    assert not any(site.masked for site in sites)
 
 
 def test_programs_of_many_rule_sets_do_not_pile_up(model, x):
