@@ -384,8 +384,8 @@ class TestInputs:
             _ = e.relevance
 
     def test_two_positional(self) -> None:
-        model = Lambda(lambda m, a, b: m.head(a) + m.head(b), head=nn.Linear(8, 3)).eval()
-        a, b = torch.randn(3, 8), torch.randn(3, 8)
+        model = seeded(lambda: Lambda(lambda m, a, b: m.head(a) + m.head(b), head=nn.Linear(8, 3)))
+        a, b = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
         e = relprop.explain(model, (a, b), contrast=None)
         assert len(e.relevances) == 2
         torch.testing.assert_close(sum(r.sum(1) for r in e.relevances.values()), torch.ones(3))

@@ -615,7 +615,7 @@ def test_data_sets_that_are_none(tmp_path: Path, dataset: Any, error: Any, messa
 
 
 def test_labels_are_asked_for_where_they_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"sample [0-9]+ has no label"):
+    with pytest.raises(DataError, match=r"sample [0-9]+ .*has no label"):
         evaluate(kept("plain"), pictures(8), "constant", tmp_path / "run.h5", target="label")
 
 
