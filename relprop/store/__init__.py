@@ -10,10 +10,11 @@ from relprop.store.errors import (
     MissingFileError,
     StoreError,
 )
+from relprop.store.layout import Layout, Method, Metric
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.rows import name_length
-from relprop.store.schema import FLAGS, Field, Layout, Method, Metric, State
+from relprop.store.schema import FLAGS, Field, State
 from relprop.store.validation import validate
 from relprop.store.writer import EvaluationWriter
 

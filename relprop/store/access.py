@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from relprop.errors import near_names
 from relprop.store.description import method_names, read_layout, read_method
 from relprop.store.errors import StoreError
+from relprop.store.layout import sample_fields
 from relprop.store.rows import Rows, read_rows
-from relprop.store.schema import Field, sample_fields
+from relprop.store.schema import Field
 
 
 class OpenEvaluation:

@@ -21,9 +21,9 @@ from relprop.store.checks import (
     refuse_other_method,
 )
 from relprop.store.description import check_identity, method_names, read_layout, read_method
+from relprop.store.layout import Layout, Method
 from relprop.store.opening import check_free, open_hdf5, settle_end, telling_output_errors
 from relprop.store.reading import open_evaluation
-from relprop.store.schema import Layout, Method
 from relprop.store.space import reserve, trim
 
 

@@ -15,21 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.store.codecs import filters
 from relprop.store.config import canonical_json, config_sha256
-from relprop.store.schema import (
-    DIMENSIONS,
-    FORMAT,
-    FORMAT_VERSION,
-    ORDERS,
-    SLOTS,
-    STATES,
-    Field,
-    Layout,
-    Method,
-    map_fields,
-    method_fields,
-    numpy_type,
-    sample_fields,
-)
+from relprop.store.layout import Layout, Method, map_fields, method_fields, numpy_type, sample_fields
+from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
 
 SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 BLOCK = 1024

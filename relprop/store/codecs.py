@@ -8,7 +8,7 @@ import h5py
 
 from relprop.extras import extra
 from relprop.store.errors import FormatError
-from relprop.store.schema import Layout
+from relprop.store.layout import Layout
 
 ZSTD = 32015
 """The filter's number, registered with the HDF Group."""

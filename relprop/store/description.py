@@ -12,7 +12,8 @@ import numpy as np
 from relprop.store.building import own_data_sets
 from relprop.store.codecs import compression_of
 from relprop.store.errors import FormatError
-from relprop.store.schema import FORMAT, FORMAT_VERSION, METHOD_FIELDS, Layout, Method, Metric
+from relprop.store.layout import Layout, Method, Metric
+from relprop.store.schema import FORMAT, FORMAT_VERSION, METHOD_FIELDS
 
 
 def check_identity(file: h5py.File) -> None:

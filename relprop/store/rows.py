@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.errors import near_names
 from relprop.store.errors import StoreError
-from relprop.store.schema import SHORTEST_NAME, Field, Layout, State
+from relprop.store.layout import Layout
+from relprop.store.schema import SHORTEST_NAME, Field, State
 
 Rows = slice | ArrayLike
 """Rows of the file: a slice, or indices in any order, each once."""

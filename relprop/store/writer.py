@@ -18,9 +18,10 @@ from relprop.store.beginning import begin, take_up
 from relprop.store.checks import check_index
 from relprop.store.description import is_complete
 from relprop.store.errors import StoreError
+from relprop.store.layout import Layout, Method, map_fields, method_fields
 from relprop.store.opening import open_hdf5, telling_output_errors
 from relprop.store.rows import Batch, Rows, make_batch, runs, scaled_maps
-from relprop.store.schema import Layout, Method, State, map_fields, method_fields
+from relprop.store.schema import State
 from relprop.store.space import reserve, trim
 
 
