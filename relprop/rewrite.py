@@ -11,14 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+import rule_registry
 from relprop.accounting import Stop, list_stops
 from relprop.assign import Plan, argument_nodes
+from relprop.claiming import claim
 from relprop.compiling import CompiledProgram
 from relprop.errors import RelpropError, RuleError
-from relprop.flows import alike, net, together
+from relprop.flows import gather, net, together
 from relprop.graph import drop_unused
 from relprop.hooks import RelevanceHook
 from relprop.merging import merged
+from relprop.overwriting import added
 from relprop.paths import is_complex
 from relprop.steps import Seed, Step
 from rule_registry import BatchAxis
@@ -147,7 +150,10 @@ class _Rewriter:
         )
         drop_unused(self.graph)
         self.graph.lint()
-        return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
+        program = RelevanceProgram(self.members, self.graph, "RelevanceProgram")
+        if self.plan.rules.conserves:
+            claim(program)
+        return program
 
     def _returned(self, node: fx.Node) -> fx.Node:
         """Return what the program says of a source or a layer."""
@@ -180,7 +186,9 @@ class _Rewriter:
             self._pass_on(node, arrived, inputs)
             return
         rules = self.plan.rules
-        step_module = Step(site, rule, self.plan.graph.describe(node), rules.conserves, rules.measures)
+        moves = rule is rule_registry.get("structural").table.get(site.op)
+        where = self.plan.graph.describe(node)
+        step_module = Step(site, rule, where, rules.conserves, rules.measures, moves)
         name = self._member(f"rule_{node.name}", step_module)
         args = fx.map_arg(node.args, self.forward.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
@@ -238,7 +246,7 @@ class _Rewriter:
                     parts[user.args[1]] = self.relevance[user]  # type: ignore[index]
             if all(part is None for part in parts):
                 return None
-            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", _gather, tuple(parts))
+            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", gather, tuple(parts))
             return self.relevance[node]
         shares = self.arriving.get(node, [])
         if not shares:
@@ -254,7 +262,7 @@ class _Rewriter:
             ]
         total = shares[0]
         for share in shares[1:]:
-            total = self._emit("sum", "call_function", together if self.signs_apart else operator.add, (total, share))
+            total = self._emit("sum", "call_function", together if self.signs_apart else added, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
         for hook in self.hooks.get(node, ()):
@@ -291,11 +299,6 @@ def _argument_names(node: fx.Node) -> list[str]:
 def _first_part(node: fx.Node) -> fx.Node:
     """Return the node that picks the first of an operation's several outputs."""
     return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
-
-
-def _gather(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Return the relevances of an operation's several outputs; None where nobody used one."""
-    return alike(parts)
 
 
 def _nothing(activation: Tensor, seeds: Tensor) -> Tensor:

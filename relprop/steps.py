@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relprop.errors import RuleError
+from relprop.overwriting import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
-from rule_registry.tracing import has_values
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -87,11 +86,23 @@ class Step(nn.Module):
         Whether contributions are rescaled to the mass that arrived, and masses recorded.
     measures : bool
         Whether masses are recorded though nothing is rescaled.
+
+    moves : bool
+        Whether the rule moves relevance exactly, so that it may hand on what arrived, seen otherwise.
+
+    Attributes
+    ----------
+    overwrites : bool
+        Whether nobody else reads the relevance that arrives, so that the rule may overwrite it.
     """
 
-    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False) -> None:
+    def __init__(
+        self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False, moves: bool = False
+    ) -> None:
         super().__init__()
+        self.overwrites = False
         self.measures = measures
+        self.moves = moves
         self.site = site
         self.defaults = {
             argument.name: argument.default_value if argument.has_default_value() else None
@@ -118,18 +129,26 @@ class Step(nn.Module):
             measured, the record ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling,
             all contributions, mass that was lost, mass handed to each input. Else None.
         """
-        call = Call(self.site, self._bind(args, kwargs), widen(output))
-        relevance = _in_precision_of(call.output, relevance)
+        output = widen(output)
+        relevance = _in_precision_of(output, relevance)
+        spent = self.overwrites and can_overwrite(relevance)
+        call = Call(self.site, self._bind(args, kwargs), output, spent)
+        arrived = _mass(self.site.output_batch, relevance) if spent else None  # there is no measuring it afterwards
         try:
             returned = self.rule(call, relevance)
         except (ValueError, NotImplementedError) as error:
             raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
         values = self._values(returned)
         self._check(call, values)
+        given = (*call.arguments.values(), output, *(() if spent else (relevance,)))
         record = None
         if self.conserves and isinstance(returned, Shares):
-            values, record = _rescale(call, returned, relevance)
-        elif self.measures or (self.conserves and len(values) > 1):
+            if arrived is None:
+                arrived = _mass(self.site.output_batch, relevance)
+            values, record = _rescale(call, returned, arrived, given)
+        elif self.conserves and not self.moves:
+            values = kept_apart(values, given)
+        if record is None and (self.measures or (self.conserves and len(values) > 1)):
             record = _masses(self.site, relevance, values, lossless=self.conserves)
         return *values, record
 
@@ -179,44 +198,16 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
     return torch.stack(parts).sum(0)
 
 
-def _rescale(call: Call, shares: Shares, relevance: Any) -> tuple[tuple[Tensor, ...], Tensor]:
-    arrived = _mass(call.site.output_batch, relevance)
+def _rescale(call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any]) -> tuple[tuple[Tensor, ...], Tensor]:
     raw = torch.stack(shares.masses).sum(0)
     kept = raw > LOST * shares.total.clamp(min=0)
     factor = torch.where(kept, arrived / torch.where(kept, raw, 1.0), 0.0)
     factors = [
         mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
     ]
-    values = _multiplied(shares.values, factors, (*call.arguments.values(), call.output, relevance))
+    values = multiplied(shares.values, factors, given)
     lost = torch.where(kept, 0.0, arrived)
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
-
-
-def _multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Multiply each tensor, in place where it is a rule's own: a fresh one costs more to allocate than to compute."""
-    # A compiler plans memory itself, and under inference mode nothing tells what a tensor is a view of.
-    if torch.is_inference_mode_enabled() or not all(map(has_values, values)):
-        return tuple(value * factor for value, factor in zip(values, factors, strict=True))
-    taken = Counter(id(_root(tensor)) for tensor in _tensors((*given, *values)))
-    return tuple(
-        value.mul_(factor)
-        if taken[id(_root(value))] == 1 and (value._base is None or value.is_contiguous())
-        else value * factor
-        for value, factor in zip(values, factors, strict=True)
-    )
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _root(tensor: Tensor) -> Tensor:
-    """Return the tensor that this one is a view of, or itself."""
-    return tensor if tensor._base is None else tensor._base
 
 
 def _masses(site: Site, relevance: Any, values: Sequence[Tensor], lossless: bool) -> Tensor:

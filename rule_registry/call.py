@@ -76,12 +76,14 @@ class Call:
     """One call of an operation: its site, what went in and what came out.
 
     ``call["weight"]`` is an argument under the name the operation's schema gives it, defaults filled in;
-    ``call.inputs`` are the activations among them, in the order in which a rule returns relevances.
+    ``call.inputs`` are the activations among them, in the order in which a rule returns relevances. Where the
+    relevance that arrives is ``spent`` nobody else reads it, and a rule may overwrite it: see `times` and `over`.
     """
 
     site: Site
     arguments: Mapping[str, Any]
     output: Any
+    spent: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -200,6 +202,16 @@ def denominator(call: Call, delta: float) -> Tensor:
     else:
         mean = call.batch.mean(magnitude)
     return magnitude.add_(call.batch.spread(mean.mul(delta).add(EPSILON), magnitude.ndim))
+
+
+def times(call: Call, relevance: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the relevance that arrived at a rule, where it lies if nobody else reads it; the rule no longer may."""
+    return relevance.mul_(factor) if call.spent else relevance * factor
+
+
+def over(call: Call, relevance: Tensor, divisor: Tensor) -> Tensor:
+    """Divide the relevance that arrived at a rule, where it lies if nobody else reads it; the rule no longer may."""
+    return relevance.div_(divisor) if call.spent else relevance / divisor
 
 
 def may_be_masked(call: Call) -> bool:

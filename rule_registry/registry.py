@@ -99,10 +99,23 @@ def define(
     _definitions[name] = Definition(summary, base, settings, own, held, refuse, complex)
 
 
-def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None) -> Callable[[F], F]:
+def register(
+    rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None, overwrites: bool = False
+) -> Callable[[F], F]:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
 
     Use it as a decorator of a rule function, or pass ``rule=passes`` (or another `Rule`) directly.
+
+    Parameters
+    ----------
+    rule_set : str
+        Its name.
+    *where : OpOverload or Selector
+        The operations or selections.
+    rule : Rule or callable, optional
+        Where it is no decorator.
+    overwrites : bool
+        As of `Rule`: saves time and memory.
 
     Raises
     ------
@@ -130,6 +143,8 @@ def register(rule_set: str, *where: OpOverload | Selector, rule: Rule | Function
         entry = as_rule(rule if rule is not None else function)
         if definition.complex and not entry.complex:
             entry = replace(entry, complex=True)
+        if overwrites and not entry.overwrites:
+            entry = replace(entry, overwrites=True)
         taken: dict[Any, Rule] = {**definition.table, **dict(definition.overrides)}
         for key in where:
             if not isinstance(key, Selector):

@@ -39,12 +39,16 @@ class Rule:
     complex : bool
         Whether it holds for operations on complex numbers too, where relevance is one real number for each entry, as
         everywhere; under the gradient and its kin the complex gradient. Other rules are not asked there.
+    overwrites : bool
+        Whether the function works on the relevance where it lies if the call says that nobody else reads it, see
+        `rule_registry.call.times`. A rule that is made of such functions is only told so if it says the same.
     """
 
     name: str
     function: Function
     kind: Kind = "rule"
     complex: bool = False
+    overwrites: bool = False
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
         """Apply the function."""

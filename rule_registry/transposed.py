@@ -38,7 +38,7 @@ POOLED_AXES = {
 
 
 def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
-    """Transpose a convolution with a weight in place of its own."""
+    """Transpose a convolution with a weight in place of its own, which may have other input channels."""
     x, arguments = call.input, call.arguments
     dims = weight.ndim - 2
     stride, dilation = each(call["stride"], dims), each(call["dilation"], dims)
@@ -56,9 +56,10 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     if {*weight.shape[2:]} == {1} and call["groups"] == 1 and not any(padding) and not transposes:
         # A matrix product for each sample: up to three times faster than the general kernel.
         pointwise: Tensor = (weight.flatten(1).T @ s.flatten(3)).unflatten(3, s.shape[3:])
-        return pointwise if {*stride} == {1} else _spaced(pointwise, stride, x.shape)
+        return pointwise if {*stride} == {1} else _spaced(pointwise, stride, x.shape[2:])
     merged = s.flatten(0, 1)
-    like = x.new_empty(merged.shape[0], *x.shape[1:])  # for its shape alone; one expanded to it would be copied
+    channels = weight.shape[0] if transposes else weight.shape[1] * call["groups"]
+    like = x.new_empty(merged.shape[0], channels, *x.shape[2:])  # for its shape alone; an expanded one would be copied
     pulled, _, _ = aten.convolution_backward(
         merged,
         like,
@@ -76,9 +77,9 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     return product
 
 
-def _spaced(tensor: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tensor:
+def _spaced(tensor: Tensor, stride: Sequence[int], sizes: Sequence[int]) -> Tensor:
     """Put entries at every so many positions of each spatial axis, and zeros between them."""
-    spaced = tensor.new_zeros(tensor.shape[0], *shape)
+    spaced = tensor.new_zeros(*tensor.shape[:3], *sizes)
     spaced[(slice(None),) * 3 + tuple(slice(None, None, step) for step in stride)] = tensor
     return spaced
 

@@ -98,7 +98,7 @@ def test_what_is_measured_bounds_what_is_allocated(model: nn.Module, available: 
     each = fitting._needs[explainer.program(x)].each
     program, target = explainer.program(x), torch.zeros(8, dtype=torch.long)
     largest = allocated_at_once(lambda: program(x, target))
-    assert 0.5 * 8 * each <= largest <= 1.2 * 8 * each  # buffers inside kernels are not measured
+    assert 0.5 * 8 * each <= largest <= 1.3 * 8 * each  # buffers inside kernels are not measured
 
 
 def failing(model: nn.Module, most: int) -> list[int]:

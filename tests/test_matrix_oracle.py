@@ -61,10 +61,13 @@ def values(shape: tuple[int, ...], positive: bool) -> Tensor:
 # Affine layers with weights
 
 
-@pytest.fixture(params=[linear.BLOCK, 1], ids=["whole", "in blocks"])
+@pytest.fixture(params=["whole", "in blocks", "both at once"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of weights taken whole, and an output at a time, as those of large weights are taken in blocks."""
-    monkeypatch.setattr(linear, "BLOCK", request.param)
+    """Parts of weights taken whole, an output at a time as large ones in blocks, and together as those of pictures."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(linear, "BLOCK", 1)
+    if request.param != "both at once":
+        monkeypatch.setattr(linear, "FEW", 0)
 
 
 @pytest.mark.usefixtures("blocks")

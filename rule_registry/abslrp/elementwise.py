@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rule_registry import norms
-from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, unmasked
+from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, times, unmasked
 from rule_registry.registry import register
 from rule_registry.rules import passes
 
@@ -24,33 +25,34 @@ register("abslrp", aten.neg.default, rule=passes)
     aten.rms_norm.default,
     aten.group_norm.default,
     aten.instance_norm.default,
+    overwrites=True,
 )
 def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
-    ratio = norms.scaled(call, call.input) / denominator(call, delta)
+    ratio = norms.scaled(call, call.input).div_(denominator(call, delta))
     values, net = _positive_part(call, relevance, ratio)
     return share(call, values, net=net)
 
 
-@register("abslrp", aten._native_batch_norm_legit_no_training.default)
+@register("abslrp", aten._native_batch_norm_legit_no_training.default, overwrites=True)
 def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
     """Batch norm in evaluation mode: a gain and a shift per channel."""
     return norm(call, relevance[0], delta=delta)
 
 
-@register("abslrp", aten.add.Tensor, aten.add.Scalar)
+@register("abslrp", aten.add.Tensor, aten.add.Scalar, overwrites=True)
 def add(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Sum: each term's positive part; a constant term receives nothing."""
     return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta)
 
 
-@register("abslrp", aten.sub.Tensor, aten.sub.Scalar)
+@register("abslrp", aten.sub.Tensor, aten.sub.Scalar, overwrites=True)
 def sub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Difference: positive part of the first term, negative part of the second."""
     return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta)
 
 
-@register("abslrp", aten.rsub.Scalar, aten.rsub.Tensor)
+@register("abslrp", aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True)
 def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Difference the other way round."""
     return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta)
@@ -62,19 +64,19 @@ def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -
     return _shared(call, relevance, {slot: term / below for slot, term in terms.items()})
 
 
-@register("abslrp", aten.mul.Tensor, aten.mul.Scalar)
+@register("abslrp", aten.mul.Tensor, aten.mul.Scalar, overwrites=True)
 def mul(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
     return _quotients(call, relevance, {"self": 1, "other": 1}, delta)
 
 
-@register("abslrp", aten.div.Tensor, aten.div.Scalar)
+@register("abslrp", aten.div.Tensor, aten.div.Scalar, overwrites=True)
 def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
     return _quotients(call, relevance, {"self": 1, "other": -1}, delta)
 
 
-@register("abslrp", aten.glu.default)
+@register("abslrp", aten.glu.default, overwrites=True)
 def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Gated linear unit: the product of one half with the sigmoid of the other, through which relevance passes."""
     half, net = _positive_part(call, relevance, call.result / denominator(call, delta))
@@ -91,8 +93,9 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
 
 def _shared(call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor]) -> Shares:
     """Share by what each activation contributes to the output, over the denominator."""
-    distinct = {id(ratio): ratio for ratio in ratios.values()}  # both factors of a product contribute the same
-    parts = {key: _positive_part(call, relevance, ratio) for key, ratio in distinct.items()}
+    *others, last = {id(ratio): ratio for ratio in ratios.values()}.values()  # a product's factors share one
+    parts = {id(ratio): _positive_part(replace(call, spent=False), relevance, ratio) for ratio in others}
+    parts[id(last)] = _positive_part(call, relevance, last)
     values = [sum_to(parts[id(ratio)][0], call.value(slot).shape) for slot, ratio in ratios.items()]
     return share(call, *values, net=torch.stack([parts[id(ratio)][1] for ratio in ratios.values()]).sum(0))
 
@@ -102,9 +105,9 @@ def _positive_part(call: Call, relevance: Tensor, ratio: Tensor) -> tuple[Tensor
 
     One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.
     """
-    both = relevance * ratio
+    both = times(call, relevance, ratio)
     net = call.batch.sum(both)
-    return both.mul_(ratio.sign().clamp_(min=0)), net
+    return both.mul_(ratio.sign_().clamp_(min=0)), net
 
 
 def _times(tensor: Tensor, factor: Any) -> Tensor:

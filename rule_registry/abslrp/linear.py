@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rule_registry import transposed
-from rule_registry.call import Call, Shares, denominator, share
+from rule_registry.call import Call, Shares, denominator, over, share
 from rule_registry.registry import register
 
 aten = torch.ops.aten
@@ -19,6 +19,12 @@ BLOCK = 2**22
 
 The parts of larger ones, as of VGG's dense layers, would be fresh memory of the system at every use, and getting that
 takes longer than the product.
+"""
+
+FEW = 8
+"""Channels of the input, as of pictures, up to which both parts of a weight are multiplied at once.
+
+Kernels work on blocks of more channels, which two products would fill up twice.
 """
 
 
@@ -50,17 +56,17 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
     return up.mul_(x.clamp(min=0)).addcmul_(down, x.clamp(max=0))
 
 
-@register("abslrp", aten.linear.default)
+@register("abslrp", aten.linear.default, overwrites=True)
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
-    s = (relevance / denominator(call, delta)).contiguous()  # here, or in each of two products
+    s = over(call, relevance, denominator(call, delta)).contiguous()  # here, or in each of two products
     return _shared(call, s, transposed.linear, channel=call.result.ndim - 1)
 
 
-@register("abslrp", *transposed.CONVOLUTIONS)
+@register("abslrp", *transposed.CONVOLUTIONS, overwrites=True)
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Convolution or transposed convolution: the formula of a fully connected layer."""
-    s = relevance / denominator(call, delta)
+    s = over(call, relevance, denominator(call, delta))
     return _shared(call, s, partial(transposed.convolution, call), channel=1)
 
 
@@ -80,6 +86,9 @@ def _pulled_in_blocks(call: Call, s: Tensor, pull: Callable[..., Tensor], channe
     nonnegative, weight = call.site.nonnegative[0], call["weight"]
     rows = max(1, BLOCK // max(1, weight[:1].numel()))
     by_outputs = call.arguments.get("groups", 1) == 1 and "output_padding" not in call.arguments
+    if not nonnegative and by_outputs and weight.ndim > 2 and weight.shape[1] <= FEW:
+        up, down = pull(torch.cat([weight.clamp(min=0), weight.clamp(max=0)], 1), s=s).chunk(2, 2)
+        return up, down
     if rows >= len(weight) or not by_outputs:
         return _pulled(nonnegative, weight, partial(pull, s=s))
     blocks = zip(weight.split(rows), s.split(rows, channel + 1), strict=True)

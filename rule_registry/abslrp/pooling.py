@@ -9,26 +9,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rule_registry import deviations, transposed
-from rule_registry.call import Call, Relevances, Shares, denominator, share
+from rule_registry.call import Call, Relevances, Shares, denominator, over, share
 from rule_registry.registry import register
 from rule_registry.structural import to_taken
 
 aten = torch.ops.aten
 
 
-@register("abslrp", *transposed.AVERAGES)
+@register("abslrp", *transposed.AVERAGES, overwrites=True)
 def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Averages, sums and interpolation, whose weights are never negative: ``x^+ W^T s``."""
-    s = relevance / denominator(call, delta)
+    s = over(call, relevance, denominator(call, delta))
     x = call.input if call.site.nonnegative[0] else call.input.clamp(min=0)
     values = transposed.AVERAGES[call.site.op](call, s) * x
     return share(call, values, net=call.batch.dot_(s, call.result))
 
 
-@register("abslrp", *deviations.SPREADS)
+@register("abslrp", *deviations.SPREADS, overwrites=True)
 def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Variance, standard deviation and vector norm: positive parts of ``x_i dz/dx_i``."""
-    s = relevance / denominator(call, delta)
+    s = over(call, relevance, denominator(call, delta))
     pulled = transposed.total(call, s * deviations.factor(call))
     net = deviations.degree(call) * call.batch.dot_(s, call.result)
     return share(call, pulled * deviations.products(call).clamp(min=0), net=net)

@@ -1,0 +1,44 @@
+"""Finding in a program which relevances are read for the last time, so that who reads them may overwrite them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import fx
+
+from relprop.flows import gather
+from relprop.overwriting import added, added_in_place
+from relprop.steps import Step
+
+
+def claim(program: fx.GraphModule) -> None:
+    """Let steps and sums overwrite what arrives at them where nobody else reads it.
+
+    What a step returns is in memory of its own; that of a move may be where the relevance that it moved is. What comes
+    from anything else, as a hook, somebody may have kept.
+
+    Parameters
+    ----------
+    program : fx.GraphModule
+        A relevance program of a rule set that conserves mass, complete but for this.
+    """
+    owned: set[Any] = set()
+
+    def read_once(node: Any) -> bool:
+        return node in owned and len(node.users) == 1
+
+    for node in program.graph.nodes:
+        if node.target is added:
+            owned.add(node)
+            if read_once(node.args[0]):
+                node.target = added_in_place
+        elif node.target is gather:
+            if all(part is None or read_once(part) for part in node.args):
+                owned.add(node)
+        elif node.op == "call_module" and isinstance(step := program.get_submodule(node.target), Step):
+            inputs, last = len(step.site.active), read_once(node.args[0])
+            step.overwrites = last and step.rule.overwrites
+            if not step.moves or (last and inputs == 1):
+                owned.update(user for user in node.users if user.target is operator.getitem and user.args[1] < inputs)
+    program.recompile()

@@ -1,0 +1,77 @@
+"""Memory of relevances: what nobody reads any more is overwritten.
+
+Getting fresh memory from the system takes several times as long as what is computed in it. So a rule may divide the
+relevance that arrives where it lies, and the engine rescales and sums in place. That needs to know whose memory a
+tensor is in: which relevance is read for the last time is told by the graph (`relprop.claiming`), and what a rule
+returned by the tensors. A tracer's have no memory, and a compiler plans it itself; under inference mode nothing tells
+what a tensor is a view of. In both cases nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rule_registry.tracing import has_values
+
+
+def can_overwrite(value: Any) -> bool:
+    """Whether the memory of a tensor, or of all in a tuple, is there once for each entry and may be written to."""
+    if isinstance(value, tuple):
+        return all(can_overwrite(part) for part in value if part is not None)
+    return _known(value) and 0 not in value.stride()
+
+
+def added(total: Tensor, share: Tensor) -> Tensor:
+    """Sum of two relevances of one node."""
+    return total + share
+
+
+def added_in_place(total: Tensor, share: Tensor) -> Tensor:
+    """Sum of two relevances of one node, in the memory of the first, which nobody else reads."""
+    return total.add_(share) if can_overwrite(total) and total.dtype == share.dtype else total + share
+
+
+def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Multiply each tensor, in place where it shares its memory neither with another nor with what was given."""
+    shared = _shared(values, given)
+    return tuple(
+        value * factor if taken or not (value._base is None or value.is_contiguous()) else value.mul_(factor)
+        for value, factor, taken in zip(values, factors, shared, strict=True)
+    )
+
+
+def kept_apart(values: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Copy what shares its memory with another tensor, or with what was given."""
+    if not all(map(_known, values)):
+        return tuple(values)
+    shared = _shared(values, given)
+    return tuple(value.clone() if taken else value for value, taken in zip(values, shared, strict=True))
+
+
+def _shared(values: Sequence[Tensor], given: Sequence[Any]) -> list[bool]:
+    if not all(map(_known, values)):
+        return [True] * len(values)
+    readers = Counter(id(_root(tensor)) for tensor in _tensors((*given, *values)))
+    return [readers[id(_root(value))] > 1 for value in values]
+
+
+def _known(tensor: Tensor) -> bool:
+    return has_values(tensor) and not torch.is_inference_mode_enabled()
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _root(tensor: Tensor) -> Tensor:
+    """Return the tensor that this one is a view of, or itself."""
+    return tensor if tensor._base is None else tensor._base

@@ -1,0 +1,151 @@
+"""Relevance that is overwritten where nobody else reads it: no number anywhere is another for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+import relprop
+import rule_registry
+from relprop import overwriting, steps
+from relprop.overwriting import added_in_place
+from relprop.steps import Step
+from rule_registry import Call, Relevances
+from tests.models import KINDS, make, pictures, seeded
+
+aten = torch.ops.aten
+
+
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be overwritten."""
+    for module in (overwriting, steps):
+        monkeypatch.setattr(module, "can_overwrite", lambda value: False)
+
+
+class Branches(nn.Module):
+    """Paths that part, meet, and share what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.left, self.right = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm(self.stem(x)))
+        left, right = self.left(h), self.right(h)
+        gated = left * torch.sigmoid(right) + h
+        both = torch.cat([gated, left - right, h.flip(-1), gated * gated], 1)
+        return self.head(both.transpose(1, 2).mean((1, 3)))
+
+
+def overwriting_steps(program: nn.Module) -> list[Step]:
+    return [module for module in program.modules() if isinstance(module, Step) and module.overwrites]
+
+
+def explained(model: nn.Module, x: Tensor, **options: Any) -> list[Tensor]:
+    found = relprop.explain(model, x, **options)
+    return pytree.tree_leaves([found.relevance, found.layers, found.conservation.masses, found.output])
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "branches": (lambda: seeded(Branches), pictures),
+    **{kind: (lambda kind=kind: make(kind), inputs) for kind, (_, inputs) in KINDS.items()},  # type: ignore[misc]
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one seed": {"contrast": None},
+    "every layer": {"layers": ["*"]},
+    "a hook": {"hooks": {"*": lambda info, relevance: None}},
+    "a hook that turns signs": {"hooks": {"*": lambda info, relevance: relevance * relevance.sign().roll(1, -1)}},
+    "other rules": {"rules": "gradient"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("kind", MODELS)
+def test_nothing_tells_what_was_overwritten(
+    kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, inputs = MODELS[kind]
+    model, x = build(), inputs(3)
+    if "hooks" in options and kind.startswith("encoder"):
+        options = {"hooks": {"layer.linear1": options["hooks"]["*"]}}
+    overwritten, given = explained(model, x, **options), x.clone()
+    apart(monkeypatch)
+    for found, expected in zip(overwritten, explained(model, x, **options), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(x, given)
+
+
+def test_most_steps_overwrite_what_arrives() -> None:
+    program = relprop.Explainer(seeded(Branches)).program(pictures(2))
+    steps_ = [module for module in program.modules() if isinstance(module, Step) and not module.moves]
+    # not the seeds, nor the parts of a concatenation, which are views of one relevance
+    assert {str(step.site.op) for step in steps_ if not step.overwrites} == {
+        "aten.linear.default", "aten.sub.Tensor", "aten.mul.Tensor"
+    }  # fmt: skip
+    assert any(node.target is added_in_place for node in program.graph.nodes)
+    gradient = relprop.Explainer(seeded(Branches), rules="gradient").program(pictures(2))
+    assert not overwriting_steps(gradient)
+
+
+def test_what_a_hook_or_a_layer_keeps_stays_as_it_was() -> None:
+    model, x, seen = seeded(Branches), pictures(2), []
+
+    def keep(info: relprop.HookInfo, relevance: Tensor) -> None:
+        seen.append((relevance, relevance.clone()))
+
+    relprop.explain(model, x, hooks={"stem": keep, "norm": keep, "left": keep, "right": keep})
+    assert len(seen) == 4
+    assert all(torch.equal(relevance, then) for relevance, then in seen)
+
+
+def twice(call: Call, relevance: Tensor) -> Relevances:
+    """A rule that asks another one twice, as mixtures of rules do."""
+    rule = rule_registry.get("abslrp").table[call.site.op]
+    first, second = rule(call, relevance), rule(call, relevance)
+    return rule_registry.share(call, *(a + b for a, b in zip(first.values, second.values, strict=True)))
+
+
+def the_same_for_all(call: Call, relevance: Tensor) -> Relevances:
+    """A rule whose relevances are one tensor, and the one that arrived."""
+    return [relevance] * len(call.inputs)
+
+
+def an_activation(call: Call, relevance: Tensor) -> Relevances:
+    """A rule that calls what went in relevance."""
+    return call.input.unsqueeze(0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "op"),
+    [(twice, aten.conv2d.default), (twice, aten.linear.default), (the_same_for_all, aten.sub.Tensor),
+     (the_same_for_all, aten.mul.Tensor), (an_activation, aten.relu.default), (an_activation, aten.flip.default)],
+)  # fmt: skip
+def test_rules_of_ones_own_need_not_know(
+    rule: Callable[..., Relevances], op: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = rule_registry.get("abslrp").derive({op: rule})
+    model, x = seeded(Branches), pictures(2)
+    options = {"rules": rules, "contrast": None, "layers": ["stem", "norm", "left"]}
+    overwritten, given = explained(model, x, **options), x.clone()
+    apart(monkeypatch)
+    for found, expected in zip(overwritten, explained(model, x, **options), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(x, given)
+
+
+def test_under_inference_mode_nothing_is_overwritten() -> None:
+    model, x = seeded(Branches), pictures(2)
+    expected = explained(model, x)
+    with torch.inference_mode():
+        found = explained(model, x.clone())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
