@@ -20,10 +20,10 @@ from rule_registry.tracing import has_values
 
 
 def can_overwrite(value: Any) -> bool:
-    """Whether the memory of a tensor, or of all in a tuple, is there once for each entry and may be written to."""
+    """Whether a tensor, or each in a tuple, has memory of its own for every entry that may be written to."""
     if isinstance(value, tuple):
         return all(can_overwrite(part) for part in value if part is not None)
-    return _known(value) and 0 not in value.stride()
+    return _known(value) and bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
 
 
 def added(total: Tensor, share: Tensor) -> Tensor:
