@@ -3,8 +3,7 @@
 Getting fresh memory from the system takes several times as long as what is computed in it. So a rule may divide the
 relevance that arrives where it lies, and the engine rescales and sums in place. That needs to know whose memory a
 tensor is in: which relevance is read for the last time is told by the graph (`relprop.claiming`), and what a rule
-returned by the tensors. A tracer's have no memory, and a compiler plans it itself; under inference mode nothing tells
-what a tensor is a view of. In both cases nothing is overwritten.
+returned by the tensors' storages. A tracer's tensors have none, and a compiler plans memory itself.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def can_overwrite(value: Any) -> bool:
     """Whether a tensor, or each in a tuple, has memory of its own for every entry that may be written to."""
     if isinstance(value, tuple):
         return all(can_overwrite(part) for part in value if part is not None)
-    return _known(value) and bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
+    return has_values(value) and bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
 
 
 def added(total: Tensor, share: Tensor) -> Tensor:
@@ -40,38 +39,34 @@ def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Seque
     """Multiply each tensor, in place where it shares its memory neither with another nor with what was given."""
     shared = _shared(values, given)
     return tuple(
-        value * factor if taken or not (value._base is None or value.is_contiguous()) else value.mul_(factor)
+        value.mul_(factor) if can_overwrite(value) and not taken else value * factor
         for value, factor, taken in zip(values, factors, shared, strict=True)
     )
 
 
 def kept_apart(values: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
     """Copy what shares its memory with another tensor, or with what was given."""
-    if not all(map(_known, values)):
-        return tuple(values)
     shared = _shared(values, given)
     return tuple(value.clone() if taken else value for value, taken in zip(values, shared, strict=True))
 
 
 def _shared(values: Sequence[Tensor], given: Sequence[Any]) -> list[bool]:
-    if not all(map(_known, values)):
-        return [True] * len(values)
-    readers = Counter(id(_root(tensor)) for tensor in _tensors((*given, *values)))
-    return [readers[id(_root(value))] > 1 for value in values]
+    """Say of each tensor whether another one, or one of those given, is in the same memory."""
+    if not all(map(has_values, values)):
+        return [False] * len(values)
+    users = Counter(map(_memory, _tensors((*given, *values))))
+    return [users[_memory(value)] > 1 for value in values]
 
 
-def _known(tensor: Tensor) -> bool:
-    return has_values(tensor) and not torch.is_inference_mode_enabled()
+def _memory(tensor: Tensor) -> int:
+    storage: int = tensor.untyped_storage()._cdata
+    return storage
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            if value.layout == torch.strided:
+                yield value
         elif isinstance(value, list | tuple):
             yield from _tensors(value)
-
-
-def _root(tensor: Tensor) -> Tensor:
-    """Return the tensor that this one is a view of, or itself."""
-    return tensor if tensor._base is None else tensor._base

@@ -107,7 +107,7 @@ def test_scale_writes_a_row_for_every_point_and_compares_it_with_an_earlier_file
         ("depth", "test_vit:depth=2", "2", ""),
     ]
     one, four = (float(row["peak_mib"]) for row in rows[:2])
-    assert four == pytest.approx(4 * one, rel=0.05)
+    assert 3.4 * one <= four <= 4.2 * one  # parts of weights, in the peak of one picture, don't grow with the batch
     lines = [line.split() for line in output.partition("now over old.csv:\n")[2].splitlines()]
     assert lines[1] == ["batch", "test_resnet", "1", f"x{one / 1e-3:.3g}"]
     assert lines[2] == ["batch", "test_resnet", "4", "new"]

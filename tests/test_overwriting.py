@@ -124,10 +124,16 @@ def an_activation(call: Call, relevance: Tensor) -> Relevances:
     return call.input.unsqueeze(0)
 
 
+def a_detached_activation(call: Call, relevance: Tensor) -> Relevances:
+    """The same, where no tensor tells that it is a view."""
+    return call.input.detach()[None].detach()
+
+
 @pytest.mark.parametrize(
     ("rule", "op"),
     [(twice, aten.conv2d.default), (twice, aten.linear.default), (the_same_for_all, aten.sub.Tensor),
-     (the_same_for_all, aten.mul.Tensor), (an_activation, aten.relu.default), (an_activation, aten.flip.default)],
+     (the_same_for_all, aten.mul.Tensor), (an_activation, aten.relu.default), (an_activation, aten.flip.default),
+     (a_detached_activation, aten.relu.default)],
 )  # fmt: skip
 def test_rules_of_ones_own_need_not_know(
     rule: Callable[..., Relevances], op: Any, monkeypatch: pytest.MonkeyPatch
@@ -142,7 +148,7 @@ def test_rules_of_ones_own_need_not_know(
     assert torch.equal(x, given)
 
 
-def test_under_inference_mode_nothing_is_overwritten() -> None:
+def test_under_inference_mode_the_same_comes_out() -> None:
     model, x = seeded(Branches), pictures(2)
     expected = explained(model, x)
     with torch.inference_mode():
