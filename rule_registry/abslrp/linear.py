@@ -87,8 +87,8 @@ def _pulled_in_blocks(call: Call, s: Tensor, pull: Callable[..., Tensor], channe
     rows = max(1, BLOCK // max(1, weight[:1].numel()))
     by_outputs = call.arguments.get("groups", 1) == 1 and "output_padding" not in call.arguments
     if not nonnegative and by_outputs and weight.ndim > 2 and weight.shape[1] <= FEW:
-        up, down = pull(torch.cat([weight.clamp(min=0), weight.clamp(max=0)], 1), s=s).chunk(2, 2)
-        return up, down
+        both = pull(torch.cat([weight.clamp(min=0), weight.clamp(max=0)], 1), s=s)
+        return both[:, :, : weight.shape[1]], both[:, :, weight.shape[1] :]
     if rows >= len(weight) or not by_outputs:
         return _pulled(nonnegative, weight, partial(pull, s=s))
     blocks = zip(weight.split(rows), s.split(rows, channel + 1), strict=True)
