@@ -3,7 +3,8 @@
 Getting fresh memory from the system takes several times as long as what is computed in it. So a rule may divide the
 relevance that arrives where it lies, and the engine rescales and sums in place. That needs to know whose memory a
 tensor is in: which relevance is read for the last time is told by the graph (`relprop.claiming`), and what a rule
-returned by the tensors' storages. A tracer's tensors have none, and a compiler plans memory itself.
+returned by the tensors' storages, if it says that it keeps nothing (`rule_registry.Rule`). A tracer's tensors have no
+storages, and a compiler plans memory itself.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ def added_in_place(total: Tensor, share: Tensor) -> Tensor:
     return total.add_(share) if can_overwrite(total) and total.dtype == share.dtype else total + share
 
 
-def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Multiply each tensor, in place where it shares its memory neither with another nor with what was given."""
+def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Sequence[Any] | None) -> tuple[Tensor, ...]:
+    """Multiply each tensor, in place where it shares its memory neither with another nor with what was given.
+
+    Where that isn't known, None, somebody may have kept any of them.
+    """
     shared = _shared(values, given)
     return tuple(
         value.mul_(factor) if can_overwrite(value) and not taken else value * factor
@@ -44,14 +48,16 @@ def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Seque
     )
 
 
-def kept_apart(values: Sequence[Tensor], given: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Copy what shares its memory with another tensor, or with what was given."""
+def kept_apart(values: Sequence[Tensor], given: Sequence[Any] | None) -> tuple[Tensor, ...]:
+    """Copy what shares its memory with another tensor, or with what was given, or may do so (None)."""
     shared = _shared(values, given)
     return tuple(value.clone() if taken else value for value, taken in zip(values, shared, strict=True))
 
 
-def _shared(values: Sequence[Tensor], given: Sequence[Any]) -> list[bool]:
-    """Say of each tensor whether another one, or one of those given, is in the same memory."""
+def _shared(values: Sequence[Tensor], given: Sequence[Any] | None) -> list[bool]:
+    """Say of each tensor whether another one, or one of those given, is (None: may be) in the same memory."""
+    if given is None:
+        return [True] * len(values)
     if not all(map(has_values, values)):
         return [False] * len(values)
     users = Counter(map(_memory, _tensors((*given, *values))))

@@ -133,7 +133,8 @@ class Step(nn.Module):
         relevance = _in_precision_of(output, relevance)
         spent = self.overwrites and can_overwrite(relevance)
         call = Call(self.site, self._bind(args, kwargs), output, spent)
-        arrived = _mass(self.site.output_batch, relevance) if spent else None  # there is no measuring it afterwards
+        counts = self.measures or (self.conserves and (not self.moves or len(self.site.active) > 1))
+        arrived = _mass(self.site.output_batch, relevance) if counts else None  # the rule may overwrite it
         try:
             returned = self.rule(call, relevance)
         except (ValueError, NotImplementedError) as error:
@@ -142,14 +143,14 @@ class Step(nn.Module):
         self._check(call, values)
         given = (*call.arguments.values(), output, *(() if spent else (relevance,)))
         record = None
-        if self.conserves and isinstance(returned, Shares):
+        if isinstance(returned, Shares) and self.conserves:
             if arrived is None:
                 arrived = _mass(self.site.output_batch, relevance)
-            values, record = _rescale(call, returned, arrived, given)
+            values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
         elif self.conserves and not self.moves:
-            values = kept_apart(values, given)
-        if record is None and (self.measures or (self.conserves and len(values) > 1)):
-            record = _masses(self.site, relevance, values, lossless=self.conserves)
+            values = kept_apart(values, given if self.rule.overwrites else None)
+        if record is None and arrived is not None and (self.measures or len(values) > 1):
+            record = _masses(self.site, arrived, values, lossless=self.conserves)
         return *values, record
 
     def extra_repr(self) -> str:
@@ -198,7 +199,9 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
     return torch.stack(parts).sum(0)
 
 
-def _rescale(call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any]) -> tuple[tuple[Tensor, ...], Tensor]:
+def _rescale(
+    call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any] | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
     raw = torch.stack(shares.masses).sum(0)
     kept = raw > LOST * shares.total.clamp(min=0)
     factor = torch.where(kept, arrived / torch.where(kept, raw, 1.0), 0.0)
@@ -210,8 +213,7 @@ def _rescale(call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any]) 
     return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
 
 
-def _masses(site: Site, relevance: Any, values: Sequence[Tensor], lossless: bool) -> Tensor:
-    arrived = _mass(site.output_batch, relevance)
+def _masses(site: Site, arrived: Tensor, values: Sequence[Tensor], lossless: bool) -> Tensor:
     emitted = [mark.sum(value) for mark, value in zip(site.input_batch, values, strict=True)]
     moved = torch.stack(emitted).sum(0)
     lost = torch.zeros_like(arrived) if lossless else arrived - moved

@@ -41,7 +41,9 @@ class Rule:
         everywhere; under the gradient and its kin the complex gradient. Other rules are not asked there.
     overwrites : bool
         Whether the function works on the relevance where it lies if the call says that nobody else reads it, see
-        `rule_registry.call.times`. A rule that is made of such functions is only told so if it says the same.
+        `rule_registry.call.times`, and keeps nothing: what it returns is in no memory but that of the call's tensors,
+        or new, so that the engine may overwrite it. A rule that is made of such functions is only told so if it says
+        the same.
     """
 
     name: str

@@ -148,6 +148,56 @@ def test_rules_of_ones_own_need_not_know(
     assert torch.equal(x, given)
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_a_rule_keeps_is_not_overwritten(shares: bool) -> None:
+    kept: list[Tensor] = []
+
+    def the_same_every_time(call: Call, relevance: Tensor) -> Relevances:
+        if not kept:
+            kept.append(torch.rand(len(relevance), *call.input.shape))
+        return rule_registry.share(call, kept[0]) if shares else kept[0]
+
+    rules = rule_registry.get("abslrp").derive({aten.relu.default: the_same_every_time})
+    model, x = seeded(Branches), pictures(2)
+    first = explained(model, x, rules=rules)
+    before = kept[0].clone()
+    for found, expected in zip(explained(model, x, rules=rules), first, strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(kept[0], before)
+
+
+def test_a_rule_may_hand_on_a_parameter_of_the_model() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prior, self.head = nn.Parameter(torch.rand(12)), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(x * self.prior))
+
+    model = Weighed().eval()
+
+    def by_the_prior(call: Call, relevance: Tensor) -> Relevances:
+        return rule_registry.share(call, model.prior.expand(len(relevance), *call.input.shape))
+
+    before = model.prior.detach().clone()
+    rules = rule_registry.get("abslrp").derive({aten.tanh.default: by_the_prior})
+    relprop.explain(model, torch.rand(1, 12), rules=rules, contrast=None)
+    assert torch.equal(model.prior, before)
+
+
+def test_mass_is_counted_before_a_rule_overwrites_it() -> None:
+    def halves(call: Call, relevance: Tensor) -> Relevances:
+        half = rule_registry.call.times(call, relevance, torch.tensor(0.5))
+        return [half, half.clone()]
+
+    rule = rule_registry.Rule("halves", halves, overwrites=True)
+    rules = rule_registry.get("abslrp").derive({aten.add.Tensor: rule})
+    e = relprop.explain(seeded(Branches), pictures(2), rules=rules)
+    (cut,) = (cut for cut in e.conservation.cuts if cut.rule == "halves")
+    torch.testing.assert_close(cut.factor, torch.ones_like(cut.factor))
+
+
 def test_under_inference_mode_the_same_comes_out() -> None:
     model, x = seeded(Branches), pictures(2)
     expected = explained(model, x)

@@ -34,7 +34,7 @@ def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     return share(call, pulled * deviations.products(call).clamp(min=0), net=net)
 
 
-@register("abslrp", aten.maximum.default, aten.minimum.default)
+@register("abslrp", aten.maximum.default, aten.minimum.default, overwrites=True)
 def extreme(call: Call, relevance: Tensor) -> Relevances:
     """Winner takes all, the first where two tie; what falls on a constant goes to the activation."""
     a, b = call["self"], call["other"]
@@ -46,6 +46,7 @@ def extreme(call: Call, relevance: Tensor) -> Relevances:
     aten.max_pool1d.default,
     aten.max_pool2d.default,
     aten.max_pool3d.default,
+    overwrites=True,
 )
 def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
@@ -65,6 +66,7 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     aten.adaptive_max_pool1d.default,
     aten.adaptive_max_pool2d.default,
     aten.adaptive_max_pool3d.default,
+    overwrites=True,
 )
 def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
@@ -74,7 +76,7 @@ def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     return spread.scatter_add_(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
 
 
-@register("abslrp", aten.amax.default)
+@register("abslrp", aten.amax.default, overwrites=True)
 def amax(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
     x, s = call.input, transposed.total(call, relevance)
@@ -86,7 +88,7 @@ def amax(call: Call, relevance: Tensor) -> Tensor:
     return s * back
 
 
-@register("abslrp", aten.max.dim, aten.topk.default)
+@register("abslrp", aten.max.dim, aten.topk.default, overwrites=True)
 def best(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Back to the entries that were chosen."""
     arrived, indices = relevance[0], call.output[1]
