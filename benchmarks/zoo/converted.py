@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import sys
 import warnings
 from importlib import import_module
@@ -55,9 +56,14 @@ def keras_convolutional(samples: int) -> Subject:
     """Make a convolutional classifier in Keras; its pictures have their channels last."""
     keras = torch_keras()
     x = torch.randn(samples, 32, 32, 3, generator=torch.Generator().manual_seed(1))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = settle(_convolutional(keras), x)
+    before = random.getstate()
+    random.seed(0)  # where Keras' initialisers draw their seeds
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = settle(_convolutional(keras), x)
+    finally:
+        random.setstate(before)
     return Subject(model, x, exact=widened(model, x))
 
 
