@@ -55,7 +55,7 @@ def run_in_chunks(
     OutOfMemoryError
     """
     if size == "auto":
-        return run_fitting(run, ready.program, batch, device, again=not ready.hooks)
+        return run_fitting(run, ready.running, batch, device, again=not ready.hooks)
     if size is None:
         size = batch if ready.hooks or device.type != "cpu" else usual_size(ready.plan.graph, batch)
     parts = []

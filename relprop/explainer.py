@@ -154,13 +154,17 @@ class Explainer:
                 chosen = None if classes is None else classes[start:stop]
                 if self.compile and ready.compiled.pays_for(stop - start):
                     return self._run_compiled(ready, *chunk, chosen)
-                returned: dict[str, Any] = ready.program(*chunk, chosen)
+                returned: dict[str, Any] = ready.running(*chunk, chosen)
                 return returned
 
             return assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
-        """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile."""
+        """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
+
+        It keeps every relevance as it is for who interprets or changes it. What explains is a copy that overwrites
+        those that nobody reads any more, which saves time and memory.
+        """
         return self._ready(*check_inputs(x, kwargs), target).program
 
     def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
@@ -175,7 +179,7 @@ class Explainer:
             return ready.compiled(*inputs)
         except NotCompiledError as error:
             reason = str(error)
-        returned: dict[str, Any] = ready.program(*inputs)
+        returned: dict[str, Any] = ready.running(*inputs)
         if not self._warned:
             self._warned = True
             warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)

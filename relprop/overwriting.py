@@ -9,7 +9,6 @@ storages, and a compiler plans memory itself.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,7 +22,9 @@ def can_overwrite(value: Any) -> bool:
     """Whether a tensor, or each in a tuple, has memory of its own for every entry that may be written to."""
     if isinstance(value, tuple):
         return all(can_overwrite(part) for part in value if part is not None)
-    return has_values(value) and bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
+    if not has_values(value) or (value.is_inference() and not torch.is_inference_mode_enabled()):
+        return False
+    return bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
 
 
 def added(total: Tensor, share: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Seque
     """
     shared = _shared(values, given)
     return tuple(
-        value.mul_(factor) if can_overwrite(value) and not taken else value * factor
+        value.mul_(factor) if not taken and _can_hold(value, factor) else value * factor
         for value, factor, taken in zip(values, factors, shared, strict=True)
     )
 
@@ -54,19 +55,27 @@ def kept_apart(values: Sequence[Tensor], given: Sequence[Any] | None) -> tuple[T
     return tuple(value.clone() if taken else value for value, taken in zip(values, shared, strict=True))
 
 
+def _can_hold(value: Tensor, factor: Tensor) -> bool:
+    """Whether a tensor can be overwritten by its product."""
+    return can_overwrite(value) and torch.result_type(value, factor) == value.dtype
+
+
 def _shared(values: Sequence[Tensor], given: Sequence[Any] | None) -> list[bool]:
     """Say of each tensor whether another one, or one of those given, is (None: may be) in the same memory."""
     if given is None:
         return [True] * len(values)
-    if not all(map(has_values, values)):
-        return [False] * len(values)
-    users = Counter(map(_memory, _tensors((*given, *values))))
-    return [users[_memory(value)] > 1 for value in values]
+    # By address: of what came through numpy each tensor has a storage of its own in the same memory.
+    taken = [_memory(tensor) for tensor in _tensors((*given, *values)) if has_values(tensor)]
+    return [has_values(value) and sum(_meet(_memory(value), other) for other in taken) > 1 for value in values]
 
 
-def _memory(tensor: Tensor) -> int:
-    storage: int = tensor.untyped_storage()._cdata
-    return storage
+def _memory(tensor: Tensor) -> range:
+    storage = tensor.untyped_storage()
+    return range(storage.data_ptr(), storage.data_ptr() + storage.nbytes())
+
+
+def _meet(one: range, other: range) -> bool:
+    return max(one.start, other.start) < min(one.stop, other.stop)
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -58,6 +58,17 @@ class Ready:
     hooks: Mapping[fx.Node, list[RelevanceHook]]
 
     @cached_property
+    def running(self) -> RelevanceProgram:
+        """What explains: the program, overwriting relevances that nobody but itself reads."""
+        if not self.plan.rules.conserves:
+            return self.program
+        graph, steps = claim(self.program)
+        program = RelevanceProgram(self.program, graph, "RelevanceProgram")
+        for name, step in steps.items():
+            program.add_module(name, step)
+        return program
+
+    @cached_property
     def compiled(self) -> CompiledProgram:
         """The program as machine code, which is made at the first call."""
         return CompiledProgram(self.program)
@@ -150,10 +161,7 @@ class _Rewriter:
         )
         drop_unused(self.graph)
         self.graph.lint()
-        program = RelevanceProgram(self.members, self.graph, "RelevanceProgram")
-        if self.plan.rules.conserves:
-            claim(program)
-        return program
+        return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
 
     def _returned(self, node: fx.Node) -> fx.Node:
         """Return what the program says of a source or a layer."""

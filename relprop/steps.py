@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -112,6 +113,12 @@ class Step(nn.Module):
         self.where = where
         self.conserves = conserves
 
+    def overwriting(self) -> Step:
+        """Return the same step for relevance that nobody else reads."""
+        step = copy.copy(self)
+        step.overwrites = True
+        return step
+
     def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         """Apply the rule.
 
@@ -133,14 +140,14 @@ class Step(nn.Module):
         relevance = _in_precision_of(output, relevance)
         spent = self.overwrites and can_overwrite(relevance)
         call = Call(self.site, self._bind(args, kwargs), output, spent)
-        counts = self.measures or (self.conserves and (not self.moves or len(self.site.active) > 1))
+        counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
         arrived = _mass(self.site.output_batch, relevance) if counts else None  # the rule may overwrite it
         try:
             returned = self.rule(call, relevance)
         except (ValueError, NotImplementedError) as error:
             raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
         values = self._values(returned)
-        self._check(call, values)
+        self._check(call, relevance, values)
         given = (*call.arguments.values(), output, *(() if spent else (relevance,)))
         record = None
         if isinstance(returned, Shares) and self.conserves:
@@ -172,13 +179,15 @@ class Step(nn.Module):
             )
         return tuple(values)
 
-    def _check(self, call: Call, values: tuple[Tensor, ...]) -> None:
-        expected = [tuple(value.shape) for value in call.inputs]
-        found = [tuple(value.shape[1:]) for value in values]
+    def _check(self, call: Call, relevance: Any, values: tuple[Tensor, ...]) -> None:
+        parts = relevance if isinstance(relevance, tuple) else (relevance,)
+        seeds = next(len(part) for part in parts if part is not None)
+        expected = [(seeds, *value.shape) for value in call.inputs]
+        found = [tuple(value.shape) for value in values]
         if expected != found:
             raise RuleError(
-                f"rule {self.rule} returned relevances of shapes {found} behind the seed axis for inputs of shapes "
-                f"{expected} ({', '.join(map(str, self.site.active))}) of {self.where}"
+                f"rule {self.rule} returned relevances of shapes {found} where (S, *input) are {expected}, for "
+                f"{', '.join(map(str, self.site.active))} of {self.where}"
             )
 
 
@@ -208,9 +217,10 @@ def _rescale(
     factors = [
         mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
     ]
-    values = multiplied(shares.values, factors, given)
     lost = torch.where(kept, 0.0, arrived)
-    return values, torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
+    # Of one entry a sample, masses may be the values themselves: they are recorded before these are overwritten.
+    record = torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
+    return multiplied(shares.values, factors, given), record
 
 
 def _masses(site: Site, arrived: Tensor, values: Sequence[Tensor], lossless: bool) -> Tensor:

@@ -47,13 +47,14 @@ register(
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.unsqueeze.default,
+    overwrites=True,
 )
 def reshape(call: Call, relevance: Tensor) -> Tensor:
     """Keep entries and order: back to the input's shape."""
     return relevance.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.permute.default)
+@register("structural", aten.permute.default, overwrites=True)
 def permute(call: Call, relevance: Tensor) -> Tensor:
     """Permute with the inverse order."""
     order = [d % call.input.ndim for d in call["dims"]]
@@ -61,26 +62,26 @@ def permute(call: Call, relevance: Tensor) -> Tensor:
     return relevance.permute(0, *(d + 1 for d in inverse))
 
 
-@register("structural", aten.transpose.int)
+@register("structural", aten.transpose.int, overwrites=True)
 def transpose(call: Call, relevance: Tensor) -> Tensor:
     """Swap the two axes back."""
     ndim = call.input.ndim
     return relevance.transpose(call["dim0"] % ndim + 1, call["dim1"] % ndim + 1)
 
 
-@register("structural", aten.t.default, aten.numpy_T.default)
+@register("structural", aten.t.default, aten.numpy_T.default, overwrites=True)
 def reverse(call: Call, relevance: Tensor) -> Tensor:
     """Reverse the axes back."""
     return relevance.permute(0, *range(relevance.ndim - 1, 0, -1))
 
 
-@register("structural", aten.expand.default)
+@register("structural", aten.expand.default, overwrites=True)
 def expand(call: Call, relevance: Tensor) -> Tensor:
     """Sum over the copies."""
     return sum_to(relevance, call.input.shape)
 
 
-@register("structural", aten.repeat.default)
+@register("structural", aten.repeat.default, overwrites=True)
 def repeat(call: Call, relevance: Tensor) -> Tensor:
     """Sum over the copies."""
     repeats = list(call["repeats"])
@@ -90,7 +91,7 @@ def repeat(call: Call, relevance: Tensor) -> Tensor:
     return copies.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.cat.default)
+@register("structural", aten.cat.default, overwrites=True)
 def cat(call: Call, relevance: Tensor) -> Relevances:
     """Cut into the parts; what falls on constant parts goes to the activations."""
     dim = call["dim"] % call.result.ndim + 1
@@ -99,7 +100,7 @@ def cat(call: Call, relevance: Tensor) -> Relevances:
     return _among_constants(call, relevance, relevance.split(sizes, dim))
 
 
-@register("structural", aten.stack.default)
+@register("structural", aten.stack.default, overwrites=True)
 def stack(call: Call, relevance: Tensor) -> Relevances:
     """Cut into the parts; what falls on constant parts goes to the activations."""
     parts = relevance.unbind(call["dim"] % call.result.ndim + 1)
@@ -113,13 +114,13 @@ def _among_constants(call: Call, relevance: Tensor, parts: Sequence[Tensor]) -> 
     return share(call, *active, total=call.batch.sum(relevance))
 
 
-@register("structural", aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+@register("structural", aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, overwrites=True)
 def split(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Join the parts again; zeros where nobody used one."""
     return torch.cat(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
 
 
-@register("structural", aten.unbind.int)
+@register("structural", aten.unbind.int, overwrites=True)
 def unbind(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Join the parts again; zeros where nobody used one."""
     return torch.stack(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
@@ -133,7 +134,7 @@ def _filled(call: Call, relevance: Sequence[Tensor | None]) -> list[Tensor]:
     ]
 
 
-@register("structural", aten.slice.Tensor)
+@register("structural", aten.slice.Tensor, overwrites=True)
 def slice_(call: Call, relevance: Tensor) -> Tensor:
     """Put back in place, zeros elsewhere."""
     shape = [relevance.shape[0], *call.input.shape]
@@ -144,7 +145,7 @@ def slice_(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
-@register("structural", aten.select.int)
+@register("structural", aten.select.int, overwrites=True)
 def select(call: Call, relevance: Tensor) -> Tensor:
     """Put back in place, zeros elsewhere."""
     shape = [relevance.shape[0], *call.input.shape]
@@ -152,7 +153,7 @@ def select(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
-@register("structural", aten.slice_scatter.default, aten.select_scatter.default)
+@register("structural", aten.slice_scatter.default, aten.select_scatter.default, overwrites=True)
 def scatter(call: Call, relevance: Tensor) -> Relevances:
     """To what was written, and elsewhere to what was there before; what falls on a constant goes to the activation."""
     dim = call["dim"] % call.result.ndim + 1
@@ -168,7 +169,7 @@ def scatter(call: Call, relevance: Tensor) -> Relevances:
     return values if len(values) == 2 else share(call, *values, total=call.batch.sum(relevance))
 
 
-@register("structural", aten.roll.default)
+@register("structural", aten.roll.default, overwrites=True)
 def roll(call: Call, relevance: Tensor) -> Tensor:
     """Roll back."""
     shifts = [-shift for shift in call["shifts"]]
@@ -177,7 +178,7 @@ def roll(call: Call, relevance: Tensor) -> Tensor:
     return relevance.roll(shifts, [d % call.input.ndim + 1 for d in call["dims"]])
 
 
-@register("structural", aten.flip.default)
+@register("structural", aten.flip.default, overwrites=True)
 def flip(call: Call, relevance: Tensor) -> Tensor:
     """Flip back."""
     return relevance.flip([d % call.input.ndim + 1 for d in call["dims"]])
@@ -195,6 +196,7 @@ def flip(call: Call, relevance: Tensor) -> Tensor:
     aten.tile.default,
     aten.repeat_interleave.self_int,
     aten.rot90.default,
+    overwrites=True,
 )
 def gather(call: Call, relevance: Tensor) -> Tensor:
     """Add each entry to where it was read from, found by moving the positions themselves."""
@@ -211,7 +213,7 @@ def _added(call: Call, relevance: Tensor, positions: Tensor) -> Tensor:
     return flat.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.pad.default, aten.constant_pad_nd.default)
+@register("structural", aten.pad.default, aten.constant_pad_nd.default, overwrites=True)
 def pad(call: Call, relevance: Tensor) -> Relevances:
     """Cut the border off; what falls on it goes to the activations (it was read, in the other modes)."""
     mode = call.arguments.get("mode", "constant")
@@ -224,7 +226,7 @@ def pad(call: Call, relevance: Tensor) -> Relevances:
     return inner
 
 
-@register("structural", aten.im2col.default)
+@register("structural", aten.im2col.default, overwrites=True)
 def patches(call: Call, relevance: Tensor) -> Relevances:
     """Add overlapping patches up; what falls on the padding goes to the activations."""
     windows = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
@@ -239,14 +241,14 @@ def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) ->
     return _added(call, relevance, F.pad(positions, widths, mode=mode).long())
 
 
-@register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+@register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor, overwrites=True)
 def masked_fill(call: Call, relevance: Tensor) -> Relevances:
     """Zero under the mask; what falls on the filled entries goes to the activations."""
     kept = torch.where(call["mask"], 0.0, relevance)
     return share(call, sum_to(kept, call.input.shape), total=call.batch.sum(relevance))
 
 
-@register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
+@register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, overwrites=True)
 def where(call: Call, relevance: Tensor) -> Relevances:
     """To whichever side was taken; what falls on a constant side goes to the activations."""
     return to_taken(call, relevance, call["condition"])

@@ -1,10 +1,28 @@
 """What every test starts with."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
+
+from rule_registry import registry
 
 
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_any_order() -> None:
     """Draw the same numbers whichever tests run before."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test defines or registers is gone after it."""
+    copies = {
+        name: replace(d, table=dict(d.table), overrides=list(d.overrides)) for name, d in registry.defined().items()
+    }
+    monkeypatch.setattr(registry, "_definitions", copies)
+    registry._get.cache_clear()
+    yield
+    registry._get.cache_clear()
+    registry.load_plugins.cache_clear()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import relprop
 from benchmarks.memory import allocated_at_once
 from relprop import chunks, fitting
+from relprop.rewrite import RelevanceProgram
 from tests.models import seeded
 
 SIDE = 32
@@ -34,10 +35,15 @@ def available(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     return found
 
 
+def running(explainer: relprop.Explainer, x: Tensor) -> RelevanceProgram:
+    """Return what the explainer runs."""
+    return explainer._ready((x,), {}, None).running
+
+
 def sizes_of(explainer: relprop.Explainer, x: Tensor) -> list[int]:
     """Explain, and return how many samples the program was given at a time."""
     seen: list[int] = []
-    watched = explainer.program(x).register_forward_pre_hook(lambda program, given: seen.append(len(given[0])))
+    watched = running(explainer, x).register_forward_pre_hook(lambda program, given: seen.append(len(given[0])))
     try:
         explainer(x)
     finally:
@@ -84,7 +90,7 @@ def test_auto_measures_two_small_chunks_and_takes_what_fits(model: nn.Module, av
     available[0] = 1 << 40
     assert sizes_of(explainer, pictures(20)) == [1, 2, 17]
     assert sizes_of(explainer, pictures(20)) == [20]
-    need = fitting._needs[explainer.program(pictures(20))]
+    need = fitting._needs[running(explainer, pictures(20))]
     available[0] = int((5.5 * need.each + fitting.RESULTS * 20 * need.result) / fitting.SHARE["cpu"])
     assert sizes_of(explainer, pictures(20)) == [5, 5, 5, 5]
     available[0] = 0
@@ -95,8 +101,8 @@ def test_what_is_measured_bounds_what_is_allocated(model: nn.Module, available: 
     available[0] = 1 << 40
     explainer, x = relprop.Explainer(model, batch_size="auto"), pictures(8)
     explainer(x)
-    each = fitting._needs[explainer.program(x)].each
-    program, target = explainer.program(x), torch.zeros(8, dtype=torch.long)
+    each = fitting._needs[running(explainer, x)].each
+    program, target = running(explainer, x), torch.zeros(8, dtype=torch.long)
     largest = allocated_at_once(lambda: program(x, target))
     assert 0.5 * 8 * each <= largest <= 1.3 * 8 * each  # buffers inside kernels are not measured
 
@@ -110,7 +116,7 @@ def failing(model: nn.Module, most: int) -> list[int]:
         if len(given[0]) > most:
             raise MemoryError
 
-    relprop.Explainer(model).program(pictures(4)).register_forward_pre_hook(check)
+    running(relprop.Explainer(model), pictures(4)).register_forward_pre_hook(check)
     return tried
 
 
@@ -134,7 +140,7 @@ def test_a_sample_that_does_not_fit_is_an_error(model: nn.Module, available: lis
 
 def test_hooks_see_no_sample_twice(model: nn.Module, available: list[int | None]) -> None:
     explainer = relprop.Explainer(model, batch_size="auto", hooks={"1": lambda info, relevance: None})
-    explainer.program(pictures(8)).register_forward_pre_hook(lambda program, given: _no_more_than(4, given[0]))
+    running(explainer, pictures(8)).register_forward_pre_hook(lambda program, given: _no_more_than(4, given[0]))
     with pytest.raises(relprop.OutOfMemoryError, match="see its samples twice"):
         explainer(pictures(8))
     assert explainer(pictures(8)).relevance.shape == (8, 3, SIDE, SIDE)

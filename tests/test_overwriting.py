@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
@@ -85,14 +85,14 @@ def test_nothing_tells_what_was_overwritten(
 
 
 def test_most_steps_overwrite_what_arrives() -> None:
-    program = relprop.Explainer(seeded(Branches)).program(pictures(2))
+    program = relprop.Explainer(seeded(Branches))._ready((pictures(2),), {}, None).running
     steps_ = [module for module in program.modules() if isinstance(module, Step) and not module.moves]
     # not the seeds, nor the parts of a concatenation, which are views of one relevance
     assert {str(step.site.op) for step in steps_ if not step.overwrites} == {
         "aten.linear.default", "aten.sub.Tensor", "aten.mul.Tensor"
     }  # fmt: skip
     assert any(node.target is added_in_place for node in program.graph.nodes)
-    gradient = relprop.Explainer(seeded(Branches), rules="gradient").program(pictures(2))
+    gradient = relprop.Explainer(seeded(Branches), rules="gradient")._ready((pictures(2),), {}, None).running
     assert not overwriting_steps(gradient)
 
 
@@ -105,6 +105,32 @@ def test_what_a_hook_or_a_layer_keeps_stays_as_it_was() -> None:
     relprop.explain(model, x, hooks={"stem": keep, "norm": keep, "left": keep, "right": keep})
     assert len(seen) == 4
     assert all(torch.equal(relevance, then) for relevance, then in seen)
+
+
+class Recorder(fx.Interpreter):
+    """Keeps what every node of a program returns, and a copy of it."""
+
+    def __init__(self, program: fx.GraphModule) -> None:
+        super().__init__(program, garbage_collect_values=False)
+        self.kept: dict[str, tuple[Any, Any]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.kept[n.name] = value, pytree.tree_map_only(Tensor, Tensor.clone, value)
+        return value
+
+
+def test_who_reads_a_program_finds_every_relevance_as_it_was() -> None:
+    model, x = seeded(Branches), pictures(2)
+    explainer = relprop.Explainer(model)
+    explainer(x)
+    recorder = Recorder(explainer.program(x))
+    with torch.no_grad():
+        recorder.run(x, None)
+    assert sum(name.startswith("relevance_") for name in recorder.kept) > 10
+    for value, then in recorder.kept.values():
+        for one, other in zip(pytree.tree_leaves(value), pytree.tree_leaves(then), strict=True):
+            assert one is other or torch.equal(one, other)
 
 
 def twice(call: Call, relevance: Tensor) -> Relevances:
@@ -205,3 +231,100 @@ def test_under_inference_mode_the_same_comes_out() -> None:
         found = explained(model, x.clone())
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def rules_with(op: Any, function: Callable[..., Relevances]) -> rule_registry.RuleSet:
+    """Return absLRP but for one operation, whose rule says that it keeps nothing."""
+    return rule_registry.get("abslrp").derive({op: rule_registry.Rule("own", function, overwrites=True)})
+
+
+def signs(call: Call, relevance: Tensor) -> Relevances:
+    return rule_registry.share(call, (call.input > 0).expand(len(relevance), *call.input.shape).clone())
+
+
+def counts(call: Call, relevance: Tensor) -> Relevances:
+    return rule_registry.share(call, (call.input > 0).long().expand(len(relevance), *call.input.shape).clone())
+
+
+def single(call: Call, relevance: Tensor) -> Relevances:
+    return rule_registry.share(call, (relevance * call.input.abs()).float())
+
+
+def inference(call: Call, relevance: Tensor) -> Relevances:
+    with torch.inference_mode():
+        return rule_registry.share(call, relevance * call.input.abs())
+
+
+@pytest.mark.parametrize("rule", [signs, counts, single, inference])
+def test_results_that_cannot_hold_a_product_are_not_overwritten(rule: Callable[..., Relevances]) -> None:
+    model, x = seeded(Branches).double(), pictures(2).double()
+    found = relprop.explain(model, x, rules=rules_with(aten.sigmoid.default, rule), contrast=None)
+    assert found.relevance.dtype == torch.float64
+    torch.testing.assert_close(found.relevance.sum((1, 2, 3)), torch.ones(2).double())
+
+
+def test_masses_that_are_the_values_are_recorded_as_they_were() -> None:
+    class Numbers(nn.Module):
+        """An activation of one number a sample."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(1, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.conv(x).relu().mean((1, 2, 3)) + 2.0).sigmoid()[:, None])
+
+    def itself(call: Call, relevance: Tensor) -> Relevances:
+        value = relevance * call.input.abs()
+        return rule_registry.Shares((value,), (value,), value)
+
+    e = relprop.explain(seeded(Numbers), torch.rand(2, 3, 6, 6), rules=rules_with(aten.add.Tensor, itself))
+    (cut,) = (cut for cut in e.conservation.cuts if cut.rule == "own")
+    assert e.conservation.error < 1e-5
+    torch.testing.assert_close(cut.mass, torch.ones_like(cut.mass))
+
+
+def test_a_rule_that_forgets_a_seed_is_told() -> None:
+    rules = rules_with(aten.sigmoid.default, lambda call, relevance: relevance[:1])
+    with pytest.raises(relprop.RelpropError, match=r"shapes \[\(1, 2, 6, 8, 8\)\] where .* are \[\(2, 2, 6, 8, 8\)\]"):
+        relprop.explain(seeded(Branches), pictures(2), rules=rules)
+
+
+def test_memory_shared_through_numpy_is_shared() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(12, 8), nn.Linear(12, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.a(x).relu() + self.b(x).relu())
+
+    def both(call: Call, relevance: Tensor) -> Relevances:
+        held = relevance.clone().numpy()
+        return [torch.from_numpy(held), torch.from_numpy(held)]
+
+    def each(call: Call, relevance: Tensor) -> Relevances:
+        return [relevance.clone(), relevance.clone()]
+
+    model, x = seeded(Halves), torch.randn(2, 12)
+    found, expected = (
+        relprop.explain(model, x, rules=rules_with(aten.add.Tensor, rule)).relevance for rule in (both, each)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_move_of_ones_own_may_keep_what_it_returns() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(144, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).cos().flatten(1).relu() * 1.5)
+
+    kept = torch.rand(2, 2, 4, 6, 6)
+    before = kept.clone()
+    rule_registry.register("structural", aten.cos.default, rule=lambda call, relevance: kept)
+    relprop.explain(seeded(Waves), torch.randn(2, 3, 6, 6))
+    assert torch.equal(kept, before)

@@ -210,6 +210,13 @@ def check_mass(model: nn.Module, x: Tensor) -> None:
     assert torch.equal(again.output, contrastive.output)
 
 
+def check_overwriting(model: nn.Module, x: Tensor) -> None:
+    explainer = relprop.Explainer(model)
+    with torch.no_grad():
+        kept = explainer.program(x)(x)["relevance"]  # the program as people read it, where nothing is overwritten
+    assert torch.equal(*explainer(x).seeds.values(), *kept)
+
+
 def check_signs(model: nn.Module, x: Tensor) -> None:
     graph = relprop.Explainer(model).plan(x).graph
     claimed = nonnegative_nodes(graph)
@@ -274,5 +281,6 @@ def check_everything(model: RandomModel) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_gradient(model, x)
     check_mass(model, x)
+    check_overwriting(model, x)
     check_signs(model, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -16,7 +16,6 @@ from relprop import oracle
 from relprop.cli import app
 from relprop.cli.lists import BEGIN
 from relprop.models import PictureError, load_classifier, sample_pictures
-from rule_registry import registry
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -25,14 +24,13 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.usefixtures("own_registry")
 def test_readme_code_runs(tmp_path, monkeypatch):
     try:
         sample_pictures()
     except PictureError as error:
         pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
-    definition = registry._definitions["abslrp"]
-    monkeypatch.setattr(definition, "table", dict(definition.table))
     scope: dict[str, object] = {}
     left_out = ""
     for number, block in enumerate(blocks("python"), 1):
@@ -41,7 +39,6 @@ def test_readme_code_runs(tmp_path, monkeypatch):
             continue
         exec(compile(block, f"README.md, block {number}", "exec"), scope)
     assert (tmp_path / "maps.png").stat().st_size > 10_000
-    registry._get.cache_clear()
     if left_out:
         pytest.skip(left_out)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,20 +21,8 @@ from relprop.errors import MissingRuleError
 from rule_registry import BatchAxis, Call, Choice, Relevances, Rule, Site, Slot, blocks, passes, registry, select
 from rule_registry import rules as rules_module
 
+pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten
-
-
-@pytest.fixture(autouse=True)
-def _private_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test defines or registers is gone after it."""
-    copies = {
-        name: replace(d, table=dict(d.table), overrides=list(d.overrides)) for name, d in registry._definitions.items()
-    }
-    monkeypatch.setattr(registry, "_definitions", copies)
-    registry._get.cache_clear()
-    yield
-    registry._get.cache_clear()
-    registry.load_plugins.cache_clear()
 
 
 def site(op: Any = aten.relu.default, path: str = "", module: str = "torch.nn.modules.activation.ReLU") -> Site:

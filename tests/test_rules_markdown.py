@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,19 +17,8 @@ from relprop.cli.lists import BEGIN, END
 from rule_registry import Call, Relevances, blocks, passes, registry, select
 from rule_registry.markdown import tables
 
+pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten
-
-
-@pytest.fixture(autouse=True)
-def _private_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test defines or registers is gone after it."""
-    copies = {
-        name: replace(d, table=dict(d.table), overrides=list(d.overrides)) for name, d in registry.defined().items()
-    }
-    monkeypatch.setattr(registry, "_definitions", copies)
-    registry._get.cache_clear()
-    yield
-    registry._get.cache_clear()
 
 
 def rows(table: int) -> list[list[str]]:
