@@ -220,7 +220,7 @@ def _capture(
             "it was exported with"
         )
     mark_batch(graph, [node for node, is_batched in zip(graph.inputs, batched, strict=True) if is_batched])
-    _check_equal(run_and_prove(graph, leaves, batched), flat, type(model).__name__)
+    _check_equal(run_and_prove(graph, leaves, batched), flat, graph.precision, type(model).__name__)
     return graph
 
 
@@ -256,7 +256,7 @@ def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], ba
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def _check_equal(captured: Tensor, reference: Tensor, name: str) -> None:
+def _check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, name: str) -> None:
     if captured.shape != reference.shape:
         raise CaptureError(
             f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"
@@ -265,7 +265,7 @@ def _check_equal(captured: Tensor, reference: Tensor, name: str) -> None:
     scale = float(wanted.where(wanted.isfinite(), 0.0).abs().max().clamp(min=1e-12))
     # Equal entries may be infinite: classes are masked out by minus infinity.
     error = float((captured - wanted).where(captured != wanted, 0.0).abs().max()) / scale
-    if not error <= _TOLERANCE.get(reference.dtype, 1e-4):
+    if not error <= _TOLERANCE.get(precision, 1e-4):
         raise CaptureError(
             f"the captured graph of {name} computes something else: its output differs by {error:.1e} of the "
             "largest output. Does the model draw random numbers, or depend on a state that a call changes?"

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
 from relprop.spelling import returned_as_is, spell_for_any_batch
 from rule_registry import BatchAxis
@@ -79,6 +80,13 @@ class Graph:
     def calls(self) -> Iterator[fx.Node]:
         """Yield the operations, in order."""
         return (node for node in self.graph.nodes if node.op == "call_function")
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The least precise type among the activations': some norms compute in 32 bits whatever they are given."""
+        values = (leaf for node, mark in self.batch.items() if mark for leaf in pytree.tree_leaves(node.meta["val"]))
+        types = {v.dtype for v in values if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())}
+        return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
     def module(self) -> fx.GraphModule:
         """Return the forward pass alone, as a module."""

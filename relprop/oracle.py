@@ -52,15 +52,18 @@ def gradient_oracle(
     at: str | None,
     output: str | int | None,
 ) -> tuple[float, torch.dtype]:
-    """Return the error and the precision it was found in."""
+    """Return the error and the least precise type that activations were computed in."""
     with torch.inference_mode(False), no_autocast():
         given = check_inputs(x, kwargs)
         try:
             exact, inputs = _in_double(model, given)
-            e = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], target, inputs[1])
+            explainer = Explainer(exact, rules="gradient", at=at, output=output)
+            e = explainer(inputs[0], target, inputs[1])
         except (InputError, CaptureError, TargetError):  # a forward or target that insists on a precision: in its own
             exact, inputs = model, pytree.tree_map(leaf_copy, given)
-            e = Explainer(exact, rules="gradient", at=at, output=output)(inputs[0], target, inputs[1])
+            explainer = Explainer(exact, rules="gradient", at=at, output=output)
+            e = explainer(inputs[0], target, inputs[1])
+        precision = explainer.plan(inputs[0], target, inputs[1]).graph.precision
         meant = target if e.target is None else e.target
         if len(e) == 1:
             inputs, meant = _twice(inputs, meant)
@@ -71,7 +74,7 @@ def gradient_oracle(
         errors.append(
             float((found - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
         )
-    return max(errors), next(iter(e.relevances.values())).dtype
+    return max(errors), precision
 
 
 def _twice(inputs: Inputs, target: Target) -> tuple[Inputs, Target]:

@@ -154,6 +154,18 @@ class TestRefusals:
         with pytest.raises(CaptureError, match="random numbers"):
             relprop.explain(model, torch.randn(2, 8))
 
+    def test_roundings_are_those_of_the_least_precise_activation(self) -> None:
+        def rounded(m: Any, x: Tensor) -> Tensor:
+            noise = 1 + 1e-7 * torch.rand(x.shape[1:])  # in the place of two orders of one sum
+            return m.head((x.to(m.inside) * noise).double())
+
+        model = Lambda(rounded, head=nn.Linear(8, 3), inside=torch.float32).eval().double()
+        x = torch.randn(2, 8).double()
+        assert relprop.explain(model, x).conservation.error <= 1e-6
+        model.inside = torch.float64
+        with pytest.raises(CaptureError, match="random numbers"):
+            relprop.explain(model, x)
+
     def test_script_module(self) -> None:
         with warnings.catch_warnings(action="ignore"):
             scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 3)).eval())
