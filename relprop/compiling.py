@@ -110,9 +110,9 @@ class _Compiled:
 
         with _values_unknown():
             graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*held.values(), *given)
-        # Else convolutions of a CPU get tensors channels last, which the products after them do not want: half as much
+        # On a CPU convolutions would get tensors channels last, which the products after them do not want: half as much
         # time again for resnet50.
-        options = None if given[0].is_cuda else {"layout_optimization": False}
+        options: dict[str, Any] = {"layout_optimization": given[0].is_cuda}
         self._run: Callable[..., list[Any]] = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, held: Mapping[str, Tensor], given: list[Tensor]) -> dict[str, Any]:
