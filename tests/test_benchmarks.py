@@ -129,6 +129,13 @@ def test_a_file_to_compare_with_is_looked_at_before_anything_is_measured(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv", "picture.csv"]
 
 
+def test_a_folder_that_takes_no_results_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    code, output = run("speed", "--quick", "--results", tmp_path / "taken")
+    assert code == 1
+    assert output.startswith("benchmarks: no results can be written to ")
+
+
 def test_evaluate_measures_phases_costs_and_memory(tmp_path: Path) -> None:
     few = ("--samples", "4", "--many", "8", "--many", "4", "--methods", "abslrp")
     code, output = run("evaluate", "--quick", *few, "--results", tmp_path)

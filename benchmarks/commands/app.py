@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from benchmarks.changes import Earlier
-from benchmarks.conditions import Device, Dtype
+from benchmarks.conditions import ConditionsError, Device, Dtype
 from benchmarks.tables import cells, columns, show, show_lines, write
 from relprop.errors import RelpropError
 
@@ -69,6 +70,16 @@ def _said(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _writable(folder: Path) -> Path:
+    """Make the folder for results, before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ConditionsError(f"no results can be written to {folder}: {error.strerror}; see --results") from error
+
+
 Models = Annotated[list[str], typer.Option(metavar="NAME", help="A model; repeat for several.")]
 TimmModels = Annotated[
     list[str],
@@ -81,7 +92,9 @@ OnDevice = Annotated[Device, typer.Option("--device", help="Where the models run
 InDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision of weights and pictures.")]
 Tf32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round the factors of float32 products.")]
 Shared = Annotated[Path, typer.Option(metavar="DIR", help="The folder that holds assets/ (pictures and weights).")]
-Results = Annotated[Path, typer.Option(metavar="DIR", show_default="benchmarks/results", help="Where CSVs go.")]
+Results = Annotated[
+    Path, typer.Option(metavar="DIR", show_default="benchmarks/results", callback=_writable, help="Where CSVs go.")
+]
 Compare = Annotated[
     Path | None, typer.Option("--compare", metavar="OLD.csv", help="Show what has changed since an earlier file.")
 ]
