@@ -6,7 +6,7 @@ A job is made from a model and its pictures, and may then be run again and again
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import relprop
 from benchmarks.conditions import Conditions, ConditionsError, Device
 from benchmarks.peers import INPUT_X_GRADIENT, PEERS, measure_peers
 from benchmarks.zoo.entries import Subject
+from relprop.rule_names import choose_rules
 
 Job = Callable[[], object]
 Maker = Callable[[nn.Module, Tensor], Job]
@@ -51,6 +52,11 @@ def gradient(model: nn.Module, x: Tensor) -> Job:
 def explanation(model: nn.Module, x: Tensor, **options: Any) -> Job:
     """Explain, with options of `relprop.explain`."""
     return partial(relprop.explain, model, x, **options)
+
+
+def ruled_explanation(rules: str, model: nn.Module, x: Tensor) -> Job:
+    """Explain under another rule set than the default, with the contrast that it has by itself."""
+    return explanation(model, x, rules=choose_rules(rules))
 
 
 def replayed(model: nn.Module, x: Tensor) -> Job:
@@ -89,6 +95,19 @@ JOBS: Mapping[str, Maker] = {
 
 
 COMPILED: Mapping[str, Maker] = {"explain, compiled": partial(explanation, compile=True)}
+
+
+def rule_jobs(names: Sequence[str]) -> Mapping[str, Maker]:
+    """Return explanations under other rule sets, ``NAME`` or ``NAME:PARAM=VALUE,...``.
+
+    Raises
+    ------
+    MissingRuleError, ParameterError
+        There is no such rule set, or it has no such parameter.
+    """
+    for name in names:
+        choose_rules(name)  # a typo is told before anything is measured
+    return {f"explain, {name}": partial(ruled_explanation, name) for name in names}
 
 
 def graph_jobs(conditions: Conditions) -> Mapping[str, Maker]:

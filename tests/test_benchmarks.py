@@ -59,6 +59,19 @@ def test_speed_writes_a_row_for_every_job(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_other_rule_sets_take_turns_too_and_a_typo_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    options = ("--rules", "epsilon", "--rules", "gamma:gamma=0.1", "--repeats", "1", "--results", tmp_path)
+    code, output = run("speed", "--quick", *options)
+    assert code == 0, output
+    rows = read(tmp_path, "speed", SpeedRow)
+    assert [row["job"] for row in rows] == [*JOBS, "explain, epsilon", "explain, gamma:gamma=0.1"]
+    assert all(float(row["peak_mib"]) > 0 for row in rows)
+    code, output = run("speed", "--quick", "--rules", "epsilom", "--results", tmp_path / "none")
+    assert code == 1
+    assert output.startswith("benchmarks: rules epsilom: no rule set named 'epsilom'; near names: epsilon")
+    assert not list(tmp_path.glob("none/*"))
+
+
 def test_speed_with_peers_times_what_explains_and_says_what_is_wrong(tmp_path: Path) -> None:
     for package in ("captum", "zennit", "autolrp", "lxt"):
         pytest.importorskip(package, reason=f"{package} is not installed (the extra peers)")

@@ -26,7 +26,7 @@ from benchmarks.commands.app import (
 )
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.floor import FloorRow, OperationRow, find_floor
-from benchmarks.jobs import COMPILED, JOBS, graph_jobs
+from benchmarks.jobs import COMPILED, JOBS, graph_jobs, rule_jobs
 from benchmarks.recorded import put_tables
 from benchmarks.scale import ScaleRow, points
 from benchmarks.scale import scale as measure_scale
@@ -52,6 +52,12 @@ def speed(
     device: OnDevice = Device.CPU,
     dtype: InDtype = Dtype.FLOAT32,
     tf32: Tf32 = False,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PARAM=VALUE,...]", help="Explain under this rule set too, as epsilon-plus-flat; repeatable."
+        ),
+    ] = None,
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Replay the relevance program as a CUDA graph too.")
     ] = False,
@@ -69,7 +75,8 @@ def speed(
     before = earlier(compare, SpeedRow)
     conditions = Conditions(device, dtype, threads, tf32)
     with conditions.in_force():
-        jobs = {**JOBS, **(COMPILED if compiled else {}), **(graph_jobs(conditions) if cuda_graph else {})}
+        replayed = graph_jobs(conditions) if cuda_graph else {}
+        jobs = {**JOBS, **rule_jobs(rules or ()), **(COMPILED if compiled else {}), **replayed}
         rows = [
             row for name in models for row in compare_speed(Trial(name, batch), repeats, conditions, jobs, peers=peers)
         ]
