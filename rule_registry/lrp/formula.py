@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """Return ``z + epsilon sign z``, where zero counts as positive; without epsilon nothing is shared at a zero."""
     if epsilon == 0:
         return torch.where(z == 0, torch.inf, z)
-    return torch.where(z < 0, z - epsilon, z + epsilon)
+    return torch.where(z < 0, z.new_full((), -epsilon), z.new_full((), epsilon)).add_(z)
 
 
 def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float) -> Tensor:
@@ -48,10 +49,7 @@ def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float)
 
 def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor:
     """Multiply what stands in the place of the output with each transposed weight and input, and sum."""
-    first, *others = (transposed.layer(call, term.weight, s) * term.x for term in terms)
-    for product in others:
-        first = first + product
-    return first
+    return reduce(Tensor.add_, (transposed.layer(call, term.weight, s).mul_(term.x) for term in terms))
 
 
 def _output(call: Call, term: Term) -> Tensor:
@@ -60,9 +58,24 @@ def _output(call: Call, term: Term) -> Tensor:
     return output
 
 
-def signed(call: Call, weight: Tensor, bias: Tensor | None, for_negative: Tensor) -> list[Term]:
-    """Part a layer by the sign of its inputs: one weight for the positive ones, with the bias, one for the others."""
-    x = call.input
+def signed(
+    call: Call, modify: Callable[[Tensor], Tensor], for_negative: Callable[[Tensor], Tensor], *, biased: bool = True
+) -> list[Term]:
+    """Part a layer by the sign of its inputs.
+
+    Parameters
+    ----------
+    call : Call
+        Of a fully connected or convolutional layer.
+    modify : callable
+        Makes the weight that positive inputs meet, and the bias.
+    for_negative : callable
+        Makes the weight that negative inputs meet, if there are any.
+    biased : bool
+        Whether the bias takes part.
+    """
+    x, weight, bias = call.input, call["weight"], call["bias"]
+    changed = modify(bias) if biased and bias is not None else None
     if call.site.nonnegative[0]:
-        return [Term(x, weight, bias)]
-    return [Term(x.clamp(min=0), weight, bias), Term(x.clamp(max=0), for_negative)]
+        return [Term(x, modify(weight), changed)]
+    return [Term(x.clamp(min=0), modify(weight), changed), Term(x.clamp(max=0), for_negative(weight))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,14 +40,14 @@ def gamma(call: Call, relevance: Tensor, *, gamma: float, stabilizer: float) -> 
     inputs and outputs of any sign: Andéol et al., Learning Domain Invariant Representations by Joint Wasserstein
     Distance Minimization, 2021, appendix.
     """
-    weight, bias, z = call["weight"], call["bias"], call.result
-    more = weight + gamma * weight.clamp(min=0)
-    less = weight + gamma * weight.clamp(max=0)
-    raised = None if bias is None else bias + gamma * bias.clamp(min=0)
-    lowered = None if bias is None else bias + gamma * bias.clamp(max=0)
-    positive = shares(call, torch.where(z > 0, relevance, 0.0), signed(call, more, raised, less), stabilizer)
-    negative = shares(call, torch.where(z < 0, relevance, 0.0), signed(call, less, lowered, more), stabilizer)
-    return positive + negative
+    z, raised, lowered = call.result, partial(_favoured, gamma=gamma, min=0), partial(_favoured, gamma=gamma, max=0)
+    positive = shares(call, torch.where(z > 0, relevance, 0.0), signed(call, raised, lowered), stabilizer)
+    negative = shares(call, torch.where(z < 0, relevance, 0.0), signed(call, lowered, raised), stabilizer)
+    return positive.add_(negative)
+
+
+def _favoured(weight: Tensor, gamma: float, **part: float) -> Tensor:
+    return torch.add(weight, weight.clamp(**part), alpha=gamma)
 
 
 def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stabilizer: float) -> Tensor:
@@ -62,14 +63,10 @@ def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stab
     """
     if wrong := wrong_alpha_beta({"alpha": alpha, "beta": beta}):
         raise ValueError(wrong)
-    weight, bias = call["weight"], call["bias"]
-    up, down = weight.clamp(min=0), weight.clamp(max=0)
-    positive = signed(call, up, None if bias is None else bias.clamp(min=0), down)
-    found = alpha * shares(call, relevance, positive, stabilizer)
+    found = shares(call, relevance, signed(call, _up, _down), stabilizer)
     if beta == 0:
         return found
-    negative = signed(call, down, None if bias is None else bias.clamp(max=0), up)
-    return found - beta * shares(call, relevance, negative, stabilizer)
+    return found.mul_(alpha).sub_(shares(call, relevance, signed(call, _down, _up), stabilizer), alpha=beta)
 
 
 def wrong_alpha_beta(parameters: Mapping[str, Parameter]) -> str:
@@ -87,8 +84,7 @@ def excitation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
 
     Zhang et al., Top-Down Neural Attention by Excitation Backprop, ECCV 2016, Eq. 6, which knows no negative inputs.
     """
-    weight = call["weight"]
-    return shares(call, relevance, signed(call, weight.clamp(min=0), None, weight.clamp(max=0)), stabilizer)
+    return shares(call, relevance, signed(call, _up, _down, biased=False), stabilizer)
 
 
 def flat(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
@@ -139,6 +135,14 @@ def z_box(call: Call, relevance: Tensor, *, low: Parameter, high: Parameter, sta
         Term(-highest.expand_as(x), weight.clamp(max=0)),
     ]
     return shares(call, relevance, terms, stabilizer)
+
+
+def _up(weight: Tensor) -> Tensor:
+    return weight.clamp(min=0)
+
+
+def _down(weight: Tensor) -> Tensor:
+    return weight.clamp(max=0)
 
 
 def _ones(call: Call) -> Tensor:
