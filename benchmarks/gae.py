@@ -11,9 +11,8 @@ from typing import ClassVar
 from tqdm import tqdm
 
 import relprop
-from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.coco import DataError
-from benchmarks.recognised import labelled_pictures
+from benchmarks.recognised import labelled_pictures, setting_of
 from relprop.analysis.summaries import MethodSummary
 from relprop.models import load_classifier
 
@@ -87,14 +86,15 @@ def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> li
     Raises
     ------
     DataError
-        Pictures or weights aren't there.
+        Pictures or weights aren't there, or there is no such model.
     """
-    path = files / f"{name}-{pictures}pictures.h5"
-    files.mkdir(parents=True, exist_ok=True)
-    classifier = load_classifier(name, shared / "assets" / "weights" / CLASSIFIERS[name].weights)
+    setting = setting_of(name)
     chosen = [(file, target) for _, file, target in labelled_pictures(shared)[:pictures]]
     if len(chosen) < pictures:
         raise DataError(f"there are {len(chosen)} labelled pictures, not {pictures}")
+    classifier = load_classifier(name, shared / "assets" / "weights" / setting.weights)
+    path = files / f"{name}-{pictures}pictures.h5"
+    files.mkdir(parents=True, exist_ok=True)
     methods = [*FAST, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
     with tqdm(desc=name, unit="sample", disable=None) as bar:
 

@@ -66,9 +66,7 @@ def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognise
     DataError
         The weights or the pictures aren't there, or there is no such model.
     """
-    if name not in CLASSIFIERS:
-        raise DataError(f"no weights known for {name}; there are: {', '.join(CLASSIFIERS)}")
-    setting, coco = CLASSIFIERS[name], Coco.open(shared)
+    setting, coco = setting_of(name), Coco.open(shared)
     model = load_classifier(name, coco.weights_of(setting.weights)).model
     assert isinstance(model, nn.Module)
     outlined = list(islice(_objects(model, setting, coco), objects))
@@ -83,6 +81,13 @@ def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognise
         ),
         Pictures(*_collate(labelled)),
     )
+
+
+def setting_of(name: str) -> Setting:
+    """Return what is known of a classifier, or raise `DataError`."""
+    if name not in CLASSIFIERS:
+        raise DataError(f"no weights known for {name}; there are: {', '.join(CLASSIFIERS)}")
+    return CLASSIFIERS[name]
 
 
 def _objects(model: nn.Module, setting: Setting, coco: Coco) -> Iterator[tuple[Tensor, int, int, Tensor]]:

@@ -236,11 +236,11 @@ def test_on_real_weights(tmp_path: Path) -> None:
     assert "| constant |" in result.output
 
 
-def test_unknown_models_and_missing_pictures_are_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["ablation", "gae"])
+def test_unknown_models_and_missing_pictures_are_one_clear_line(command: str, tmp_path: Path) -> None:
+    folders = ["--shared", str(tmp_path), "--results", str(tmp_path)]
     for arguments, words in ((["--models", "nobody"], "no weights known for nobody"), ([], "pass --shared DIR")):
-        result = CliRunner().invoke(
-            app, ["ablation", *arguments, "--shared", str(tmp_path), "--results", str(tmp_path)]
-        )
+        result = CliRunner().invoke(app, [command, *arguments, *folders])
         assert result.exit_code == 1
         assert result.output.startswith("benchmarks: no ")
         assert words in result.output
