@@ -19,14 +19,15 @@ def archive_items(explanation: Explanation) -> dict[str, Item]:
     """Return the arrays of an explanation by name, each with a description."""
     seeds, several = explanation.seeds, len(explanation.relevances) > 1
     contrast = explanation.contrast is not None
-    kind = "relevance of the target" + (" minus that of all other classes" if contrast else "")
+    others = "all other classes" if explanation.contrast == "rest" else f"class {explanation.contrast}"
+    kind = "relevance of the target" + (f" minus that of {others}" if contrast else "")
     items = {}
     for name, value in explanation.relevances.items():
         suffix = f":{name}" if several else ""
         where = f"at {name}, shaped like it"
         items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
         if contrast:  # else it would repeat the relevance
-            words = f"relevance of the target, then of all other classes, along axis 0; both {where}"
+            words = f"relevance of the target, then of {others}, along axis 0; both {where}"
             items[f"seeds{suffix}"] = Item(_array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}")
     items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")
     if explanation.target is not None:

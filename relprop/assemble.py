@@ -65,6 +65,7 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
         conservation=_conservation(ready, parts, seeds),
         rules=rules.name,
+        contrast=ready.contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )

@@ -19,7 +19,7 @@ from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation import Explanation
 from relprop.export import plain_mode
 from relprop.hooks import Hook, place
-from relprop.inputs import Contrast, Target, check_inputs, choose_contrast, plain, target_classes
+from relprop.inputs import Contrast, Target, check_apart, check_inputs, choose_contrast, plain, target_classes
 from relprop.memory import memory_for
 from relprop.modules import matching_modules, module_outputs
 from relprop.rewrite import Ready, RelevanceProgram, rewrite
@@ -38,9 +38,9 @@ class Explainer:
         In evaluation mode. It is never changed.
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.
-    contrast : {"default", "rest", None}
-        ``"rest"`` subtracts the relevance of all other classes, seeded uniformly. The default is the rule set's own,
-        and None for a callable target.
+    contrast : {"default", "rest", None} or int
+        ``"rest"`` subtracts the relevance of all other classes, seeded uniformly; a class that of this class alone:
+        why the target and not that one. The default is the rule set's own, and None for a callable target.
     layers : sequence of str
         Module paths, or globs of them, whose relevance is returned too. Here, in ``at`` and in ``hooks`` a module
         stands for the one tensor of its own that is used further; where there are several, name modules inside it.
@@ -96,8 +96,8 @@ class Explainer:
             raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
         if compile and batch_size == "auto":
             raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
-        if contrast not in ("rest", "default", None):
-            raise ValueError(f'contrast must be "rest", "default" or None, not {contrast!r}')
+        if contrast not in ("rest", "default", None) and (isinstance(contrast, bool) or not isinstance(contrast, int)):
+            raise ValueError(f'contrast must be "rest", "default", None or a class index, not {contrast!r}')
         if not isinstance(hooks, Mapping | None):
             raise TypeError(f"hooks must be a mapping from module paths to functions, not {hooks!r}")
         for pattern, hook in (hooks or {}).items():
@@ -148,6 +148,7 @@ class Explainer:
         with plain_mode(), memory_for(batch):
             leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             classes = target_classes(ready.plan.graph, target, batch)
+            check_apart(classes, ready.contrast)
 
             def run(start: int, stop: int) -> dict[str, Any]:
                 chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
@@ -157,7 +158,9 @@ class Explainer:
                 returned: dict[str, Any] = ready.running(*chunk, chosen)
                 return returned
 
-            return assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
+            explanation = assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
+            check_apart(explanation.target, ready.contrast)
+            return explanation
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -206,7 +209,7 @@ class Explainer:
             placed = place(plan, self.hooks, contrast)
             if len(made) >= PROGRAMS_KEPT:
                 made.pop(next(iter(made)), None)
-            made[key] = Ready(plan, rewrite(plan, contrast, layers, placed), layers, placed)
+            made[key] = Ready(plan, rewrite(plan, contrast, layers, placed), layers, placed, contrast)
         ready: Ready = made[key]
         return ready
 

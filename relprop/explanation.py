@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from relprop.archive import archive_items
 from relprop.conservation import Conservation
 from relprop.errors import RelpropError
+from relprop.inputs import Against
 from relprop.pictures import overlay, robust_scale
 from relprop.pictures.display import as_pixels, draw, notebook_html, notebook_picture
 from relprop.pictures.spatial import LayoutError, find_map
@@ -46,6 +46,8 @@ class Explanation:
         Where the relevance went.
     rules : str
         Name of the rule set.
+    contrast : int, "rest" or None
+        What was subtracted: the relevance of this class, or of all other classes.
     """
 
     relevances: Mapping[str, Tensor]
@@ -56,6 +58,7 @@ class Explanation:
     rules: str
     layers: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)
     axes: Mapping[str, BatchAxis] = field(default_factory=dict)
+    contrast: Against = None
 
     @property
     def relevance(self) -> Tensor:
@@ -82,11 +85,6 @@ class Explanation:
         if self.target is None:
             raise RelpropError("the target is a callable, so it has no class probability")
         return class_probabilities(self.output).gather(1, self.target[:, None])[:, 0]
-
-    @property
-    def contrast(self) -> Literal["rest"] | None:
-        """Whether the relevance of all other classes was subtracted."""
-        return "rest" if next(iter(self.seeds.values())).shape[0] == 2 else None
 
     def __len__(self) -> int:
         return len(self.output)
@@ -225,7 +223,8 @@ class Explanation:
         OutputError
             If the kind of file is unknown, or it can't be written; nothing half written is left.
         """
-        known: dict[str, str | float] = {"rules": self.rules, "contrast": self.contrast or "none"}
+        contrast = "none" if self.contrast is None else self.contrast
+        known: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
         if self.conservation.cuts:
             known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
         save(path, archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))

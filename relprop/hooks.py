@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +13,7 @@ from torch import Tensor, fx, nn
 from relprop.assign import Plan
 from relprop.errors import CaptureError, HookError
 from relprop.flows import apart, net
+from relprop.inputs import Against
 from relprop.modules import module_outputs, module_paths, no_such_module
 from rule_registry import BatchAxis
 from rule_registry.tracing import has_values
@@ -34,7 +34,8 @@ class NodeInfo:
     batch : BatchAxis
         Where the samples lie in the output, counted without the seed axis.
     seeds : tuple of str
-        What the entries of the seed axis stand for: ``("target",)``, or ``("target", "rest")`` with contrast.
+        What the entries of the seed axis stand for: ``("target",)``, with contrast ``("target", "rest")``
+        or the other class, ``("target", "208")``.
     """
 
     path: str
@@ -117,9 +118,7 @@ class RelevanceHook(nn.Module):
         return HookError(f"the hook {self.called} at {self.info.path or self.info.name!r} {what}")
 
 
-def place(
-    plan: Plan, hooks: Mapping[str, Hook], contrast: Literal["rest"] | None
-) -> dict[fx.Node, list[RelevanceHook]]:
+def place(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> dict[fx.Node, list[RelevanceHook]]:
     """Find where hooks are called.
 
     Parameters
@@ -129,8 +128,8 @@ def place(
     hooks : mapping
         From module paths, or globs of them, to hooks; what matches no module is looked for among the names of
         operations and inputs.
-    contrast : {"rest", None}
-        Whether there is a second seed.
+    contrast : int, "rest" or None
+        Whether there is a second seed, and of what.
 
     Returns
     -------
@@ -142,7 +141,7 @@ def place(
     CaptureError
         If a hook matches nothing that relevance passes as a single tensor.
     """
-    seeds = ("target",) if contrast is None else ("target", contrast)
+    seeds = ("target",) if contrast is None else ("target", str(contrast))
     placed: dict[fx.Node, list[RelevanceHook]] = {}
     for pattern, hook in hooks.items():
         for path, call, node in _matching(plan, pattern):

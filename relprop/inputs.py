@@ -14,7 +14,9 @@ from relprop.graph import Graph, Marks
 from rule_registry import BatchAxis, RuleSet
 
 Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
-Contrast = Literal["rest", "default"] | None
+Contrast = int | Literal["rest", "default"] | None
+Against = int | Literal["rest"] | None
+"""A contrast that is settled: with one class, with all others, or none."""
 
 
 def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -52,11 +54,11 @@ def plain(leaf: Tensor) -> Tensor:
     return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
-def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool) -> Literal["rest"] | None:
+def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool) -> Against:
     """Settle the contrast; raise a `TargetError` where output, target and contrast do not go together."""
     shape, mark = graph.output.meta["val"].shape, graph.batch.get(graph.output)
     apart = mark is None or mark == BatchAxis(0)  # an output without a mark does not depend on the samples at all
-    wanted: Literal["rest"] | None = None
+    wanted: Against = None
     if contrast != "default":
         wanted = contrast
     elif not callable_target:
@@ -67,8 +69,8 @@ def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_t
                 f"a callable target must return one number per sample, (B,), not {_layout(shape, mark)}; for example "
                 "lambda output: output[:, 3] - output[:, 5]"
             )
-        if wanted:
-            raise TargetError('contrast="rest" needs classes; a callable target has none, so pass contrast=None')
+        if wanted is not None:
+            raise TargetError(f"contrast={wanted!r} needs classes; a callable target has none, so pass contrast=None")
         return None
     if not apart or len(shape) != 2:
         raise TargetError(
@@ -76,9 +78,23 @@ def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_t
             "number per sample, name another output with output=..., or wrap the model in a module that returns "
             "(B, classes)"
         )
-    if wanted and shape[1] == 1:
-        raise TargetError('contrast="rest" needs at least two classes; this model has one output: pass contrast=None')
+    if wanted is not None and shape[1] == 1:
+        raise TargetError(
+            f"contrast={wanted!r} needs at least two classes; this model has one output: pass contrast=None"
+        )
+    if isinstance(wanted, int) and not 0 <= wanted < shape[1]:
+        raise TargetError(f"contrast {wanted} is out of range: the model has classes 0 to {shape[1] - 1}")
     return wanted
+
+
+def check_apart(classes: Tensor | None, against: Against) -> None:
+    """Raise a `TargetError` where a class is to be set against itself."""
+    if isinstance(against, int) and classes is not None and (classes == against).any():
+        samples = (classes == against).nonzero()[:, 0].tolist()
+        raise TargetError(
+            f"contrast {against} is the target itself of {len(samples)} of {len(classes)} samples, the first of them "
+            f"sample {samples[0]}: name another class, or another target for these"
+        )
 
 
 def _layout(shape: Sequence[Any], mark: Marks) -> str:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +20,7 @@ from relprop.errors import RelpropError, RuleError
 from relprop.flows import gather, net, together
 from relprop.graph import drop_unused
 from relprop.hooks import RelevanceHook
+from relprop.inputs import Against
 from relprop.merging import merged
 from relprop.overwriting import added
 from relprop.paths import is_complex
@@ -50,12 +51,13 @@ class RelevanceProgram(fx.GraphModule):
 
 @dataclass(frozen=True)
 class Ready:
-    """A plan, its program, the nodes of the layers that were asked for, and the hooks at nodes."""
+    """A plan, its program, the nodes of the layers that were asked for, the hooks at nodes, and the contrast."""
 
     plan: Plan
     program: RelevanceProgram
     layers: Mapping[str, list[fx.Node]]
     hooks: Mapping[fx.Node, list[RelevanceHook]]
+    contrast: Against
 
     @cached_property
     def running(self) -> RelevanceProgram:
@@ -81,7 +83,7 @@ class Ready:
 
 def rewrite(
     plan: Plan,
-    contrast: Literal["rest"] | None = None,
+    contrast: Against = None,
     layers: Mapping[str, Sequence[fx.Node]] | None = None,
     hooks: Mapping[fx.Node, Sequence[RelevanceHook]] | None = None,
 ) -> RelevanceProgram:
@@ -91,8 +93,8 @@ def rewrite(
     ----------
     plan : Plan
         From `relprop.assign`.
-    contrast : {"rest", None}
-        Whether a second seed, uniform over the other classes, goes through in the same pass.
+    contrast : int, "rest" or None
+        Whether a second seed, of this class or uniform over the other classes, goes through in the same pass.
     layers : mapping, optional
         Further nodes whose relevance the program returns, by name.
     hooks : mapping, optional
@@ -111,7 +113,7 @@ class _Rewriter:
     def __init__(
         self,
         plan: Plan,
-        contrast: Literal["rest"] | None,
+        contrast: Against,
         layers: Mapping[str, Sequence[fx.Node]],
         hooks: Mapping[fx.Node, Sequence[RelevanceHook]],
     ) -> None:

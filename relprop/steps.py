@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from relprop.errors import RuleError
+from relprop.inputs import Against
 from relprop.overwriting import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
 
@@ -33,15 +34,15 @@ class Seed(nn.Module):
 
     Parameters
     ----------
-    contrast : {"rest", None}
-        With ``"rest"`` a second seed is uniform over all other classes.
+    contrast : int, "rest" or None
+        A second seed is this class, or uniform over all but the target.
     size : {"one", "output"}
         Whether a seed has mass one, or is weighed with the output: the target's own, and the mean of the others.
     classes : bool
         Whether the output has classes; else it is a callable target's one number per sample.
     """
 
-    def __init__(self, contrast: Literal["rest"] | None, size: Literal["one", "output"], classes: bool) -> None:
+    def __init__(self, contrast: Against, size: Literal["one", "output"], classes: bool) -> None:
         super().__init__()
         self.contrast = contrast
         self.size = size
@@ -64,12 +65,19 @@ class Seed(nn.Module):
             largest = output.argmax(1)
             target = largest if target is None else torch.where(target < 0, largest, target)
             chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
-            rest = [] if self.contrast is None else [(1 - chosen) / (output.shape[1] - 1)]
-            seeds = torch.stack([chosen, *rest])
+            seeds = torch.stack([chosen, *self._against(target, chosen)])
         if self.size == "output":
             # Where a class is masked out by minus infinity its seed is zero, which the product would not be.
             seeds = torch.where(seeds == 0, 0.0, seeds * output)
         return (seeds, target, seeds.sum(2)) if self.classes else (seeds, None, seeds)
+
+    def _against(self, target: Tensor, chosen: Tensor) -> list[Tensor]:
+        """Return what the target is set against, like the one-hot classes."""
+        if self.contrast is None:
+            return []
+        if self.contrast == "rest":
+            return [(1 - chosen) / (chosen.shape[1] - 1)]
+        return [F.one_hot(torch.full_like(target, self.contrast), chosen.shape[1]).to(chosen.dtype)]
 
 
 class Step(nn.Module):

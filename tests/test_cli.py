@@ -220,7 +220,12 @@ def test_odd_file_names_stop_nothing(desk):
 
 @pytest.mark.parametrize(
     ("rules", "contrast", "words"),
-    [("abslrp", "rest", "-1 more of the others"), ("epsilon", None, "-1 negative"), ("abslrp", None, "0 no relevance")],
+    [
+        ("abslrp", "rest", "-1 more of the others"),
+        ("abslrp", 3, "-1 more of class 3"),
+        ("epsilon", None, "-1 negative"),
+        ("abslrp", None, "0 no relevance"),
+    ],
 )
 @pytest.mark.parametrize("targets", [1, 2])
 def test_the_legend_speaks_of_other_classes_where_they_took_part(desk, rules, contrast, words, targets):
@@ -287,6 +292,7 @@ def test_rules_contrast_and_labels_are_heard(desk):
     for more in (
         ["--contrast", "none"],
         ["--contrast", "rest"],
+        ["--contrast", "Cat"],
         ["--rules", "abslrp:delta=0.5"],
         ["--rules", "gradient"],
     ):
@@ -298,6 +304,8 @@ def test_rules_contrast_and_labels_are_heard(desk):
     assert maps["none"].min() >= 0
     assert maps["none"].sum() == pytest.approx(1, abs=1e-5)
     assert maps["rest"].sum() == pytest.approx(0, abs=1e-5)
+    assert maps["Cat"].sum() == pytest.approx(0, abs=1e-5)
+    assert not np.allclose(maps["rest"], maps["Cat"], atol=1e-7)
     assert not np.allclose(maps["rest"], maps["abslrp:delta=0.5"], atol=1e-7)
     assert entry["conservation_error"] is None
 
@@ -345,7 +353,7 @@ def test_an_unreadable_picture_is_reported_and_skipped(desk):
         (["--model", "own:make", "--labels", "own.py"], "own.py"),
         (["--model", "own:make", "--device", "cuda:99"], "cuda:99"),
         (["--model", "own:make", "--layer", "nowhere.*"], "nowhere"),
-        (["--model", "own:uncovered"], "special_i0.*erfinv"),
+        (["--model", "own:uncovered"], "erfinv.*i0"),
         (["--model", "own:untraceable"], "untraceable|trace|branch"),
         (["--model", "own:mixing"], "mix|sample"),
         (["--model", "own:nan"], "not finite|NaN"),

@@ -434,6 +434,41 @@ class TestTargets:
         with pytest.raises((TargetError, CaptureError), match=message):
             relprop.explain(kept("plain"), pictures(3), target=target)
 
+    @pytest.mark.parametrize("rules", ["abslrp", "gradient", "epsilon"])
+    def test_contrast_with_another_class(self, rules: str) -> None:
+        """Why this class and not that one: the difference of both maps, in one pass."""
+        model, x = make("plain").double(), pictures(3).double()
+        found = relprop.explain(model, x, target=[1, 0, 4], contrast=3, rules=rules)
+        ours = relprop.explain(model, x, target=[1, 0, 4], contrast=None, rules=rules).relevance
+        theirs = relprop.explain(model, x, target=3, contrast=None, rules=rules).relevance
+        torch.testing.assert_close(found.relevance, ours - theirs)
+        assert found.contrast == 3
+        if rules == "gradient":
+            source = x.clone().requires_grad_()
+            output = model(source)
+            difference = output[range(3), [1, 0, 4]] - output[:, 3]
+            torch.testing.assert_close(found.relevance, torch.autograd.grad(difference.sum(), source)[0])
+
+    @pytest.mark.parametrize(
+        ("target", "contrast", "message"),
+        [
+            ([0, 3, 3], 3, r"target itself of 2 of 3 samples, the first of them sample 1"),
+            (1, CLASSES, r"contrast 5 is out of range: the model has classes 0 to 4"),
+            (1, -1, r"contrast -1 is out of range"),
+            (lambda output: output[:, 0], 2, r"contrast=2 needs classes"),
+        ],
+    )
+    def test_contrast_refused(self, target: Any, contrast: int, message: str) -> None:
+        with pytest.raises(TargetError, match=message):
+            relprop.explain(kept("plain"), pictures(3), target=target, contrast=contrast)
+
+    def test_contrast_with_the_predicted_class(self) -> None:
+        model, x = kept("plain"), pictures(3)
+        with pytest.raises(TargetError, match="target itself of"):
+            relprop.explain(model, x, contrast=int(model(x).argmax(1)[0]))
+        with pytest.raises(ValueError, match="or a class index, not True"):
+            relprop.Explainer(model, contrast=True)
+
     def test_contrast_with_one_class(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
         with pytest.raises(TargetError, match=r"at least two classes.*contrast=None"):

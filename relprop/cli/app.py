@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -77,14 +76,13 @@ Rules = Annotated[
 ]
 
 
-class Against(StrEnum):
-    """What the target is set against."""
-
-    REST = "rest"
-    NONE = "none"
-
-
-Contrast = Annotated[Against | None, typer.Option(help="Against all other classes or not, if not the rule set's own.")]
+Contrast = Annotated[
+    str | None,
+    typer.Option(
+        metavar="rest|none|CLASS",
+        help="Against all other classes, none, or one (index or name), if not as the rule set has it.",
+    ),
+]
 Preprocessing = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
@@ -92,11 +90,6 @@ Preprocessing = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
-
-
-def contrast_option(contrast: Against | None) -> dict[str, Any]:
-    """Return the argument ``contrast`` that was asked for, if any was."""
-    return {} if contrast is None else {"contrast": None if contrast is Against.NONE else contrast.value}
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from relprop.cli.app import (
     Rules,
     Weights,
     app,
-    contrast_option,
     one_line_errors,
     warn,
 )
@@ -56,7 +55,7 @@ def check(
     """
     with one_line_errors(debug):
         import relprop
-        from relprop.cli.choices import choose_rules
+        from relprop.cli.choices import choose_contrast, choose_rules
         from relprop.errors import RelpropError
         from relprop.memory import memory_for
         from relprop.models import load_classifier
@@ -67,7 +66,8 @@ def check(
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
                 rule_set = choose_rules(rules, classifier)
-                report = relprop.check(classifier.model, x, rules=rule_set, **contrast_option(contrast))
+                against = choose_contrast(contrast, classifier.labels)
+                report = relprop.check(classifier.model, x, rules=rule_set, **against)
         except RelpropError as error:
             if as_json:
                 typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relprop.errors import TargetError, near_names
 from relprop.rule_names import ParameterError, choose_rules
 
-__all__ = ["Choice", "ParameterError", "choose_rules", "choose_target"]
+__all__ = ["Choice", "ParameterError", "choose_contrast", "choose_rules", "choose_target"]
 
 SIDE_BY_SIDE = 20
 """Classes of a picture that one sheet shows at most."""
@@ -47,13 +48,33 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
         if not 1 <= int(top[1]) <= most:
             raise TargetError(f"--target {text}: N is from 1 to {most}")
         return Choice(top=int(top[1]))
+    return Choice(index=_class("--target", text, labels))
+
+
+def choose_contrast(text: str | None, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the argument ``contrast`` that ``rest``, ``none``, ``CLASS`` or ``INDEX`` stands for, if any was given.
+
+    Raises
+    ------
+    TargetError
+        If there is no such class, or several have that name.
+    """
+    if text is None:
+        return {}
+    text = text.strip()
+    if text in ("rest", "none"):
+        return {"contrast": None if text == "none" else text}
+    return {"contrast": _class("--contrast", text, labels)}
+
+
+def _class(option: str, text: str, labels: Sequence[str]) -> int:
     if re.fullmatch(r"-?\d+", text):
         if not 0 <= int(text) < len(labels):
-            raise TargetError(f"--target {text}: the model has classes 0 to {len(labels) - 1}")
-        return Choice(index=int(text))
+            raise TargetError(f"{option} {text}: the model has classes 0 to {len(labels) - 1}")
+        return int(text)
     found = [k for k, label in enumerate(labels) if label.casefold() == text.casefold()]
     if not found:
-        raise TargetError(f"--target {text}: no class has that name{near_names(text, labels)}")
+        raise TargetError(f"{option} {text}: no class has that name{near_names(text, labels)}")
     if len(found) > 1:
-        raise TargetError(f"--target {text}: classes {' and '.join(map(str, found))} have that name; give the number")
-    return Choice(index=found[0])
+        raise TargetError(f"{option} {text}: classes {' and '.join(map(str, found))} have that name; give the number")
+    return found[0]

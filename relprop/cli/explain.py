@@ -20,7 +20,6 @@ from relprop.cli.app import (
     Rules,
     Weights,
     app,
-    contrast_option,
     one_line_errors,
     warn,
 )
@@ -78,7 +77,7 @@ def explain(
     the files written. A picture that can't be read is reported, skipped, and makes the exit code 1.
     """
     with one_line_errors(debug):
-        from relprop.cli.choices import choose_rules, choose_target
+        from relprop.cli.choices import choose_contrast, choose_rules, choose_target
         from relprop.cli.results import Results, results_among
         from relprop.cli.run import Run
         from relprop.explainer import Explainer
@@ -98,7 +97,7 @@ def explain(
         choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
         rule_set, choice = choose_rules(rules, classifier), choose_target(target, classifier.labels)
-        against = contrast_option(contrast)
+        against = choose_contrast(contrast, classifier.labels)
         explainer = Explainer(
             classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -133,8 +134,10 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
 
 def legend_for(explanation: Explanation) -> Legend:
     """Return what the colours of an explanation's maps stand for."""
-    if next(iter(explanation.seeds.values())).shape[0] == 2:
+    if explanation.contrast == "rest":
         return CONTRAST
+    if explanation.contrast is not None:
+        return replace(CONTRAST, low=f"-1 more of class {explanation.contrast}")
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 
