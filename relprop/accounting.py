@@ -13,10 +13,27 @@ from relprop.assign import Plan, argument_nodes
 from relprop.conservation import HOOK, Cut
 from relprop.flows import gross, net
 from relprop.hooks import RelevanceHook
-from rule_registry import Site
+from rule_registry.abslrp.elementwise import PAIRS
+from rule_registry.additions import ADDITIONS
+from rule_registry.sampling import SAMPLERS
 
 WEAK = 1e-2
 """A rule that hands on less than this part of what arrives, before rescaling, is suspect."""
+
+_aten = torch.ops.aten
+_TAKE_ALL = frozenset(
+    {
+        _aten.maximum.default,
+        _aten.minimum.default,
+        _aten.index_put.default,
+        *ADDITIONS,
+        *SAMPLERS,
+        *PAIRS,
+    }
+)
+"""Operations one of whose inputs may receive all there is."""
+_OPPOSED = frozenset({_aten.div.Tensor})
+"""Operations whose inputs contribute the same with opposite signs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,8 @@ class Stop:
         Whether it hands nothing on, by its rule.
     settled : bool
         Whether there is no choice who receives nothing.
+    opposed : bool
+        Whether what one input contributes the other one takes away.
     hooks : tuple of (str, str)
         Module path, and name of the function, of every hook that relevance goes through before.
     """
@@ -44,6 +63,7 @@ class Stop:
     receivers: tuple[str, ...] = ()
     blocks: bool = False
     settled: bool = False
+    opposed: bool = False
     hooks: tuple[tuple[str, str], ...] = ()
 
 
@@ -82,9 +102,10 @@ def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> 
             site, rule = plan.sites[node], plan.assigned[node]
             by_slot = dict(argument_nodes(node))
             inputs = [by_slot[slot] for slot in site.active]
-            settled = rule is moves.get(site.op) or _positive_quotient(site)
+            settled = rule is moves.get(site.op) or site.op in _TAKE_ALL
+            opposed = len(site.active) == 2 and site.op in _OPPOSED
             names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
-            stops.append(Stop(*names, rule.kind == "blocks", settled, passed))
+            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, passed))
         else:
             inputs = [node.args[0]]  # type: ignore[list-item]
             stops.append(Stop(node.name, receivers=(inputs[0].name,), hooks=passed))
@@ -138,7 +159,7 @@ def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool
             continue
         steps = records.steps.get(stop.name)
         if steps is not None:
-            suspect = _suspicion(steps, whole, stop.settled) if conserves else ""
+            suspect = _suspicion(steps, whole, stop) if conserves else ""
             measured, _, _, lost, *emitted = net(steps, len(seeds), 1)
             arrived, raw = gross(steps, len(seeds), 1)[:2]
             mass = mass + (measured - expected[stop.name]) + (sum(emitted) - measured)
@@ -153,17 +174,13 @@ def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool
     return tuple(cuts)
 
 
-def _positive_quotient(site: Site) -> bool:
-    """Whether this is a quotient of two activations that are never negative."""
-    return site.op == torch.ops.aten.div.Tensor and len(site.active) == 2 and all(site.nonnegative)
-
-
-def _suspicion(record: Tensor, whole: bool, settled: bool) -> str:
+def _suspicion(record: Tensor, whole: bool, stop: Stop) -> str:
     """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
 
     What a hook has left over may be little, or of one branch alone: that says nothing about rules. Where it is settled
     who receives nothing there is no choice: in a move a part that nobody reads any more, as all but the class token of
-    the last block; in a quotient that is never negative the denominator, whose contribution is ``-z``.
+    the last block; who never wins a maximum. Of a quotient, whose denominator contributes ``-z``, either may receive
+    nothing, where relevance lies at one sign alone: then the positive contributions are half of all.
     """
     measured, raw, total, lost, *emitted = record
     alive = (measured > 0) & (lost == 0)
@@ -175,7 +192,8 @@ def _suspicion(record: Tensor, whole: bool, settled: bool) -> str:
         return ""
     if (raw[alive] < WEAK * measured[alive]).all():
         return f"it handed on {float((raw / measured)[alive].max()):.1e} of the mass before rescaling"
-    if len(emitted) > 1 and not settled:
+    one_sided = stop.opposed and bool((2.001 * raw[alive] >= total[alive]).all())
+    if len(emitted) > 1 and not stop.settled and not one_sided:
         silent = [k for k, amount in enumerate(emitted) if not amount[alive].any()]
         if silent:
             return f"input {silent[0]} of {len(emitted)} received nothing"

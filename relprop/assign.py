@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from relprop.errors import CaptureError, InputError, MissingRuleError
@@ -237,17 +238,23 @@ def _explain_missing(graph: Graph, rules: RuleSet, missing: Sequence[fx.Node]) -
     found = f"rule set {rules.name!r} has no rule for {len(missing)} operations ({', '.join(operations)}):\n{places}\n"
     if unreal:
         return found + _OF_COMPLEX_NUMBERS.format(op=unreal[0].target)
-    return found + _ADVICE.format(name=rules.name, op=operations[0]) + (_GENERAL if rules.conserves else "")
+    advice = [_ADVICE.format(name=rules.name, op=operations[0])]
+    if all(torch.Tag.pointwise in node.target.tags for node in missing):  # type: ignore[union-attr]
+        advice.append(_PASSING.format(op=operations[0]))
+    if rules.conserves:
+        advice.append(_GENERAL)
+    return found + "\n".join(advice)
 
 
 _ADVICE = """\
 Register one, for example:
   @rule_registry.register("{name}", torch.ops.{op})
   def my_rule(call, relevance):
-      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)
+      return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)"""
+_PASSING = """\
 or pass rules=rule_registry.get(...).derive({{torch.ops.{op}: rule_registry.passes}}) if relevance is to pass \
 unchanged."""
-_GENERAL = "\nabsLRP's formula through their Jacobians: .derive(default=rule_registry.positive_contribution)."
+_GENERAL = "absLRP's formula through Jacobians is rules=...derive(default=rule_registry.positive_contribution)."
 _OF_COMPLEX_NUMBERS = """\
 Rules are for real numbers unless they say otherwise. Write the model with real numbers there, or derive rules that
 hand one real number of relevance to each complex entry, for example:

@@ -268,5 +268,6 @@ def _check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, na
     if not error <= _TOLERANCE.get(precision, 1e-4):
         raise CaptureError(
             f"the captured graph of {name} computes something else: its output differs by {error:.1e} of the "
-            "largest output. Does the model draw random numbers, or depend on a state that a call changes?"
+            "largest output. Does the model draw random numbers, or depend on a state that a call changes? An "
+            "nn.TransformerEncoder with padding computes otherwise in evaluation mode: enable_nested_tensor=False."
         )

@@ -8,7 +8,7 @@ from torch import fx
 
 import rule_registry
 from relprop.graph import Graph
-from rule_registry.call import ELEMENTWISE, HUGE
+from rule_registry.call import ELEMENTWISE, FAR
 
 
 def masked_nodes(graph: Graph) -> set[fx.Node]:
@@ -32,9 +32,9 @@ def masked_nodes(graph: Graph) -> set[fx.Node]:
 
 
 def _stands_for_infinity(value: Any) -> bool:
-    return isinstance(value, float) and value <= -HUGE
+    return isinstance(value, float) and value <= -FAR
 
 
 def _holds(graph: Graph, name: str) -> bool:
     tensor = graph.tensors[name]
-    return name not in graph.parameters and tensor.is_floating_point() and bool((tensor <= -HUGE).any())
+    return name not in graph.parameters and tensor.is_floating_point() and bool((tensor <= -FAR).any())

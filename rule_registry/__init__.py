@@ -3,7 +3,20 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import abslrp, attention, backprop, gradient, lrp, released, similarity, structural
+from rule_registry import (
+    abslrp,
+    additions,
+    attention,
+    backprop,
+    gradient,
+    lrp,
+    reductions,
+    released,
+    sampling,
+    similarity,
+    structural,
+    writes,
+)
 from rule_registry.batch import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.fallback import positive_contribution
@@ -24,6 +37,7 @@ __all__ = [
     "Site",
     "Slot",
     "abslrp",
+    "additions",
     "attention",
     "backprop",
     "blocks",
@@ -35,11 +49,14 @@ __all__ = [
     "names",
     "passes",
     "positive_contribution",
+    "reductions",
     "register",
     "released",
+    "sampling",
     "select",
     "share",
     "similarity",
     "structural",
     "sum_to",
+    "writes",
 ]

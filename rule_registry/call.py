@@ -16,6 +16,8 @@ EPSILON = 1e-9
 """Absolute part of the stabiliser in every denominator."""
 HUGE = torch.finfo(torch.float32).max ** 0.5
 """What no activation comes near; a larger number stands for infinity."""
+FAR = 1e3
+"""Constants below ``-FAR``, as -1e4 and -1e9, are written into attention logits for minus infinity."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def denominator(call: Call, delta: float) -> Tensor:
     if not delta:
         return magnitude.add_(EPSILON)
     if may_be_masked(call):
-        open_ = magnitude < HUGE
+        open_ = _open(call, magnitude)
         total = call.batch.sum(magnitude.where(open_, 0.0), lead=0)
         mean = total / call.batch.sum(open_.to(magnitude.dtype), lead=0).clamp(min=1)
     else:
@@ -221,6 +223,18 @@ def may_be_masked(call: Call) -> bool:
     know, as they may be inputs of the model.
     """
     return call.site.op in ELEMENTWISE and (call.site.masked or len(call.site.active) == 1)
+
+
+def _open(call: Call, magnitude: Tensor) -> Tensor:
+    """Return where the output of a sum or product is no masked entry."""
+    open_: Tensor = magnitude < HUGE
+    if call.site.masked:
+        open_ = open_ & (call.result > -FAR)
+    for name in ("self", "other"):
+        term = call[name]
+        if not call.is_active(name) and isinstance(term, Tensor) and term.is_floating_point():
+            open_ = open_ & (term > -FAR)
+    return open_
 
 
 def unmasked(call: Call, tensor: Tensor) -> Tensor:

@@ -153,22 +153,6 @@ def select(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
-@register("structural", aten.slice_scatter.default, aten.select_scatter.default, overwrites=True)
-def scatter(call: Call, relevance: Tensor) -> Relevances:
-    """To what was written, and elsewhere to what was there before; what falls on a constant goes to the activation."""
-    dim = call["dim"] % call.result.ndim + 1
-    if call.site.op == aten.select_scatter.default:
-        where = (dim, call["index"])
-        written = relevance.select(*where)
-        kept = relevance.select_scatter(torch.zeros_like(written), *where)
-    else:
-        ends = (dim, call["start"], call["end"], call["step"])
-        written = aten.slice(relevance, *ends)
-        kept = relevance.slice_scatter(torch.zeros_like(written), *ends)
-    values = [kept if slot.name == "self" else written for slot in call.site.active]
-    return values if len(values) == 2 else share(call, *values, total=call.batch.sum(relevance))
-
-
 @register("structural", aten.roll.default, overwrites=True)
 def roll(call: Call, relevance: Tensor) -> Tensor:
     """Roll back."""
@@ -192,6 +176,7 @@ def flip(call: Call, relevance: Tensor) -> Tensor:
     aten.pixel_shuffle.default,
     aten.pixel_unshuffle.default,
     aten.channel_shuffle.default,
+    aten.diagonal.default,
     aten.unfold.default,
     aten.tile.default,
     aten.repeat_interleave.self_int,
@@ -239,13 +224,6 @@ def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) ->
     source = call.input
     positions = torch.arange(source.numel(), device=source.device, dtype=torch.float64).reshape(source.shape)
     return _added(call, relevance, F.pad(positions, widths, mode=mode).long())
-
-
-@register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor, overwrites=True)
-def masked_fill(call: Call, relevance: Tensor) -> Relevances:
-    """Zero under the mask; what falls on the filled entries goes to the activations."""
-    kept = torch.where(call["mask"], 0.0, relevance)
-    return share(call, sum_to(kept, call.input.shape), total=call.batch.sum(relevance))
 
 
 @register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, overwrites=True)

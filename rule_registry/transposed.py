@@ -30,8 +30,14 @@ CONVOLUTIONS = (
 """Convolutions and transposed convolutions in any number of dimensions."""
 
 POOLED_AXES = {
-    getattr(aten, f"{kind}{axes}d").default: axes
-    for kind in ("avg_pool", "adaptive_avg_pool", "max_pool", "adaptive_max_pool")
+    getattr(aten, name.format(axes)).default: axes
+    for name in (
+        "avg_pool{}d",
+        "adaptive_avg_pool{}d",
+        "max_pool{}d",
+        "max_pool{}d_with_indices",
+        "adaptive_max_pool{}d",
+    )
     for axes in (1, 2, 3)
 }
 """How many axes each pooling pools. In front of them are samples and channels, or one axis of both alone."""
@@ -39,7 +45,7 @@ POOLED_AXES = {
 
 def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     """Transpose a convolution with a weight in place of its own, which may have other input channels."""
-    x, arguments = call.input, call.arguments
+    x, arguments = call["input"], call.arguments
     dims = weight.ndim - 2
     stride, dilation = each(call["stride"], dims), each(call["dilation"], dims)
     padding = call["padding"]
@@ -75,6 +81,26 @@ def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
     )
     product: Tensor = pulled.unflatten(0, (s.shape[0], -1))
     return product
+
+
+def kernel(call: Call, x: Tensor, s: Tensor) -> Tensor:
+    """Transpose a convolution as a function of its weight, with an input in place of its own; ``(S, *weight)``.
+
+    Raises
+    ------
+    NotImplementedError
+        If its padding is given in words.
+    """
+    weight, arguments = call["weight"], call.arguments
+    if isinstance(call["padding"], str):
+        raise NotImplementedError(
+            f"{call.site.op} at {call.site.path!r} has a computed weight and padding={call['padding']!r}: pad by number"
+        )
+    dims = weight.ndim - 2
+    settings = [each(call[name], dims) for name in ("stride", "padding", "dilation")]
+    rest = ("output_padding" in arguments, each(arguments.get("output_padding", 0), dims), call["groups"])
+    found = [aten.convolution_backward(seed, x, weight, None, *settings, *rest, [False, True, False])[1] for seed in s]
+    return torch.stack(found)
 
 
 def _spaced(tensor: Tensor, stride: Sequence[int], sizes: Sequence[int]) -> Tensor:

@@ -121,11 +121,11 @@ def test_a_hidden_no_grad_region_is_found(x):
 def test_a_missing_rule_is_a_verdict_not_an_exception(x):
     class Cosine(nn.Module):
         def forward(self, x):
-            return torch.cos(x).flatten(1)[:, :4]
+            return torch.i0(x).flatten(1)[:, :4]
 
     report = relprop.check(Cosine().eval(), x)
     assert not report.ok
-    assert "aten.cos.default" in str(report)
+    assert "aten.i0.default" in str(report)
 
 
 def test_a_norm_written_out_is_reported():

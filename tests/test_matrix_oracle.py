@@ -15,9 +15,11 @@ from support import (
     FRONT,
     SEEDS,
     apply_rule,
+    bind,
     compare_with_formula,
     contributions,
     formula,
+    function_of,
     sample_of_each,
     samples,
     slots,
@@ -27,6 +29,7 @@ from torch.nn import functional as F
 
 import relprop
 import rule_registry
+from relprop.errors import RuleError
 from rule_registry import BatchAxis, Slot
 from rule_registry.abslrp import alternatives, linear
 from rule_registry.lrp import residuals
@@ -822,6 +825,17 @@ def test_amax_ties_go_to_the_first(dims: list[int], keepdim: bool) -> None:
         (aten.max.dim, (1, True)),
         (aten.topk.default, (2, -1)),
         (aten.topk.default, (2, 1, False)),
+        (aten.amin.default, ([1, 2], True)),
+        (aten.min.dim, (1,)),
+        (aten.median.dim, (-1, True)),
+        (aten.nanmedian.dim, (2,)),
+        (aten.mode.default, (1,)),
+        (aten.kthvalue.default, (2, 1)),
+        (aten.sort.default, (-1, True)),
+        (aten.cummax.default, (1,)),
+        (aten.cummin.default, (2,)),
+        (aten.max_pool2d_with_indices.default, ([2, 2], [1, 2], [1, 0])),
+        (aten.max_pool3d_with_indices.default, ([2, 1, 2],)),
     ],
 )
 def test_selection(op: Any, args: tuple[Any, ...]) -> None:
@@ -869,6 +883,201 @@ def test_clamp_between_tensors_passes() -> None:
     relevance = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
     args = (randn(2, 3), torch.zeros(3).double(), torch.ones(3).double())
     assert apply_rule(aten.clamp.Tensor, args, {}, slots(["self"]), relevance).values[0] is relevance
+
+
+def test_a_sort_that_is_stable() -> None:
+    x = randn(2, 4, 3)
+    relevance = torch.rand(SEEDS, 2, 4, 3, dtype=torch.float64)
+    kwargs = {"stable": True, "dim": 1}
+    applied = apply_rule(aten.sort.stable, (x,), kwargs, slots(["self"]), (relevance, None), output_batch=(FRONT, None))
+    order = aten.sort.stable(x, **kwargs)[1]
+    torch.testing.assert_close(applied.values[0].gather(2, order.expand(SEEDS, -1, -1, -1)), relevance)
+
+
+# Reductions along an axis, sums at an index, samples at positions
+
+
+@pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
+@pytest.mark.parametrize(("dims", "keepdim"), [([1], False), ([-1], True), ([1, 2], False)])
+def test_smooth_maximum_is_its_parts(dims: list[int], keepdim: bool, rules: str) -> None:
+    """``log(sum(exp(x)))``: the outer functions pass, the sum shares in proportion."""
+    x = randn(2, 3, 4)
+    z = aten.logsumexp.default(x, dims, keepdim)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    found = apply_rule(aten.logsumexp.default, (x, dims, keepdim), {}, slots(["self"]), relevance, rules=rules)
+    parameters = {"delta": 0.0} if rules == "abslrp" else {"stabilizer": 0.0}
+    parts = (aten.sum.dim_IntList, (x.exp(), dims, keepdim), {}, slots(["self"]), relevance)
+    expected = apply_rule(*parts, rules=rules, **parameters)
+    torch.testing.assert_close(found.values[0], expected.values[0], rtol=1e-7, atol=1e-9)
+
+
+def test_smooth_maximum_of_what_is_masked() -> None:
+    x = torch.tensor([[1.0, -torch.inf], [-torch.inf, -torch.inf]], dtype=torch.float64)
+    relevance = torch.ones(SEEDS, 2, dtype=torch.float64)
+    found = apply_rule(aten.logsumexp.default, (x, [1]), {}, slots(["self"]), relevance)
+    torch.testing.assert_close(found.values[0][0], torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(found.lost[0], torch.tensor([0.0, 1.0], dtype=torch.float64))
+
+
+@deltas
+@pytest.mark.parametrize("args", [(1, False), (-1, True)])
+def test_product_along_an_axis(args: tuple[Any, ...], delta: float) -> None:
+    compare_with_formula(aten.prod.dim_int, randn(2, 3, 4), *args, delta=delta)
+
+
+@deltas
+@pytest.mark.parametrize("dim", [1, -1])
+def test_running_product(dim: int, delta: float) -> None:
+    compare_with_formula(aten.cumprod.default, randn(2, 3, 4), dim, delta=delta)
+
+
+@pytest.mark.parametrize("op", [aten.prod.dim_int, aten.cumprod.default], ids=str)
+def test_factors_share_alike_under_epsilon(op: Any) -> None:
+    x = randn(2, 3, 4)
+    z = op(x, 1)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    found = apply_rule(op, (x, 1), {}, slots(["self"]), relevance, rules="epsilon", stabilizer=0.0).values[0]
+    if op == aten.prod.dim_int:
+        expected = (relevance / 3).unsqueeze(2).expand(SEEDS, 2, 3, 4)
+    else:
+        whole, half, third = relevance.unbind(2)
+        expected = torch.stack([whole + half / 2 + third / 3, half / 2 + third / 3, third / 3], 2)
+    torch.testing.assert_close(found, expected)
+
+
+INDEX = torch.tensor([[[0, 2, 0], [1, 2, 0]], [[2, 1, 1], [2, 0, 1]]])
+
+ADDITIONS: dict[str, tuple[Any, ...]] = {
+    # operation, arguments but what is added, what that is called, its shape, keywords
+    "scatter": (aten.scatter_add.default, (1, INDEX), "src", (2, 2, 3), {}),
+    "scatter, narrow": (aten.scatter_add.default, (-2, INDEX[:, :, :2]), "src", (2, 2, 2), {}),
+    "index": (aten.index_add.default, (1, torch.tensor([2, 0, 2, 2])), "source", (2, 4, 3), {}),
+    "index, less": (aten.index_add.default, (1, torch.tensor([2, 0])), "source", (2, 2, 3), {"alpha": -0.5}),
+    "put": (aten.index_put.default, ([None, torch.tensor([2, 2])],), "values", (2, 2, 3), {"accumulate": True}),
+    "put, stretched": (
+        aten.index_put.default,
+        ([None, torch.tensor([2, 0])],),
+        "values",
+        (2, 1, 3),
+        {"accumulate": True},
+    ),
+    "sum": (aten.scatter_reduce.two, (1, INDEX), "src", (2, 2, 3), {"reduce": "sum"}),
+    "mean": (aten.scatter_reduce.two, (1, INDEX), "src", (2, 2, 3), {"reduce": "mean"}),
+    "mean, alone": (aten.scatter_reduce.two, (1, INDEX), "src", (2, 2, 3), {"reduce": "mean", "include_self": False}),
+    "sum, alone": (aten.scatter_reduce.two, (1, INDEX), "src", (2, 2, 3), {"reduce": "sum", "include_self": False}),
+}
+
+
+@pytest.mark.parametrize("which", ["both", "before", "added"])
+@pytest.mark.parametrize("case", ADDITIONS.values(), ids=ADDITIONS.keys())
+def test_sums_at_an_index(case: tuple[Any, ...], which: str) -> None:
+    op, where, name, shape, kwargs = case
+    x, added = signed(2, 3, 3), signed(*shape)
+    active = {"both": ["self", name], "before": ["self"], "added": [name]}[which]
+    compare_with_formula(op, x, *where, added, active=active, **kwargs)
+
+
+@pytest.mark.parametrize("case", ADDITIONS.values(), ids=ADDITIONS.keys())
+def test_sums_at_an_index_under_epsilon(case: tuple[Any, ...]) -> None:
+    """In proportion to contributions: ``x_i dz_j/dx_i R_j / z_j``."""
+    op, where, name, shape, kwargs = case
+    x, added = randn(2, 3, 3), randn(*shape)
+    args, active = (x, *where, added), slots(["self", name])
+    z = op(*args, **kwargs)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    arguments = bind(op, args, kwargs)
+    parts = contributions(function_of(op, arguments, active), [x, added])
+    found = apply_rule(op, args, kwargs, active, relevance, rules="epsilon", stabilizer=0.0).values
+    for value, part in zip(found, parts, strict=True):
+        torch.testing.assert_close(value.flatten(1), (relevance / z).flatten(1) @ part)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("reduce", ["amax", "amin"])
+def test_extremes_at_an_index(reduce: str, include_self: bool) -> None:
+    """Without ties what autograd returns; a constant's share goes to the activation."""
+    x, added = randn(2, 3, 3).requires_grad_(), randn(2, 2, 3).requires_grad_()
+    kwargs = {"reduce": reduce, "include_self": include_self}
+    z = aten.scatter_reduce.two(x, 1, INDEX, added, **kwargs)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    args = (x.detach(), 1, INDEX, added.detach())
+    found = apply_rule(aten.scatter_reduce.two, args, kwargs, slots(["self", "src"]), relevance).values
+    for k, seed in enumerate(relevance):
+        for value, expected in zip(found, torch.autograd.grad(z, (x, added), seed, retain_graph=True), strict=True):
+            torch.testing.assert_close(value[k], expected)
+    alone = apply_rule(aten.scatter_reduce.two, args, kwargs, slots(["src"]), relevance)
+    torch.testing.assert_close(FRONT.sum(alone.values[0]) + alone.lost, FRONT.sum(relevance))
+
+
+def test_another_reduction_is_refused() -> None:
+    args, kwargs = (randn(2, 3, 3), 1, INDEX, randn(2, 2, 3)), {"reduce": "prod"}
+    with pytest.raises(RuleError, match="reduce='prod'"):
+        apply_rule(aten.scatter_reduce.two, args, kwargs, slots(["src"]), torch.rand(SEEDS, 2, 3, 3).double())
+
+
+SAMPLERS: dict[str, tuple[Any, ...]] = {
+    # operation, input, grid, interpolation (bilinear, nearest), padding (zeros, border, reflection), corners
+    "2d": (aten.grid_sampler_2d.default, (2, 3, 4, 5), (2, 3, 2, 2), 0, 0, False),
+    "2d, nearest": (aten.grid_sampler_2d.default, (2, 1, 4, 5), (2, 3, 2, 2), 1, 1, True),
+    "2d, either": (aten.grid_sampler.default, (2, 2, 3, 3), (2, 2, 3, 2), 0, 2, True),
+    "3d": (aten.grid_sampler_3d.default, (2, 2, 3, 2, 4), (2, 2, 1, 2, 3), 0, 1, False),
+    "3d, either": (aten.grid_sampler.default, (2, 1, 3, 2, 4), (2, 2, 1, 2, 3), 0, 0, False),
+}
+
+
+@both_signs
+@pytest.mark.parametrize("case", SAMPLERS.values(), ids=SAMPLERS.keys())
+def test_samples_at_positions(case: tuple[Any, ...], positive: bool) -> None:
+    op, shape, grid, *modes = case
+    x, where = values(shape, positive), torch.rand(*grid, dtype=torch.float64) * 2.2 - 1.1
+    alone = compare_with_formula(op, x, where, *modes, nonnegative=positive)
+    relevance = torch.rand(
+        SEEDS, *op(x, where, *modes).shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    both = apply_rule(op, (x, where, *modes), {}, slots(["input", "grid"]), relevance)
+    torch.testing.assert_close(both.values[0], alone.values[0])
+    assert not both.values[1].any(), "positions are held"
+    found = apply_rule(op, (x, where, *modes), {}, slots(["input"]), relevance, rules="epsilon", stabilizer=1e-9)
+    (part,) = contributions(lambda x: op(x, where, *modes), [x])
+    z = op(x, where, *modes)
+    s = relevance / torch.where(z < 0, z - 1e-9, z + 1e-9)
+    torch.testing.assert_close(found.values[0].flatten(1), s.flatten(1) @ part)
+
+
+@pytest.mark.parametrize(("active", "mode"), [("grid", 0), ("input", 2)])
+def test_samples_that_there_is_no_rule_for(active: str, mode: int) -> None:
+    args = (randn(2, 1, 4, 4), torch.zeros(2, 2, 2, 2).double(), mode, 0, False)
+    with pytest.raises(RuleError, match="bicubic" if mode else "reads a constant"):
+        apply_rule(aten.grid_sampler_2d.default, args, {}, slots([active]), torch.rand(SEEDS, 2, 1, 2, 2).double())
+
+
+PAIRS: dict[str, Any] = {
+    "power": aten.pow.Tensor_Tensor,
+    "angle": aten.atan2.default,
+    "remainder": aten.remainder.Tensor,
+    "remainder of C": aten.fmod.Tensor,
+    "sign of the other": aten.copysign.Tensor,
+}
+
+
+@deltas
+@pytest.mark.parametrize("op", PAIRS.values(), ids=PAIRS)
+def test_functions_of_two_entries(op: Any, delta: float) -> None:
+    a, b = randn(2, 3, 4).abs() + 0.1, randn(2, 1, 4)
+    compare_with_formula(op, a, b, active=["self", op._schema.arguments[1].name], delta=delta)
+
+
+@pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
+@pytest.mark.parametrize("op", PAIRS.values(), ids=PAIRS)
+def test_functions_of_one_entry_and_a_constant_pass(op: Any, rules: str) -> None:
+    a, b = randn(2, 3).abs() + 0.1, randn(3)
+    relevance = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    second = op._schema.arguments[1].name
+    for args, active in (((a, b), "self"), ((b.abs(), a), second)):
+        assert torch.equal(apply_rule(op, args, {}, slots([active]), relevance, rules=rules).values[0], relevance)
+    both = apply_rule(op, (a, a), {}, slots(["self", second]), relevance, rules="epsilon").values
+    assert torch.equal(both[0], relevance)
+    assert not both[1].any()
 
 
 # Mass that can't be handed on
@@ -1107,3 +1316,50 @@ def test_terms_of_a_sum_share_all_that_arrived(rule: Any) -> None:
     torch.testing.assert_close(sum(value.sum(2) for value in two.values), r.sum(2))
     one = apply_rule(aten.add.Tensor, (randn(2, 3).abs(), randn(2, 3)), {}, slots(["self"]), r, rules=rules)
     torch.testing.assert_close(one.values[0], r, rtol=1e-4, atol=1e-6)  # a constant receives nothing
+
+
+# Convolutions with a computed weight
+
+COMPUTED: dict[str, tuple[Any, ...]] = {
+    # operation, input, weight, bias, then stride, padding, dilation, groups; the samples are groups of channels
+    "mixture of experts": (aten.conv2d.default, (1, 6, 4, 4), (8, 3, 3, 3), None, [1, 1], [1, 1], [1, 1], 2),
+    "strided, with a bias": (aten.conv1d.default, (1, 4, 7), (4, 2, 3), 4, [2], [0], [1], 2),
+}
+
+
+@both_signs
+@deltas
+@pytest.mark.parametrize("case", COMPUTED.values(), ids=COMPUTED.keys())
+def test_convolution_with_a_computed_weight(case: tuple[Any, ...], positive: bool, delta: float) -> None:
+    op, shape, weight, offset, *rest = case
+    channels, outputs = shape[1] // 2, weight[0] // 2
+    compare_with_formula(
+        op,
+        values(shape, positive),
+        signed(*weight),
+        None if offset is None else randn(offset),
+        *rest,
+        active=["input", "weight"],
+        nonnegative=[positive, False],
+        input_batch=[BatchAxis(1, channels), BatchAxis(0, outputs)],
+        output_batch=BatchAxis(1, outputs),
+        delta=delta,
+    )
+
+
+def test_factors_of_a_convolution_share_alike_under_epsilon() -> None:
+    x, weight = randn(1, 6, 4, 4), randn(8, 3, 3, 3)
+    args, active = (x, weight, None, [1, 1], [1, 1], [1, 1], 2), slots(["input", "weight"])
+    z = aten.conv2d.default(*args)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    marks = {"input_batch": [BatchAxis(1, 3), BatchAxis(0, 4)], "output_batch": BatchAxis(1, 4)}
+    found = apply_rule(aten.conv2d.default, args, {}, active, relevance, rules="epsilon", epsilon=0.0, **marks).values
+    parts = contributions(function_of(aten.conv2d.default, bind(aten.conv2d.default, args, {}), active), [x, weight])
+    for value, part in zip(found, parts, strict=True):
+        torch.testing.assert_close(value.flatten(1), (relevance / (2 * z)).flatten(1) @ part)
+
+
+def test_a_computed_weight_and_padding_in_words_are_refused() -> None:
+    args = (randn(1, 6, 4, 4), randn(8, 3, 3, 3), None, [1, 1], "same", [1, 1], 2)
+    with pytest.raises(RuleError, match="padding='same': pad by number"):
+        apply_rule(aten.conv2d.padding, args, {}, slots(["input", "weight"]), torch.rand(SEEDS, 1, 8, 4, 4).double())

@@ -321,10 +321,10 @@ def test_a_move_of_ones_own_may_keep_what_it_returns() -> None:
             self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(144, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.conv(x).cos().flatten(1).relu() * 1.5)
+            return self.head(self.conv(x).i0().flatten(1).relu() * 1.5)
 
     kept = torch.rand(2, 2, 4, 6, 6)
     before = kept.clone()
-    rule_registry.register("structural", aten.cos.default, rule=lambda call, relevance: kept)
+    rule_registry.register("structural", aten.i0.default, rule=lambda call, relevance: kept)
     relprop.explain(seeded(Waves), torch.randn(2, 3, 6, 6))
     assert torch.equal(kept, before)

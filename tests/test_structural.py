@@ -122,6 +122,20 @@ MOVES: dict[str, tuple[Any, ...]] = {
     "tile": (aten.tile.default, (2, 3), [1, 2]),
     "repeat interleave": (aten.repeat_interleave.self_int, X, 2, -2),
     "rot90": (aten.rot90.default, X, 3, [2, -1]),
+    "diagonal": (aten.diagonal.default, X, 1, 2, 3),
+    "diagonal, below": (aten.diagonal.default, X, -1, -1, 1),
+    "lower triangle": (aten.tril.default, X),
+    "upper triangle": (aten.triu.default, X, -1),
+    "index fill": (aten.index_fill.int_Scalar, X, -2, torch.tensor([0, 2]), 1.5),
+    "index fill, tensor": (aten.index_fill.int_Tensor, X, 3, torch.tensor([5]), torch.tensor(2.0).double()),
+    "scatter a number": (aten.scatter.value, X, -1, torch.tensor([[[[0, 5]]], [[[2, 1]]]]), 3.0),
+    "unpool": (
+        aten.max_unpool2d.default, (2, 1, 2, 2), torch.tensor([[[[0, 3], [8, 15]]], [[[5, 2], [9, 11]]]]), [4, 4],
+    ),
+    "unpool in three dimensions": (
+        aten.max_unpool3d.default, (2, 1, 1, 1, 2), torch.tensor([[[[[1, 6]]]], [[[[0, 7]]]]]),
+        [2, 2, 2], [2, 2, 2], [0, 0, 0],
+    ),
     "pad": (aten.pad.default, X, [1, 2]),
     "pad, value": (aten.pad.default, X, [1, 0, 0, 2], "constant", 3.0),
     "pad, cropping": (aten.pad.default, X, [-1, -2, 0, -1]),
@@ -230,6 +244,42 @@ SCATTERS: dict[str, tuple[Any, ...]] = {
 }
 
 
+INDEX = torch.tensor([[[0, 2], [1, 0]], [[2, 1], [0, 1]]])
+
+PUTS: dict[str, tuple[Any, ...]] = {
+    # operation, what is written into, further arguments but what is written, its shape, arguments behind it
+    "scatter": (aten.scatter.src, (2, 3, 4), [1, INDEX], (2, 2, 2), []),
+    "scatter of a part": (aten.scatter.src, (2, 3, 4), [-2, INDEX], (2, 2, 2), []),
+    "index put": (aten.index_put.default, X, [[None, torch.tensor([2, 0])]], (2, 2, 4, 6), []),
+    "index put, stretched": (aten.index_put.default, X, [[None, None, torch.tensor([1, 3])]], (1, 6), [False]),
+    "index put, pairs": (
+        aten.index_put.default, X, [[None, torch.tensor([0, 2]), None, torch.tensor([1, -1])]], (2, 2, 4), [],
+    ),
+    "index put, mask": (aten.index_put.default, X, [[None, torch.tensor([True, False, True])]], (2, 2, 4, 6), []),
+    "index put, added": (aten.index_put.default, X, [[None, torch.tensor([2, 2])]], (2, 2, 4, 6), [True]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both", "one"])
+@pytest.mark.parametrize("case", PUTS.values(), ids=PUTS.keys())
+def test_writing_at_an_index(case: tuple[Any, ...], both: bool) -> None:
+    op, shape, where, written, behind = case
+    name = "src" if op == aten.scatter.src else "values"
+    before = [randn(*shape), *where]
+    for active in [["self", name]] if both else [["self"], [name]]:
+        compare_with_autograd(op, *before, randn(*written), *behind, active=active)
+
+
+def test_scatter_reads_a_part_of_its_source() -> None:
+    """Autograd knows no such case: entries beyond the index are not written."""
+    x, src, relevance = randn(2, 3, 4), randn(2, 3, 5), torch.rand(SEEDS, 2, 3, 4, dtype=torch.float64)
+    found = apply_rule(aten.scatter.src, (x, 1, INDEX, src), {}, slots(["self", "src"]), relevance, rules="gradient")
+    assert found.values[1].shape == (SEEDS, 2, 3, 5)
+    torch.testing.assert_close(found.values[1][:, :, :2, :2], relevance.gather(2, INDEX.expand(SEEDS, -1, -1, -1)))
+    assert not found.values[1][:, :, 2].any()
+    assert not found.values[1][..., 2:].any()
+
+
 @pytest.mark.parametrize("active", [["self", "src"], ["self"], ["src"]], ids=str)
 @pytest.mark.parametrize("case", SCATTERS.values(), ids=SCATTERS.keys())
 def test_writing_into_a_part(case: tuple[Any, ...], active: list[str]) -> None:
@@ -239,7 +289,7 @@ def test_writing_into_a_part(case: tuple[Any, ...], active: list[str]) -> None:
 
 def test_every_move_is_tried() -> None:
     """A rule that nobody compares with autograd is not known to be right."""
-    tried = {case[0] for case in [*MOVES.values(), *SPLITS.values(), *SCATTERS.values()]}
+    tried = {case[0] for case in [*MOVES.values(), *SPLITS.values(), *SCATTERS.values(), *PUTS.values()]}
     tried |= {aten.cat.default, aten.stack.default}
     tried |= {aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf}
     assert {str(op) for op, rule in STRUCTURAL.items() if rule.kind == "rule"} == {str(op) for op in tried}
@@ -268,6 +318,11 @@ CONSTANTS: dict[str, tuple[Any, ...]] = {
     "pad and crop": (aten.pad.default, (randn(2, 3, 4), [-1, 2]), ["self"]),
     "constant pad": (aten.constant_pad_nd.default, (randn(2, 3, 4), [2, 0], 1.0), ["self"]),
     "masked fill": (aten.masked_fill.Scalar, (randn(2, 3, 4), randn(3, 4) > 0, -1.0), ["self"]),
+    "triangle": (aten.triu.default, (randn(2, 3, 3), 1), ["self"]),
+    "index fill": (aten.index_fill.int_Scalar, (randn(2, 3, 4), -1, torch.tensor([0, 3]), 1.0), ["self"]),
+    "index put": (aten.index_put.default, (randn(2, 3), [None, torch.tensor([1])], randn(2, 1)), ["values"]),
+    "scatter": (aten.scatter.src, (randn(2, 3, 4), 1, INDEX, randn(2, 2, 2)), ["src"]),
+    "unpool": (aten.max_unpool2d.default, (randn(2, 1, 1, 1), torch.tensor([[[[1]]], [[[2]]]]), [2, 2]), ["self"]),
     "where, right": (aten.where.self, (randn(2, 3) > 0, randn(2, 3), randn(3)), ["self"]),
     "where, left": (aten.where.self, (torch.tensor([True, False, True]), randn(3), randn(2, 3)), ["other"]),
     "where, number": (aten.where.ScalarOther, (torch.tensor([True, False, True]), randn(2, 3), 1.0), ["self"]),

@@ -83,6 +83,43 @@ def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     return share(call, torch.cat([half, half], call["dim"] % call.input.ndim + 1), net=2 * net)
 
 
+PAIRS = (
+    aten.atan2.default,
+    aten.copysign.Scalar,
+    aten.copysign.Tensor,
+    aten.fmod.Scalar,
+    aten.fmod.Tensor,
+    aten.pow.Scalar,
+    aten.pow.Tensor_Scalar,
+    aten.pow.Tensor_Tensor,
+    aten.remainder.Scalar,
+    aten.remainder.Tensor,
+)
+"""Functions of two entries that are no sum, product or quotient of these."""
+
+
+@register("abslrp", *PAIRS, overwrites=True)
+def pair(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+    """Powers and their kin: pass where one of two is constant; else the positive part of ``x dz/dx`` of each."""
+    if len(call.site.active) == 1:
+        return sum_to(relevance, call.input.shape)
+    below, (first, second) = denominator(call, delta), call.site.active
+    found = zip((first, second), _contributions(call, call.value(first), call.value(second)), strict=True)
+    return _shared(call, relevance, {slot: part / below for slot, part in found})
+
+
+def _contributions(call: Call, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    z = call.result
+    if call.site.op == aten.pow.Tensor_Tensor:
+        return b * z, torch.xlogy(b, a) * z
+    if call.site.op == aten.atan2.default:
+        turned = a * b / (a.square() + b.square()).clamp(min=torch.finfo(z.dtype).tiny)
+        return turned, -turned
+    if call.site.op == aten.copysign.Tensor:
+        return z, torch.zeros_like(z)
+    return a.expand_as(z), z - a
+
+
 def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
     """Share of ``self ** p * other ** q``, in which a factor contributes the output times its power."""
     if only_scales(call):

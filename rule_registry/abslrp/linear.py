@@ -67,7 +67,25 @@ def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Convolution or transposed convolution: the formula of a fully connected layer."""
     s = over(call, relevance, denominator(call, delta))
+    if call.is_active("weight"):
+        return _bilinear(call, s)
     return _shared(call, s, partial(transposed.convolution, call), channel=1)
+
+
+def _bilinear(call: Call, s: Tensor) -> Shares:
+    """Convolution with a computed weight, as mixtures of experts have: the formula for each factor, the other held."""
+    x, weight = call["input"], call["weight"]
+    pulls: dict[str, tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = {
+        "input": (x, weight, lambda held: transposed.convolution(call, held, s)),
+        "weight": (weight, x, lambda held: transposed.kernel(call, held, s)),
+    }
+    values = []
+    for slot in call.site.active:
+        if slot.name not in pulls:
+            raise NotImplementedError(f"{call.site.op} at {call.site.path!r} with a computed {slot}")
+        own, other, pull = pulls[slot.name]
+        values.append(positive_contributions(own, call.is_nonnegative(slot.name), other, pull))
+    return share(call, *values, net=len(values) * call.batch.dot(s, _without_bias(call, channel=1)))
 
 
 def _shared(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int) -> Shares:

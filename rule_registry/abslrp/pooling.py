@@ -66,9 +66,12 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     aten.adaptive_max_pool1d.default,
     aten.adaptive_max_pool2d.default,
     aten.adaptive_max_pool3d.default,
+    aten.max_pool1d_with_indices.default,
+    aten.max_pool2d_with_indices.default,
+    aten.max_pool3d_with_indices.default,
     overwrites=True,
 )
-def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
+def indexed_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
     x, winners, dims = call.input, call.output[1], transposed.POOLED_AXES[call.site.op]
     flat = winners.flatten(-dims).expand(relevance[0].shape[0], *winners.shape[:-dims], -1)
@@ -76,19 +79,36 @@ def adaptive_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     return spread.scatter_add_(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
 
 
-@register("abslrp", aten.amax.default, overwrites=True)
+@register("abslrp", aten.amax.default, aten.amin.default, overwrites=True)
 def amax(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
     x, s = call.input, transposed.total(call, relevance)
     dims = [d % x.ndim for d in call["dim"]] or list(range(x.ndim))
     last = [d for d in range(x.ndim) if d not in dims] + dims
     rows = x.permute(last).flatten(-len(dims))
-    winner = F.one_hot(rows.argmax(-1), rows.shape[-1]).to(s.dtype)
+    first = rows.argmax(-1) if call.site.op == aten.amax.default else rows.argmin(-1)
+    winner = F.one_hot(first, rows.shape[-1]).to(s.dtype)
     back = winner.reshape([x.shape[d] for d in last]).permute(sorted(range(x.ndim), key=last.__getitem__))
     return s * back
 
 
-@register("abslrp", aten.max.dim, aten.topk.default, overwrites=True)
+CHOICES = (
+    aten.max.dim,
+    aten.min.dim,
+    aten.median.dim,
+    aten.nanmedian.dim,
+    aten.mode.default,
+    aten.kthvalue.default,
+    aten.topk.default,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.cummax.default,
+    aten.cummin.default,
+)
+"""Operations that return entries of an axis, and where these were."""
+
+
+@register("abslrp", *CHOICES, overwrites=True)
 def best(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Back to the entries that were chosen."""
     arrived, indices = relevance[0], call.output[1]

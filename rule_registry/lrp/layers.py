@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rule_registry.call import Call
+from rule_registry import transposed
+from rule_registry.call import Call, Relevances
 from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
 from rule_registry.registry import register
 from rule_registry.rules import Parameter, shown
@@ -23,12 +24,17 @@ LAYERS = (aten.linear.default, *CONVOLUTIONS)
 
 
 @register("epsilon", *LAYERS)
-def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Tensor:
+def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Relevances:
     """LRP-epsilon: ``x_i w_ij / (z_j + epsilon sign z_j)``, which is LRP-0 where epsilon is zero.
 
     Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance Propagation,
-    PLOS ONE 10(7), 2015, Eq. 58.
+    PLOS ONE 10(7), 2015, Eq. 58. Of a convolution whose weight is an activation too, half for each of the two.
     """
+    if call.is_active("weight"):
+        s = relevance / stabilised(2 * call.result, epsilon)
+        x, weight = call["input"], call["weight"]
+        found = {"input": transposed.convolution(call, weight, s) * x, "weight": transposed.kernel(call, x, s) * weight}
+        return [found[slot.name] for slot in call.site.active]
     return pulled(call, relevance / stabilised(call.result, epsilon), [Term(call.input, call["weight"])])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rule_registry import deviations, norms, products, transposed
 from rule_registry.abslrp import pooling
 from rule_registry.abslrp.activations import ELEMENTWISE
+from rule_registry.abslrp.elementwise import PAIRS
 from rule_registry.call import Call, only_scales, sum_to, unmasked
 from rule_registry.lrp.formula import stabilised
 from rule_registry.registry import register
@@ -35,12 +36,19 @@ register(
 for operations, winner in (
     ((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), pooling.max_pool),
     (
-        (aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default),
-        pooling.adaptive_max_pool,
+        (
+            aten.adaptive_max_pool1d.default,
+            aten.adaptive_max_pool2d.default,
+            aten.adaptive_max_pool3d.default,
+            aten.max_pool1d_with_indices.default,
+            aten.max_pool2d_with_indices.default,
+            aten.max_pool3d_with_indices.default,
+        ),
+        pooling.indexed_max_pool,
     ),
-    ((aten.amax.default,), pooling.amax),
+    ((aten.amax.default, aten.amin.default), pooling.amax),
     ((aten.maximum.default, aten.minimum.default), pooling.extreme),
-    ((aten.max.dim, aten.topk.default), pooling.best),
+    (pooling.CHOICES, pooling.best),
 ):
     register("epsilon", *operations, rule=winner)
 
@@ -152,6 +160,14 @@ def div(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     s = relevance / stabilised(call.result, stabilizer)
     numerator = sum_to(s * unmasked(call, call.result), call["self"].shape)
     return [numerator] + [relevance.new_zeros(len(relevance), *x.shape) for x in call.inputs[1:]]
+
+
+@register("epsilon", *PAIRS)
+def pair(call: Call, relevance: Tensor) -> list[Tensor]:
+    """Powers and their kin: all to the first, the second held; to it where the first is constant."""
+    first, *others = call.inputs
+    held = [relevance.new_zeros(len(relevance), *x.shape) for x in others]
+    return [sum_to(relevance, first.shape), *held]
 
 
 @register("epsilon", *products.FACTORS)

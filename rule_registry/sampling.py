@@ -1,0 +1,71 @@
+"""Interpolation at the positions of a grid: an average of the entries around each, whose weights are never negative.
+
+The grid is held even where it is computed from the input, as in spatial transformers: it says where to look, and what
+``x dz/dx`` of a position is depends on where somebody put the origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rule_registry import lrp  # noqa: F401  # its rule sets must be there
+from rule_registry.call import Call, Shares, denominator, over, share
+from rule_registry.lrp.formula import stabilised
+from rule_registry.registry import register
+
+aten = torch.ops.aten
+
+SAMPLERS = (aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
+"""The first is one of the other two."""
+BICUBIC = 2
+"""The mode of interpolation with weights of both signs."""
+
+
+@register("abslrp", *SAMPLERS, overwrites=True)
+def sample(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Grid sampling, the positions held: ``x^+ W^T s``."""
+    s = over(call, relevance, denominator(call, delta))
+    return share(call, *_shared(call, s, _read(call).clamp(min=0)), net=call.batch.dot(s, call.result))
+
+
+@register("epsilon", *SAMPLERS)
+def proportional_sample(call: Call, relevance: Tensor, *, stabilizer: float) -> Sequence[Tensor]:
+    """Grid sampling, the positions held: in proportion to the weighted inputs."""
+    return _shared(call, relevance / stabilised(call.result, stabilizer), _read(call))
+
+
+def _read(call: Call) -> Tensor:
+    """Return what is sampled.
+
+    Raises
+    ------
+    NotImplementedError
+        If it is constant, or weights may be negative.
+    """
+    if not call.is_active("input"):
+        raise NotImplementedError(
+            f"{call.site.op} at {call.site.path!r} reads a constant where an activation says: its rule holds the grid, "
+            "so that nothing is left to hand relevance to"
+        )
+    if call["interpolation_mode"] == BICUBIC:
+        raise NotImplementedError(f"{call.site.op} at {call.site.path!r} is bicubic: its rule is for weights >= 0")
+    x: Tensor = call["input"]
+    return x
+
+
+def _shared(call: Call, s: Tensor, x: Tensor) -> list[Tensor]:
+    pulled = _pulled(call, s) * x
+    return [pulled if slot.name == "input" else s.new_zeros(len(s), *call["grid"].shape) for slot in call.site.active]
+
+
+def _pulled(call: Call, s: Tensor) -> Tensor:
+    """Transpose the sampling, with the seeds merged into the batch."""
+    x, grid = (call[name].expand(len(s), *call[name].shape).flatten(0, 1) for name in ("input", "grid"))
+    modes = (call["interpolation_mode"], call["padding_mode"], call["align_corners"])
+    backward = aten.grid_sampler_2d_backward if grid.shape[-1] == 2 else aten.grid_sampler_3d_backward
+    found: Tensor = backward(s.flatten(0, 1), x, grid, *modes, [True, False])[0]
+    pulled: Tensor = found.unflatten(0, (len(s), -1))
+    return pulled
