@@ -12,7 +12,7 @@ from statistics import median
 from typing import ClassVar
 
 from benchmarks.conditions import Conditions
-from benchmarks.jobs import EXPLAIN, FORWARD, JOBS, Job
+from benchmarks.jobs import AS_IT_IS, COMPILED, EXPLAIN, FORWARD, JOBS, Job
 from benchmarks.operations import Spent, profile_operations
 from benchmarks.products import Product, alone, multiply_adds, record
 from benchmarks.timing import Rounds, ratios, seconds, take_turns
@@ -90,7 +90,9 @@ class OperationRow:
     share: float
 
 
-def find_floor(trial: Trial, repeats: int, conditions: Conditions) -> tuple[list[FloorRow], list[OperationRow]]:
+def find_floor(
+    trial: Trial, repeats: int, conditions: Conditions, *, compiled: bool = False
+) -> tuple[list[FloorRow], list[OperationRow]]:
     """Measure how far the jobs of one model are from their products.
 
     Parameters
@@ -101,6 +103,8 @@ def find_floor(trial: Trial, repeats: int, conditions: Conditions) -> tuple[list
         Rounds.
     conditions
         In force already.
+    compiled
+        Whether compiled programs take part, over the same products.
 
     Returns
     -------
@@ -117,9 +121,14 @@ def find_floor(trial: Trial, repeats: int, conditions: Conditions) -> tuple[list
     products = {name: _recorded(job) for name, job in jobs.items()}
     bare = {name: alone(found) for name, found in products.items()}
     turns = {label: job for name in jobs for label, job in ((name, jobs[name]), (_bare(name), bare[name]))}
+    if compiled:
+        turns |= {name: make(model, x) for name, make in COMPILED.items()}
     rounds = take_turns(turns, repeats, conditions, trial.model)
     spent = [profile_operations(job, conditions) for job in (jobs[EXPLAIN], bare[EXPLAIN])]
-    return [_row(trial, name, products, rounds) for name in jobs], beside_products(trial, *spent)
+    rows = [_row(trial, name, name, products, rounds) for name in jobs]
+    if compiled:
+        rows += [_row(trial, name, AS_IT_IS[name], products, rounds) for name in COMPILED]
+    return rows, beside_products(trial, *spent)
 
 
 def _recorded(job: Job) -> list[Product]:
@@ -131,16 +140,17 @@ def _bare(name: str) -> str:
     return f"{name}, products"
 
 
-def _row(trial: Trial, job: str, products: Mapping[str, Sequence[Product]], rounds: Rounds) -> FloorRow:
-    over_products = ratios(rounds, job, _bare(job))
-    count = multiply_adds(products[job])
+def _row(trial: Trial, job: str, same: str, products: Mapping[str, Sequence[Product]], rounds: Rounds) -> FloorRow:
+    """Compare a job with the products of the job that it is the same as."""
+    over_products = ratios(rounds, job, _bare(same))
+    count = multiply_adds(products[same])
     return FloorRow(
         trial.model, job, trial.batch, len(rounds),
-        products=len(products[job]),
+        products=len(products[same]),
         giga_multiply_adds=count / 1e9,
         over_forward=count / multiply_adds(products[FORWARD]),
         seconds=seconds(rounds, job),
-        products_seconds=seconds(rounds, _bare(job)),
+        products_seconds=seconds(rounds, _bare(same)),
         over_products=median(over_products),
         lowest=min(over_products),
         highest=max(over_products),

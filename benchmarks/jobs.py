@@ -24,6 +24,7 @@ Maker = Callable[[nn.Module, Tensor], Job]
 """Makes a job; one that can be sent to another process."""
 
 FORWARD, GRADIENT, EXPLAIN = "forward", "gradient", "explain"
+PLAIN = "explain, contrast=None"
 WRONG = " (wrong)"
 """Behind the name of a library whose relevance is not what it promises."""
 
@@ -90,11 +91,15 @@ JOBS: Mapping[str, Maker] = {
     FORWARD: forward,
     GRADIENT: gradient,
     EXPLAIN: explanation,
-    "explain, contrast=None": partial(explanation, contrast=None),
+    PLAIN: partial(explanation, contrast=None),
 }
 
-
-COMPILED: Mapping[str, Maker] = {"explain, compiled": partial(explanation, compile=True)}
+COMPILED: Mapping[str, Maker] = {
+    f"{EXPLAIN}, compiled": partial(explanation, compile=True),
+    f"{PLAIN}, compiled": partial(explanation, contrast=None, compile=True),
+}
+AS_IT_IS: Mapping[str, str] = dict(zip(COMPILED, (EXPLAIN, PLAIN), strict=True))
+"""Which job each of the compiled ones is, as it is: their products are the same."""
 
 
 def rule_jobs(names: Sequence[str]) -> Mapping[str, Maker]:

@@ -67,7 +67,7 @@ def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_t
         if not apart or len(shape) != 1:
             raise TargetError(
                 f"a callable target must return one number per sample, (B,), not {_layout(shape, mark)}; for example "
-                "lambda output: output[:, 3] - output[:, 5]"
+                "lambda output: output[:, 3:5].logsumexp(1)"
             )
         if wanted is not None:
             raise TargetError(f"contrast={wanted!r} needs classes; a callable target has none, so pass contrast=None")

@@ -42,6 +42,8 @@ _DEPTHS = [
 ]
 _SMALL = "test_resnet"
 
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the relevance program too.")]
+
 
 @app.command(epilog="Example: python -m benchmarks speed --models resnet50 --models vgg16 --repeats 9 --peers")
 def speed(
@@ -61,7 +63,7 @@ def speed(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="Replay the relevance program as a CUDA graph too.")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the relevance program too.")] = False,
+    compiled: Compile = False,
     peers: Annotated[bool, typer.Option("--peers", help="Let captum, zennit, autoLRP and LXT take turns too.")] = False,
     results: Results = RESULTS,
     compare: Compare = None,
@@ -94,6 +96,7 @@ def floor(
     device: OnDevice = Device.CPU,
     dtype: InDtype = Dtype.FLOAT32,
     tf32: Tf32 = False,
+    compiled: Compile = False,
     results: Results = RESULTS,
     compare: Compare = None,
     quickly: Annotated[bool, quick(models=[_SMALL, "test_vit"], batch=2, repeats=2, threads=1)] = False,
@@ -102,7 +105,7 @@ def floor(
     before = earlier(compare, FloorRow, OperationRow)
     conditions = Conditions(device, dtype, threads, tf32)
     with conditions.in_force():
-        found = [find_floor(Trial(name, batch), repeats, conditions) for name in models]
+        found = [find_floor(Trial(name, batch), repeats, conditions, compiled=compiled) for name in models]
     tables = [
         Table("floor", FloorRow, [row for rows, _ in found for row in rows]),
         Table("floor-operations", OperationRow, [row for _, rows in found for row in rows]),
