@@ -1,8 +1,8 @@
 """Recurrent layers written out step by step, so that the rules of what they are made of hold for them.
 
 As the documentation of `torch.nn` spells them: a gate and what it gates share as the factors of any product do, the
-input and the last hidden state as the terms of any sum. So a layer comes out as the same model written by hand does, but
-that what all steps' inputs are multiplied with is one product, whose relevance is rescaled together.
+input and the last hidden state as the terms of any sum. So a layer comes out as the same model written by hand does,
+but that the inputs of all steps meet their weight in one product, whose relevance is rescaled together.
 """
 
 from __future__ import annotations

@@ -46,10 +46,15 @@ def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
     arrived = [relevance[k].to(call.output[k].dtype) for k in wanted] if several else relevance.to(call.output.dtype)
     if call.site.op.namespace != "aten":
         return _by_tape(operation, call, arrived)
-    pull = torch.func.vjp(operation, *call.inputs)[1]
-    if call.site.op in _WRONG_IN_BATCHES:
-        return tuple(torch.stack(parts) for parts in zip(*map(pull, arrived), strict=True))
-    shares: tuple[Tensor, ...] = torch.func.vmap(pull)(arrived)
+    try:
+        pull = torch.func.vjp(operation, *call.inputs)[1]
+        if call.site.op in _WRONG_IN_BATCHES:
+            return tuple(torch.stack(parts) for parts in zip(*map(pull, arrived), strict=True))
+        shares: tuple[Tensor, ...] = torch.func.vmap(pull)(arrived)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise NotImplementedError(f"{call.site.op} at {call.site.path!r} has no gradient: {error}") from error
     return shares
 
 

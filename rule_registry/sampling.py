@@ -28,7 +28,7 @@ BICUBIC = 2
 def sample(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Grid sampling, the positions held: ``x^+ W^T s``."""
     s = over(call, relevance, denominator(call, delta))
-    return share(call, *_shared(call, s, _read(call).clamp(min=0)), net=call.batch.dot(s, call.result))
+    return share(call, *_shared(call, s, _read(call).clamp(min=0)), net=call.batch.dot_(s, call.result))
 
 
 @register("epsilon", *SAMPLERS)

@@ -203,3 +203,9 @@ def test_advice_for_an_operation_without_a_rule(x: Tensor) -> None:
     assert relprop.explain(of(lambda x: x.logcumsumexp(1)), x, rules=chosen).relevance.isfinite().all()
     with pytest.raises(relprop.MissingRuleError, match="passes"):
         relprop.explain(of(torch.erfinv), x.clamp(-0.1, 0.1))
+
+
+def test_an_operation_without_a_gradient_is_named(x: Tensor) -> None:
+    model = of(lambda x: torch.heaviside(x, x.new_zeros(())) + x)
+    with pytest.raises(relprop.RuleError, match=r"aten\.heaviside\.default .*has no gradient"):
+        relprop.explain(model, x, rules="gradient")

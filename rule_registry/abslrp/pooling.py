@@ -61,16 +61,18 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     return spread.reshape(relevance.shape[0], *x.shape)
 
 
-@register(
-    "abslrp",
+INDEXED = (
     aten.adaptive_max_pool1d.default,
     aten.adaptive_max_pool2d.default,
     aten.adaptive_max_pool3d.default,
     aten.max_pool1d_with_indices.default,
     aten.max_pool2d_with_indices.default,
     aten.max_pool3d_with_indices.default,
-    overwrites=True,
 )
+"""Pooling that returns where in the picture the largest entries were."""
+
+
+@register("abslrp", *INDEXED, overwrites=True)
 def indexed_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
     x, winners, dims = call.input, call.output[1], transposed.POOLED_AXES[call.site.op]

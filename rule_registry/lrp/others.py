@@ -35,17 +35,7 @@ register(
 
 for operations, winner in (
     ((aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default), pooling.max_pool),
-    (
-        (
-            aten.adaptive_max_pool1d.default,
-            aten.adaptive_max_pool2d.default,
-            aten.adaptive_max_pool3d.default,
-            aten.max_pool1d_with_indices.default,
-            aten.max_pool2d_with_indices.default,
-            aten.max_pool3d_with_indices.default,
-        ),
-        pooling.indexed_max_pool,
-    ),
+    (pooling.INDEXED, pooling.indexed_max_pool),
     ((aten.amax.default, aten.amin.default), pooling.amax),
     ((aten.maximum.default, aten.minimum.default), pooling.extreme),
     (pooling.CHOICES, pooling.best),
