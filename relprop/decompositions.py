@@ -255,7 +255,7 @@ _OF_PRODUCTS = (
 """What of linear algebra is no factorisation, which nobody has a rule for."""
 
 _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
-    **{operation: default_decompositions()[operation] for operation in _OF_TORCH},
+    **dict(zip(_OF_TORCH, map(default_decompositions().__getitem__, _OF_TORCH), strict=True)),
     aten.addcdiv.default: _add_quotient,
     aten.addcmul.default: _add_product,
     aten.addmm.default: _add_matmul,
