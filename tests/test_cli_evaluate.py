@@ -69,6 +69,16 @@ def test_a_run_is_made_and_told(folder: Path) -> None:
         assert "maps" in file["methods/gradient"]
 
 
+def test_options_given_again_add_to_lists(folder: Path) -> None:
+    methods = ("--methods", "gradient", "-m", "random,captum.Saliency:abs=false")
+    metrics = ("--metrics", "deletion", "--metrics", "insertion,srg")
+    code, out, err = invoke(*EVALUATE, *methods, *metrics, "-o", "run.h5", "--json")
+    assert (code, err) == (0, "")
+    assert list(json.loads(out)["methods"]) == ["captum.Saliency:abs=false", "gradient", "random"]
+    with h5py.File("run.h5") as file:
+        assert {"deletion", "insertion", "srg"} <= set(file["methods/random"])
+
+
 def test_shards_are_merged_on_the_command_line(folder: Path) -> None:
     for part in range(2):
         assert invoke(*QUICK, "-o", f"{part}.h5", "--shard", f"{part}/2")[0] == 0

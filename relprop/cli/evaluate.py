@@ -55,6 +55,8 @@ class Compression(StrEnum):
     NONE = "none"
 
 
+DEFAULT_METHODS = "abslrp,random,constant,centre"
+
 _EXAMPLE = (
     "Example: relprop evaluate pictures/ --model tf_efficientnet_lite0 "
     "--methods abslrp,captum.IntegratedGradients:n_steps=8,random -o run.h5"
@@ -70,21 +72,22 @@ def evaluate(
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     methods: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--methods",
             "-m",
             metavar="NAME[:OPTION=VALUE,...],...",
             help="Rule sets, captum.NAME, grad-cam.NAME, zennit.NAME, attention-rollout, random, constant, centre, "
-            "maps:path=FILE.",
+            f"maps:path=FILE; repeatable. [default: {DEFAULT_METHODS}]",
         ),
-    ] = "abslrp,random,constant,centre",
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of scores.")] = Path(
         "run.h5"
     ),
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Beside GAE: deletion, insertion, srg (their difference).")
-    ] = "",
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Beside GAE: deletion, insertion, srg (their difference); repeatable."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with FILE, perhaps with further methods.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="In resuming do again what methods failed on.")] = False,
@@ -129,9 +132,10 @@ def evaluate(
         from relprop.evaluation.methods import check_name, split_names
         from relprop.models import load_classifier, sample_pictures
 
-        chosen = [name.strip() for name in metrics.split(",") if name.strip()]
-        Metrics(chosen)
-        for name in split_names(methods):  # a typo is told before a model is loaded
+        scores = [name.strip() for text in metrics or () for name in text.split(",") if name.strip()]
+        Metrics(scores)
+        names = [name for text in methods or [DEFAULT_METHODS] for name in split_names(text)]
+        for name in names:  # a typo is told before a model is loaded
             check_name(name)
         places = sample_pictures() if data is None else data
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
@@ -141,14 +145,14 @@ def evaluate(
                 found = run_evaluation(
                     classifier,
                     dataset,
-                    methods,
+                    names,
                     output,
                     seed=seed,
                     unit=unit,
                     batch_size=batch_size,
                     baseline=colour,
                     target=target.value,
-                    metrics=chosen,
+                    metrics=scores,
                     relevance=False if relevance is Relevance.NONE else relevance.value,
                     compression=None if compression is Compression.NONE else compression.value,
                     shard=part,
