@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -301,11 +302,32 @@ def test_several_comparisons_are_adjusted_by_holm(results):
     assert holm([0.9, math.nan, 0.8]) == pytest.approx([1.0, math.nan, 1.0], nan_ok=True)
 
 
+def test_a_method_is_better_only_where_the_adjusted_test_says_so_too(tmp_path):
+    base = np.full(7, 0.5)
+    small = np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07])
+    gae = {"a": base + small, "b": base, "c": base + 0.5 * small, "d": base + 0.2 * small, "e": base - small}
+    methods = {name: random_columns(7, 0.3, 0) | {"gae": values} for name, values in gae.items()}
+    with relprop.Results(write_evaluation(tmp_path / "run.h5", methods, 7)) as results:
+        single, several = results.compare("a", "b"), results.compare_all("a")["b"]
+        outlier = np.array([-1.0, 0.1, 0.11, 0.12, 0.13, 0.14, 0.15])
+        other = replace(single, difference=estimate_mean(outlier), p=0.01)
+    assert (single.p, several.p) == (pytest.approx(2 / 2**7), pytest.approx(8 / 2**7))
+    assert single.verdict.startswith("a is better than b in gae")
+    assert several.verdict == (
+        "whether a and b differ in gae is not settled on 7 samples: the interval of the difference leaves zero out, "
+        "but the signed-rank test with Holm's correction finds none (p = 0.062)"
+    )
+    assert other.verdict.endswith(
+        "the signed-rank test finds a difference (p = 0.010), but its interval does not leave zero out"
+    )
+
+
 @pytest.mark.parametrize(
     ("n", "difference", "words"),
     [
         (5, 0.0, "have the same gae on 5 samples"),
-        (5, 0.1, "a is better than b in gae"),
+        (6, 0.1, "a is better than b in gae"),
+        (5, 0.1, "is not settled on 5 samples: the difference is the same on all of them, but the signed-rank test"),
         (1, 0.1, "on 1 sample nothing can be told"),
         (2, 0.1, "on 2 samples nothing can be told"),
         (5, math.nan, "no sample has gae of both"),

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from relprop.analysis.results import Results
 
 
+LEVEL = 0.05
+"""A p-value that is not below it settles nothing."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two methods, on the samples that both have a score for.
@@ -43,6 +47,8 @@ class Comparison:
         On how many samples a is better, worse, and equal.
     win_rate : float
         In [0, 1], ties counted as half a win.
+    tests : int
+        For how many comparisons p is adjusted.
     """
 
     a: str
@@ -60,13 +66,14 @@ class Comparison:
     losses: int
     ties: int
     win_rate: float
+    tests: int = 1
 
     def __str__(self) -> str:
         return f"{_table([self], 'p')}\n\n{self.verdict}"
 
     @property
     def verdict(self) -> str:
-        """What the numbers say, in a sentence."""
+        """What the numbers say, in a sentence: that a method is better only where interval and test both say so."""
         if not self.n:
             return f"no sample has {self.by} of both {self.a} and {self.b}"
         where = f"on {self.n} sample{'s' if self.n > 1 else ''}"
@@ -75,10 +82,19 @@ class Comparison:
         if self.ties == self.n:
             return f"{self.a} and {self.b} have the same {self.by} {where}"
         low, high = self.difference.low, self.difference.high
+        interval = "the interval of the difference leaves zero out"
         if not isfinite(low):  # all differences are equal, and not zero
             low = high = self.difference.mean
-        if low <= 0 <= high:
+            interval = "the difference is the same on all of them"
+        apart, significant = not low <= 0 <= high, self.p < LEVEL
+        if not apart and not significant:
             return f"no difference in {self.by} between {self.a} and {self.b} can be told from chance {where}"
+        if not (apart and significant):
+            test = "the signed-rank test" + (" with Holm's correction" if self.tests > 1 else "")
+            why = f"{interval}, but {test} finds none (p = {p_value(self.p)})"
+            if significant:
+                why = f"{test} finds a difference (p = {p_value(self.p)}), but its interval does not leave zero out"
+            return f"whether {self.a} and {self.b} differ in {self.by} is not settled {where}: {why}"
         above, below = (self.a, self.b) if low > 0 else (self.b, self.a)
         size = f"by {abs(self.difference.mean):.3f} in the mean, {where}"
         if self.direction == "none":
@@ -162,7 +178,9 @@ def compare_all(
         raise AnalysisError(f"there is no other method to compare {a} with")
     pairs = [compare(results, a, b, by, confidence, seed) for b in names]
     adjusted = holm([pair.p for pair in pairs])
-    return Comparisons(a, by, tuple(replace(pair, p=p) for pair, p in zip(pairs, adjusted, strict=True)))
+    tests = sum(isfinite(p) for p in adjusted)
+    told = (replace(pair, p=p, tests=tests) for pair, p in zip(pairs, adjusted, strict=True))
+    return Comparisons(a, by, tuple(told))
 
 
 def _table(pairs: Iterable[Comparison], p: str) -> str:
