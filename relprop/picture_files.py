@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 from collections.abc import Collection, Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ class PictureError(RelpropError, ValueError):
     """A picture that cannot be found or read, or sample pictures that are not installed."""
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     """Read a picture as RGB (H, W, 3), turned as its EXIF orientation says.
 
     Raises
@@ -32,7 +33,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         The file is missing, not a picture, cut short, or too large to be one.
     """
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
         if data.startswith(b"\xff\xd8"):  # OpenCV silently fills what is missing of a JPEG with grey
             with Image.open(io.BytesIO(data)) as jpeg:
                 jpeg.draft("RGB", (1, 1))
@@ -45,14 +46,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def find_pictures(paths: Iterable[Path], *, skip: Collection[Path] = ()) -> list[Path]:
+def find_pictures(
+    paths: str | PathLike[str] | Iterable[str | PathLike[str]], *, skip: Iterable[str | PathLike[str]] = ()
+) -> list[Path]:
     """Replace folders by the pictures in them and in their subfolders.
 
     Parameters
     ----------
     paths
-        Files, taken whatever they are called, and folders, of which the files with one of `SUFFIXES` are taken,
-        sorted by path. Hidden files and folders inside a folder are left out; linked folders are followed.
+        One or several: files, taken whatever they are called, and folders, of which the files with one of `SUFFIXES`
+        are taken, sorted by path. Hidden files and folders inside a folder are left out; linked folders are followed.
     skip
         Folders that are not searched: where results go, for example.
 
@@ -66,14 +69,14 @@ def find_pictures(paths: Iterable[Path], *, skip: Collection[Path] = ()) -> list
     PictureError
         A path does not exist, or a folder cannot be read or holds no picture.
     """
-    paths = list(paths)
-    missing = [str(path) for path in paths if not path.exists()]
+    given = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+    missing = [str(path) for path in given if not path.exists()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise PictureError(f"no such file or folder: {', '.join(missing[:3])}{more}")
-    skipped = {folder.resolve() for folder in skip}
+    skipped = {Path(folder).resolve() for folder in skip}
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in given:
         inside = sorted(_search(path, skipped)) if path.is_dir() else [path]
         if not inside:
             raise PictureError(f"no pictures in {path} or its subfolders (looked for {' '.join(sorted(SUFFIXES))})")

@@ -37,6 +37,13 @@ def test_names_are_read(file: str, content: str, tmp_path: Path, three: Path) ->
     assert load_classifier("resnet10t", three, labels=tmp_path / file).labels == ("cat", "dog, hound", "él")
 
 
+def test_files_may_be_named_by_words(tmp_path: Path, three: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\nelk\n")
+    classifier = load_classifier("resnet10t", weights=str(three), labels=str(tmp_path / "names.txt"))
+    assert classifier.labels == ("cat", "dog", "elk")
+    assert classifier.origin == f"file {three}"
+
+
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"], {"0": "a", "1": "b"}])
 def test_a_wrong_count_names_both(names: object, tmp_path: Path, three: Path) -> None:
     (tmp_path / "l.json").write_text(json.dumps(names))

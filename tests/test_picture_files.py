@@ -124,6 +124,28 @@ def test_files_are_taken_as_they_are_and_once(tmp_path: Path, monkeypatch: pytes
     assert find_pictures([Path("b.jpg"), b, Path("../") / tmp_path.name / "b.jpg", a]) == [Path("b.jpg"), a]
 
 
+class Somewhere:
+    """A path of another library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@pytest.mark.parametrize("kind", [str, Somewhere])
+def test_paths_may_be_words_or_of_another_library(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for file in (tmp_path / "a.png", tmp_path / "out" / "b.png"):
+        cv2.imwrite(str(file), np.full((4, 5, 3), 7, np.uint8))
+    assert read_picture(kind(tmp_path / "a.png")).shape == (4, 5, 3)
+    assert find_pictures([kind(tmp_path)], skip=[kind(tmp_path / "out")]) == [tmp_path / "a.png"]
+    assert find_pictures(kind(tmp_path)) == [tmp_path / "a.png", tmp_path / "out" / "b.png"]
+    with pytest.raises(PictureError, match=r"cannot read picture .*none\.png: .*No such file"):
+        read_picture(str(tmp_path / "none.png"))
+
+
 def test_skipped_folders_are_not_entered(tmp_path: Path) -> None:
     (a, _) = _touch(tmp_path, "in/a.jpg", "in/out/a.png")
     assert find_pictures([tmp_path / "in"], skip=[tmp_path / "in" / "out"]) == [a]

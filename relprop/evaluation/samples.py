@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Item(NamedTuple):
     @property
     def called(self) -> str:
         """The item's name, its path where it has none."""
-        return self.name or (str(self.image) if isinstance(self.image, str | Path) else "")
+        return self.name or (fspath(self.image) if isinstance(self.image, str | PathLike) else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,8 @@ class Reader:
         return Sample(index, x.to(self.dtype).contiguous(), as_label(item.label), item.called, mask)
 
     def _input(self, image: Any) -> Tensor:
-        if isinstance(image, str | Path):
-            image = read_picture(Path(image))
+        if isinstance(image, str | PathLike):
+            image = read_picture(image)
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
             image = torch.from_numpy(image)
         if isinstance(image, Tensor) and image.dtype == torch.uint8:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def open_source(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, not {limit}")
-    if isinstance(dataset, str | Path):
+    if isinstance(dataset, str | PathLike):
         dataset = PictureFolder(dataset, class_names=class_names)
     if isinstance(dataset, tuple) and len(dataset) == 2 and _is_array(dataset[0]) and _are_labels(dataset[1]):
         found = _arrays(dataset[0], np.asarray(dataset[1]) if isinstance(dataset[1], list) else dataset[1])

@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -89,8 +89,8 @@ def open_subject(
     DeviceError
         There is no such device.
     """
-    if isinstance(model, str | Path):
-        model = load_classifier(str(model), device=device)
+    if isinstance(model, str | PathLike):
+        model = load_classifier(model, device=device)
     classifier = model if isinstance(model, Classifier) else None
     given = classifier.model if classifier is not None else model
     place = None if device is None else find_device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from pathlib import Path
 
 from relprop.models.architectures import PACKAGED, ListedModel, find_architectures, list_models
@@ -39,11 +40,11 @@ __all__ = [
 
 
 def load_classifier(
-    name: str,
-    weights: Path | None = None,
+    name: str | PathLike[str],
+    weights: str | PathLike[str] | None = None,
     *,
     preprocessing: str | None = None,
-    labels: Path | None = None,
+    labels: str | PathLike[str] | None = None,
     device: str | None = None,
 ) -> Classifier:
     """Load a classifier.
@@ -86,18 +87,19 @@ def load_classifier(
     DeviceError
         The device is not there, or too small.
     """
+    name, file = fspath(name), None if weights is None else Path(weights)
     # What is cheap to get wrong is found out before anything large is loaded.
     place = None if device is None else find_device(device)
     chosen = None if preprocessing is None else find_architectures(preprocessing)[0].preprocessing()
-    names = None if labels is None else read_labels(labels)
+    names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
-        loaded = load_program(name, weights, chosen)
+        loaded = load_program(name, file, chosen)
     elif is_function(name):
-        loaded = load_own(name, weights, chosen, place)
+        loaded = load_own(name, file, chosen, place)
     else:
-        loaded = load_named(name, weights, chosen)
+        loaded = load_named(name, file, chosen)
     known = names or loaded.labels or imagenet_labels(loaded.classes)
-    check_count(known, str(labels or name), loaded.classes, loaded.name)
+    check_count(known, name if labels is None else fspath(labels), loaded.classes, loaded.name)
     if place is not None:
         move(loaded.model, place)
     used = loaded.preprocessing
