@@ -1,4 +1,4 @@
-"""What can go wrong, by name. Every error says what happened, where, and what to do next."""
+"""What can go wrong, by name, and what is only to be told. Every error says what happened, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class RelpropError(Exception):
     """Base of all errors that this package raises on purpose."""
+
+
+class RelpropWarning(UserWarning):
+    """Something to know about results; the command line tells it on one line of stderr."""
 
 
 class CaptureError(RelpropError):

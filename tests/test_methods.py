@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,34 @@ def test_default_layer_of_a_vit_is_where_patches_are_still_read() -> None:
 def test_zennit_under_a_gradient_is_the_gradient() -> None:
     model, x = network(), pictures(3)
     torch.testing.assert_close(ZennitMethod(model, "Gradient")(x.clone(), TARGET), gradient(model, x, TARGET))
+
+
+class Scaled(nn.Module):
+    """A module with parameters of its own beside a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.inner = nn.Parameter(torch.ones(())), nn.Conv2d(6, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.scale
+
+
+def test_zennit_tells_which_layers_get_gradients() -> None:
+    def layers() -> nn.Sequential:
+        norms = (nn.GroupNorm(2, 6), Scaled(), nn.GroupNorm(2, 6), nn.BatchNorm2d(6), nn.ReLU())
+        return nn.Sequential(nn.Conv2d(3, 6, 3), *norms, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+
+    model = seeded(layers)
+    words = "EpsilonPlus has no rule for some modules with parameters of the model: 2 GroupNorm, 1 Scaled. "
+    with pytest.warns(relprop.RelpropWarning, match=words) as told:
+        method = ZennitMethod(model, "EpsilonPlus")
+    assert len(told) == 1
+    with warnings.catch_warnings(action="error", category=relprop.RelpropWarning):
+        method(pictures(3), TARGET)
+        ZennitMethod(model, "GuidedBackprop")
+        ZennitMethod(model, "Gradient")
+        ZennitMethod(network(), "EpsilonPlusFlat")
 
 
 def test_zennit_composites_conserve_the_output() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -126,13 +126,15 @@ def _as_options(message: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what libraries have to say to developers off the screen."""
+    """Keep what libraries have to say to developers off the screen; what is for users is told on one line."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # heeded once OpenCV is imported, which few commands need
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("default", RelpropWarning)
+            warnings.showwarning = lambda message, *where: warn(str(message))
             yield
     finally:
         logging.disable(before)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
 
-from relprop.errors import near_names
+from relprop.errors import RelpropWarning, near_names
 from relprop.evaluation.methods.base import MethodError, plain, version_of
 from relprop.evaluation.methods.private import one_hot, private_copy, require_module
 from relprop.extras import extra
@@ -32,7 +34,8 @@ class ZennitMethod:
 
     Notes
     -----
-    The seed is the target's output, as LRP decomposes it; of a gradient it is one.
+    The seed is the target's output, as LRP decomposes it; of a gradient it is one. Where a composite has no rule zennit
+    takes the gradient: a `RelpropWarning` names the layers with parameters that this is true of.
 
     Raises
     ------
@@ -76,6 +79,8 @@ class ZennitMethod:
         elif options or canonizer:
             raise MethodError("a composite that is made already takes no options")
         self._conserves = composite is not None
+        if composite is not None:
+            _warn_of_gradients(self._model, composite, given if isinstance(given, str) else type(given).__name__)
         self._attributor: Any = _call(kind, {"model": self._model, "composite": composite, **extra_options}, attributor)
         self.config = {
             "package": "zennit",
@@ -97,6 +102,28 @@ class ZennitMethod:
         with self._attributor as attribute:
             _, relevance = attribute(x, seed)
         return relevance  # type: ignore[no-any-return]
+
+
+def _warn_of_gradients(model: nn.Module, composite: Any, name: str) -> None:
+    """Tell which layers with parameters a composite has no rule for.
+
+    One that has a rule for none of them, as guided backpropagation, is meant to take the gradient there.
+    """
+    context: dict[str, Any] = {}  # in which composites note what they have met
+    ruled, others = 0, Counter[str]()
+    for path, module in model.named_modules():
+        rule = composite.module_map(context, path, module)
+        if any(parameter is not None for parameter in module._parameters.values()):
+            ruled += rule is not None
+            others[type(module).__name__] += rule is None
+    lacking = ", ".join(f"{count} {kind}" for kind, count in others.items() if count)
+    if ruled and lacking:
+        warnings.warn(
+            f"zennit's {name} has no rule for some modules with parameters of the model: {lacking}. Relevance passes "
+            "them as a gradient does",
+            RelpropWarning,
+            stacklevel=3,
+        )
 
 
 def _classes(module: Any, base: type) -> dict[str, Any]:
