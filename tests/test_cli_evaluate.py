@@ -29,6 +29,13 @@ def make():
     return nn.Sequential(nn.Conv2d(3, 6, 9, 6), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 3))
 """
 
+NORMED = """
+def normed():
+    torch.manual_seed(0)
+    first = (nn.Conv2d(3, 6, 9, 6), nn.GroupNorm(2, 6), nn.ReLU())
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 3))
+"""
+
 PICTURES = 13
 
 
@@ -90,6 +97,10 @@ def test_shards_are_merged_on_the_command_line(folder: Path) -> None:
     assert code == 1
     assert err.startswith("relprop: ")
     assert not Path("half.h5").exists()
+    before = Path("0.h5").read_bytes()
+    code, _, err = invoke("merge", "0.h5", "1.h5", "-o", str(folder / "0.h5"), "--overwrite")
+    assert (code, "is one of the shards" in err) == (1, True)
+    assert Path("0.h5").read_bytes() == before
 
 
 def test_resuming_and_adding_a_method(folder: Path) -> None:
@@ -127,7 +138,9 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--limit", "3"), 1, "takes four different pictures, the data set has 3"),
         (("--truth", "labels.csv"), 1, "cannot read labels labels.csv: No such file"),
         (("--resume", "--overwrite"), 1, "either resumed or overwritten"),
-        (("-o", "missing/run.h5"), 1, "cannot write"),
+        (("-o", "missing/run.h5"), 1, "cannot write missing/run.h5: there is no folder missing\n"),
+        (("--shard", "0/3", "--unit", "4"), 1, "1 unit of work: too few for 3 shards; give all of them --unit 1\n"),
+        (("--shard", "0/9"), 1, "2 units of work: too few for 9 shards; they are 4 mosaics, which are not cut\n"),
     ],
 )
 def test_what_can_not_be_done_is_told_in_one_line(
@@ -138,6 +151,28 @@ def test_what_can_not_be_done_is_told_in_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert not Path("run.h5").exists()
+
+
+def test_what_a_method_has_to_say_of_its_maps_is_told(folder: Path) -> None:
+    Path("mine.py").write_text(OWN + NORMED)
+    arguments = ("--model", "mine:normed", "--methods", "zennit.EpsilonPlus", "--limit", "4")
+    code, _, err = invoke(*EVALUATE, *arguments, "-o", "run.h5")
+    assert code == 0
+    assert err.startswith("relprop: zennit's EpsilonPlus has no rule for ")
+    assert "1 GroupNorm" in err
+    assert err.count("\n") == 1
+
+
+def test_labels_that_are_missing_are_told_with_what_gives_them(folder: Path) -> None:
+    for k, file in enumerate(sorted(Path("pictures").rglob("*.png"))):
+        file.rename(f"pictures/{k}.png")
+    code, _, err = invoke(*QUICK, "--target", "label", "-o", "run.h5")
+    assert code == 1
+    assert err.startswith("relprop: no picture has a label, which --target label would explain: ")
+    assert "--truth CSV" in err
+    rows = [f"{file.name},{k % 3}" for k, file in enumerate(Path("pictures").iterdir())]
+    Path("labels.csv").write_text("\n".join(["file,class_index", *rows]))
+    assert invoke(*QUICK, "--target", "label", "-o", "run.h5", "--truth", "labels.csv")[0] == 0
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_that_looks_complete(folder: Path) -> None:

@@ -114,7 +114,12 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)")
 
 
-_OPTIONS = {"contrast=None": "--contrast none", "layers=[...]": "--layer PATH", "batch_size=": "--batch-size "}
+_OPTIONS = {
+    "contrast=None": "--contrast none",
+    "layers=[...]": "--layer PATH",
+    "batch_size=": "--batch-size ",
+    "unit=": "--unit ",
+}
 
 
 def _as_options(message: str) -> str:

@@ -130,6 +130,7 @@ def evaluate(
         from relprop.evaluation.folders import PictureFolder
         from relprop.evaluation.further import Metrics
         from relprop.evaluation.methods import check_name, split_names
+        from relprop.evaluation.samples import DataError
         from relprop.models import load_classifier, sample_pictures
 
         scores = [name.strip() for text in metrics or () for name in text.split(",") if name.strip()]
@@ -140,6 +141,11 @@ def evaluate(
         places = sample_pictures() if data is None else data
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
         dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
+        if target is Target.LABEL and dataset.labels is None:
+            raise DataError(
+                "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
+                "or a folder for each class"
+            )
         try:
             with _bar() as progress:
                 found = run_evaluation(
@@ -165,7 +171,8 @@ def evaluate(
                     limit=limit,
                 )
         except KeyboardInterrupt:
-            warn(f"interrupted; what {output} holds is whole, --resume goes on")
+            kept = f"what {output} holds is whole, --resume goes on" if output.exists() else "nothing was done yet"
+            warn(f"interrupted; {kept}")
             raise typer.Exit(INTERRUPTED) from None
         typer.echo(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
         if found.failed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from relprop.evaluation.randomness import same_kernels
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.resuming import require_same_outputs
 from relprop.evaluation.run import Progress, Run
-from relprop.evaluation.samples import Reader
+from relprop.evaluation.samples import DataError, Reader
 from relprop.evaluation.settings import MAPS, Settings, versions
 from relprop.evaluation.sources import Source, open_source
 from relprop.evaluation.subjects import Subject, look_at, open_subject
@@ -164,6 +165,11 @@ def evaluate(
     source = open_source(dataset, class_names=subject.class_names, identity=data_name, limit=limit)
     made = make_methods(methods, Setting(subject.given, seed, subject.classifier))
     reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
+    if target == "label" and isinstance(source, Source) and not source.labelled:
+        raise DataError(
+            'no sample has a label, which target="label" would explain: give (picture, label), a folder for each '
+            "class or a table of labels"
+        )
     feed = open_feed(source, reader, settings, workers)
     shape = tuple(feed.first.shape[1:])
     check_size(shape[1:])
@@ -209,6 +215,7 @@ def evaluate(
             return _report(path, writer, run, time.perf_counter() - start)
 
 
+@contextmanager
 def _open(
     path: Path,
     config: Mapping[str, Any],
@@ -218,13 +225,26 @@ def _open(
     subject: Subject,
     resume: bool,
     overwrite: bool,
-) -> EvaluationWriter:
-    if not (resume and path.exists()):
-        software = versions(subject.device)
-        return EvaluationWriter.create(
-            path, config, layout, feed.index, methods=methods, versions=software, overwrite=overwrite
-        )
-    return EvaluationWriter.resume(path, config, layout, methods=methods)
+) -> Iterator[EvaluationWriter]:
+    """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
+    if resume and path.exists():
+        with EvaluationWriter.resume(path, config, layout, methods=methods) as writer:
+            yield writer
+        return
+    software, something = versions(subject.device), False
+    writer = EvaluationWriter.create(
+        path, config, layout, feed.index, methods=methods, versions=software, overwrite=overwrite
+    )
+    try:
+        with writer:
+            try:
+                yield writer
+            finally:
+                something = bool((writer.sample_states() != State.ABSENT).any())
+    except BaseException:
+        if not something:  # it would only stand in the way of the next run
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _prepare(name: str, method: Method, x: torch.Tensor) -> None:

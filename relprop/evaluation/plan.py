@@ -72,7 +72,10 @@ def plan_units(count: int, seed: int, size: int, shard: tuple[int, int] = (0, 1)
     mosaics = mosaic_members(count, seed)
     starts = range(0, len(mosaics), size)
     if shard[1] > len(starts):
-        raise DataError(f"{count} samples are {len(starts)} units of work: too few for {shard[1]} shards")
+        units = "1 unit" if len(starts) == 1 else f"{len(starts)} units"
+        enough = (len(mosaics) - 1) // (shard[1] - 1)  # the largest unit of which there are so many
+        advice = f"give all of them unit={enough}" if enough else f"they are {len(mosaics)} mosaics, which are not cut"
+        raise DataError(f"{count} samples are {units} of work: too few for {shard[1]} shards; {advice}")
     return [
         unit_of(mosaics[start : start + size], number, 4 * start, count)
         for number, start in enumerate(starts)

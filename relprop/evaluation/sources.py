@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,15 @@ class Source:
         What says, in a file's configuration, that it is this data set.
     names : sequence of str
         Of all samples, where they are known without reading them.
+    labelled : bool
+        False where it is known without reading them that no sample has a label.
     """
 
     fetch: Callable[[int], Any]
     count: int
     identity: Mapping[str, Any]
     names: Sequence[str] = ()
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,19 @@ def open_source(
     elif isinstance(dataset, IterableDataset) or not _has_length(dataset):
         return _stream(dataset, identity, limit)
     else:
-        names = dataset.names if isinstance(dataset, PictureFolder) else ()
-        found = Source(dataset.__getitem__, len(dataset), describe_dataset(dataset), names)
+        folder = dataset if isinstance(dataset, PictureFolder) else None
+        found = Source(
+            dataset.__getitem__,
+            len(dataset),
+            describe_dataset(dataset),
+            folder.names if folder is not None else (),
+            folder is None or folder.labels is not None,
+        )
     count = found.count if limit is None else min(limit, found.count)
     if count < 1:
         raise DataError("the data set is empty")
     known = {"name": identity} if identity is not None else dict(found.identity)
-    return Source(found.fetch, count, known | {"limit": limit}, found.names)
+    return replace(found, count=count, identity=known | {"limit": limit})
 
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _arrays(x: Any, labels: Any) -> Source:
 
     shape = ", ".join(map(str, x.shape))
     digests = {"sha256": _array_sha256(x)} | ({} if labels is None else {"labels_sha256": _array_sha256(labels)})
-    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests})
+    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests}, labelled=labels is not None)
 
 
 def _array_sha256(values: Any) -> str:

@@ -48,11 +48,13 @@ def begin(
         raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already: resume it, or overwrite it")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     check_free(path)
     with written_whole(path) as part:
-        with telling_output_errors(path), building.new_file(part) as file:
+        with telling_output_errors(path, new=True), building.new_file(part) as file:
             size = building.allocated_bytes(building.fields_of(layout, chosen), layout, len(rows))
-            reserve(file, path, size)
+            reserve(file, path, size, new=True)
             building.create(file, config, layout, rows, versions)
             for method in chosen:
                 building.add_method(file, method, layout)

@@ -46,23 +46,25 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
     MergeError
         If a shard is incomplete, missing or given twice, or they differ in configuration, layout or methods.
     OutputError
-        If ``out`` is there already, or can't be written.
+        If ``out`` is there already, is one of the shards, or can't be written.
     MissingFileError, BusyError, FormatError, MissingExtraError
         If a shard can't be read.
     """
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already: choose another name, or overwrite it")
+    if out.resolve() in (Path(path).resolve() for path in paths):
+        raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
     check_free(out)
     with ExitStack() as stack:
         shards = [stack.enter_context(open_evaluation(path)) for path in paths]
         shards = _in_order(shards)
         index = _all_samples(shards)
         part = stack.enter_context(written_whole(out))
-        with telling_output_errors(out), building.new_file(part) as file:
+        with telling_output_errors(out, new=True), building.new_file(part) as file:
             layout, methods = read_layout(shards[0]), [read_method(shards[0], name) for name in method_names(shards[0])]
             empty = building.allocated_bytes(building.fields_of(layout, methods), layout, len(index))
-            reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards))
+            reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
             _lay_out(file, shards, index)
             for shard in shards:
                 _copy(shard, file, np.searchsorted(index, shard["sample"][:]))

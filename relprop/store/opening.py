@@ -75,8 +75,11 @@ def settle_end(path: Path) -> None:
 
 
 @contextmanager
-def telling_output_errors(path: Path) -> Iterator[None]:
-    """Turn what HDF5 raises when it can't write into an `OutputError` with the system's reason."""
+def telling_output_errors(path: Path, *, new: bool = False) -> Iterator[None]:
+    """Turn what HDF5 raises when it can't write into an `OutputError` with the system's reason.
+
+    Of a file that is ``new`` nothing was committed before.
+    """
     try:
         yield
     except RelpropError:
@@ -86,7 +89,8 @@ def telling_output_errors(path: Path) -> Iterator[None]:
         if found is None and not isinstance(error, OSError):
             raise
         reason = found.group(1) if found else getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"cannot write {path}: {reason}. What was committed before is kept") from error
+        kept = "" if new else ". What was committed before is kept"
+        raise OutputError(f"cannot write {path}: {reason}{kept}") from error
 
 
 @contextmanager

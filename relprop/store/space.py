@@ -13,19 +13,18 @@ MARGIN = 1 << 18
 """Bytes beside the values themselves: indices of chunks, heaps of strings, and what compression may add."""
 
 
-def reserve(file: h5py.File, path: Path, size: int) -> None:
+def reserve(file: h5py.File, path: Path, size: int, *, new: bool = False) -> None:
     """Extend a file by room for so many bytes of values, or refuse while what it holds is whole.
 
-    What is not used of it is cut off by `trim`. Where the system can't reserve (not on Linux), nothing is done.
+    Of a file that is ``new`` nothing was committed before. What is not used of it is cut off by `trim`. Where the system can't reserve (not on Linux), nothing is done.
     """
     if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size + size // 8 + MARGIN)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}. What was committed before is kept; make room and resume the run"
-        ) from error
+        advice = "make room" if new else "What was committed before is kept; make room and resume the run"
+        raise OutputError(f"cannot write {path}: {error.strerror}{': ' if new else '. '}{advice}") from error
 
 
 def trim(path: Path) -> None:
