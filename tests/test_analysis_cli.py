@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from evaluation_files import CLASSES, random_columns, score_columns, write_evaluation, write_pictures
+from evaluation_files import AUC, CLASSES, random_columns, score_columns, write_evaluation, write_pictures
 from typer.testing import CliRunner
 
 import relprop
@@ -122,6 +122,40 @@ def test_plot(tmp_path):
     assert "bare.h5 holds no relevance maps" in bare["remarks"][0]
 
 
+def test_plot_says_how_to_get_pictures(tmp_path):
+    found = relprop_("plot", "run.h5", "-o", tmp_path, "--count", "2")
+    assert found.exit_code == 0
+    assert found.stdout.splitlines()[-1] == (
+        "4 of the best and worst samples are drawn without their pictures, which their names in the file do not lead "
+        'to: to have them, say pictures="DIR" (--pictures DIR)'
+    )
+
+
+def test_bars_show_the_score_that_was_asked_for(tmp_path):
+    auc = {"a": np.linspace(0.2, 0.4, 5), "random": np.linspace(0.7, 0.9, 5), "centre": np.linspace(0.5, 0.7, 5)}
+    methods = {name: random_columns(5, 0.3, 0) | {"deletion_auc": values} for name, values in auc.items()}
+    methods["without"] = random_columns(5, -0.3, 1)
+    path = write_evaluation(tmp_path / "run.h5", methods, 5, metrics=(AUC,))
+    with relprop.Results(path) as results:
+        summary, info = results.summary(), results.score_info
+        figures = [draw_bars(summary, info[by]) for by in ("deletion_auc", "unclipped", "gae")]
+    further, negative, headline = figures
+    assert [len(figure.axes) for figure in figures] == [4, 4, 3]
+    assert [bar.get_width() for bar in further.axes[3].patches] == pytest.approx(
+        [summary[method.method].mean("deletion_auc") for method in summary.methods if method.method != "without"]
+    )
+    dashed = [line.get_xdata()[0] for line in further.axes[3].lines if line.get_linestyle() == "--"]
+    assert dashed == [pytest.approx(0.6)]  # the best control, where lower is better
+    assert {"deletion_auc", "no score"} <= set(words_of(further))
+    assert any("area under the curve of deletion; lower is better" in words for words in words_of(further))
+    assert negative.axes[3].get_xlim()[0] < summary["without"].scores["unclipped"].estimate.low < 0
+    for figure in figures:
+        assert_no_overlaps(figure)
+    assert relprop_("plot", path, "-o", tmp_path / "out", "--by", "deletion_auc").exit_code == 0
+    drawn = [cv2.imread(str(tmp_path / "out" / "bars.png")).shape[1], headline.get_figwidth() * headline.dpi]
+    assert drawn[0] > 1.2 * drawn[1]
+
+
 def words_of(figure):
     texts = [text.get_text() for text in figure.texts]
     for axes in figure.axes:
@@ -197,9 +231,11 @@ def test_plots_of_what_has_no_scores(tmp_path):
 def test_the_sheet_shows_the_best_and_the_worst(desk):
     gae = random_columns(N, 0.4, 1)["gae"]
     with relprop.Results("run.h5") as results:
-        sheet = words_of(draw_extremes(results, "absLRP", k=2, pictures=desk / "pictures"))
+        whole = draw_extremes(results, "absLRP", k=2, pictures=desk / "pictures")
         targets = results.samples.target
-        alone = words_of(draw_extremes(results[:3], "absLRP", k=5))
+        bare = draw_extremes(results[:3], "absLRP", k=5)
+    sheet, alone = words_of(whole.figure), words_of(bare.figure)
+    assert (whole.without, bare.without) == (frozenset(), {0, 10, 20})
     falling = np.argsort(-gae)
     for word in (f"best by GAE: {gae.max():.3f}", f"{gae[falling[1]]:.3f}", f"worst by GAE: {gae.min():.3f}"):
         assert word in sheet

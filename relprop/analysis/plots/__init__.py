@@ -36,7 +36,7 @@ class Plots:
     files : tuple of str
         PNG files.
     remarks : tuple of str
-        What was not drawn, and why.
+        What was not drawn, or not whole, and why.
     """
 
     files: tuple[str, ...]
@@ -73,7 +73,7 @@ def plot(
     pictures : path, optional
         Folder of the data set's pictures, where their names in the file do not lead to them.
     by : str
-        The score by which samples are best and worst.
+        The score by which samples are best and worst; the bars show it, too.
     k : int
         How many best and worst samples are drawn.
     seed : int
@@ -97,8 +97,9 @@ def plot(
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
     summary = results.summary(seed=seed)
     files, remarks = [], []
+    without: set[int] = set()
     for name, figure in (
-        ("bars", draw_bars(summary)),
+        ("bars", draw_bars(summary, results.score_info[by])),
         ("scatter", draw_scatter(results, summary)),
         ("curves", draw_curves(results, summary)),
     ):
@@ -115,7 +116,13 @@ def plot(
             remarks.append(f"best and worst samples of {method} are not drawn: none has {by}")
             continue
         files.append(folder / f"best-worst.{_in_file_names(method)}.png")
-        write_png(sheet, files[-1])
+        write_png(sheet.figure, files[-1])
+        without |= sheet.without
+    if without:
+        remarks.append(
+            f"{len(without)} of the best and worst samples are drawn without their pictures, which their names in the "
+            'file do not lead to: to have them, say pictures="DIR" (--pictures DIR)'
+        )
     return Plots(tuple(map(str, files)), tuple(remarks))
 
 

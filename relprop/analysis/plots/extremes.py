@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,25 @@ _SIDE = 224
 _Row = list[Tile | None]
 
 
+@dataclass(frozen=True, eq=False)
+class Extremes:
+    """A sheet of samples.
+
+    Parameters
+    ----------
+    figure : Figure
+        The sheet.
+    without : frozenset of int
+        The samples whose pictures were not found: their maps stand alone.
+    """
+
+    figure: Figure
+    without: frozenset[int]
+
+
 def draw_extremes(
     results: Results, method: str, by: str = "gae", k: int = 5, pictures: Path | None = None
-) -> Figure | None:
+) -> Extremes | None:
     """Draw the k best samples of a method, and below them the k worst: picture, map over it, map.
 
     Parameters
@@ -50,7 +67,7 @@ def draw_extremes(
 
     Returns
     -------
-    Figure or None
+    Extremes or None
         None where no sample has the score.
 
     Raises
@@ -75,18 +92,22 @@ def draw_extremes(
         "each map's |relevance|"
     )
     if found.missing:
-        caption += f"\n{found.missing} pictures were not found by their names in the file: give the folder they are in"
+        caption += (
+            f"\n{len(found.missing)} pictures were not found by their names in the file: give the folder they are in"
+        )
     if found.whole:
         caption += f"\n{found.whole} pictures are shown whole: which part of them the model saw can't be told"
     title = f"{method}: best and worst samples" if worst else f"{method}: samples, best first"
-    return tile_sheet(rows[:-1], caption, title, legend=_legend(chosen, found.negative))
+    figure = tile_sheet(rows[:-1], caption, title, legend=_legend(chosen, found.negative))
+    return Extremes(figure, frozenset(found.missing))
 
 
 class _Found:
     """What became of the pictures of a sheet."""
 
     def __init__(self) -> None:
-        self.missing = self.whole = 0
+        self.missing: set[int] = set()
+        self.whole = 0
         self.negative = False
 
 
@@ -108,7 +129,7 @@ def _rows(results: Results, entries: tuple[Ranked, ...], words: str, folder: Pat
         map_tile = heat_colours(sharp(heat, size))
         picture = find_picture(entry.name, folder)
         if picture is None:
-            found.missing += 1
+            found.missing.add(entry.sample)
             above.append(None)
             middle.append(None)
             below.append(Tile(map_tile, title, note))
