@@ -1,4 +1,4 @@
-"""What can go wrong, by name, and what is only to be told. Every error says what happened, where, and what to do next."""
+"""What can go wrong, or is only to be told, by name. Every error says what happened, where, and what to do next."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def _draw_panel(axes: Axes, methods: tuple[MethodSummary, ...], score: ScoreInfo
             axes.errorbar(estimate.mean, row, xerr=whiskers(estimate), color=INK, linewidth=1.2, capsize=2.5, zorder=4)
             end = max(estimate.high, 0.0)
         words = f"{estimate.mean:.3f}"
-        axes.text(end + 0.03 * (edge - start), row, words, size=SMALL, color=INK, va="center", zorder=5, path_effects=HALO)
+        place = end + 0.03 * (edge - start)
+        axes.text(place, row, words, size=SMALL, color=INK, va="center", zorder=5, path_effects=HALO)
     axes.set_xlim(start * 1.05, edge + 0.2 * (edge - start))
     words = f"{HEADLINE[score.name]}   {score.long_name}" if score.name in HEADLINE else name_of(score.name, _PANEL)
     axes.set_title(words, size=LABEL, color=INK, loc="left", pad=8, parse_math=False)
