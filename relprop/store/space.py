@@ -16,7 +16,7 @@ MARGIN = 1 << 18
 def reserve(file: h5py.File, path: Path, size: int, *, new: bool = False) -> None:
     """Extend a file by room for so many bytes of values, or refuse while what it holds is whole.
 
-    Of a file that is ``new`` nothing was committed before. What is not used of it is cut off by `trim`. Where the system
+    Of a ``new`` file nothing was committed before. What is not used of it is cut off by `trim`. Where the system
     can't reserve (not on Linux), nothing is done.
     """
     if not hasattr(os, "posix_fallocate"):
