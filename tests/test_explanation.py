@@ -4,7 +4,9 @@ import copy
 import gc
 import json
 import pickle
+import re
 import weakref
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ from torch import nn
 
 import relprop
 from relprop.files import OutputError
+from relprop.pictures.remarks import arriving, caption_words, map_difference
 from relprop.pictures.spatial import find_map
 
 
@@ -168,6 +171,42 @@ def test_legend_says_what_was_asked(contrast, word):
     assert word in words(relprop.explain(model, x, contrast=contrast).show())
     signed = relprop.explain(model, x, rules="gradient", contrast=None).show()
     assert "positive +1" in words(signed)
+
+
+def test_the_difference_of_two_maps_is_their_total_variation(explained):
+    found = map_difference(explained)
+    target, rest = next(iter(explained.seeds.values())).sum(2).numpy()
+    by_hand = [1 - np.minimum(t / t.sum(), r / r.sum()).sum() for t, r in zip(target, rest, strict=True)]
+    assert found.tolist() == pytest.approx(by_hand, abs=1e-6)
+    assert 0 < min(by_hand) < max(by_hand) < 1
+    low, high = f"{found.min():.1%}", f"{found.max():.1%}"
+    said = f"the two maps, of this class and of the others, differ by {low} to {high}"
+    assert caption_words(explained) == said
+    assert said in " ".join(words(explained.show()))
+    assert caption_words(explained[0]).endswith(f"differ by {found[0]:.1%}")
+    apart = torch.zeros(2, 1, 3, 4, 4)
+    assert map_difference(replace(explained[0], seeds={"x": apart})).tolist() == [0]
+    apart[0, ..., :2], apart[1, ..., 2:] = 3.0, 0.1
+    assert map_difference(replace(explained[0], seeds={"x": apart})).tolist() == [pytest.approx(1)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("epsilon", r"\d+\.\d%.* of the output's relevance reaches the picture"),
+        ("gradient", "these rules do not conserve relevance"),
+    ],
+)
+def test_rules_that_do_not_conserve_say_what_arrives(rules, said):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
+    e = relprop.explain(model, torch.randn(1, 3, 9, 9), rules=rules)
+    assert map_difference(e) is None
+    assert re.fullmatch(said, caption_words(e))
+    assert caption_words(e) in words(e.show())
+    if rules == "epsilon":
+        share = e.relevance.sum() / e.output[0, e.target[0]]
+        assert arriving(e).tolist() == [pytest.approx(float(share), rel=1e-4)]
 
 
 class Twice(nn.Module):

@@ -12,6 +12,7 @@ from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, Legend, class_sheet, panel, robust_scale, scale_note, scale_words
 from relprop.pictures.display import draw as draw_maps
 from relprop.pictures.display import legend_for
+from relprop.pictures.remarks import caption_words
 
 
 def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -32,14 +33,16 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
     what, legend = _what(classifier, rules, looked), _legend(classifier, explanation)
+    words = caption_words(explanation)
+    said = f"\n{words}" if words else ""
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
         caption = (
             f"{what}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
         )
-        return class_sheet(seen, heats, titles, caption, notes=notes, legend=legend)
+        return class_sheet(seen, heats, titles, f"{caption}{said}", notes=notes, legend=legend)
     caption = f"{what}; {scale_words(float(scales[0]))}"
-    return panel(seen, heats[0], titles[0], caption, looked.original_with(heats[0]), legend=legend)
+    return panel(seen, heats[0], titles[0], f"{caption}{said}", looked.original_with(heats[0]), legend=legend)
 
 
 def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:

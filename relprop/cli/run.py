@@ -26,6 +26,7 @@ from relprop.explainer import Explainer
 from relprop.memory import OutOfMemoryError, memory_for
 from relprop.models import Classifier, PictureError, TransformError
 from relprop.oracle import gradient_oracle_error
+from relprop.pictures.remarks import arriving
 
 
 @dataclass
@@ -105,8 +106,8 @@ class Run:
             if kept.cuts:
                 self.conservation = max(self.conservation or 0.0, kept.error)
                 note = f"conservation error {kept.error:.1e}"
-            if kept.cuts and not kept.conserves:
-                note += f", {float(kept.masses[-1].mean()):.1%} of the output's relevance reaches the picture"
+            if (share := arriving(classes)) is not None:
+                note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
                 typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")

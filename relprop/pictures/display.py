@@ -17,6 +17,7 @@ from torch import Tensor
 
 from relprop.errors import RelpropError
 from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
+from relprop.pictures.remarks import caption_words
 from relprop.pictures.sheets import layer_sheet, map_sheet
 from relprop.pictures.spatial import LayoutError
 from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
@@ -59,6 +60,8 @@ def draw(
     )
     caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
     caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
+    said = caption_words(explanation)
+    caption += f"\n{said}" if said else ""
     caption += f"\n{remark}" if remark else ""
     legend = legend_for(explanation)
     if not explanation.layers:
