@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def map_difference(explanation: Explanation) -> Tensor | None:
-    """Return by how much the target's map and that of the other classes differ, ``(B,)`` in [0, 1].
+    """Return by how much the target's map and that of what it is set against differ, ``(B,)`` in [0, 1].
 
     It is their total variation distance: half the sum over all pixels of ``|R_target - R_rest|``, each of them summed
     over the channels and divided by the sum of its magnitudes. So it is the share of one map's relevance that would
@@ -45,7 +45,8 @@ def caption_words(explanation: Explanation) -> str:
     kept, share, moved = explanation.conservation, arriving(explanation), map_difference(explanation)
     words = []
     if moved is not None:
-        words.append(f"the two maps, of this class and of the others, differ by {_range(moved)}")
+        others = "the others" if explanation.contrast == "rest" else f"class {explanation.contrast}"
+        words.append(f"the two maps, of this class and of {others}, differ by {_range(moved)}")
     if share is not None:
         words.append(f"{_range(share)} of the output's relevance reaches the picture")
     elif not kept.conserves:
