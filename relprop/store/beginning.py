@@ -48,7 +48,7 @@ def begin(
         raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already: resume it, or overwrite it")
-    if not path.parent.is_dir():
+    if not path.parent.exists():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     check_free(path)
     with written_whole(path) as part:

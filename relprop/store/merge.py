@@ -53,9 +53,9 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already: choose another name, or overwrite it")
+    check_free(out)
     if out.resolve() in (Path(path).resolve() for path in paths):
         raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
-    check_free(out)
     with ExitStack() as stack:
         shards = [stack.enter_context(open_evaluation(path)) for path in paths]
         shards = _in_order(shards)
