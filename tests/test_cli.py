@@ -222,7 +222,7 @@ def test_odd_file_names_stop_nothing(desk):
     ("rules", "contrast", "words"),
     [
         ("abslrp", "rest", "-1 more of the others"),
-        ("abslrp", 3, "-1 more of class 3"),
+        ("abslrp", 3, "-1 more of the other"),
         ("epsilon", None, "-1 negative"),
         ("abslrp", None, "0 no relevance"),
     ],

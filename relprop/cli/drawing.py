@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from matplotlib.figure import Figure
 
 from relprop.cli.looked import Looked
 from relprop.explanation import Explanation, class_probabilities
 from relprop.models import Classifier
-from relprop.pictures import PERCENTILE, Legend, class_sheet, panel, robust_scale, scale_note, scale_words
+from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
 from relprop.pictures.display import draw as draw_maps
 from relprop.pictures.display import legend_for
 from relprop.pictures.remarks import caption_words
@@ -32,8 +30,8 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     heats, scales = robust_scale(explanation.summed().cpu().numpy())
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
-    what, legend = _what(classifier, rules, looked), _legend(classifier, explanation)
-    words = caption_words(explanation)
+    what, legend = _what(classifier, rules, looked), legend_for(explanation)
+    words = caption_words(explanation, classifier.labels)
     said = f"\n{words}" if words else ""
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
@@ -49,13 +47,6 @@ def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation:
     """Draw one row for each class explained: its map at the input, then at each layer asked for."""
     seen = classifier.pictures(looked.x[None]).repeat(len(explanation), axis=0)
     return draw_maps(explanation, seen, verdicts(classifier, explanation), remark=_what(classifier, rules, looked))
-
-
-def _legend(classifier: Classifier, explanation: Explanation) -> Legend:
-    """Name the ends of the colour bar, after the class that the target is set against where there is one."""
-    against = explanation.contrast
-    legend = legend_for(explanation)
-    return replace(legend, low=f"-1 more of {classifier.labels[against]}") if isinstance(against, int) else legend
 
 
 def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:

@@ -140,7 +140,7 @@ def legend_for(explanation: Explanation) -> Legend:
     if explanation.contrast == "rest":
         return CONTRAST
     if explanation.contrast is not None:
-        return replace(CONTRAST, low=f"-1 more of class {explanation.contrast}")
+        return replace(CONTRAST, low="-1 more of the other")
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 

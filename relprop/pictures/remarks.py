@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,12 +41,15 @@ def arriving(explanation: Explanation) -> Tensor | None:
     return kept.masses[-1][0] if not kept.conserves and kept.cuts else None
 
 
-def caption_words(explanation: Explanation) -> str:
-    """Say both for a caption, of several samples from the smallest to the largest."""
+def caption_words(explanation: Explanation, labels: Sequence[str] | None = None) -> str:
+    """Say both for a caption, of several samples from the smallest to the largest; classes by name where there are."""
     kept, share, moved = explanation.conservation, arriving(explanation), map_difference(explanation)
     words = []
     if moved is not None:
-        others = "the others" if explanation.contrast == "rest" else f"class {explanation.contrast}"
+        against = explanation.contrast
+        others = "the others"
+        if isinstance(against, int):
+            others = labels[against] if labels else f"class {against}"
         words.append(f"the two maps, of this class and of {others}, differ by {_range(moved)}")
     if share is not None:
         words.append(f"{_range(share)} of the output's relevance reaches the picture")
