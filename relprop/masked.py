@@ -8,7 +8,7 @@ from torch import fx
 
 import rule_registry
 from relprop.graph import Graph
-from rule_registry.call import ELEMENTWISE, FAR
+from rule_registry.call import ELEMENTWISE, HUGE
 
 
 def masked_nodes(graph: Graph) -> set[fx.Node]:
@@ -32,9 +32,9 @@ def masked_nodes(graph: Graph) -> set[fx.Node]:
 
 
 def _stands_for_infinity(value: Any) -> bool:
-    return isinstance(value, float) and value <= -FAR
+    return isinstance(value, float) and value <= -HUGE
 
 
 def _holds(graph: Graph, name: str) -> bool:
     tensor = graph.tensors[name]
-    return name not in graph.parameters and tensor.is_floating_point() and bool((tensor <= -FAR).any())
+    return name not in graph.parameters and tensor.is_floating_point() and bool((tensor <= -HUGE).any())

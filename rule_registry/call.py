@@ -17,7 +17,7 @@ EPSILON = 1e-9
 HUGE = torch.finfo(torch.float32).max ** 0.5
 """What no activation comes near; a larger number stands for infinity."""
 FAR = 1e3
-"""Constants below ``-FAR``, as -1e4 and -1e9, are written into attention logits for minus infinity."""
+"""Constants below ``-FAR``, as -1e4 and -1e9, are added to attention logits for minus infinity."""
 
 
 @dataclass(frozen=True)
