@@ -16,7 +16,6 @@ from relprop.archive import archive_items
 from relprop.conservation import Conservation
 from relprop.errors import RelpropError
 from relprop.inputs import Against
-from relprop.layers import Layers, unknown_layer
 from relprop.pictures import overlay, robust_scale
 from relprop.pictures.display import as_pixels, draw, notebook_html, notebook_picture
 from relprop.pictures.spatial import LayoutError, find_map
@@ -40,8 +39,7 @@ class Explanation:
     target : Tensor or None
         The classes explained, ``(B,)``; None where the target is a callable.
     layers : mapping of str to Tensor or list of Tensor
-        Relevance at the outputs of the modules asked for, shaped like them; a list for a module called repeatedly. Any
-        other key is an `UnknownLayerError`, which says how to ask.
+        Relevance at the outputs of the modules asked for, shaped like them; a list for a module called repeatedly.
     axes : mapping of str to BatchAxis
         Where the samples lie in sources and layers (``"path@1"``: a module's second call), if not along axis 0.
     conservation : Conservation
@@ -61,9 +59,6 @@ class Explanation:
     layers: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)
     axes: Mapping[str, BatchAxis] = field(default_factory=dict)
     contrast: Against = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", Layers(self.layers))
 
     @property
     def relevance(self) -> Tensor:
@@ -159,7 +154,8 @@ class Explanation:
             return self.relevance.sum(1)
         calls = self.layer_calls
         if layer not in calls:
-            raise unknown_layer(layer, calls)
+            there = f"there are {', '.join(calls)}" if calls else "name it in layers=[...] of relprop.explain"
+            raise RelpropError(f"no relevance of a layer {layer!r}: {there}")
         mark, value = self._axis(layer), calls[layer]
         picture = next(((v.shape[2], v.shape[3]) for v in self.relevances.values() if v.ndim == 4), (1, 1))
         found = None if mark.merged else find_map(value.movedim(mark.axis, 0), picture)

@@ -151,18 +151,6 @@ def test_show_lists_layers_that_are_no_maps():
         e.heatmap("1")
 
 
-def test_a_layer_that_was_not_asked_for_says_how_to(explained):
-    bare = relprop.explain(nn.Linear(5, 3).eval(), torch.randn(2, 5))
-    ask = r"in layers=\[\.\.\.\] of relprop.explain$"
-    others = "there are 0, 1; name others"
-    for e, there in ((explained, others), (explained[0], others), (bare, "name it")):
-        assert "blocks.3" not in e.layers
-        assert e.layers.get("blocks.3") is None
-        with pytest.raises(KeyError, match=rf"^no relevance of a layer 'blocks.3': {there} {ask}"):
-            e.layers["blocks.3"]
-    assert set(pickle.loads(pickle.dumps(explained)).layers) == {"0", "1"}
-
-
 @pytest.mark.parametrize(("contrast", "word"), [("rest", "more of this class +1"), (None, "most relevance 1")])
 def test_legend_says_what_was_asked(contrast, word):
     torch.manual_seed(0)
