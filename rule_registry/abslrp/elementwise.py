@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,8 @@ def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
     below = denominator(call, delta)
     terms = {slot: _times(unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
-    return _shared(call, relevance, {slot: term / below for slot, term in terms.items()})
+    never_negative = {slot for slot in terms if signs[slot.name] == 1 and call.is_nonnegative(slot.name)}
+    return _shared(call, relevance, {slot: term / below for slot, term in terms.items()}, never_negative)
 
 
 @register("abslrp", aten.mul.Tensor, aten.mul.Scalar, overwrites=True)
@@ -128,23 +129,27 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
     return _shared(call, relevance, {slot: _times(ratio, powers[slot.name]) for slot in call.site.active})
 
 
-def _shared(call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor]) -> Shares:
+def _shared(
+    call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor], never_negative: Collection[Slot] = ()
+) -> Shares:
     """Share by what each activation contributes to the output, over the denominator."""
-    *others, last = {id(ratio): ratio for ratio in ratios.values()}.values()  # a product's factors share one
-    parts = {id(ratio): _positive_part(replace(call, spent=False), relevance, ratio) for ratio in others}
-    parts[id(last)] = _positive_part(call, relevance, last)
+    *others, last = {id(ratio): slot for slot, ratio in ratios.items()}.values()  # a product's factors share one
+    parts = {}
+    for slot in (*others, last):
+        reading = call if slot == last else replace(call, spent=False)
+        parts[id(ratios[slot])] = _positive_part(reading, relevance, ratios[slot], slot in never_negative)
     values = [sum_to(parts[id(ratio)][0], call.value(slot).shape) for slot, ratio in ratios.items()]
     return share(call, *values, net=torch.stack([parts[id(ratio)][1] for ratio in ratios.values()]).sum(0))
 
 
-def _positive_part(call: Call, relevance: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+def _positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: bool = False) -> tuple[Tensor, Tensor]:
     """Return the positive contributions ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
 
     One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.
     """
     both = times(call, relevance, ratio)
     net = call.batch.sum(both)
-    return both.mul_(ratio.sign_().clamp_(min=0)), net
+    return both if never_negative else both.mul_(ratio.gt_(0)), net
 
 
 def _times(tensor: Tensor, factor: Any) -> Tensor:

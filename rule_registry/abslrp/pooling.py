@@ -52,8 +52,10 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
     x, dims = call.input, transposed.POOLED_AXES[call.site.op]
     pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[dims]
+    # Faster on a CPU than for channels apart, the copy included.
+    laid_out = x.contiguous(memory_format=torch.channels_last) if dims == 2 and x.ndim == 4 and not x.is_cuda else x
     _, winners = pool(
-        x, call["kernel_size"], call["stride"] or None, call["padding"], call["dilation"], call["ceil_mode"]
+        laid_out, call["kernel_size"], call["stride"] or None, call["padding"], call["dilation"], call["ceil_mode"]
     )
     flat = winners.flatten(-dims).expand(relevance.shape[0], *winners.shape[:-dims], -1)
     spread = relevance.new_zeros(relevance.shape[0], *x.shape).flatten(-dims)
