@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from relprop.errors import RuleError
 from relprop.inputs import Against
 from relprop.overwriting import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
+from rule_registry.transposed import layout
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -146,6 +148,8 @@ class Step(nn.Module):
         """
         output = widen(output)
         relevance = _in_precision_of(output, relevance)
+        if not self.moves:
+            relevance = _laid_out_like(output, relevance)
         spent = self.overwrites and can_overwrite(relevance)
         call = Call(self.site, self._bind(args, kwargs), output, spent)
         counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
@@ -209,6 +213,19 @@ def _in_precision_of(output: Any, relevance: Any) -> Any:
     return tuple(None if r is None else _in_precision_of(part, r) for r, part in zip(relevance, output, strict=True))
 
 
+def _laid_out_like(output: Any, relevance: Any) -> Any:
+    """Put the channels of a relevance last in memory where those of the output are.
+
+    An operation on two tensors of different layouts takes several times as long, and rules have a handful of these.
+    """
+    if isinstance(relevance, tuple):
+        return tuple(None if r is None else _laid_out_like(part, r) for r, part in zip(relevance, output, strict=True))
+    if layout(output) == torch.contiguous_format or layout(relevance[0]) == layout(output):
+        return relevance
+    samples = relevance.flatten(0, 1).contiguous(memory_format=layout(output))
+    return samples.unflatten(0, relevance.shape[:2])
+
+
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
     if isinstance(marks, BatchAxis):
         return marks.sum(relevance)
@@ -219,13 +236,13 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
 def _rescale(
     call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any] | None
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    raw = torch.stack(shares.masses).sum(0)
+    raw = reduce(Tensor.add, shares.masses)
     kept = raw > LOST * shares.total.clamp(min=0)
-    factor = torch.where(kept, arrived / torch.where(kept, raw, 1.0), 0.0)
+    factor = (arrived / raw).masked_fill(~kept, 0.0)
     factors = [
         mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
     ]
-    lost = torch.where(kept, 0.0, arrived)
+    lost = arrived.masked_fill(kept, 0.0)
     # Of one entry a sample, masses may be the values themselves: they are recorded before these are overwritten.
     record = torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
     return multiplied(shares.values, factors, given), record

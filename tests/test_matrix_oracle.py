@@ -800,6 +800,25 @@ def test_max_pool_ties_go_to_the_first(layout: torch.memory_format) -> None:
     torch.testing.assert_close(applied.values[0], expected)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize(("dims", "last"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_convolution_lays_out_relevance_like_the_activation(
+    dims: int, last: torch.memory_format, kernel: int, stride: int, groups: int
+) -> None:
+    op = {2: aten.conv2d.default, 3: aten.conv3d.default}[dims]
+    x, weight = randn(2, 4, *(4,) * dims), randn(8, 4 // groups, *(kernel,) * dims)
+    z = op(x, weight, None, [stride] * dims, [kernel // 2] * dims, [1] * dims, groups)
+    relevance = torch.rand(SEEDS, *z.shape, dtype=torch.float64)
+    settings = (weight, None, [stride] * dims, [kernel // 2] * dims, [1] * dims, groups)
+    channels_last = x.contiguous(memory_format=last)
+    for arrived in (relevance, relevance.flatten(0, 1).contiguous(memory_format=last).unflatten(0, (SEEDS, 2))):
+        first = apply_rule(op, (x, *settings), {}, slots(["input"]), relevance).values[0]
+        found = apply_rule(op, (channels_last, *settings), {}, slots(["input"]), arrived).values[0]
+        torch.testing.assert_close(found, first)
+        assert dims == 3 or found[0].is_contiguous(memory_format=last)  # of volumes torch returns either layout
+
+
 @pytest.mark.parametrize("keepdim", [False, True])
 @pytest.mark.parametrize("dims", [[1], [-1], [1, 2], [3, 1]])
 def test_amax_ties_go_to_the_first(dims: list[int], keepdim: bool) -> None:
