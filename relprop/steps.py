@@ -147,9 +147,7 @@ class Step(nn.Module):
             all contributions, mass that was lost, mass handed to each input. Else None.
         """
         output = widen(output)
-        relevance = _in_precision_of(output, relevance)
-        if not self.moves:
-            relevance = _laid_out_like(output, relevance)
+        relevance = self._fitted(output, relevance)
         spent = self.overwrites and can_overwrite(relevance)
         call = Call(self.site, self._bind(args, kwargs), output, spent)
         counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
@@ -175,6 +173,13 @@ class Step(nn.Module):
     def extra_repr(self) -> str:
         """Rule, operation and place, for printed programs."""
         return f"{self.rule}: {self.site.op} at {self.site.path!r}"
+
+    def _fitted(self, output: Any, relevance: Any) -> Any:
+        """Return relevance in the precision of the output it arrived at, and for all but moves in its layout."""
+        if isinstance(relevance, Tensor):
+            relevance = _in_precision_of(output, relevance)
+            return relevance if self.moves else _laid_out_like(output, relevance)
+        return tuple(None if r is None else self._fitted(part, r) for r, part in zip(relevance, output, strict=True))
 
     def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
         given = {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
@@ -203,27 +208,25 @@ class Step(nn.Module):
             )
 
 
-def _in_precision_of(output: Any, relevance: Any) -> Any:
+def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
     """Return relevance in the precision of the output it arrived at: casts on the way pass it as it is."""
-    if isinstance(relevance, Tensor):
-        dtype = output.dtype
-        if dtype.is_complex and not relevance.is_complex():  # a real number for each entry
-            dtype = dtype.to_real()
-        return relevance.to(dtype)
-    return tuple(None if r is None else _in_precision_of(part, r) for r, part in zip(relevance, output, strict=True))
+    dtype = output.dtype
+    if dtype.is_complex and not relevance.is_complex():  # a real number for each entry
+        dtype = dtype.to_real()
+    return relevance.to(dtype)
 
 
-def _laid_out_like(output: Any, relevance: Any) -> Any:
+def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
     """Put the channels of a relevance last in memory where those of the output are.
 
     An operation on two tensors of different layouts takes several times as long, and rules have a handful of these.
     """
-    if isinstance(relevance, tuple):
-        return tuple(None if r is None else _laid_out_like(part, r) for r, part in zip(relevance, output, strict=True))
-    if layout(output) == torch.contiguous_format or layout(relevance[0]) == layout(output):
+    wanted = layout(output)
+    if wanted == torch.contiguous_format or layout(relevance[0]) == wanted:
         return relevance
-    samples = relevance.flatten(0, 1).contiguous(memory_format=layout(output))
-    return samples.unflatten(0, relevance.shape[:2])
+    samples = relevance.flatten(0, 1).contiguous(memory_format=wanted)
+    fitted: Tensor = samples.unflatten(0, relevance.shape[:2])
+    return fitted
 
 
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
