@@ -24,7 +24,7 @@ import relprop
 from benchmarks.ledger import Ledger
 from benchmarks.recognised import Recognised, recognise
 from benchmarks.variants import BATCH, DEFAULT, Variant, variants
-from relprop.analysis.statistics import estimate_mean
+from relprop.analysis.reports.statistics import estimate_mean
 from relprop.errors import RelpropError
 from relprop.metrics import energy_inside, perturbation_curves, pointing_game
 

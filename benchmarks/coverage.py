@@ -18,12 +18,12 @@ import relprop
 import rule_registry
 from benchmarks.peers import measure_peers
 from benchmarks.zoo.entries import Entry, Subject
-from relprop.capture import batched_inputs
+from relprop.assign.targets import check_inputs
 from relprop.errors import CaptureError, InputError, first_line
-from relprop.inputs import check_inputs
-from relprop.memory import OutOfMemoryError
-from relprop.oracle import gradient_oracle_error, is_float
-from relprop.outputs import choose_output, explained
+from relprop.run.memory import OutOfMemoryError
+from relprop.tracing.capture import batched_inputs
+from relprop.tracing.outputs import choose_output, explained
+from relprop.verification.oracle import gradient_oracle_error, is_float
 
 SAMPLES = 2
 

@@ -30,7 +30,7 @@ from relprop.errors import RelpropError
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.methods.base import Asked
 from relprop.evaluation.report import Evaluation
-from relprop.evaluation.subjects import open_subject
+from relprop.evaluation.subject import open_subject
 from relprop.gae.states import ASKED, PICTURE
 from relprop.models import Classifier, PictureTransform, find_pictures, load_classifier, read_picture
 

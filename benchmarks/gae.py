@@ -13,7 +13,7 @@ from tqdm import tqdm
 import relprop
 from benchmarks.coco import DataError
 from benchmarks.recognised import labelled_pictures, setting_of
-from relprop.analysis.summaries import MethodSummary
+from relprop.analysis.reports.summaries import MethodSummary
 from relprop.models import load_classifier
 
 FAST = (

@@ -17,7 +17,7 @@ import relprop
 from benchmarks.conditions import Conditions, ConditionsError, Device
 from benchmarks.peers import INPUT_X_GRADIENT, PEERS, measure_peers
 from benchmarks.zoo.entries import Subject
-from relprop.rule_names import choose_rules
+from relprop.assign.rule_names import choose_rules
 
 Job = Callable[[], object]
 Maker = Callable[[nn.Module, Tensor], Job]

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relprop.analysis import Results
-    from relprop.capture import capture
-    from relprop.check import Report, check
-    from relprop.conservation import Conservation
     from relprop.errors import (
         CaptureError,
         HookError,
@@ -28,10 +24,13 @@ if TYPE_CHECKING:
     )
     from relprop.evaluation import Evaluation, evaluate
     from relprop.explainer import Explainer, explain
-    from relprop.explanation import Explanation
-    from relprop.hooks import NodeInfo
-    from relprop.memory import OutOfMemoryError
-    from relprop.oracle import gradient_oracle_error
+    from relprop.explanation.explanation import Explanation
+    from relprop.rewrite.hooks import NodeInfo
+    from relprop.run.conservation import Conservation
+    from relprop.run.memory import OutOfMemoryError
+    from relprop.tracing.capture import capture
+    from relprop.verification.check import Report, check
+    from relprop.verification.oracle import gradient_oracle_error
 
 __all__ = [
     "CaptureError",
@@ -57,29 +56,38 @@ __all__ = [
     "gradient_oracle_error",
 ]
 
-_NAMES = {
-    "analysis": "Results",
-    "capture": "capture",
-    "check": "Report check",
-    "conservation": "Conservation",
-    "errors": "CaptureError HookError InputError MissingRuleError RelpropError RelpropWarning RuleError TargetError",
-    "evaluation": "Evaluation evaluate",
-    "explainer": "Explainer explain",
-    "explanation": "Explanation",
-    "hooks": "NodeInfo",
-    "memory": "OutOfMemoryError",
-    "oracle": "gradient_oracle_error",
+_HOMES = {
+    "CaptureError": "relprop.errors",
+    "Conservation": "relprop.run.conservation",
+    "Evaluation": "relprop.evaluation",
+    "Explainer": "relprop.explainer",
+    "Explanation": "relprop.explanation.explanation",
+    "HookError": "relprop.errors",
+    "InputError": "relprop.errors",
+    "MissingRuleError": "relprop.errors",
+    "NodeInfo": "relprop.rewrite.hooks",
+    "OutOfMemoryError": "relprop.run.memory",
+    "RelpropError": "relprop.errors",
+    "RelpropWarning": "relprop.errors",
+    "Report": "relprop.verification.check",
+    "Results": "relprop.analysis",
+    "RuleError": "relprop.errors",
+    "TargetError": "relprop.errors",
+    "capture": "relprop.tracing.capture",
+    "check": "relprop.verification.check",
+    "evaluate": "relprop.evaluation",
+    "explain": "relprop.explainer",
+    "gradient_oracle_error": "relprop.verification.oracle",
 }
-_HOME = {name: f"relprop.{module}" for module, names in _NAMES.items() for name in names.split()}
 """The module of each public name."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562)."""
-    if name not in _HOME:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     try:
-        value = getattr(import_module(_HOME[name]), name)
+        value = getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -95,18 +103,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names before they are imported, too."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps the functions ``relprop.capture`` and ``relprop.check`` above the modules they are defined in.
-
-    The import system binds a submodule in its package as soon as anybody has imported it.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import rule_registry
-from relprop.assemble import assemble
-from relprop.assign import Plan, assign
-from relprop.capture import Model, capture, opened
-from relprop.chunks import BatchSize, run_in_chunks
-from relprop.compiling import NotCompiledError
+from relprop.assign.assign import Plan, assign
+from relprop.assign.targets import Contrast, Target, check_apart, check_inputs, choose_contrast, plain, target_classes
 from relprop.errors import CaptureError, MissingRuleError
-from relprop.explanation import Explanation
-from relprop.export import plain_mode
-from relprop.hooks import Hook, place
-from relprop.inputs import Contrast, Target, check_apart, check_inputs, choose_contrast, plain, target_classes
-from relprop.memory import memory_for
-from relprop.modules import matching_modules, module_outputs
-from relprop.rewrite import Ready, RelevanceProgram, rewrite
+from relprop.explanation.assemble import assemble
+from relprop.explanation.explanation import Explanation
+from relprop.graph.module_outputs import matching_modules, module_outputs
+from relprop.rewrite.hooks import Hook, place
+from relprop.rewrite.rewrite import Ready, RelevanceProgram, rewrite
+from relprop.run.chunks import BatchSize, run_in_chunks
+from relprop.run.compiled import NotCompiledError
+from relprop.run.memory import memory_for
+from relprop.tracing.capture import Model, capture, opened
+from relprop.tracing.export import plain_mode
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8

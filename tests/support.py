@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 import rule_registry
-from relprop.steps import Step
+from relprop.rewrite.step import Step
 from rule_registry import BatchAxis, RuleSet, Site, Slot
 
 Argument = Any

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 import relprop
 import rule_registry
 from relprop import CaptureError, InputError, MissingRuleError
-from relprop.signs import nonnegative_nodes
+from relprop.graph.signs import nonnegative_nodes
 from rule_registry import BatchAxis
 
-capturing = importlib.import_module("relprop.capture")
+capturing = importlib.import_module("relprop.tracing.capture")
 aten = torch.ops.aten
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 import relprop
 from benchmarks.memory import allocated_at_once
-from relprop import chunks, fitting
-from relprop.rewrite import RelevanceProgram
+from relprop.rewrite.rewrite import RelevanceProgram
+from relprop.run import auto_batch, chunks
 from tests.models import seeded
 
 SIDE = 32
@@ -31,7 +31,7 @@ def model() -> nn.Module:
 def available(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """What a device tells of its memory; filled in by tests."""
     found: list[int | None] = [None]
-    monkeypatch.setattr(fitting, "available_memory", lambda device: found[0])
+    monkeypatch.setattr(auto_batch, "available_memory", lambda device: found[0])
     return found
 
 
@@ -90,8 +90,8 @@ def test_auto_measures_two_small_chunks_and_takes_what_fits(model: nn.Module, av
     available[0] = 1 << 40
     assert sizes_of(explainer, pictures(20)) == [1, 2, 17]
     assert sizes_of(explainer, pictures(20)) == [20]
-    need = fitting._needs[running(explainer, pictures(20))]
-    available[0] = int((5.5 * need.each + fitting.RESULTS * 20 * need.result) / fitting.SHARE["cpu"])
+    need = auto_batch._needs[running(explainer, pictures(20))]
+    available[0] = int((5.5 * need.each + auto_batch.RESULTS * 20 * need.result) / auto_batch.SHARE["cpu"])
     assert sizes_of(explainer, pictures(20)) == [5, 5, 5, 5]
     available[0] = 0
     assert sizes_of(explainer, pictures(3)) == [1, 1, 1]
@@ -101,7 +101,7 @@ def test_what_is_measured_bounds_what_is_allocated(model: nn.Module, available: 
     available[0] = 1 << 40
     explainer, x = relprop.Explainer(model, batch_size="auto"), pictures(8)
     explainer(x)
-    each = fitting._needs[running(explainer, x)].each
+    each = auto_batch._needs[running(explainer, x)].each
     program, target = running(explainer, x), torch.zeros(8, dtype=torch.long)
     largest = allocated_at_once(lambda: program(x, target))
     assert 0.5 * 8 * each <= largest <= 1.3 * 8 * each  # buffers inside kernels are not measured

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 import relprop
 import rule_registry
 from relprop.cli import app
-from relprop.cli.drawing import draw
-from relprop.cli.looked import look
+from relprop.cli.explaining.drawing import draw
+from relprop.cli.explaining.picture import look
 from relprop.models import PictureError, find_pictures, load_classifier, read_picture, sample_pictures
 
 run = CliRunner()
@@ -255,7 +255,7 @@ def test_results_of_an_earlier_run_are_no_pictures(desk):
 
 
 def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):
-    import relprop.cli.looked as looked
+    import relprop.cli.explaining.picture as looked
 
     apply, calls = looked.apply, []
 
@@ -412,7 +412,7 @@ def test_what_nobody_foresaw_is_one_line_and_debug_shows_where(desk, monkeypatch
     def broken(*_, **__):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("relprop.cli.run.look", broken)
+    monkeypatch.setattr("relprop.cli.explaining.stream.look", broken)
     assert_one_line(explain("cat.jpg", "--model", "own:make"), "unexpected ZeroDivisionError: division by zero")
     assert isinstance(explain("cat.jpg", "--model", "own:make", "--debug").exception, ZeroDivisionError)
     assert isinstance(explain("--model", "resnet5", "cat.jpg", "--debug").exception, relprop.RelpropError)
@@ -422,7 +422,7 @@ def test_running_out_of_memory_says_which_batch_size_to_try(desk, monkeypatch):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("relprop.rewrite.RelevanceProgram.__call__", exhausted)
+    monkeypatch.setattr("relprop.rewrite.rewrite.RelevanceProgram.__call__", exhausted)
     assert_one_line(explain("cat.jpg", "holiday", "--model", "own:make"), "batch of 3: try a batch size of 1")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 import relprop
 import rule_registry
-from relprop import compiling
+from relprop.run import compiled
 
 aten = torch.ops.aten
 
@@ -195,7 +195,7 @@ class TestTraced:
         assert len(compilations) == 1
 
     def test_only_so_many_are_kept(self, compilations: list[fx.GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(compiling, "SHAPES_KEPT", 2)
+        monkeypatch.setattr(compiled, "SHAPES_KEPT", 2)
         explainer = relprop.Explainer(make("plain"), compile=True)
         for batch in (1, 2, 3, 3, 2, 1, 1):
             explainer(pictures(batch))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop import Explanation
-from relprop.conservation import Conservation
+from relprop.run.conservation import Conservation
 from rule_registry import Call, Rule, Shares, select, share
 
 aten = torch.ops.aten

@@ -21,7 +21,7 @@ from benchmarks.tables import columns
 from benchmarks.workers import Worker, WorkerError
 from benchmarks.zoo import choose, timm_models, zoo
 from benchmarks.zoo.entries import Entry, Subject
-from relprop.conservation import Conservation
+from relprop.run.conservation import Conservation
 
 
 class Odd(nn.Module):

@@ -15,7 +15,7 @@ from benchmarks.zoo import converted, ecosystem
 from benchmarks.zoo.entries import Entry, Subject
 from relprop.errors import RelpropError, TargetError
 from relprop.extras import MissingExtraError
-from relprop.oracle import gradient_oracle
+from relprop.verification.oracle import gradient_oracle
 
 ENTRIES = {f"{entry.source}/{entry.name}": entry for entry in ecosystem.entries()}
 PACKAGES = {"huggingface": ["transformers"], "onnx": ["onnx", "onnx2torch"], "keras": ["keras"]}

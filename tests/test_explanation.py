@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import relprop
+from relprop.explanation.captions import arriving, caption_words, map_difference
+from relprop.explanation.grids import find_map
 from relprop.files import OutputError
-from relprop.pictures.remarks import arriving, caption_words, map_difference
-from relprop.pictures.spatial import find_map
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from relprop.errors import InputError
 from relprop.gae import MapError, MaskingRun, Quadrants, Scores, collect_scores, score
+from relprop.gae.protocols import masked_maps
 from relprop.gae.released import (
     released_contrastiveness,
     released_faithfulness,
@@ -19,7 +20,6 @@ from relprop.gae.released import (
     released_run,
     released_score_map,
 )
-from relprop.gae.scoring import masked_maps
 from tests.test_golden import GOLDEN, NAMES, load
 
 recorded = pytest.mark.skipif(not GOLDEN.is_dir(), reason="shared/golden is not beside this checkout")

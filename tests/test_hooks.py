@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop import CaptureError, HookError, NodeInfo
-from relprop.flows import alike, apart, gross, net
+from relprop.rewrite.signed import alike, apart, gross, net
 from rule_registry import BatchAxis
 
 LINEAR = ("gradient", "epsilon", "lrp-0", "input-times-gradient")

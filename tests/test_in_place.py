@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.nn import functional as F
 
 import relprop
-from relprop.in_place import write_out_of_place
+from relprop.tracing.lowering.functionalize import write_out_of_place
 
 
 class Net(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import relprop
-from relprop.memory import memory_for
+from relprop.run.memory import memory_for
 
 LIMITED = """
 import resource, torch, relprop

@@ -13,7 +13,7 @@ from torch.nn.utils import fusion
 
 import relprop
 import rule_registry
-from relprop.merging import merged
+from relprop.rewrite.folding import merged
 
 aten = torch.ops.aten
 

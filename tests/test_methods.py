@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop import gae
+from relprop.assign.rule_names import ParameterError
 from relprop.errors import MissingRuleError, RelpropError
 from relprop.evaluation import (
     AttentionRollout,
@@ -28,9 +29,8 @@ from relprop.evaluation import (
     evaluate,
 )
 from relprop.evaluation.methods import Asked, Function, Setting, make_methods, split_names
-from relprop.evaluation.methods.grad_cam import default_layer
+from relprop.evaluation.methods.adapters.grad_cam import default_layer
 from relprop.extras import MissingExtraError
-from relprop.rule_names import ParameterError
 from tests.models import gradient, kept, pictures, seeded
 
 TARGET = torch.tensor([0, 3, 1])

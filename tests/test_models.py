@@ -26,13 +26,12 @@ from relprop.models import (
     ModelError,
     UnknownModelError,
     WeightsError,
-    architectures,
     list_models,
     load_classifier,
-    named,
     read_picture,
 )
-from relprop.picture_files import package_files
+from relprop.models.loaders import architectures, named
+from relprop.pictures.reading import package_files
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "weights"

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 import relprop
 import rule_registry
-from relprop import overwriting, steps
-from relprop.overwriting import added_in_place
-from relprop.steps import Step
+from relprop.rewrite import buffers, step
+from relprop.rewrite.buffers import added_in_place
+from relprop.rewrite.step import Step
 from rule_registry import Call, Relevances
 from tests.models import KINDS, make, pictures, seeded
 
@@ -24,7 +24,7 @@ aten = torch.ops.aten
 
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be overwritten."""
-    for module in (overwriting, steps):
+    for module in (buffers, step):
         monkeypatch.setattr(module, "can_overwrite", lambda value: False)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from relprop.models import PictureError, find_pictures, read_picture, sample_pictures
-from relprop.picture_files import package_files
+from relprop.pictures.reading import package_files
 
 needs_foolbox = pytest.mark.skipif(
     not package_files("foolbox", "data/imagenet_*.jpg"), reason="relprop[demo]: no foolbox"

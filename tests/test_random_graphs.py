@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import relprop
-from relprop.signs import nonnegative_nodes
+from relprop.graph.signs import nonnegative_nodes
 
 CHANNELS, SIZE, CLASSES, BATCH = 3, 4, 4, 2
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import relprop.models
 import rule_registry
-from relprop import oracle
 from relprop.cli import app
 from relprop.cli.lists import BEGIN
 from relprop.models import PictureError, load_classifier, sample_pictures
+from relprop.verification import oracle
 
 README = Path(__file__).parents[1] / "README.md"
 

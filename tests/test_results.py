@@ -19,8 +19,8 @@ from scipy import stats
 import relprop
 from relprop.analysis import AnalysisError, MissingMapsError, UnknownMethodError
 from relprop.analysis.exports import export
-from relprop.analysis.plots.views import as_seen
-from relprop.analysis.statistics import LARGE, estimate_mean, holm, signed_rank_p
+from relprop.analysis.plots.data_pictures import as_seen
+from relprop.analysis.reports.statistics import LARGE, estimate_mean, holm, signed_rank_p
 from relprop.analysis.virelay import export_virelay
 from relprop.files import OutputError
 from relprop.store import MissingFileError, State
@@ -517,7 +517,7 @@ def test_public_names_are_lazy_and_ordinary():
         "import sys, relprop, relprop.cli\n"
         "assert not {'torch', 'cv2', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules), sorted(sys.modules)\n"
         "assert set(relprop.__all__) <= set(dir(relprop))\n"
-        "import relprop.capture, relprop.check\n"
+        "import relprop.tracing.capture, relprop.verification.check\n"
         "assert callable(relprop.capture) and callable(relprop.check)\n"
         "assert all(getattr(relprop, name) is not None for name in relprop.__all__)\n"
     )
@@ -527,7 +527,7 @@ def test_public_names_are_lazy_and_ordinary():
 
 
 def test_pictures_of_the_sheet_are_found(tmp_path):
-    from relprop.analysis.plots.views import find_picture
+    from relprop.analysis.plots.data_pictures import find_picture
 
     (written,) = write_pictures(tmp_path / "data", ["a.png"], (6, 8))
     assert find_picture(written, None).shape == (6, 8, 3)

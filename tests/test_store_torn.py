@@ -15,17 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from relprop.store import (
-    EvaluationWriter,
-    Method,
-    State,
-    beginning,
-    is_complete,
-    open_evaluation,
-    torn,
-    validate,
-    writer,
-)
+from relprop.store import EvaluationWriter, Method, State, is_complete, open_evaluation, validate
+from relprop.store.hdf5 import crash_repair
+from relprop.store.writing import create, writer
 from tests.store_files import LAYOUT, METHODS, config, method_rows, sample_rows, write_all
 
 SAMPLES = 70  # a node of a chunks' index has 64 entries at most
@@ -54,7 +46,7 @@ class Recording:
         return self._file.truncate(size)
 
     def reserve(self, file: h5py.File, path: Path, size: int) -> None:
-        """As `relprop.store.space.reserve`."""
+        """As `relprop.store.hdf5.disk_space.reserve`."""
         self.truncate(max(file.id.get_filesize(), os.fstat(self._file.fileno()).st_size) + size + size // 8)
 
 
@@ -114,7 +106,7 @@ def test_a_run_killed_between_any_two_writes_goes_on(tmp_path: Path, monkeypatch
         if point not in chosen:
             continue
         killed.write_bytes(content)
-        torn_ends += len(content) > int.from_bytes(content[torn.END], "little")
+        torn_ends += len(content) > int.from_bytes(content[crash_repair.END], "little")
         with open_evaluation(killed) as file:
             validate(file)
             count = assert_committed(file)
@@ -144,11 +136,11 @@ def test_methods_come_in_a_copy_and_a_kill_before_leaves_the_old_file(
     def kill(copy: Path) -> None:
         with open_evaluation(copy) as file:  # all is done but to put it in its place
             assert "more" in file["methods"]
-        assert path.read_bytes()[torn.CHECKSUM.stop :] == content[torn.CHECKSUM.stop :]
+        assert path.read_bytes()[crash_repair.CHECKSUM.stop :] == content[crash_repair.CHECKSUM.stop :]
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(beginning, "trim", kill)
+        patch.setattr(create, "trim", kill)
         with pytest.raises(Killed):
             EvaluationWriter.resume(path, config(SAMPLES), LAYOUT, methods=[Method("more", {}), Method("other", {})])
     with open_evaluation(path) as file:
@@ -163,11 +155,13 @@ def test_methods_come_in_a_copy_and_a_kill_before_leaves_the_old_file(
 
 
 def test_the_checksum_is_that_of_hdf5_and_of_its_author(tmp_path: Path) -> None:
-    assert torn.checksum(b"") == 0xDEADBEEF
-    assert torn.checksum(b"Four score and seven years ago") == 0x17770551  # the examples in lookup3.c
+    assert crash_repair.checksum(b"") == 0xDEADBEEF
+    assert crash_repair.checksum(b"Four score and seven years ago") == 0x17770551  # the examples in lookup3.c
     EvaluationWriter.create(tmp_path / "run.h5", config(3), LAYOUT, range(3)).close()
-    block = (tmp_path / "run.h5").read_bytes()[: torn.CHECKSUM.stop]
-    assert torn.checksum(block[: torn.CHECKSUM.start]) == int.from_bytes(block[torn.CHECKSUM], "little")
+    block = (tmp_path / "run.h5").read_bytes()[: crash_repair.CHECKSUM.stop]
+    assert crash_repair.checksum(block[: crash_repair.CHECKSUM.start]) == int.from_bytes(
+        block[crash_repair.CHECKSUM], "little"
+    )
 
 
 def test_rows_torn_off_a_stream_are_made_even(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import relprop
-from relprop.check import _with_noise
 from relprop.errors import CaptureError, TargetError
+from relprop.verification.check import _with_noise
 
 MASK = torch.zeros(8, 8, dtype=torch.bool)
 MASK[2:6, 1:5] = True

@@ -33,7 +33,7 @@ def build(name: str, size: int | None = None, **options: Any) -> tuple[nn.Module
 
 
 def check(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    capturing, captures = importlib.import_module("relprop.capture"), []
+    capturing, captures = importlib.import_module("relprop.tracing.capture"), []
     original = capturing._capture
     monkeypatch.setattr(capturing, "_capture", lambda *args: captures.append(args) or original(*args))
     model, x = model.double(), x.double()

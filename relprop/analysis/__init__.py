@@ -1,6 +1,5 @@
 """Reading evaluations back, and what they say. Needs no PyTorch; statistics and tables need the extra ``analysis``."""
 
-from relprop.analysis.comparisons import Comparison, Comparisons
 from relprop.analysis.records import (
     AnalysisError,
     Failure,
@@ -12,9 +11,10 @@ from relprop.analysis.records import (
     ScoreInfo,
     UnknownMethodError,
 )
+from relprop.analysis.reports.comparisons import Comparison, Comparisons
+from relprop.analysis.reports.statistics import Estimate
+from relprop.analysis.reports.summaries import MethodSummary, ScoreSummary, Summary
 from relprop.analysis.results import Results
-from relprop.analysis.statistics import Estimate
-from relprop.analysis.summaries import MethodSummary, ScoreSummary, Summary
 
 __all__ = [
     "AnalysisError",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.analysis import comparisons, frames, rankings, summaries
+from relprop.analysis import frames
 from relprop.analysis.reading import read_done, read_rows, read_scores
 from relprop.analysis.records import (
     KEEP_MAPS,
@@ -18,8 +18,9 @@ from relprop.analysis.records import (
     UnknownMethodError,
     Values,
 )
+from relprop.analysis.reports import comparisons, rankings, summaries
+from relprop.analysis.reports.statistics import CONFIDENCE
 from relprop.analysis.selection import Selection
-from relprop.analysis.statistics import CONFIDENCE
 from relprop.errors import near_names
 from relprop.store import State
 from relprop.store.schema import ORDERS
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from relprop.analysis.comparisons import Comparison, Comparisons
-    from relprop.analysis.summaries import Summary
+    from relprop.analysis.reports.comparisons import Comparison, Comparisons
+    from relprop.analysis.reports.summaries import Summary
 
 
 class Results(Selection):

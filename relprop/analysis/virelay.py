@@ -16,7 +16,7 @@ from relprop.analysis.exports import Written, check_place
 from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError
 from relprop.files import written_whole
 from relprop.store import State
-from relprop.store.space import MARGIN, trim
+from relprop.store.hdf5.disk_space import MARGIN, trim
 
 if TYPE_CHECKING:
     from relprop.analysis.results import Results

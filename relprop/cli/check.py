@@ -57,8 +57,8 @@ def check(
         import relprop
         from relprop.cli.choices import choose_contrast, choose_rules
         from relprop.errors import RelpropError
-        from relprop.memory import memory_for
         from relprop.models import load_classifier
+        from relprop.run.memory import memory_for
 
         choose_rules(rules)  # a typo is told before a model is loaded
         try:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from relprop.assign.rule_names import ParameterError, choose_rules
 from relprop.errors import TargetError, near_names
-from relprop.rule_names import ParameterError, choose_rules
 
 __all__ = ["Choice", "ParameterError", "choose_contrast", "choose_rules", "choose_target"]
 

@@ -29,7 +29,7 @@ from relprop.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from relprop.evaluation.run import Progress
+    from relprop.evaluation.pipeline.runner import Progress
 
 
 class Target(StrEnum):
@@ -127,10 +127,10 @@ def evaluate(
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug):
         from relprop.evaluation import evaluate as run_evaluation
-        from relprop.evaluation.folders import PictureFolder
-        from relprop.evaluation.further import Metrics
+        from relprop.evaluation.data.folders import PictureFolder
+        from relprop.evaluation.data.samples import DataError
         from relprop.evaluation.methods import check_name, split_names
-        from relprop.evaluation.samples import DataError
+        from relprop.evaluation.metrics import Metrics
         from relprop.models import load_classifier, sample_pictures
 
         scores = [name.strip() for text in metrics or () for name in text.split(",") if name.strip()]

@@ -78,8 +78,8 @@ def explain(
     """
     with one_line_errors(debug):
         from relprop.cli.choices import choose_contrast, choose_rules, choose_target
-        from relprop.cli.results import Results, results_among
-        from relprop.cli.run import Run
+        from relprop.cli.explaining.output import Results, results_among
+        from relprop.cli.explaining.stream import Run
         from relprop.explainer import Explainer
         from relprop.files import OutputError
         from relprop.models import PictureError, find_pictures, load_classifier, sample_pictures

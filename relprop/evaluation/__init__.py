@@ -4,10 +4,10 @@
 `relprop.evaluation.methods`.
 """
 
-from relprop.evaluation.evaluating import evaluate
-from relprop.evaluation.explaining import MethodFailureError
-from relprop.evaluation.folders import PictureFolder
-from relprop.evaluation.further import METRICS, MetricError
+from relprop.evaluation.data.folders import PictureFolder
+from relprop.evaluation.data.readers import WorkerError
+from relprop.evaluation.data.samples import DataError, Item
+from relprop.evaluation.evaluate import evaluate
 from relprop.evaluation.methods import (
     AttentionRollout,
     CaptumMethod,
@@ -17,10 +17,10 @@ from relprop.evaluation.methods import (
     Precomputed,
     ZennitMethod,
 )
+from relprop.evaluation.metrics import METRICS, MetricError
+from relprop.evaluation.pipeline.explaining import MethodFailureError
 from relprop.evaluation.quantus import quantus_metric
-from relprop.evaluation.reading import WorkerError
 from relprop.evaluation.report import Evaluation, Tally
-from relprop.evaluation.samples import DataError, Item
 
 __all__ = [
     "METRICS",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relprop.evaluation.further import Anybodys
-from relprop.evaluation.methods.private import private_copy
+from relprop.evaluation.methods.adapters.model_copy import private_copy
+from relprop.evaluation.metrics import Anybodys
 
 
 def quantus_metric(metric: Any) -> Anybodys:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 
 from relprop.errors import InputError
-from relprop.evaluation.masking import TargetKind
+from relprop.evaluation.data.datasets import Source, Stream
+from relprop.evaluation.data.units import check_shard
 from relprop.evaluation.methods.base import version_of
-from relprop.evaluation.plan import check_shard
-from relprop.evaluation.sources import Source, Stream
-from relprop.evaluation.subjects import Subject
+from relprop.evaluation.pipeline.masking import TargetKind
+from relprop.evaluation.subject import Subject
 from relprop.gae.masking import Baseline, as_colour
 
 PACKAGES = ("relprop", "torch", "torchvision", "timm", "numpy", "h5py")

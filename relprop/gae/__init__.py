@@ -17,6 +17,7 @@ from relprop.gae.controls import centre_map, constant_map, mosaic_oracle_map, or
 from relprop.gae.maps import Score, positive_map
 from relprop.gae.masking import ORDERS, STATES, MaskingRun, masked, masking_run
 from relprop.gae.mosaics import Quadrants, make_mosaics, mosaic_members, quadrant_scores, score_map
+from relprop.gae.protocols import score
 from relprop.gae.scores import (
     Flag,
     Scores,
@@ -28,7 +29,6 @@ from relprop.gae.scores import (
     robustness,
     score_maps,
 )
-from relprop.gae.scoring import score
 
 __all__ = [
     "ORDERS",

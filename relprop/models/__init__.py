@@ -5,17 +5,17 @@ from __future__ import annotations
 from os import PathLike, fspath
 from pathlib import Path
 
-from relprop.models.architectures import PACKAGED, ListedModel, find_architectures, list_models
 from relprop.models.classifier import Classifier, ModelError, UnknownModelError
 from relprop.models.devices import DeviceError, find_device, move
 from relprop.models.labels import LabelsError, check_count, imagenet_labels, read_labels
-from relprop.models.named import load_named
-from relprop.models.own import is_function, load_own
+from relprop.models.loaders.architectures import PACKAGED, ListedModel, find_architectures, list_models
+from relprop.models.loaders.exported import is_program, load_program
+from relprop.models.loaders.functions import is_function, load_own
+from relprop.models.loaders.named import load_named
+from relprop.models.loaders.weights import WeightsError
 from relprop.models.preprocessing import PictureTransform, TransformError
-from relprop.models.programs import is_program, load_program
-from relprop.models.views import View, ViewError
-from relprop.models.weights import WeightsError
-from relprop.picture_files import PictureError, find_pictures, read_picture, sample_pictures
+from relprop.models.view import View, ViewError
+from relprop.pictures.reading import PictureError, find_pictures, read_picture, sample_pictures
 
 __all__ = [
     "PACKAGED",

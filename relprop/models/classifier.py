@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from relprop.errors import RelpropError
 from relprop.models.devices import device_of
 from relprop.models.preprocessing import Floats, Picture, Preprocessing
-from relprop.models.views import View, find_view, size_of
+from relprop.models.view import View, find_view, size_of
 
 
 class ModelError(RelpropError, ValueError):

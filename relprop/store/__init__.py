@@ -1,6 +1,5 @@
 """The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
 
-from relprop.store.checks import check_method_name
 from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
 from relprop.store.errors import (
     BusyError,
@@ -13,10 +12,11 @@ from relprop.store.errors import (
 from relprop.store.layout import Layout, Method, Metric
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
-from relprop.store.rows import name_length
 from relprop.store.schema import FLAGS, Field, State
 from relprop.store.validation import validate
-from relprop.store.writer import EvaluationWriter
+from relprop.store.writing.checks import check_method_name
+from relprop.store.writing.rows import name_length
+from relprop.store.writing.writer import EvaluationWriter
 
 __all__ = [
     "FLAGS",

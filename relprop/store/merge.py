@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
-from relprop.store import building
 from relprop.store.config import differences, say_differences
 from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
 from relprop.store.errors import FormatError, MergeError
-from relprop.store.opening import check_free, telling_output_errors
+from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.opening import check_free, telling_output_errors
 from relprop.store.reading import open_evaluation
-from relprop.store.rows import runs
-from relprop.store.space import reserve, trim
+from relprop.store.writing import build
+from relprop.store.writing.rows import runs
 
 READ_AT_ONCE = 1 << 24
 """Most bytes of a data set in memory."""
@@ -61,9 +61,9 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
         shards = _in_order(shards)
         index = _all_samples(shards)
         part = stack.enter_context(written_whole(out))
-        with telling_output_errors(out, new=True), building.new_file(part) as file:
+        with telling_output_errors(out, new=True), build.new_file(part) as file:
             layout, methods = read_layout(shards[0]), [read_method(shards[0], name) for name in method_names(shards[0])]
-            empty = building.allocated_bytes(building.fields_of(layout, methods), layout, len(index))
+            empty = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
             _lay_out(file, shards, index)
             for shard in shards:
@@ -142,9 +142,9 @@ def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64])
     first = shards[0]
     layout = read_layout(first)
     config = {**read_config(first), "shard": [0, 1]}
-    building.create(file, config, layout, index, _all_versions(shards))
+    build.create(file, config, layout, index, _all_versions(shards))
     for name in method_names(first):
-        building.add_method(file, read_method(first, name), layout)
+        build.add_method(file, read_method(first, name), layout)
 
 
 def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
@@ -161,7 +161,7 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
 def _copy(shard: h5py.File, file: h5py.File, rows: NDArray[np.int64]) -> None:
     """Copy every data set of a shard into its rows of the whole."""
     for source, target in _pairs(shard, file):
-        for name, data in building.own_data_sets(target).items():
+        for name, data in build.own_data_sets(target).items():
             step = max(1, READ_AT_ONCE // max(1, data[:0].dtype.itemsize * int(np.prod(data.shape[1:]))))
             for start in range(0, len(rows), step):
                 try:

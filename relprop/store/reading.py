@@ -7,9 +7,9 @@ from pathlib import Path
 
 import h5py
 
-from relprop.store.codecs import require_readable
 from relprop.store.description import check_identity
-from relprop.store.opening import open_hdf5
+from relprop.store.hdf5.compression import require_readable
+from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.validation import check_skeleton
 
 

@@ -1,8 +1,8 @@
 """The file of an evaluation, format version 1: this module is its specification.
 
 One run, one HDF5 file, readable by h5py, ``h5ls`` and xarray without this package. MUST and MAY are meant as in
-RFC 2119. `relprop.store.layout` has what differs between files, `relprop.store.building` writes what is said here, and
-`validate` checks it.
+RFC 2119. `relprop.store.layout` has what differs between files, `relprop.store.writing.build` writes what is said here,
+and `validate` checks it.
 
 **Root.** The attributes in `ROOT_ATTRIBUTES` MUST be there. ``config`` is canonical JSON (`relprop.store.config`) of
 all that the scores depend on and that methods share: model and hash of its weights, data set and hash of its sample
@@ -39,14 +39,15 @@ many rows where the sample axis can be extended. All storage MUST be allocated a
 MUST NOT use space again that was freed (``fs_strategy="none"``). So writing a row changes no structure that other rows
 hang on: values are put in their places, or at the file's end with one entry of the chunks' index; whatever moment the
 writer is killed at, what was committed before is there. Methods are added to a copy, which then takes the file's
-place. Only where the sample axis is extended does the structure change in place: see `relprop.store.building.extend`
-for what that may cost. The file is in HDF5's early format (``libver="earliest"``): files in the newer ones, and
-SWMR's, refuse to open after their writer was killed.
+place. Only where the sample axis is extended does the structure change in place: see
+`relprop.store.writing.build.extend` for what that may cost. The file is in HDF5's early format
+(``libver="earliest"``): files in the newer ones, and SWMR's, refuse to open after their writer was killed.
 
 **After a kill** the file is longer than its superblock says, and entries of rows that were not committed MAY refer to
-the space behind that end, which MUST be counted in before anything is allocated; `relprop.store.torn` does so when a
-run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not absent are whole.
-In files of streams a kill while the sample axis is extended can spoil more, see `relprop.store.building.extend`.
+the space behind that end, which MUST be counted in before anything is allocated: `relprop.store.hdf5.crash_repair`
+does so when a run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not
+absent are whole. In files of streams a kill while the sample axis is extended can spoil more, see
+`relprop.store.writing.build.extend`.
 
 **States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
 its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from relprop.analysis.plots.bars import draw_bars
+from relprop.analysis.plots.best_worst import draw_extremes
 from relprop.analysis.plots.curves import draw_curves
-from relprop.analysis.plots.extremes import draw_extremes
 from relprop.analysis.plots.scatter import draw_scatter
 from relprop.analysis.records import KEEP_MAPS, AnalysisError
 from relprop.analysis.tables import plain

@@ -24,8 +24,8 @@ from relprop.analysis.plots.style import (
     width_of,
 )
 from relprop.analysis.records import ScoreInfo
-from relprop.analysis.statistics import Estimate
-from relprop.analysis.summaries import HEADLINE, MethodSummary, Summary
+from relprop.analysis.reports.statistics import Estimate
+from relprop.analysis.reports.summaries import HEADLINE, MethodSummary, Summary
 
 _ROW, _PANEL, _LONGEST = 0.34, 2.5, 2.6  # inches
 _ORDER = ("local_consistency", "contrastiveness", "gae")

@@ -24,7 +24,7 @@ from relprop.analysis.plots.style import (
     side_of,
 )
 from relprop.analysis.records import Values
-from relprop.analysis.summaries import Summary
+from relprop.analysis.reports.summaries import Summary
 from relprop.extras import extra
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from relprop.analysis.plots.style import (
     whiskers,
 )
 from relprop.analysis.records import Values
-from relprop.analysis.summaries import MethodSummary, Summary
+from relprop.analysis.reports.summaries import MethodSummary, Summary
 
 if TYPE_CHECKING:
     from relprop.analysis.results import Results

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from relprop.analysis.statistics import Estimate
+from relprop.analysis.reports.statistics import Estimate
 from relprop.pictures.lettering import DPI, Style, fit, measure
 from relprop.pictures.tiles import Drawing
 

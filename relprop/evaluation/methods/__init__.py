@@ -3,15 +3,15 @@
 The evaluator takes any callable ``(x, target) -> relevance``; these are ones. None of them changes the user's model.
 """
 
+from relprop.evaluation.methods.adapters.attention_rollout import AttentionRollout
+from relprop.evaluation.methods.adapters.captum import CaptumMethod
+from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod
+from relprop.evaluation.methods.adapters.zennit import ZennitMethod
 from relprop.evaluation.methods.base import Asked, Function, Method, MethodError
-from relprop.evaluation.methods.captum import CaptumMethod
 from relprop.evaluation.methods.controls import CONTROLS, Control
-from relprop.evaluation.methods.grad_cam import GradCamMethod
-from relprop.evaluation.methods.names import Setting, check_name, make_methods, split_names
+from relprop.evaluation.methods.named import Setting, check_name, make_methods, split_names
 from relprop.evaluation.methods.precomputed import Precomputed
-from relprop.evaluation.methods.relevance import Relevance
-from relprop.evaluation.methods.rollout import AttentionRollout
-from relprop.evaluation.methods.zennit import ZennitMethod
+from relprop.evaluation.methods.relprop_rules import Relevance
 
 __all__ = [
     "CONTROLS",

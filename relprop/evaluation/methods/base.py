@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from relprop.errors import RelpropError
-from relprop.evaluation.sources import describe_function
-from relprop.gae.scoring import maps_of
+from relprop.evaluation.data.datasets import describe_function
+from relprop.gae.protocols import maps_of
 
 
 class MethodError(RelpropError, ValueError):

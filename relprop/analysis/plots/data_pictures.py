@@ -1,0 +1,77 @@
+"""The pictures of a data set, found again by the names in the file, and cut as the model saw them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from relprop.pictures import Pixels
+from relprop.pictures.reading import PictureError, read_picture
+
+# How timm and torchvision write their transforms: Resize(size=256, ...), CenterCrop(size=(224, 224)), or the preset
+# ImageClassification(crop_size=[224], resize_size=[256], ...).
+_RESIZE = re.compile(r"(?:\bResize\(size=|resize_size=)[\[(]?(\d+)(?:, (\d+))?")
+_CROP = re.compile(r"(?:\bCenterCrop\(size=|crop_size=)[\[(]?(\d+)(?:, (\d+))?")
+_OTHER = re.compile(r"\b(?:Random\w+|ResizeKeepRatio|CenterCropOrPad|Pad|FiveCrop|TenCrop)\(")
+
+
+def find_picture(name: str, folder: Path | None) -> Pixels | None:
+    """Read the picture of a name: below a folder, or where the name itself leads; None where there is none."""
+    places = [] if not name else [Path(name)]
+    if folder is not None and name:
+        places = [folder / name, folder / Path(name).name]
+    for path in places:
+        if path.is_file():
+            try:
+                return read_picture(path)
+            except PictureError:
+                continue
+    return None
+
+
+def as_seen(picture: Pixels, preparation: str | None, size: tuple[int, int]) -> Pixels | None:
+    """Return what the model saw of a picture, ``(h, w, 3)`` of any resolution; None where that can't be told.
+
+    Parameters
+    ----------
+    picture : ndarray
+        uint8 RGB.
+    preparation : str, optional
+        The transform, as the file's configuration has it.
+    size : tuple of int
+        Height and width of the model's input.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == size:
+        return picture
+    resize, crop = (pattern.search(preparation or "") for pattern in (_RESIZE, _CROP))
+    if preparation is None or resize is None or _OTHER.search(preparation):
+        return None
+    first, second = resize.groups()
+    if second is not None:
+        across = int(first) / height, int(second) / width
+    else:
+        scale = int(first) / min(height, width)
+        across = scale, scale
+    if crop is None:  # all of it
+        return picture if second is not None or height * size[1] == width * size[0] else None
+    high, wide = size[0] / across[0], size[1] / across[1]
+    if high > height + 1 or wide > width + 1:  # padded
+        return None
+    top, left = (height - high) / 2, (width - wide) / 2
+    rows, columns = _ends(top, high, height), _ends(left, wide, width)
+    return np.ascontiguousarray(picture[rows, columns])
+
+
+def at_size(picture: Pixels, size: tuple[int, int]) -> Pixels:
+    """Bring a picture to a size, whatever its aspect ratio."""
+    smaller = picture.shape[0] > size[0]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size[::-1], interpolation=method), np.uint8)
+
+
+def _ends(start: float, length: float, limit: int) -> slice:
+    return slice(max(round(start), 0), min(round(start + length), limit))

@@ -1,0 +1,79 @@
+"""Which picture is drawn of an explanation, and the words on it."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from relprop.cli.explaining.picture import Looked
+from relprop.explanation.captions import caption_words
+from relprop.explanation.display import draw as draw_maps
+from relprop.explanation.display import legend_for
+from relprop.explanation.explanation import Explanation, class_probabilities
+from relprop.models import Classifier
+from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
+
+
+def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
+    """Draw a panel of one picture, or where several of its classes are explained these side by side.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        What was explained.
+    rules : str
+        Words for the rule set.
+    looked : Looked
+        The picture.
+    explanation : Explanation
+        One sample for each class explained.
+    """
+    heats, scales = robust_scale(explanation.summed().cpu().numpy())
+    titles = verdicts(classifier, explanation)
+    seen = classifier.pictures(looked.x[None])[0]
+    what, legend = _what(classifier, rules, looked), legend_for(explanation)
+    words = caption_words(explanation, classifier.labels)
+    said = f"\n{words}" if words else ""
+    if len(heats) > 1:
+        notes = [scale_note(float(scale)) for scale in scales]
+        caption = (
+            f"{what}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
+        )
+        return class_sheet(seen, heats, titles, f"{caption}{said}", notes=notes, legend=legend)
+    caption = f"{what}; {scale_words(float(scales[0]))}"
+    return panel(seen, heats[0], titles[0], f"{caption}{said}", looked.original_with(heats[0]), legend=legend)
+
+
+def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
+    """Draw one row for each class explained: its map at the input, then at each layer asked for."""
+    seen = classifier.pictures(looked.x[None]).repeat(len(explanation), axis=0)
+    return draw_maps(explanation, seen, verdicts(classifier, explanation), remark=_what(classifier, rules, looked))
+
+
+def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
+    """Name each class explained, and the predicted one where that is not among them."""
+    labels, targets = classifier.labels, targets_of(explanation)
+    found = []
+    if explanation.output.shape[1] == 1:  # of which no probability follows
+        return [f"{labels[0]}, output {float(value):.3g}" for value in explanation.output[:, 0]]
+    for row, target in zip(class_probabilities(explanation.output), targets, strict=True):
+        verdict, predicted = f"{labels[target]} {row[target]:.1%}", int(row.argmax())
+        if predicted not in targets:
+            verdict += f" (predicted: {labels[predicted]} {row[predicted]:.1%})"
+        found.append(verdict)
+    return found
+
+
+def _what(classifier: Classifier, rules: str, looked: Looked) -> str:
+    return f"{readable(looked.path.name)}   {rules} on {classifier.name}"
+
+
+def targets_of(explanation: Explanation) -> list[int]:
+    """Return the classes explained."""
+    assert explanation.target is not None, "on the command line a target is a class"
+    classes: list[int] = explanation.target.tolist()
+    return classes
+
+
+def readable(name: str) -> str:
+    """Replace what can be neither drawn nor printed: bytes that are no UTF-8, line ends, escapes."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)

@@ -1,0 +1,131 @@
+"""The stream of one ``relprop explain``: read, explain, write, one batch at a time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor
+from torch.export import ExportedProgram
+from tqdm import tqdm
+
+from relprop.cli.app import warn
+from relprop.cli.choices import Choice
+from relprop.cli.explaining.drawing import readable, verdicts
+from relprop.cli.explaining.output import Results
+from relprop.cli.explaining.picture import Looked, look
+from relprop.explainer import Explainer
+from relprop.explanation.captions import arriving
+from relprop.models import Classifier, PictureError, TransformError
+from relprop.run.memory import OutOfMemoryError, memory_for
+from relprop.verification.oracle import gradient_oracle_error
+
+
+@dataclass
+class Run:
+    """One run: what is fixed for all its pictures, and the tally."""
+
+    classifier: Classifier
+    explainer: Explainer
+    choice: Choice
+    results: Results
+    explained: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    conservation: float | None = None
+    oracle: float | None = None
+
+    def explain(self, paths: Sequence[Path], batch_size: int) -> None:
+        """Explain the pictures batch by batch, holding one batch at a time."""
+        # The explanations of one picture's classes share a batch.
+        size = max(1, batch_size // self.choice.top)
+        with tqdm(total=len(paths), unit="picture", disable=None if sys.stderr else True) as progress:
+            for batch in self._batches(paths, size, progress):
+                self._explain_batch(batch, progress)
+
+    def summary(self) -> str:
+        """Say how far the maps can be trusted."""
+        rows = {"pictures explained": str(self.explained)}
+        if self.conservation is not None:
+            rows["conservation error"] = f"{self.conservation:.1e} (worst)"
+        if self.oracle is not None:
+            found = "not measured: out of memory" if isnan(self.oracle) else f"{self.oracle:.1e}"
+            rows["gradient-oracle error"] = f"{found} (captured program, first two pictures)"
+            rows["seconds per picture"] = f"{self.seconds / self.explained:.2f} (capture included, drawing not)"
+        rows["weights"] = self.classifier.origin
+        if self.classifier.assumed:
+            rows["preprocessing"] = self.classifier.assumed
+        rows["index"] = str(self.results.index)
+        rows["pictures failed"] = str(self.failed)
+        return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
+
+    def _batches(self, paths: Sequence[Path], size: int, progress: Any) -> Iterator[list[Looked]]:
+        """Read pictures into full batches; report and count those that cannot be read."""
+        batch: list[Looked] = []
+        for path in paths:
+            try:
+                batch.append(look(path, self.classifier))
+            except (PictureError, TransformError) as error:
+                message = str(error) if isinstance(error, PictureError) else f"{readable(str(path))}: {error}"
+                self.failed += 1
+                self.results.fail(path, message)
+                progress.update()
+                with progress.external_write_mode():
+                    warn(message)
+            if len(batch) > 1 and batch[-1].x.shape != batch[0].x.shape:
+                # A transform of one's own may leave pictures their sizes; one batch has one.
+                yield batch[:-1]
+                batch = batch[-1:]
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
+        x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
+        start, count = time.perf_counter(), self.choice.top
+        target = self.choice.index if count == 1 else self._most_probable(x).flatten()
+        explanation = self.explainer(x.repeat_interleave(count, 0), target)
+        self.seconds += time.perf_counter() - start
+        if self.oracle is None:
+            self.oracle = self._oracle_error(x[:2])
+        for k, looked in enumerate(batch):
+            classes = explanation[k * count : (k + 1) * count]
+            self.results.write(looked, classes)
+            self.explained += 1
+            kept, note = classes.conservation, "these rules do not conserve relevance"
+            if kept.cuts:
+                self.conservation = max(self.conservation or 0.0, kept.error)
+                note = f"conservation error {kept.error:.1e}"
+            if (share := arriving(classes)) is not None:
+                note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
+            progress.update()
+            with progress.external_write_mode():
+                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+
+    def _oracle_error(self, x: Tensor) -> float:
+        """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
+        try:
+            with memory_for(len(x)):
+                return gradient_oracle_error(self.classifier.model, x)
+        except OutOfMemoryError:
+            return nan
+
+    def _most_probable(self, x: Tensor) -> Tensor:
+        """Return the classes ``(B, top)`` to explain, the most probable one first."""
+        with torch.inference_mode(), memory_for(len(x)):
+            return self._forward(x).topk(self.choice.top, dim=1).indices
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        model = self.classifier.model
+        return model.module() if isinstance(model, ExportedProgram) else model

@@ -1,0 +1,1 @@
+"""Names of other libraries, built on those of relprop."""

@@ -1,0 +1,1 @@
+"""Engines that spread a run: processes, Ray, batch systems."""

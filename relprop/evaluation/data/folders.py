@@ -1,0 +1,140 @@
+"""A folder of pictures as a data set, with the labels that its subfolders or a table say."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+from relprop.errors import first_line
+from relprop.evaluation.data.samples import DataError, Item
+from relprop.models import find_pictures
+
+FILE_COLUMNS = ("file", "filename", "path", "image", "name")
+CLASS_COLUMNS = ("class_index", "label", "class", "target", "index")
+"""What a table of labels may call its columns, the first that is there is taken."""
+
+
+class PictureFolder:
+    """Pictures in a folder and its subfolders, sorted by path.
+
+    Labels come from a table, or from subfolders that stand for classes. Subfolders are taken for classes where each
+    picture lies in one and their names are class names, ImageNet synsets (``n01440764``) or class numbers, or where
+    they are as many as there are classes; those then count from 0 in sorted order, as torchvision's ImageFolder has
+    them. A folder that is none of this has no labels.
+
+    Parameters
+    ----------
+    folder : path, or sequence of path
+        Searched as by `relprop.models.find_pictures`; or files and folders, without labels by subfolder.
+    labels : path, optional
+        A table (CSV with a header): a column ``file``, relative to the folder or a name alone, and a column
+        ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names.
+    class_names : sequence of str
+        Of the model's classes, to understand the names of subfolders.
+
+    Raises
+    ------
+    PictureError
+        There is no such folder, or no picture in it.
+    DataError
+        The table can't be read, or has no line for some picture.
+    """
+
+    def __init__(
+        self,
+        folder: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        labels: str | PathLike[str] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        given = [Path(folder)] if isinstance(folder, str | PathLike) else [Path(one) for one in folder]
+        self.paths = find_pictures(given)
+        base = given[0] if len(given) == 1 and given[0].is_dir() else None
+        self.names = [path.name if base is None else path.relative_to(base).as_posix() for path in self.paths]
+        if labels is not None:
+            self.labels: list[int] | None = _labels_of(self.names, read_label_table(Path(labels)), Path(labels))
+        else:
+            self.labels = _labels_by_folder(self.names, class_names)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        label = None if self.labels is None else self.labels[index]
+        return Item(self.paths[index], label, name=self.names[index])
+
+    def fingerprint(self) -> str:
+        """Return a hash of names, file sizes and labels: not of the folder's place."""
+        digest = hashlib.sha256()
+        for position, (name, path) in enumerate(zip(self.names, self.paths, strict=True)):
+            label = None if self.labels is None else self.labels[position]
+            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def read_label_table(path: Path) -> dict[str, int]:
+    """Read a table of files and class indices.
+
+    Raises
+    ------
+    DataError
+        It can't be read, lacks a column, or has something else than a number for a class.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = rows.fieldnames or ()
+            file_column = next((name for name in FILE_COLUMNS if name in columns), None)
+            class_column = next((name for name in CLASS_COLUMNS if name in columns), None)
+            if file_column is None or class_column is None:
+                raise DataError(
+                    f"{path} is no table of labels: its first line must name the columns file and class_index, not "
+                    f"{', '.join(columns) or 'nothing'}"
+                )
+            table = {}
+            for row in rows:
+                name, value = row[file_column], row[class_column]
+                if not (value or "").strip().isdecimal():
+                    raise DataError(f"{path}, line {rows.line_num}: {value!r} is no class index")
+                table[name] = int(value)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise DataError(f"cannot read labels {path}: {reason}") from error
+    return table
+
+
+def _labels_of(names: Sequence[str], table: Mapping[str, int], path: Path) -> list[int]:
+    found = [table.get(name, table.get(name.rpartition("/")[2])) for name in names]
+    missing = [name for name, label in zip(names, found, strict=True) if label is None]
+    if missing:
+        raise DataError(f"{path} has no label for {len(missing)} of {len(names)} pictures, {missing[0]} among them")
+    return [label for label in found if label is not None]
+
+
+def _labels_by_folder(names: Sequence[str], class_names: Sequence[str]) -> list[int] | None:
+    if not all("/" in name for name in names):
+        return None
+    folders = [name.partition("/")[0] for name in names]
+    present = sorted(set(folders))
+    classes = len(class_names)
+    numbered = {name: index for index, name in enumerate(class_names)}
+    for known in (numbered, _synsets(classes)):
+        if all(folder in known for folder in present):
+            return [known[folder] for folder in folders]
+    if all(folder.isdecimal() and str(int(folder)) == folder for folder in present):
+        return [int(folder) for folder in folders]
+    if len(present) == classes:
+        return [present.index(folder) for folder in folders]
+    return None
+
+
+def _synsets(classes: int) -> dict[str, int]:
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if subset is None:
+        return {}
+    return {synset: index for index, synset in enumerate(ImageNetInfo(subset).label_names())}

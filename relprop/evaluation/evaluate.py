@@ -1,0 +1,284 @@
+"""`evaluate`: score attribution methods over a data set of any size, into a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from relprop.errors import InputError, RelpropError
+from relprop.evaluation.data.datasets import Source, open_source
+from relprop.evaluation.data.samples import DataError, Reader
+from relprop.evaluation.methods import Method, Setting, make_methods
+from relprop.evaluation.metrics import Anybodys, Metrics
+from relprop.evaluation.pipeline.feeds import Feed, open_feed
+from relprop.evaluation.pipeline.interrupts import delayed_interrupts
+from relprop.evaluation.pipeline.masking import TargetKind
+from relprop.evaluation.pipeline.resuming import require_same_outputs
+from relprop.evaluation.pipeline.runner import Progress, Run
+from relprop.evaluation.report import Evaluation, Tally
+from relprop.evaluation.seeding import same_kernels
+from relprop.evaluation.settings import MAPS, Settings, versions
+from relprop.evaluation.subject import Subject, look_at, open_subject
+from relprop.gae import Flag
+from relprop.gae.checks import check_size
+from relprop.gae.masking import Baseline
+from relprop.models.preprocessing import Picture
+from relprop.store import EvaluationWriter, Layout, State, name_length
+from relprop.store import Method as StoredMethod
+
+
+def evaluate(
+    model: Any,
+    dataset: Any,
+    methods: Any,
+    path: str | PathLike[str],
+    *,
+    seed: int = 0,
+    unit: int = 2,
+    batch_size: int = 32,
+    baseline: Baseline = 0.0,
+    target: TargetKind = "prediction",
+    metrics: Sequence[str] | Mapping[str, Anybodys | None] = (),
+    relevance: bool | str = False,
+    compression: str | None = "gzip",
+    shard: tuple[int, int] = (0, 1),
+    resume: bool = False,
+    overwrite: bool = False,
+    retry: bool = False,
+    fail_fast: bool = False,
+    progress: Progress | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    limit: int | None = None,
+    transform: Callable[[Picture], torch.Tensor] | None = None,
+    data_name: str | None = None,
+) -> Evaluation:
+    """Score attribution methods with GAE over a data set, and write masks and scores to HDF5 as they come.
+
+    The masking run is done once per sample and shared by all methods. Memory does not grow with the data set. What is
+    committed survives whatever becomes of the process; ``resume=True`` goes on, also with further methods.
+
+    Parameters
+    ----------
+    model : nn.Module, ExportedProgram, Classifier, str or callable
+        In evaluation mode; a name is one of `relprop.models.load_classifier`. It is never changed.
+    dataset
+        A folder of pictures, see `PictureFolder`; an array or tensor of pictures ``(N, C, H, W)``, or a pair of one
+        with its labels; anything with a length and items, as PyTorch's and Hugging Face's data sets; or any iterable.
+        An item is a picture, ``(picture, label)``, ``(picture, label, mask)``, or a mapping with ``image`` and perhaps
+        ``label`` and ``mask``. Float tensors are taken as normalised ``(C, H, W)``; files, PIL pictures and uint8
+        arrays go through the transform. A sample that can't be read is marked as failed.
+    methods : mapping, sequence or str
+        By name: callables ``(x, target) -> relevance`` of shape ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``;
+        `relprop.Explainer`, rule sets and their names; names of other methods, as ``"captum.IntegratedGradients"``,
+        ``"grad-cam.GradCAM"``, ``"zennit.EpsilonPlus"``, ``"attention-rollout"``; the controls ``"random"``,
+        ``"constant"`` and ``"centre"``; ``"maps:path=FILE"`` for maps computed before. A text may hold several,
+        separated by commas; options follow a colon: ``"captum.IntegratedGradients:n_steps=8"``.
+    path : path
+        Of the HDF5 file, see `relprop.store.schema`.
+    seed : int
+        Mosaics, controls and stochastic methods follow from it.
+    unit : int
+        Mosaics per unit of work, each of four samples. Another one gives the same scores up to rounding, and the same
+        bits only with the same one.
+    batch_size : int
+        Pictures in each call of a method: 20 maps are asked for per sample.
+    baseline : float, sequence of float or Tensor
+        Colour of masked pixels, as `relprop.gae.masking_run`.
+    target : {"prediction", "label"}
+        Which class is explained.
+    metrics : sequence or mapping
+        Scores beside GAE: ``"deletion"``, ``"insertion"``, ``"srg"``, and of data sets with masks of objects
+        ``"pointing_game"`` and ``"energy_inside"``; in a mapping, names -> ``(model, x, relevance, target) -> (B,)``.
+    relevance : {False, "map", "channels"}
+        Whether maps of the pictures are kept, in float16: channels summed, or all.
+    compression : {"gzip", "zstd", None}
+        Of what is large in the file.
+    shard : tuple of int
+        ``(i, n)``: do part i of n, counted from 0, in a file of its own; see `relprop.store.merge`.
+    resume : bool
+        Go on where there is a file of the same configuration already; begin one where there is none.
+    overwrite : bool
+        Replace a file that is there.
+    retry : bool
+        In resuming do again what methods failed on.
+    fail_fast : bool
+        Stop at the first failure of a method, in place of marking the sample as failed.
+    progress : callable, optional
+        Called with the samples worked off so far and the number of all, None of a stream.
+    device : str, optional
+        Where to compute; by default where the model is.
+    workers : int
+        Processes that read pictures beside the model. None: this one does.
+    limit : int, optional
+        Take the first so many samples of the data set alone.
+    transform : callable, optional
+        From a PIL picture or a uint8 array to the model's input, where the model does not bring it.
+    data_name : str, optional
+        What identifies the data set in the file, in place of what can be told of it.
+
+    Returns
+    -------
+    Evaluation
+        What became of the samples, and seconds by phase. `relprop.Results` reads the scores.
+
+    Raises
+    ------
+    DataError, MethodError, MetricError, InputError
+        Something can't be evaluated.
+    ConfigurationError
+        The file was begun with another configuration, naming what differs; or with other pictures or another model.
+    OutputError, BusyError, FormatError
+        The file can't be written; it exists and shall neither be resumed nor overwritten; another process has it open.
+    MethodFailureError
+        With ``fail_fast``, a method failed.
+    KeyboardInterrupt
+        SIGINT or SIGTERM arrived; what was computed is committed.
+
+    Examples
+    --------
+    >>> import tempfile, torch, relprop
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...                             torch.nn.Linear(288, 5)).eval()
+    >>> pictures = torch.randn(8, 3, 8, 8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = relprop.evaluate(model, pictures, "abslrp,random", f"{folder}/run.h5")
+    >>> found.samples, found.complete, list(found.methods)
+    (8, True, ['abslrp', 'random'])
+    """
+    start = time.perf_counter()
+    if resume and overwrite:
+        raise InputError("a file is either resumed or overwritten")
+    if relevance not in MAPS:
+        raise InputError(f'relevance must be False, "map" or "channels", not {relevance!r}')
+    settings = Settings(seed, unit, batch_size, baseline, target, (shard[0], shard[1]))
+    chosen = Metrics(metrics)
+    path = Path(path)
+    subject = open_subject(model, transform=transform, device=device)
+    source = open_source(dataset, class_names=subject.class_names, identity=data_name, limit=limit)
+    made = make_methods(methods, Setting(subject.given, seed, subject.classifier))
+    reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
+    if target == "label" and isinstance(source, Source) and not source.labelled:
+        raise DataError(
+            'no sample has a label, which target="label" would explain: give (picture, label), a folder for each '
+            "class or a table of labels"
+        )
+    feed = open_feed(source, reader, settings, workers)
+    shape = tuple(feed.first.shape[1:])
+    check_size(shape[1:])
+    with same_kernels(subject.device), delayed_interrupts() as interruption:
+        classes = look_at(subject, feed.first)
+        for name, method in made.items():
+            _prepare(name, method, feed.first[:2].to(subject.device))
+        layout = Layout(
+            (shape[1], shape[2]),
+            classes,
+            subject.class_names,
+            shape[0],
+            precision="float64" if subject.dtype == torch.float64 else "float32",
+            compression=compression,  # type: ignore[arg-type]
+            name_length=name_length(source.names if isinstance(source, Source) else ()),
+        )
+        stored = [
+            StoredMethod(name, method.config, method.description, chosen.declared, MAPS[relevance])
+            for name, method in made.items()
+        ]
+        config = settings.config(subject, source, shape)
+        with _open(path, config, layout, feed, stored, subject, resume, overwrite) as writer:
+            if resume:
+                require_same_outputs(path, writer, subject, feed.reserve)
+            states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
+            if retry:
+                for name in made:
+                    states[name][(states[name] == State.FAILED) & (states[""] == State.DONE)] = State.ABSENT
+            run = Run(
+                subject,
+                made,
+                chosen,
+                settings,
+                classes,
+                fail_fast,
+                writer,
+                states,
+                interruption,
+                progress,
+            )
+            units, before = feed.units(run.needs_work)
+            run.work(units, feed.reserve, before, feed.count)
+            return _report(path, writer, run, time.perf_counter() - start)
+
+
+@contextmanager
+def _open(
+    path: Path,
+    config: Mapping[str, Any],
+    layout: Layout,
+    feed: Feed,
+    methods: Sequence[StoredMethod],
+    subject: Subject,
+    resume: bool,
+    overwrite: bool,
+) -> Iterator[EvaluationWriter]:
+    """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
+    if resume and path.exists():
+        with EvaluationWriter.resume(path, config, layout, methods=methods) as writer:
+            yield writer
+        return
+    software, something = versions(subject.device), False
+    writer = EvaluationWriter.create(
+        path, config, layout, feed.index, methods=methods, versions=software, overwrite=overwrite
+    )
+    try:
+        with writer:
+            try:
+                yield writer
+            finally:
+                something = bool((writer.sample_states() != State.ABSENT).any())
+    except BaseException:
+        if not something:  # it would only stand in the way of the next run
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
+    try:
+        method.prepare(x)
+    except RelpropError as error:
+        raise type(error)(f"method {name}: {error}") from error
+
+
+def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> Evaluation:
+    states = writer.sample_states()
+    tallies = {name: _tally(writer, name) for name in writer.methods}
+    complete = not (states == State.ABSENT).any() and not any(tally.absent for tally in tallies.values())
+    if complete:
+        writer.finish()
+    flags = writer.read_samples(np.arange(len(states)), ["flags"])["flags"]
+    failed = np.flatnonzero(states == State.FAILED)
+    phases = {phase: run.seconds[phase] for phase in ("loading", "masking", "explaining", "scoring", "writing")}
+    return Evaluation(
+        path,
+        len(states),
+        run.evaluated,
+        len(failed),
+        next(iter(writer.read_samples(failed[:1], ["message"])["message"]), ""),
+        int(((flags & Flag.ONE_CLASS) != 0).sum()),
+        tallies,
+        phases | {"total": seconds},
+        dict(run.explaining),
+        complete,
+    )
+
+
+def _tally(writer: EvaluationWriter, name: str) -> Tally:
+    states = writer.method_states(name)
+    failed = np.flatnonzero((states == State.FAILED) & (writer.sample_states() == State.DONE))
+    failure = next(iter(writer.read_method(name, failed[:1], ["message"])["message"]), "")
+    return Tally(int((states == State.DONE).sum()), len(failed), int((states == State.ABSENT).sum()), failure)

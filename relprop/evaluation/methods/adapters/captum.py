@@ -1,0 +1,100 @@
+"""Any attribution method of captum."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relprop.errors import near_names
+from relprop.evaluation.methods.adapters.model_copy import find_layer, private_copy, require_module
+from relprop.evaluation.methods.base import MethodError, plain, version_of
+from relprop.extras import extra
+
+WINDOW = 8
+"""Windows of occlusion along the shorter side, unless told otherwise; they overlap by half."""
+
+
+class CaptumMethod:
+    """An attribution method of captum, as a callable ``(x, target) -> relevance``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is copied without its weights; hooks are put into the copy.
+    name : str
+        A class of ``captum.attr`` that attributes to the input, as ``"IntegratedGradients"``, or that of a layer, as
+        ``"LayerGradCam"``, whose map is enlarged to the picture's size.
+    **options
+        Arguments of its constructor and of ``attribute``; ``layer`` is a module path. Baselines are zero, the mean of
+        normalised pictures, unless told otherwise; Occlusion slides a window of an eighth of the picture.
+
+    Raises
+    ------
+    MissingExtraError
+        captum is not installed.
+    MethodError
+        captum has no such method, or it has no such option.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from relprop.evaluation import CaptumMethod
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5)).eval()
+    >>> method = CaptumMethod(model, "IntegratedGradients", n_steps=8)
+    >>> method(torch.randn(2, 3, 4, 4), torch.tensor([0, 3])).shape
+    torch.Size([2, 3, 4, 4])
+    """
+
+    def __init__(self, model: nn.Module, name: str, **options: Any) -> None:
+        with extra("methods", f"captum.{name}"):
+            import captum.attr
+            from captum.attr import Attribution
+        kind = getattr(captum.attr, name, None)
+        known = {
+            key: value
+            for key, value in vars(captum.attr).items()
+            if inspect.isclass(value) and issubclass(value, Attribution) and not inspect.isabstract(value)
+        }
+        if kind is None or kind not in known.values():
+            raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
+        self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": plain(options)}
+        self.description = f"{name} of captum"
+        self._model = private_copy(require_module(model, f"captum.{name}"))
+        made = inspect.signature(kind.__init__).parameters
+        asked = inspect.signature(kind.attribute).parameters
+        unknown = sorted(set(options) - set(made) - set(asked))
+        if unknown:
+            choices = sorted({*made, *asked} - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
+            raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {', '.join(choices)}")
+        construct = {key: value for key, value in options.items() if key in made}
+        if "layer" in made:
+            if "layer" not in construct:
+                raise MethodError(f"captum.{name} needs layer=PATH, the module whose output it attributes to")
+            construct["layer"] = find_layer(self._model, str(construct["layer"]))
+        self._options = {key: value for key, value in options.items() if key in asked and key not in made}
+        self._takes = asked
+        self._method: Any = kind(self._model, **construct)
+
+    def __call__(self, x: Tensor, target: Tensor) -> Tensor:
+        """Attribute the outputs of the classes to the pictures."""
+        found = self._method.attribute(x, target=target, **self._defaults(x), **self._options)
+        maps: Tensor = found[0] if isinstance(found, tuple) else found
+        if maps.shape[-2:] != x.shape[-2:] and maps.ndim == 4:
+            maps = nn.functional.interpolate(maps, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return maps
+
+    def _defaults(self, x: Tensor) -> dict[str, Any]:
+        """Return what the method needs, or had better have, and isn't told."""
+        window = max(1, min(x.shape[2:]) // WINDOW)
+        defaults: dict[str, Any] = {
+            "sliding_window_shapes": (x.shape[1], window, window),
+            "strides": (x.shape[1], max(1, window // 2), max(1, window // 2)),
+        }
+        if self._takes.get("baselines") is not None and self._takes["baselines"].default is inspect.Parameter.empty:
+            defaults["baselines"] = torch.zeros_like(x[:1])
+        if "internal_batch_size" in self._takes:
+            defaults["internal_batch_size"] = len(x)  # steps one after the other: memory of one batch
+        return {key: value for key, value in defaults.items() if key in self._takes and key not in self._options}

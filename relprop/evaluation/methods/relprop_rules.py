@@ -1,0 +1,50 @@
+"""relprop's own rule sets as methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rule_registry
+from relprop.evaluation.methods.base import Asked, Method, version_of
+from relprop.explainer import Explainer
+from relprop.gae.protocols import maps_of
+from rule_registry import RuleSet
+
+
+class Relevance(Method):
+    """An `Explainer`, whatever its rules."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self.explainer = explainer
+        rules = explainer.rules if isinstance(explainer.rules, RuleSet) else rule_registry.get(explainer.rules)
+        self.config = describe_rules(rules) | {
+            "package": "relprop",
+            "version": version_of("relprop"),
+            "contrast": rules.contrast if explainer.contrast == "default" else explainer.contrast,
+            "at": explainer.at,
+            "hooks": {
+                where: getattr(hook, "__qualname__", type(hook).__name__) for where, hook in explainer.hooks.items()
+            },
+        }
+        self.description = rules.summary
+
+    def maps(self, asked: Asked) -> Tensor:
+        """Explain the pictures."""
+        return maps_of(self.explainer, asked.x, asked.target)
+
+    def prepare(self, x: Tensor) -> None:
+        """Capture the model and find a rule for each of its operations."""
+        self.explainer.plan(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+
+def describe_rules(rules: RuleSet) -> dict[str, Any]:
+    """Return a rule set's name, parameters and what was changed in it, as JSON can say it."""
+    return {
+        "rules": rules.name,
+        "parameters": {name: list(v) if isinstance(v, tuple) else v for name, v in rules.parameters.items()},
+        "overrides": [f"{where}: {rule.describe()}" for where, rule in rules.overrides],
+        "default": None if rules.default is None else rules.default.describe(),
+    }

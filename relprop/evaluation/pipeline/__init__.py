@@ -1,0 +1,1 @@
+"""The stages of an evaluation, from the masking run to the file."""

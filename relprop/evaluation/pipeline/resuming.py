@@ -1,0 +1,53 @@
+"""Whether a file that is resumed was begun with these pictures and this model, which their names do not always tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from relprop.evaluation.data.readers import Reserve
+from relprop.evaluation.subject import Subject
+from relprop.store import ConfigurationError, EvaluationWriter, State
+
+ASKED = 4
+"""Samples of which the outputs are compared."""
+
+TOLERANCE = 0.02
+"""How far outputs may be off, over the largest: other batches, devices and precisions of matrix products are less."""
+
+
+def require_same_outputs(path: Path, writer: EvaluationWriter, subject: Subject, reserve: Reserve) -> None:
+    """Compare the model's outputs for some samples that are done with those in the file.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    writer : EvaluationWriter
+        Which has it open.
+    subject : Subject
+        The model.
+    reserve : Reserve
+        Reads samples.
+
+    Raises
+    ------
+    ConfigurationError
+        They differ.
+    """
+    rows = np.flatnonzero(writer.sample_states() == State.DONE)[:ASKED]
+    expected = writer.read_samples(rows, ["output"])["output"]
+    for index, output in zip(writer.index[rows].tolist(), expected, strict=True):
+        x = reserve[index].x
+        if x is None:
+            continue  # where it is needed again, that is told
+        with torch.no_grad():
+            found = subject.call(x.unsqueeze(0).to(subject.device))[0].cpu().to(torch.float64).numpy()
+        off, largest = float(np.abs(found - output).max()), float(np.abs(output).max())
+        if off > TOLERANCE * largest:
+            raise ConfigurationError(
+                f"{path} was begun with other pictures or another model: for sample {index} the model's output is now "
+                f"off by {off:.2g}, the largest being {largest:.2g}. Overwrite it, or choose another file"
+            )

@@ -1,0 +1,175 @@
+"""The model under evaluation: how it is called, how pictures are prepared for it, what identifies it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from relprop.errors import InputError, first_line
+from relprop.evaluation.data.datasets import describe_function
+from relprop.gae.checks import check_model
+from relprop.models import Classifier, load_classifier
+from relprop.models.devices import device_of, find_device, move
+from relprop.models.preprocessing import Picture, from_module
+
+CHUNK = 1 << 24
+"""Elements of a tensor hashed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and what is known of it.
+
+    Parameters
+    ----------
+    call : callable
+        From pictures to logits.
+    given : nn.Module, ExportedProgram or callable
+        As it was given, for methods.
+    name : str
+        Of the model.
+    device : torch.device
+        Where it is.
+    dtype : torch.dtype
+        What its input must be.
+    transform : callable, optional
+        From a picture to its input.
+    class_names : tuple of str
+        Empty where not known.
+    classifier : Classifier, optional
+        Where it came with all that.
+    """
+
+    call: Callable[[Tensor], Tensor]
+    given: Any
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    transform: Callable[[Picture], Tensor] | None
+    class_names: tuple[str, ...]
+    classifier: Classifier | None
+
+    def identity(self) -> dict[str, Any]:
+        """Return name and hash of the weights, for a file's configuration."""
+        return {"name": self.name, "sha256": weights_sha256(self.given), "dtype": str(self.dtype)}
+
+    def preparation(self) -> str | None:
+        """Return words for the transform, for a file's configuration."""
+        if self.transform is None:
+            return None
+        return describe_function(getattr(self.transform, "steps", self.transform))
+
+
+def open_subject(
+    model: Any, *, transform: Callable[[Picture], Tensor] | None = None, device: str | None = None
+) -> Subject:
+    """Understand what was given as the model.
+
+    Parameters
+    ----------
+    model
+        A module, an exported program, a `Classifier`, the name of one for `load_classifier`, or a callable.
+    transform : callable, optional
+        From a picture to the model's input; by default the classifier's, or what a timm-style ``pretrained_cfg`` says.
+    device : str, optional
+        Where it shall run; a module that is elsewhere is copied there.
+
+    Raises
+    ------
+    InputError
+        The model is none, or is in training mode.
+    DeviceError
+        There is no such device.
+    """
+    if isinstance(model, str | PathLike):
+        model = load_classifier(model, device=device)
+    classifier = model if isinstance(model, Classifier) else None
+    given = classifier.model if classifier is not None else model
+    place = None if device is None else find_device(device)
+    if isinstance(given, nn.Module | ExportedProgram) and place not in (None, device_of(given)):
+        given = copy.deepcopy(given)  # moving the user's own would change it
+        assert place is not None
+        move(given, place)
+    check_model(given.module() if isinstance(given, ExportedProgram) else given)
+    known = isinstance(given, nn.Module | ExportedProgram)
+    if transform is None:
+        transform = classifier.transform if classifier is not None else _own_transform(given)
+    return Subject(
+        given.module() if isinstance(given, ExportedProgram) else given,
+        given,
+        classifier.name if classifier is not None else getattr(given, "__name__", type(given).__name__),
+        device_of(given) if known else place or torch.device("cpu"),
+        _dtype(given),
+        transform,
+        classifier.labels if classifier is not None else (),
+        classifier,
+    )
+
+
+def look_at(subject: Subject, x: Tensor) -> int:
+    """Run the model on some pictures, and return how many classes it has.
+
+    Raises
+    ------
+    InputError
+        It fails on them, or returns no logits.
+    """
+    try:
+        with torch.no_grad():
+            output = subject.call(x.to(subject.device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"the model fails on pictures {tuple(x.shape)}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"the model must return logits ({len(x)}, classes), not {found}")
+    if output.shape[1] < 2:
+        raise InputError("the model has a single output: contrastiveness compares classes, so it takes two at least")
+    return int(output.shape[1])
+
+
+def weights_sha256(model: Any) -> str | None:
+    """Return a hash of all weights and buffers, by name; None for what has none.
+
+    Tensors are hashed in pieces: no copy of the model is made.
+    """
+    state = _state(model)
+    if state is None:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if not isinstance(value, Tensor):
+            continue
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
+        flat = value.detach().reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            piece = flat[start : start + CHUNK].contiguous().cpu()
+            digest.update(piece.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _state(model: Any) -> Mapping[str, Any] | None:
+    if isinstance(model, nn.Module):
+        return model.state_dict()
+    return model.state_dict if isinstance(model, ExportedProgram) else None
+
+
+def _dtype(model: Any) -> torch.dtype:
+    tensors = (value for value in (_state(model) or {}).values() if isinstance(value, Tensor))
+    return next((value.dtype for value in tensors if value.is_floating_point()), torch.float32)
+
+
+def _own_transform(model: Any) -> Callable[[Picture], Tensor] | None:
+    """Return what a module says is done to its pictures; nothing is assumed."""
+    has_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    return from_module(model).transform if isinstance(model, nn.Module) and has_config else None

@@ -1,0 +1,1 @@
+"""From the tensors of a run to what the user holds."""

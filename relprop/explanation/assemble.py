@@ -1,0 +1,105 @@
+"""From the parts a program returned to one explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from relprop.errors import RelpropError
+from relprop.explanation.explanation import Explanation, layer_name
+from relprop.rewrite.rewrite import Ready
+from relprop.rewrite.signed import alike
+from relprop.run.conservation import Conservation, Cut
+from relprop.run.mass_trace import Records, follow
+from rule_registry import BatchAxis
+
+
+def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
+    """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
+    graph, rules = ready.plan.graph, ready.plan.rules
+
+    def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
+        return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
+
+    def seeds_at(node: fx.Node, pick: Callable[[dict[str, Any]], Tensor]) -> Tensor:
+        mark = graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        if mark.outer == 1:
+            return joined(pick, mark.axis + 1)
+        # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
+        axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
+        return joined(lambda part: pick(part).unflatten(axis, layout), axis + 1).flatten(axis, axis + 2)
+
+    def combined(node: fx.Node, seeds: Tensor) -> Tensor:
+        relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
+        if rules.largest_one:
+            mark = graph.batch[node]
+            assert isinstance(mark, BatchAxis)
+            relevance = relevance / mark.spread(mark.rows(relevance).abs().amax(1), relevance.ndim)
+        return relevance
+
+    seeds = {}
+    for k, node in enumerate(ready.plan.sources):
+        seeds[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
+        if not seeds[node.name].isfinite().all():
+            raise RelpropError(
+                "the relevance is not finite. Is the model's output? If so, look at the layers: pass layers=[...] "
+                f"and rules={rules.name!r} with a larger stabiliser"
+            )
+    axes = {node.name: graph.batch[node] for node in ready.plan.sources}
+    layers: dict[str, Tensor | list[Tensor]] = {}
+    for path, nodes in ready.layers.items():
+        found = [
+            combined(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k]))  # type: ignore[misc]
+            for k, node in enumerate(nodes)
+        ]
+        layers[path] = found[0] if len(found) == 1 else found
+        axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
+    return Explanation(
+        relevances={node.name: combined(node, seeds[node.name]) for node in ready.plan.sources},
+        seeds=seeds,
+        output=joined(lambda part: part["output"], 0),
+        target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
+        conservation=_conservation(ready, parts, seeds),
+        rules=rules.name,
+        contrast=ready.contrast,
+        layers=layers,
+        axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
+    )
+
+
+def _conservation(ready: Ready, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]) -> Conservation:
+    """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
+    rules, output = ready.plan.rules, ready.plan.graph.output.name
+    if not (rules.conserves or rules.measures):
+        return Conservation(tuple, conserves=False)
+    stops = ready.stops
+    measured = [(part["records"], part["mass"], part["hooks"]) for part in parts]
+    arrived = {}
+    for node in ready.plan.sources:
+        mark = ready.plan.graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        arrived[node.name] = mark.sum(relevance[node.name])
+
+    def trace() -> tuple[Cut, ...]:
+        steps, masses, hooks = zip(*measured, strict=True)
+        records = Records(
+            {name: _joined([step[name] for step in steps]) for name in steps[0]},
+            torch.cat(masses, 1).cpu(),
+            {name: mass.cpu() for name, mass in arrived.items()},
+            {
+                name: [torch.cat(found, 2).cpu() for found in zip(*(hook[name] for hook in hooks), strict=True)]
+                for name in hooks[0]
+            },
+        )
+        return follow(stops, records, output, rules.conserves)
+
+    return Conservation(trace, rules.conserves)
+
+
+def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
+    """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
+    return None if records[0] is None else torch.cat(alike(records, 1), 2).cpu()  # type: ignore[arg-type]

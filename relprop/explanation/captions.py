@@ -1,0 +1,63 @@
+"""What the maps of an explanation do not show by themselves: how far two maps differ, and how much arrives in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from relprop.explanation.explanation import Explanation
+
+
+def map_difference(explanation: Explanation) -> Tensor | None:
+    """Return by how much the target's map and that of what it is set against differ, ``(B,)`` in [0, 1].
+
+    It is their total variation distance: half the sum over all pixels of ``|R_target - R_rest|``, each of them summed
+    over the channels and divided by the sum of its magnitudes. So it is the share of one map's relevance that would
+    have to move to make it the other: 0 where they are equal, 1 where they have no pixel in common.
+
+    Returns
+    -------
+    Tensor or None
+        None without a contrast.
+    """
+    if explanation.contrast is None:
+        return None
+    maps = next(iter(explanation.seeds.values())).double().sum(2).flatten(2)  # (2, B, pixels)
+    mass = maps.abs().sum(2, keepdim=True)
+    target, rest = maps / torch.where(mass == 0, 1.0, mass)
+    return torch.sum((target - rest).abs(), 1) / 2
+
+
+def arriving(explanation: Explanation) -> Tensor | None:
+    """Return what share of the output's relevance reaches the picture, ``(B,)``, under rules that do not conserve it.
+
+    Of a contrast it is the target's. None where it is conserved, or not measured.
+    """
+    kept = explanation.conservation
+    return kept.masses[-1][0] if not kept.conserves and kept.cuts else None
+
+
+def caption_words(explanation: Explanation, labels: Sequence[str] | None = None) -> str:
+    """Say both for a caption, of several samples from the smallest to the largest; classes by name where there are."""
+    kept, share, moved = explanation.conservation, arriving(explanation), map_difference(explanation)
+    words = []
+    if moved is not None:
+        against = explanation.contrast
+        others = "the others"
+        if isinstance(against, int):
+            others = labels[against] if labels else f"class {against}"
+        words.append(f"the two maps, of this class and of {others}, differ by {_range(moved)}")
+    if share is not None:
+        words.append(f"{_range(share)} of the output's relevance reaches the picture")
+    elif not kept.conserves:
+        words.append("these rules do not conserve relevance")
+    return "; ".join(words)
+
+
+def _range(shares: Tensor) -> str:
+    low, high = (f"{float(share):.1%}" for share in shares.aminmax())
+    return low if low == high else f"{low} to {high}"

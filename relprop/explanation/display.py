@@ -1,0 +1,165 @@
+"""How an explanation shows itself: a sheet of its maps, and what a notebook gets."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relprop.errors import RelpropError
+from relprop.explanation.captions import caption_words
+from relprop.explanation.grids import LayoutError
+from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
+from relprop.pictures.sheets import layer_sheet, map_sheet
+from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
+
+if TYPE_CHECKING:
+    from relprop.explanation.explanation import Explanation
+
+NOTEBOOK_SAMPLES = 16
+"""Samples of a batch that a notebook shows; a larger picture would only slow it down."""
+
+
+def draw(
+    explanation: Explanation,
+    images: Tensor | NDArray[np.uint8] | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    remark: str = "",
+) -> Figure:
+    """Draw the maps of a batch, see `Explanation.show`; ``remark`` is added to the caption."""
+    samples = len(explanation)
+    pictures = None if images is None else as_pixels(images, samples)
+    titles = _titles(explanation) if titles is None else titles
+    if len(titles) != samples:
+        raise RelpropError(f"there are {len(titles)} titles for {samples} samples")
+    scaled, notes = {}, {}
+    undrawn = []
+    for name in (None, *explanation.layer_calls):
+        try:
+            heats, scales = robust_scale(explanation.summed(name).cpu().numpy())
+        except LayoutError:
+            if name is None:
+                raise
+            undrawn.append(f"{name} {tuple(explanation.layer_calls[name].shape)}")
+            continue
+        scaled[name or "input"] = heats
+        notes[name or "input"] = [scale_note(float(scale)) for scale in scales]
+    caption = (
+        f"rules {explanation.rules}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, "
+        "given below it"
+    )
+    caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
+    caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
+    said = caption_words(explanation)
+    caption += f"\n{said}" if said else ""
+    caption += f"\n{remark}" if remark else ""
+    legend = legend_for(explanation)
+    if not explanation.layers:
+        heats, words = scaled["input"], notes["input"]
+        return map_sheet(pictures, heats, titles, caption, columns=columns or 4, notes=words, legend=legend)
+    return layer_sheet(
+        pictures,
+        titles,
+        [{name: heats[k] for name, heats in scaled.items()} for k in range(samples)],
+        caption,
+        columns=columns or 7,
+        notes=[{name: words[k] for name, words in notes.items()} for k in range(samples)],
+        legend=legend,
+    )
+
+
+def notebook_picture(explanation: Explanation) -> bytes | None:
+    """Return the maps of the first samples as PNG; None where there is nothing to draw."""
+    if len(explanation.relevances) > 1 or explanation.relevance.ndim != 4:
+        return None
+    return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
+
+
+def notebook_html(explanation: Explanation) -> str:
+    """Return the maps of the first samples, their targets, and how far to trust them as self-contained HTML."""
+    kept, png = explanation.conservation, notebook_picture(explanation)
+    facts = {
+        "relevance of": ", ".join(f"{name} {tuple(value.shape)}" for name, value in explanation.relevances.items()),
+        "rules": explanation.rules,
+        "conservation error": f"{kept.error:.1e}" if kept.cuts else "this rule set does not conserve mass",
+    }
+    if kept.cuts:
+        facts["lost"] = f"{kept.lost:.1e} of the mass"
+    if remark := _remark(explanation):
+        facts["shown"] = remark
+    table = [{"sample": str(k)} for k in range(min(len(explanation), NOTEBOOK_SAMPLES))]
+    for k, row in enumerate(table):
+        if explanation.target is not None:
+            row["target"] = str(int(explanation.target[k]))
+            probability = float(explanation.probability[k])
+            row["probability"] = f"{probability:.1%}" if isfinite(probability) else "-"
+        if kept.cuts:
+            row["conservation error"] = f"{float(kept.errors[k]):.1e}"
+    image = ""
+    if png is not None:
+        source = base64.b64encode(png).decode()
+        image = f'<img alt="relevance maps" style="max-width: 100%" src="data:image/png;base64,{source}">'
+    words = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
+    return f"<div>{image}<p>{words}</p>{_table(table)}</div>"
+
+
+def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
+    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that or from tensors ``(B, 3, H, W)`` in [0, 1].
+
+    Raises
+    ------
+    RelpropError
+        If they are something else, or not one per sample.
+    """
+    if len(images) != samples:
+        raise RelpropError(f"there are {len(images)} pictures for {samples} samples")
+    if isinstance(images, Tensor):
+        if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
+            raise RelpropError(
+                f"pictures must be (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3), not {tuple(images.shape)} from "
+                f"{float(images.min()):.2f} to {float(images.max()):.2f}: undo the normalisation first"
+            )
+        return (images.detach().permute(0, 2, 3, 1).cpu().float() * 255).round().to(torch.uint8).numpy()
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise RelpropError(f"pictures must be uint8 (B, H, W, 3), not {images.dtype} {images.shape}")
+    return images
+
+
+def legend_for(explanation: Explanation) -> Legend:
+    """Return what the colours of an explanation's maps stand for."""
+    if explanation.contrast == "rest":
+        return CONTRAST
+    if explanation.contrast is not None:
+        return replace(CONTRAST, low="-1 more of the other")
+    return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
+
+
+def _titles(explanation: Explanation) -> list[str]:
+    if explanation.target is None:
+        return [f"sample {k}" for k in range(len(explanation))]
+    pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
+    return [
+        f"class {target}" + (f"  {probability:.1%}" if isfinite(probability) else "") for target, probability in pairs
+    ]
+
+
+def _remark(explanation: Explanation) -> str:
+    many = len(explanation) > NOTEBOOK_SAMPLES
+    return f"the first {NOTEBOOK_SAMPLES} of {len(explanation)} samples; show() draws all" if many else ""
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    def line(cell: str, words: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{cell}>{escape(word)}</{cell}>" for word in words) + "</tr>"
+
+    return f"<table>{line('th', rows[0])}{''.join(line('td', row.values()) for row in rows)}</table>"

@@ -1,0 +1,1 @@
+"""The captured graph of ATen operations, and analyses of it."""

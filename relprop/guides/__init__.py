@@ -1,0 +1,1 @@
+"""Executed guides to tasks."""

@@ -1,0 +1,1 @@
+"""Classifiers from names, functions, exported programs and weight files."""

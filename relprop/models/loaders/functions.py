@@ -1,0 +1,167 @@
+"""Models of one's own: functions that make a model, and what comes out of them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from relprop.errors import first_line, near_names
+from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
+from relprop.models.devices import device_of, move
+from relprop.models.loaders.exported import inspect_program
+from relprop.models.loaders.weights import WeightsError, load_weights
+from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
+
+Made = nn.Module | ExportedProgram | Classifier
+"""What a function may return."""
+
+_FUNCTION = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+
+
+def is_function(name: str) -> bool:
+    """Tell whether a model's name is a ``package.module:function``."""
+    return _FUNCTION.fullmatch(name) is not None
+
+
+def load_own(
+    name: str, weights: Path | None, chosen: Preprocessing | None, place: torch.device | None = None
+) -> Loaded:
+    """Call ``package.module:function`` for a model, give it its weights, and try it where it is to run.
+
+    Raises
+    ------
+    UnknownModelError
+        There is no such module, or nothing of that name in it.
+    ModelError
+        Importing or calling it fails, or it returns no model.
+    WeightsError
+        The weights don't fit it, or it is an exported program, which has its own.
+    """
+    made = call_function(name)
+    origin, labels = f"function {name}", None
+    model: nn.Module | ExportedProgram
+    if isinstance(made, Classifier):
+        chosen = chosen or _for_arrays(made)
+        name, model, origin, labels = made.name, made.model, made.origin, made.labels or None
+    else:
+        model = made
+    if isinstance(model, ExportedProgram):
+        if weights is not None:
+            raise WeightsError(f"{name} is an exported program with its own weights: leave out --weights {weights}")
+        return replace(inspect_program(name, model, chosen, origin), labels=labels)
+    try:
+        model.eval()
+    except Exception as error:  # a module taken out of an exported program refuses
+        raise ModelError(f"{name} can't be put in evaluation mode: {first_line(error)}") from error
+    if weights is not None:
+        load_weights(model, weights, name)
+        origin = f"file {weights}"
+    if place is not None:
+        move(model, place)
+    preprocessing = chosen or from_module(model)
+    return Loaded(name, model, preprocessing, origin, _count_classes(name, model, preprocessing), labels)
+
+
+def call_function(name: str) -> Made:
+    """Import ``package.module:function``, and call the function without arguments.
+
+    The current directory is searched first, as by ``python -m``, while the function runs. What stands after the
+    colon may also be a class, or a model itself.
+
+    Raises
+    ------
+    UnknownModelError
+        There is no such module, or nothing of that name in it.
+    ModelError
+        Importing or calling it fails, or it returns no model.
+    """
+    module, _, path = name.partition(":")
+    with _current_directory():
+        found: Any = _import(module)
+        for part in path.split("."):
+            if not hasattr(found, part):
+                choices = [key for key in dir(found) if not key.startswith("_") and callable(getattr(found, key, None))]
+                raise UnknownModelError(f"{module} has no function {path}{near_names(part, choices)}")
+            found = getattr(found, part)
+        if not isinstance(found, Made):
+            try:
+                found = found()
+            except (Exception, SystemExit) as error:  # whatever the function raises
+                raise ModelError(f"{name} fails: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(found, Made):
+        raise ModelError(
+            f"{name} returns a {type(found).__name__}: it must be an nn.Module, an ExportedProgram or a "
+            "relprop.models.Classifier"
+        )
+    return found
+
+
+def _for_arrays(classifier: Classifier) -> Preprocessing:
+    """Return a classifier's preprocessing, wrapped if it takes PIL pictures alone."""
+    own = classifier.preprocessing
+    try:
+        own.transform(BLANK)
+    except Exception:  # whatever a transform raises when given an array
+        return replace(own, transform=PictureTransform(own.transform))
+    return own
+
+
+def _import(module: str) -> ModuleType:
+    """Import a module, telling one that is not there from one that fails."""
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the module does
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            here = [found.name for found in pkgutil.iter_modules([str(Path.cwd())])]
+            raise UnknownModelError(
+                f"there is no module {error.name}, neither installed nor in the current directory {Path.cwd()}"
+                f"{near_names(error.name, here)}"
+            ) from error
+        raise ModelError(f"{module} can't be imported: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) -> int:
+    """Run a model on two blank pictures, and return how many classes it has.
+
+    Raises
+    ------
+    ModelError
+        It fails, or returns anything but (B, classes).
+    """
+    blank = blank_input(preprocessing).to(device_of(model))
+    try:
+        with torch.no_grad():  # inference mode would spoil what a model keeps from its first call
+            output = model(torch.stack([blank, blank]))
+    except Exception as error:  # whatever the model raises
+        raise ModelError(
+            f"{name} fails on pictures of shape {tuple(blank.shape)}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 2:
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ModelError(f"{name} returns {what} for 2 pictures, not one tensor (B, classes)")
+    return output.shape[1]
+
+
+@contextmanager
+def _current_directory() -> Iterator[None]:
+    """Let modules be imported from the current directory, which a console script does not search."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if here in sys.path:  # what was imported may have taken it out
+            sys.path.remove(here)

@@ -1,0 +1,55 @@
+"""Finding in a program which relevances are read for the last time, so that who reads them may overwrite them."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+from torch import fx
+
+from relprop.rewrite.buffers import added, added_in_place
+from relprop.rewrite.signed import gather
+from relprop.rewrite.step import Step
+
+
+def claim(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
+    """Let steps and sums overwrite what nobody else reads.
+
+    What a step returns is in memory of its own; that of a move may be where the relevance that it moved is. What comes
+    from anything else, as a hook, somebody may have kept, and so may a move whose rule doesn't say that it keeps
+    nothing.
+
+    Parameters
+    ----------
+    program : fx.GraphModule
+        A relevance program of a rule set that conserves mass, which stays as it is.
+
+    Returns
+    -------
+    graph : fx.Graph
+        What computes the same in its place.
+    steps : dict
+        Its steps that overwrite, by the names of those they replace.
+    """
+    graph, steps = copy.deepcopy(program.graph), dict[str, Step]()
+    owned: set[Any] = set()
+
+    def read_once(node: Any) -> bool:
+        return node in owned and len(node.users) == 1
+
+    for node in graph.nodes:
+        if node.target is added:
+            owned.add(node)
+            if read_once(node.args[0]):
+                node.target = added_in_place
+        elif node.target is gather:
+            if all(part is None or read_once(part) for part in node.args):
+                owned.add(node)
+        elif node.op == "call_module" and isinstance(step := program.get_submodule(node.target), Step):
+            inputs, last = len(step.site.active), step.rule.overwrites and read_once(node.args[0])
+            if last and not step.moves:
+                steps[node.target] = step.overwriting()
+            if not step.moves or (last and inputs == 1):
+                owned.update(user for user in node.users if user.target is operator.getitem and user.args[1] < inputs)
+    return graph, steps

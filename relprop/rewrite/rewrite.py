@@ -1,0 +1,316 @@
+"""Rewriting: a plan becomes one program, the forward pass followed by the relevance of every operation."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+import rule_registry
+from relprop.assign.assign import Plan, argument_nodes
+from relprop.assign.targets import Against
+from relprop.errors import RelpropError, RuleError
+from relprop.graph.dataflow import is_complex
+from relprop.graph.graph import drop_unused
+from relprop.rewrite.buffers import added
+from relprop.rewrite.folding import merged
+from relprop.rewrite.hooks import RelevanceHook
+from relprop.rewrite.reinplace import claim
+from relprop.rewrite.signed import gather, net, together
+from relprop.rewrite.step import Seed, Step
+from relprop.run.compiled import CompiledProgram
+from relprop.run.mass_trace import Stop, list_stops
+from rule_registry import BatchAxis
+
+
+class RelevanceProgram(fx.GraphModule):
+    """Forward pass and relevance of one model in one printable module.
+
+    ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
+    with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
+    ``mass``, that of the seeds, ``(S, B)``; ``records`` and ``hooks``, the masses behind `relprop.Conservation`, by
+    node. It holds the model's own parameters, so changed values take effect at the next call. With hooks it can be
+    exported and compiled as far as these can.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run without an autograd tape."""
+        with torch.no_grad():
+            return super().__call__(*args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RelevanceProgram:
+        raise RelpropError(
+            "a relevance program shares its parameters with the model: move or cast the model, then explain again"
+        )
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan, its program, the nodes of the layers that were asked for, the hooks at nodes, and the contrast."""
+
+    plan: Plan
+    program: RelevanceProgram
+    layers: Mapping[str, list[fx.Node]]
+    hooks: Mapping[fx.Node, list[RelevanceHook]]
+    contrast: Against
+
+    @cached_property
+    def running(self) -> RelevanceProgram:
+        """What explains: the program, overwriting relevances that nobody but itself reads."""
+        if not self.plan.rules.conserves:
+            return self.program
+        graph, steps = claim(self.program)
+        program = RelevanceProgram(self.program, graph, "RelevanceProgram")
+        for name, step in steps.items():
+            program.add_module(name, step)
+        return program
+
+    @cached_property
+    def compiled(self) -> CompiledProgram:
+        """The program as machine code, which is made at the first call."""
+        return CompiledProgram(self.program)
+
+    @cached_property
+    def stops(self) -> tuple[Stop, ...]:
+        """The nodes that relevance comes to, in their order."""
+        return list_stops(self.plan, self.hooks)
+
+
+def rewrite(
+    plan: Plan,
+    contrast: Against = None,
+    layers: Mapping[str, Sequence[fx.Node]] | None = None,
+    hooks: Mapping[fx.Node, Sequence[RelevanceHook]] | None = None,
+) -> RelevanceProgram:
+    """Turn a plan into a program.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `relprop.assign.assign`.
+    contrast : int, "rest" or None
+        Whether a second seed, of this class or uniform over the other classes, goes through in the same pass.
+    layers : mapping, optional
+        Further nodes whose relevance the program returns, by name.
+    hooks : mapping, optional
+        What relevance goes through at some nodes, in order.
+
+    Returns
+    -------
+    RelevanceProgram
+    """
+    return _Rewriter(plan, contrast, layers or {}, hooks or {}).program()
+
+
+class _Rewriter:
+    """Builds the program's graph; relevance is collected per node and handed on in reverse order."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        contrast: Against,
+        layers: Mapping[str, Sequence[fx.Node]],
+        hooks: Mapping[fx.Node, Sequence[RelevanceHook]],
+    ) -> None:
+        self.plan = plan
+        self.layers = layers
+        self.hooks = hooks
+        self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks}
+        self.seeds = 1 if contrast is None else 2
+        self.signs_apart = bool(hooks) and plan.rules.conserves
+        self.graph = fx.Graph()
+        self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)
+        self.forward: dict[fx.Node, fx.Node] = {}
+        self.arriving: dict[fx.Node, list[fx.Node]] = {}
+        self.relevance: dict[fx.Node, fx.Node] = {}
+        self.records: dict[str, fx.Node] = {}
+        self.hooked: dict[str, list[fx.Node]] = {}
+        classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
+        self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes))
+
+    def program(self) -> RelevanceProgram:
+        for node in self.plan.graph.graph.nodes:
+            if node.op == "output":
+                break
+            self.forward[node] = self.graph.node_copy(node, self.forward.__getitem__)
+            self.forward[node]._rename(node.name)
+        target = self._target_input()
+        output = self.forward[self.plan.graph.output]
+        seed = self._emit("seeds", "call_module", self.seed, (output, target))
+        self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
+        for node in reversed(list(self.forward)):
+            if node in self.wanted:
+                self._collect(node)
+            if node in self.plan.sites:
+                self._hand_on(node)
+            elif node.target is operator.getitem and node in self.arriving:
+                self._collect(node)
+        self.graph.output(
+            {
+                "output": output,
+                "target": self._item(seed, 1, "chosen_target"),
+                "relevance": [self._returned(node) for node in self.plan.sources],
+                "layers": {name: [self._returned(node) for node in nodes] for name, nodes in self.layers.items()},
+                "mass": self._item(seed, 2, "seeds_mass"),
+                "records": dict(self.records),
+                "hooks": dict(self.hooked),
+            }
+        )
+        drop_unused(self.graph)
+        self.graph.lint()
+        return RelevanceProgram(self.members, self.graph, "RelevanceProgram")
+
+    def _returned(self, node: fx.Node) -> fx.Node:
+        """Return what the program says of a source or a layer."""
+        relevance = self.relevance[node]
+        if self.signs_apart:
+            relevance = self._emit(f"net_{node.name}", "call_function", net, (relevance, self.seeds))
+        if not self.plan.rules.times_input:
+            return relevance
+        return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
+
+    def _target_input(self) -> fx.Node:
+        name, taken = "target", {str(node.target) for node in self.plan.graph.inputs}
+        while name in taken:
+            name += "_"
+        with self.graph.inserting_after(self.forward[self.plan.graph.inputs[-1]]):
+            return self.graph.placeholder(name, default_value=None)
+
+    def _hand_on(self, node: fx.Node) -> None:
+        """Apply the rule of an operation to what arrived and collect its shares at the inputs."""
+        arrived = self._collect(node)
+        site, rule = self.plan.sites[node], self.plan.assigned[node]
+        if arrived is None or rule.kind == "blocks":
+            return
+        if node in self.plan.merged.values():
+            self.arriving.setdefault(node.args[0], []).append(self.relevance[_first_part(node)])  # type: ignore[arg-type]
+            return
+        by_slot = dict(argument_nodes(node))
+        inputs = [by_slot[slot] for slot in site.active]
+        if rule.kind == "passes":
+            self._pass_on(node, arrived, inputs)
+            return
+        rules = self.plan.rules
+        moves = rule is rule_registry.get("structural").table.get(site.op)
+        where = self.plan.graph.describe(node)
+        step_module = Step(site, rule, where, rules.conserves, rules.measures, moves)
+        name = self._member(f"rule_{node.name}", step_module)
+        args = fx.map_arg(node.args, self.forward.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
+        output = node
+        if node in self.plan.merged:
+            args, kwargs = (), self._merged(node, _bind(node, args, kwargs))
+            output = _first_part(self.plan.merged[node])
+        step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
+        for k, source in enumerate(inputs):
+            self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
+        if rules.conserves or rules.measures:
+            self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
+
+    def _pass_on(self, node: fx.Node, arrived: fx.Node, inputs: Sequence[fx.Node]) -> None:
+        """Hand relevance on as it is, to the one input, which must be shaped like the output (the first of several)."""
+        where = f"{self.plan.assigned[node]} is the rule of {self.plan.graph.describe(node)}"
+        if len(inputs) != 1:
+            raise RuleError(f"{where}, which can't pass relevance on to {len(inputs)} inputs: give it another rule")
+        output, parts = node.meta["val"], (arrived,)
+        if isinstance(output, tuple | list):
+            output, parts = output[0], arrived.args  # type: ignore[assignment]
+        expected = inputs[0].meta["val"].shape
+        if output.shape != expected:
+            raise RuleError(
+                f"{where}, whose output {tuple(output.shape)} is not shaped like its input {tuple(expected)}, so that "
+                "relevance can't pass unchanged: give it a rule that returns (S, *input)"
+            )
+        if any(parts[1:]):
+            raise RuleError(f"{where}, of whose several outputs it can pass the first alone: give it another rule")
+        passed = parts[0]
+        if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
+            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (passed,))
+        self.arriving.setdefault(inputs[0], []).append(passed)
+
+    def _merged(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a layer's arguments with weight and bias of it and its batch norm together."""
+        norm = self.plan.merged[layer]
+        own = _bind(norm, fx.map_arg(norm.args, self.forward.__getitem__), {})
+        groups = arguments.get("groups", 1) if "output_padding" in _argument_names(layer) else None
+        names = ("weight", "bias", "running_mean", "running_var", "eps")
+        args = (arguments["weight"], arguments.get("bias"), *(own[name] for name in names), groups)
+        both = self._emit(f"merged_{layer.name}", "call_function", merged, args)
+        weight, bias = (self._item(both, k, f"merged_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
+        return {**arguments, "weight": weight, "bias": bias}
+
+    def _collect(self, node: fx.Node) -> fx.Node | None:
+        """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""
+        if node in self.relevance:
+            return self.relevance[node]
+        batch = self.plan.graph.batch[node]
+        if not isinstance(batch, BatchAxis) and node in self.plan.sites:
+            parts: list[fx.Node | None] = [None] * len(batch or ())
+            for user in node.users:
+                if user.target is operator.getitem and user in self.relevance:
+                    parts[user.args[1]] = self.relevance[user]  # type: ignore[index]
+            if all(part is None for part in parts):
+                return None
+            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", gather, tuple(parts))
+            return self.relevance[node]
+        shares = self.arriving.get(node, [])
+        if not shares:
+            if node not in self.wanted:
+                return None
+            shares = [
+                self._emit(
+                    "nothing",
+                    "call_function",
+                    _nothing,
+                    (self.forward[node], self.arriving[self.plan.graph.output][0]),
+                )
+            ]
+        total = shares[0]
+        for share in shares[1:]:
+            total = self._emit("sum", "call_function", together if self.signs_apart else added, (total, share))
+        if len(shares) > 1 or total.name.startswith("to_"):
+            total._rename(f"relevance_{node.name}")
+        for hook in self.hooks.get(node, ()):
+            name = self._member(f"hook_{node.name}", hook)
+            step = self._emit(f"both_{name}", "call_module", name, (total,))
+            total = self._item(step, 0, f"hooked_{node.name}")
+            self.hooked.setdefault(node.name, []).append(self._item(step, 1, f"record_{name}"))
+        self.relevance[node] = total
+        return total
+
+    def _member(self, name: str, module: nn.Module) -> str:
+        """Keep a module under a name that none of the model's tensors has."""
+        while name in self.members:
+            name += "_"
+        self.members[name] = module
+        return name
+
+    def _emit(self, name: str, op: str, target: Any, args: tuple[Any, ...], kwargs: Any = None) -> fx.Node:
+        return self.graph.create_node(op, target, args, kwargs or {}, name)
+
+    def _item(self, value: fx.Node, index: int, name: str) -> fx.Node:
+        return self._emit(name, "call_function", operator.getitem, (value, index))
+
+
+def _bind(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an operation that are given, by their names in its schema."""
+    return {**dict(zip(_argument_names(node), args, strict=False)), **kwargs}
+
+
+def _argument_names(node: fx.Node) -> list[str]:
+    return [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+
+
+def _first_part(node: fx.Node) -> fx.Node:
+    """Return the node that picks the first of an operation's several outputs."""
+    return next(user for user in node.users if user.target is operator.getitem and user.args[1] == 0)
+
+
+def _nothing(activation: Tensor, seeds: Tensor) -> Tensor:
+    """Zero relevance, where every path from the target was blocked."""
+    return torch.zeros(seeds.shape[0], *activation.shape, dtype=seeds.dtype, device=seeds.device)

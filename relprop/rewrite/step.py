@@ -1,0 +1,258 @@
+"""The modules a relevance program calls: the seed at the target, and one step per operation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from relprop.assign.targets import Against
+from relprop.errors import RuleError
+from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
+from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
+from rule_registry.transposed import layout
+
+LOST = 1e-6
+"""Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
+
+
+def widen(value: Any) -> Any:
+    """Give half-precision tensors, also those of a list or tuple, the precision relevance is computed in."""
+    # Spelled out: going through pytree takes longer than many an operation does.
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
+    if isinstance(value, list | tuple):
+        return [widen(item) for item in value] if isinstance(value, list) else tuple(map(widen, value))
+    return value
+
+
+class Seed(nn.Module):
+    """Relevance at the target: one seed for it and, with contrast, one for the rest.
+
+    Parameters
+    ----------
+    contrast : int, "rest" or None
+        A second seed is this class, or uniform over all but the target.
+    size : {"one", "output"}
+        Whether a seed has mass one, or is weighed with the output: the target's own, and the mean of the others.
+    classes : bool
+        Whether the output has classes; else it is a callable target's one number per sample.
+    """
+
+    def __init__(self, contrast: Against, size: Literal["one", "output"], classes: bool) -> None:
+        super().__init__()
+        self.contrast = contrast
+        self.size = size
+        self.classes = classes
+
+    def forward(self, output: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return the seeds, ``(S, *output)``, the classes they stand for, and the mass of each, ``(S, B)``.
+
+        Parameters
+        ----------
+        output : Tensor
+            ``(B, classes)``, or ``(B,)`` where there are none.
+        target : Tensor, optional
+            ``(B,)``, classes; where negative, or not given, that of the sample's largest output.
+        """
+        output = widen(output)
+        if not self.classes:
+            seeds = torch.ones_like(output).unsqueeze(0)
+        else:
+            largest = output.argmax(1)
+            target = largest if target is None else torch.where(target < 0, largest, target)
+            chosen = F.one_hot(target, output.shape[1]).to(output.dtype)
+            seeds = torch.stack([chosen, *self._against(target, chosen)])
+        if self.size == "output":
+            # Where a class is masked out by minus infinity its seed is zero, which the product would not be.
+            seeds = torch.where(seeds == 0, 0.0, seeds * output)
+        return (seeds, target, seeds.sum(2)) if self.classes else (seeds, None, seeds)
+
+    def _against(self, target: Tensor, chosen: Tensor) -> list[Tensor]:
+        """Return what the target is set against, like the one-hot classes."""
+        if self.contrast is None:
+            return []
+        if self.contrast == "rest":
+            return [(1 - chosen) / (chosen.shape[1] - 1)]
+        return [F.one_hot(torch.full_like(target, self.contrast), chosen.shape[1]).to(chosen.dtype)]
+
+
+class Step(nn.Module):
+    """One operation's rule at its place in the program.
+
+    Parameters
+    ----------
+    site : Site
+        The operation.
+    rule : Rule
+        Its rule.
+    where : str
+        For error messages: operation, module path and source line.
+    conserves : bool
+        Whether contributions are rescaled to the mass that arrived, and masses recorded.
+    measures : bool
+        Whether masses are recorded though nothing is rescaled.
+
+    moves : bool
+        Whether the rule moves relevance exactly, so that it may hand on what arrived, seen otherwise.
+
+    Attributes
+    ----------
+    overwrites : bool
+        Whether nobody else reads the relevance that arrives, so that the rule may overwrite it.
+    """
+
+    def __init__(
+        self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False, moves: bool = False
+    ) -> None:
+        super().__init__()
+        self.overwrites = False
+        self.measures = measures
+        self.moves = moves
+        self.site = site
+        self.defaults = {
+            argument.name: argument.default_value if argument.has_default_value() else None
+            for argument in site.op._schema.arguments
+        }
+        self.rule = rule
+        self.where = where
+        self.conserves = conserves
+
+    def overwriting(self) -> Step:
+        """Return the same step for relevance that nobody else reads."""
+        step = copy.copy(self)
+        step.overwrites = True
+        return step
+
+    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        """Apply the rule.
+
+        Parameters
+        ----------
+        relevance : Tensor or tuple
+            What arrived, ``(S, *output)``.
+        output, *args, **kwargs
+            What the operation returned, and what it was called with.
+
+        Returns
+        -------
+        tuple of Tensor
+            One relevance per activation input; last, where contributions were rescaled or parted, or all masses are
+            measured, the record ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling,
+            all contributions, mass that was lost, mass handed to each input. Else None.
+        """
+        output = widen(output)
+        relevance = self._fitted(output, relevance)
+        spent = self.overwrites and can_overwrite(relevance)
+        call = Call(self.site, self._bind(args, kwargs), output, spent)
+        counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
+        arrived = _mass(self.site.output_batch, relevance) if counts else None  # the rule may overwrite it
+        try:
+            returned = self.rule(call, relevance)
+        except (ValueError, NotImplementedError) as error:
+            raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
+        values = self._values(returned)
+        self._check(call, relevance, values)
+        given = (*call.arguments.values(), output, *(() if spent else (relevance,)))
+        record = None
+        if isinstance(returned, Shares) and self.conserves:
+            if arrived is None:
+                arrived = _mass(self.site.output_batch, relevance)
+            values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
+        elif self.conserves and not self.moves:
+            values = kept_apart(values, given if self.rule.overwrites else None)
+        if record is None and arrived is not None and (self.measures or len(values) > 1):
+            record = _masses(self.site, arrived, values, lossless=self.conserves)
+        return *values, record
+
+    def extra_repr(self) -> str:
+        """Rule, operation and place, for printed programs."""
+        return f"{self.rule}: {self.site.op} at {self.site.path!r}"
+
+    def _fitted(self, output: Any, relevance: Any) -> Any:
+        """Return relevance in the precision of the output it arrived at, and for all but moves in its layout."""
+        if isinstance(relevance, Tensor):
+            relevance = _in_precision_of(output, relevance)
+            return relevance if self.moves else _laid_out_like(output, relevance)
+        return tuple(None if r is None else self._fitted(part, r) for r, part in zip(relevance, output, strict=True))
+
+    def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
+        return {name: widen(value) for name, value in given.items()}
+
+    def _values(self, returned: Relevances) -> tuple[Tensor, ...]:
+        if isinstance(returned, Shares):
+            return returned.values
+        values = (returned,) if isinstance(returned, Tensor) else returned
+        if not isinstance(values, Sequence) or not all(isinstance(value, Tensor) for value in values):
+            raise RuleError(
+                f"rule {self.rule} returned a {type(returned).__name__} for {self.where}; it must return one tensor "
+                "(S, *input) for each activation input, or rule_registry.share(call, ...)"
+            )
+        return tuple(values)
+
+    def _check(self, call: Call, relevance: Any, values: tuple[Tensor, ...]) -> None:
+        parts = relevance if isinstance(relevance, tuple) else (relevance,)
+        seeds = next(len(part) for part in parts if part is not None)
+        expected = [(seeds, *value.shape) for value in call.inputs]
+        found = [tuple(value.shape) for value in values]
+        if expected != found:
+            raise RuleError(
+                f"rule {self.rule} returned relevances of shapes {found} where (S, *input) are {expected}, for "
+                f"{', '.join(map(str, self.site.active))} of {self.where}"
+            )
+
+
+def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
+    """Return relevance in the precision of the output it arrived at: casts on the way pass it as it is."""
+    dtype = output.dtype
+    if dtype.is_complex and not relevance.is_complex():  # a real number for each entry
+        dtype = dtype.to_real()
+    return relevance.to(dtype)
+
+
+def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
+    """Put the channels of a relevance last in memory where those of the output are.
+
+    An operation on two tensors of different layouts takes several times as long, and rules have a handful of these.
+    """
+    wanted = layout(output)
+    if wanted == torch.contiguous_format or layout(relevance[0]) == wanted:
+        return relevance
+    samples = relevance.flatten(0, 1).contiguous(memory_format=wanted)
+    fitted: Tensor = samples.unflatten(0, relevance.shape[:2])
+    return fitted
+
+
+def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
+    if isinstance(marks, BatchAxis):
+        return marks.sum(relevance)
+    parts = [m.sum(r) for m, r in zip(marks, relevance, strict=True) if m is not None and r is not None]
+    return torch.stack(parts).sum(0)
+
+
+def _rescale(
+    call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any] | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    raw = reduce(Tensor.add, shares.masses)
+    kept = raw > LOST * shares.total.clamp(min=0)
+    factor = (arrived / raw).masked_fill(~kept, 0.0)
+    factors = [
+        mark.spread(factor, value.ndim - 1) for mark, value in zip(call.site.input_batch, shares.values, strict=True)
+    ]
+    lost = arrived.masked_fill(kept, 0.0)
+    # Of one entry a sample, masses may be the values themselves: they are recorded before these are overwritten.
+    record = torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
+    return multiplied(shares.values, factors, given), record
+
+
+def _masses(site: Site, arrived: Tensor, values: Sequence[Tensor], lossless: bool) -> Tensor:
+    emitted = [mark.sum(value) for mark, value in zip(site.input_batch, values, strict=True)]
+    moved = torch.stack(emitted).sum(0)
+    lost = torch.zeros_like(arrived) if lossless else arrived - moved
+    return torch.stack([arrived, moved, moved, lost, *emitted])

@@ -1,0 +1,200 @@
+"""Following the mass of relevance from the output to the sources, from what the steps of a run have recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+import rule_registry
+from relprop.assign.assign import Plan, argument_nodes
+from relprop.rewrite.hooks import RelevanceHook
+from relprop.rewrite.signed import gross, net
+from relprop.run.conservation import HOOK, Cut
+from rule_registry.abslrp.elementwise import PAIRS
+from rule_registry.additions import ADDITIONS
+from rule_registry.sampling import SAMPLERS
+
+WEAK = 1e-2
+"""A rule that hands on less than this part of what arrives, before rescaling, is suspect."""
+
+_aten = torch.ops.aten
+_TAKE_ALL = frozenset(
+    {
+        _aten.maximum.default,
+        _aten.minimum.default,
+        _aten.index_put.default,
+        *ADDITIONS,
+        *SAMPLERS,
+        *PAIRS,
+    }
+)
+"""Operations one of whose inputs may receive all there is."""
+_OPPOSED = frozenset({_aten.div.Tensor})
+"""Operations whose inputs contribute the same with opposite signs."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A node that relevance comes to: what is known of it without a run, and without the model, which stays free.
+
+    Parameters
+    ----------
+    name, path, operation, rule : str
+        As in `relprop.run.conservation.Cut`; a node that only passes all on has no operation.
+    receivers : tuple of str
+        Names of the nodes it hands relevance to.
+    blocks : bool
+        Whether it hands nothing on, by its rule.
+    settled : bool
+        Whether there is no choice who receives nothing.
+    opposed : bool
+        Whether what one input contributes the other one takes away.
+    hooks : tuple of (str, str)
+        Module path, and name of the function, of every hook that relevance goes through before.
+    """
+
+    name: str
+    path: str = ""
+    operation: str = ""
+    rule: str = ""
+    receivers: tuple[str, ...] = ()
+    blocks: bool = False
+    settled: bool = False
+    opposed: bool = False
+    hooks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Records:
+    """What was measured in a run, of all samples.
+
+    Parameters
+    ----------
+    steps : mapping of str to Tensor or None
+        The record of each step, see `relprop.rewrite.step.Step`.
+    seeds : Tensor
+        Mass of the seeds, ``(S, B)``.
+    arrived : mapping of str to Tensor
+        Mass at each source, ``(S, B)``.
+    hooked : mapping of str to sequence of Tensor
+        Masses before and behind each hook at a node, ``(2, S, B)``.
+    """
+
+    steps: Mapping[str, Tensor | None]
+    seeds: Tensor
+    arrived: Mapping[str, Tensor]
+    hooked: Mapping[str, Sequence[Tensor]]
+
+
+def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> tuple[Stop, ...]:
+    """List the nodes that relevance comes to, from the output on; sources are last."""
+    moves = rule_registry.get("structural").table
+    reached = {plan.graph.output, *hooks}
+    stops = []
+    for node in reversed(list(plan.graph.calls())):
+        if node not in reached or node in plan.sources:
+            continue
+        passed = tuple((hook.info.path, hook.called) for hook in hooks.get(node, ()))
+        if node in plan.sites:
+            site, rule = plan.sites[node], plan.assigned[node]
+            by_slot = dict(argument_nodes(node))
+            inputs = [by_slot[slot] for slot in site.active]
+            settled = rule is moves.get(site.op) or site.op in _TAKE_ALL
+            opposed = len(site.active) == 2 and site.op in _OPPOSED
+            names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
+            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, passed))
+        else:
+            inputs = [node.args[0]]  # type: ignore[list-item]
+            stops.append(Stop(node.name, receivers=(inputs[0].name,), hooks=passed))
+        reached.update(inputs)
+    for node in plan.sources:
+        passed = tuple((hook.info.path, hook.called) for hook in hooks.get(node, ()))
+        stops.append(Stop(node.name, operation="source", hooks=passed))
+    return tuple(stops)
+
+
+def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool) -> tuple[Cut, ...]:
+    """Follow the mass through the stops of a plan.
+
+    Parameters
+    ----------
+    stops : sequence of Stop
+        Of the plan that was run.
+    records : Records
+        Of the run.
+    output : str
+        Name of the node that the seeds are at.
+    conserves : bool
+        Whether the rule set is meant to conserve mass, so that what deletes it is suspect.
+    """
+    seeds = records.seeds
+    unit = torch.where(seeds == 0, 1.0, seeds)
+    expected = {output: seeds}
+    mass, whole = seeds, True
+    cuts: list[Cut] = []
+
+    def cut(stop: Stop, rule: str, factor: Tensor, lost: Tensor, suspect: str = "") -> None:
+        cuts.append(Cut(stop.name, stop.path, stop.operation, rule, mass / unit, factor, lost / unit, suspect))
+
+    def hand(name: str, amount: Tensor) -> None:
+        expected[name] = expected[name] + amount if name in expected else amount
+
+    for stop in stops:
+        for (path, called), record in zip(stop.hooks, records.hooked.get(stop.name, ()), strict=True):
+            before, behind = record
+            mass = mass + behind - expected.get(stop.name, torch.zeros_like(behind))
+            expected[stop.name] = behind
+            whole = whole and torch.equal(before, behind)
+            factor = behind / torch.where(before == 0, 1.0, before)
+            cuts.append(Cut(stop.name, path, HOOK, called, mass / unit, factor, (before - behind) / unit))
+        if stop.name in records.arrived:
+            measured = records.arrived[stop.name]
+            mass = mass + measured - expected.get(stop.name, torch.zeros_like(measured))
+            cut(stop, "", torch.ones_like(mass), torch.zeros_like(mass))
+            continue
+        if stop.name not in expected:
+            continue
+        steps = records.steps.get(stop.name)
+        if steps is not None:
+            suspect = _suspicion(steps, whole, stop) if conserves else ""
+            measured, _, _, lost, *emitted = net(steps, len(seeds), 1)
+            arrived, raw = gross(steps, len(seeds), 1)[:2]
+            mass = mass + (measured - expected[stop.name]) + (sum(emitted) - measured)
+            for receiver, amount in zip(stop.receivers, emitted, strict=True):
+                hand(receiver, amount)
+            cut(stop, stop.rule, raw / torch.where(arrived == 0, 1.0, arrived), lost, suspect)
+        elif stop.blocks:
+            mass = mass - expected[stop.name]
+            cut(stop, "blocks", torch.zeros_like(mass), expected[stop.name])
+        else:
+            hand(stop.receivers[0], expected[stop.name])
+    return tuple(cuts)
+
+
+def _suspicion(record: Tensor, whole: bool, stop: Stop) -> str:
+    """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
+
+    What a hook has left over may be little, or of one branch alone: that says nothing about rules. Where it is settled
+    who receives nothing there is no choice: in a move a part that nobody reads any more, as all but the class token of
+    the last block; who never wins a maximum. Of a quotient, whose denominator contributes ``-z``, either may receive
+    nothing, where relevance lies at one sign alone: then the positive contributions are half of all.
+    """
+    measured, raw, total, lost, *emitted = record
+    alive = (measured > 0) & (lost == 0)
+    if not alive.any():
+        return ""
+    if (raw[alive] > total[alive] * 1.001).any():
+        return "its positive contributions are smaller than the sum of all contributions"
+    if not whole:
+        return ""
+    if (raw[alive] < WEAK * measured[alive]).all():
+        return f"it handed on {float((raw / measured)[alive].max()):.1e} of the mass before rescaling"
+    one_sided = stop.opposed and bool((2.001 * raw[alive] >= total[alive]).all())
+    if len(emitted) > 1 and not stop.settled and not one_sided:
+        silent = [k for k, amount in enumerate(emitted) if not amount[alive].any()]
+        if silent:
+            return f"input {silent[0]} of {len(emitted)} received nothing"
+    return ""

@@ -1,0 +1,1 @@
+"""What HDF5 itself needs: opening, compression, locks, space and repair."""

@@ -1,0 +1,210 @@
+"""How the groups, scales and data sets of a file are made, as `relprop.store.schema` says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relprop.store.config import canonical_json, config_sha256
+from relprop.store.hdf5.compression import filters
+from relprop.store.layout import Layout, Method, map_fields, method_fields, numpy_type, sample_fields
+from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
+
+SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)
+BLOCK = 1024
+"""Rows in a chunk of what is not large, in files of streams."""
+EMPTY_CHUNK = 512
+"""Bytes of a chunk that is compressed and empty, and of its entries in the index, beside 1/64 of its full size."""
+DESCRIPTION = 1 << 13
+"""Bytes of what describes a data set."""
+
+
+def new_file(path: Path) -> h5py.File:
+    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's."""
+    return h5py.File(path, "w", fs_strategy="none")
+
+
+def create(
+    file: h5py.File, config: Mapping[str, Any], layout: Layout, index: ArrayLike, versions: Mapping[str, str]
+) -> None:
+    """Lay out an empty file for samples with these indices in the data set, ``(N,)``, ascending."""
+    text = canonical_json(config)
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "format_version": np.int32(FORMAT_VERSION),
+            "config": text,
+            "config_sha256": config_sha256(text),
+            "versions": json.dumps(dict(versions), sort_keys=True),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "complete": np.uint8(0),
+        }
+    )
+    scales = _scale_values(layout, np.asarray(index, np.int64))
+    for dimension in DIMENSIONS:
+        values = scales[dimension.name]
+        dtype = h5py.string_dtype() if values.dtype == object else values.dtype
+        storage = {"maxshape": (None,), "chunks": (BLOCK,)} if dimension.name == "sample" and not len(values) else {}
+        scale = file.create_dataset(dimension.name, data=values, dtype=dtype, **storage)
+        scale.make_scale(dimension.name)
+        scale.attrs.update({"long_name": dimension.long_name, "units": "1"})
+    samples = file.create_group("samples")
+    _add_fields(file, samples, sample_fields(layout), layout)
+    samples["index"][:] = scales["sample"]
+    file.create_group("methods")
+
+
+def add_method(file: h5py.File, method: Method, layout: Layout) -> None:
+    """Lay out the group of a method."""
+    group = file["methods"].create_group(method.name)
+    text = canonical_json(method.config)
+    group.attrs.update({"config": text, "config_sha256": config_sha256(text), "description": method.description})
+    _add_fields(file, group, method_fields(method), layout)
+    if method.maps is not None:
+        _add_fields(file, group.create_group("maps"), map_fields(method), layout)
+
+
+def grows(file: h5py.File) -> bool:
+    """Say whether rows can be added: the file was begun for a stream."""
+    return bool(file["sample"].maxshape == (None,))
+
+
+def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
+    """Add rows at the end for samples with these indices in the data set, ``sample`` last.
+
+    A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
+    right is one between the writes of a flush that makes a data set's first chunk, when no row is committed yet, or
+    splits a node of its chunks' index, every 32 chunks: it can spoil that data set.
+    """
+    old = len(file["sample"])
+    for data in _along_samples(file):
+        data.resize(old + len(index), axis=0)
+    file["samples/index"][old:] = index
+    file.flush()
+    file["sample"].resize(old + len(index), axis=0)
+    file["sample"][old:] = index
+    file.flush()
+
+
+def even_out(file: h5py.File) -> None:
+    """Finish or undo what a kill left of `extend`."""
+    count = len(file["sample"])
+    for data in _along_samples(file):
+        if len(data) != count:
+            data.resize(count, axis=0)
+    if not np.array_equal(file["sample"][:], file["samples/index"][:]):
+        file["sample"][:] = file["samples/index"][:]
+    file.flush()
+
+
+def fields_of(layout: Layout, methods: Iterable[Method], *, samples: bool = True) -> Iterator[Field]:
+    """Yield the fields of methods, and of ``samples``."""
+    if samples:
+        yield from sample_fields(layout)
+    for method in methods:
+        yield from (*method_fields(method), *map_fields(method))
+
+
+def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
+    """Return the size, generously, of what is allocated for so many more rows: one of compressed chunks is empty."""
+    sizes = {name: len(values) for name, values in _scale_values(layout, np.zeros(1, np.int64)).items()}
+    total = 0
+    for field in fields:
+        each = math.prod(sizes[name] for name in field.dims) * dtype_of(field, layout).itemsize
+        if field.large:
+            total += rows * (EMPTY_CHUNK + (each // 64 if layout.compression else each))
+        else:
+            total += each * -(-rows // BLOCK) * BLOCK
+        total += DESCRIPTION
+    return total
+
+
+def own_data_sets(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
+    """Return the data sets of a group that are not scales."""
+    return {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and not item.is_scale}
+
+
+def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    height, width = layout.size
+    names = np.array(layout.class_names, object) if layout.class_names else np.arange(layout.classes, dtype=np.int32)
+    return {
+        "sample": index,
+        "order": np.array(ORDERS, object),
+        "masking_state": np.arange(STATES, dtype=np.uint8),
+        "masked_state": np.arange(1, STATES, dtype=np.uint8),
+        "y": np.arange(height, dtype=np.int32),
+        "x": np.arange(width, dtype=np.int32),
+        "slot": np.array(SLOTS, object),
+        "class": names,
+        "channel": np.arange(layout.channels, dtype=np.int32),
+    }
+
+
+def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout: Layout) -> None:
+    for field in fields:
+        data = _add_field(file, group, field, layout)
+        # What attaching a scale does, without the list of data sets that the scale would keep: a method that is added
+        # must not change the header of sample, which a kill in the middle would spoil for all.
+        scales = np.empty(len(field.dims), object)
+        for axis, name in enumerate(field.dims):
+            scales[axis] = np.array([file[name].ref], h5py.ref_dtype)
+            if name not in group:
+                group[name] = file[name]
+        data.attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
+
+
+def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
+    shape = tuple(len(file[name]) for name in field.dims)
+    storage: dict[str, Any] = {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if grows(file) else {}
+    if field.large:
+        storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
+    dtype = dtype_of(field, layout)
+    data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, dtype), dcpl=_early(), **storage)
+    data.attrs.update(_attributes(field, dtype))
+    return data
+
+
+def dtype_of(field: Field, layout: Layout) -> np.dtype[Any]:
+    """Return the type of a field in a file."""
+    kind = numpy_type(field, layout)
+    return np.dtype(h5py.string_dtype("utf-8", field.length) if kind == "str" else kind)
+
+
+def _along_samples(file: h5py.File) -> Iterator[h5py.Dataset]:
+    """Yield what has rows, but ``sample`` itself."""
+    for group in (file["samples"], *file["methods"].values()):
+        for holder in (group, group.get("maps", {})):
+            yield from own_data_sets(holder).values()
+
+
+def _fill(field: Field, dtype: np.dtype[Any]) -> float | None:
+    if field.dtype in ("str", "float16"):  # the netCDF library crashes on a float16 that has one; scale says the same
+        return None
+    return np.nan if dtype.kind == "f" else field.fill
+
+
+def _attributes(field: Field, dtype: np.dtype[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"long_name": field.long_name, "units": field.units}
+    if field.valid_range is not None:
+        found["valid_range"] = np.array(field.valid_range, dtype)
+    if field.direction is not None:
+        found["direction"] = field.direction
+    if field.meanings is not None:  # as the CF conventions spell codes and bits
+        found["flag_masks" if field.bits else "flag_values"] = np.array(list(field.meanings.values()), dtype)
+        found["flag_meanings"] = " ".join(field.meanings)
+    return found
+
+
+def _early() -> h5py.h5p.PropDCID:
+    """Return properties by which storage is allocated at once, so that rows written later move nothing."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return properties

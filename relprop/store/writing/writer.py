@@ -1,0 +1,297 @@
+"""The one who writes a file: rows first, then the states that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from relprop.store.description import is_complete
+from relprop.store.errors import StoreError
+from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
+from relprop.store.layout import Layout, Method, map_fields, method_fields
+from relprop.store.schema import State
+from relprop.store.writing import build
+from relprop.store.writing.checks import check_index
+from relprop.store.writing.create import begin, take_up
+from relprop.store.writing.open_file import OpenEvaluation, by_name, states_of
+from relprop.store.writing.rows import Batch, Rows, make_batch, runs, scaled_maps
+
+
+class EvaluationWriter(OpenEvaluation):
+    """Writes one file, from one thread at a time; made by `create` or `resume`, and a context manager that closes it.
+
+    What is written counts once `commit` has returned: then it is there, whatever becomes of the process. (Not of the
+    machine: a power cut takes what the operating system had not yet put on the disk.) While the writer is open nobody
+    else can open the file.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from relprop.store import EvaluationWriter, Layout, Method
+    >>> config = {"model": "tiny", "seed": 0, "samples": 8, "shard": [0, 1]}
+    >>> layout = Layout(size=(4, 4), classes=3)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> method = Method("constant", {"control": "constant"})
+    >>> with EvaluationWriter.create(f"{folder.name}/run.h5", config, layout, range(8), methods=[method]) as writer:
+    ...     scores = "faithfulness robustness unclipped local_consistency contrastiveness_raw contrastiveness gae"
+    ...     writer.write_method("constant", slice(0, 4), {name: np.zeros(4) for name in scores.split()})
+    ...     writer.write_method("constant", [5], {"state": [2], "message": ["out of memory"]})
+    ...     writer.commit()
+    >>> with EvaluationWriter.resume(f"{folder.name}/run.h5", config, layout) as writer:
+    ...     print(writer.method_states("constant"))
+    [1 1 1 1 0 2 0 0]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        super().__init__(path, file)
+        self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PathLike[str],
+        config: Mapping[str, Any],
+        layout: Layout,
+        index: ArrayLike = (),
+        *,
+        methods: Iterable[Method] = (),
+        versions: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> Self:
+        """Begin a file; until it is laid out there is none at the path.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
+        config : mapping
+            What all methods share, see `relprop.store.schema`.
+        layout : Layout
+            Sizes and storage.
+        index : array_like
+            Indices of the samples in the data set, ``(N,)``, ascending; none for a stream, see `extend`.
+        methods : iterable of Method
+            Others can be added when it is resumed.
+        versions : mapping
+            Of the software, by name.
+        overwrite : bool
+            Whether a file that is there may be replaced.
+
+        Raises
+        ------
+        OutputError
+            If there is a file already, or none can be written.
+        BusyError
+            If the file that shall be replaced is open.
+        ConfigurationError, StoreError
+            If the configuration, a method or the index can't be kept.
+        MissingExtraError
+            If the compression needs a package that is not installed.
+        """
+        path = Path(path)
+        begin(path, config, layout, index, methods, versions or {}, overwrite)
+        return cls(path, open_hdf5(path, "r+"))
+
+    @classmethod
+    def resume(
+        cls, path: str | PathLike[str], config: Mapping[str, Any], layout: Layout, *, methods: Iterable[Method] = ()
+    ) -> Self:
+        """Continue a file, complete or not: rows that are absent or failed can be written.
+
+        Parameters
+        ----------
+        path : path
+            Of the file.
+        config, layout
+            As it was begun with; compression and lengths of strings stay what they are.
+        methods : iterable of Method
+            Those not yet in the file are added, all in one copy of it, which then takes its place.
+
+        Raises
+        ------
+        ConfigurationError
+            If it was begun with another configuration or layout, or has a method with another configuration, other
+            metrics or without maps, naming what differs.
+        MissingFileError, BusyError, FormatError, OutputError, MissingExtraError
+            If it can't be opened, or there is no room for the copy.
+        """
+        path = Path(path)
+        take_up(path, config, layout, methods)
+        file = open_hdf5(path, "r+")
+        try:
+            with telling_output_errors(path):
+                build.even_out(file)
+            return cls(path, file)
+        except BaseException:
+            file.close()
+            raise
+
+    def extend(self, index: ArrayLike) -> NDArray[np.int64]:
+        """Add rows for further samples of a stream.
+
+        Parameters
+        ----------
+        index : array_like
+            Their indices, ``(M,)``, ascending and above those that are there.
+
+        Returns
+        -------
+        ndarray
+            Their rows, ``(M,)``.
+        """
+        if not build.grows(self._file):
+            raise StoreError(
+                f"{self._path} was begun for {self._count} samples, not for a stream: it can't be extended"
+            )
+        old = self.index
+        added = check_index(index, above=int(old[-1]) if len(old) else -1)
+        self.commit()
+        with telling_output_errors(self._path):
+            fields = build.fields_of(self._layout, self._methods.values())
+            reserve(self._file, self._path, build.allocated_bytes(fields, self._layout, len(added)))
+            self._set_complete(False)
+            build.extend(self._file, added)
+        return np.arange(len(old), len(old) + len(added))
+
+    def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
+        """Write rows of ``samples``.
+
+        Parameters
+        ----------
+        rows : slice or array_like
+            Which, in any order.
+        arrays : mapping
+            Values ``(B, ...)`` by names of `schema.SAMPLE_FIELDS`, or one for all. Without ``state`` they are done.
+
+        Raises
+        ------
+        StoreError
+            If names, shapes or types don't fit, or something is missing for rows that are done.
+        OutputError
+            If there is no room; what was committed is kept.
+        """
+        group = self._file["samples"]
+        batch = make_batch(rows, arrays, self._fields, group, self._count)
+        if "index" in batch.values and (batch.values["index"] != self._file["sample"][batch.rows]).any():
+            raise StoreError("samples/index: the indices of rows are settled when they are made")
+        if len(batch.rows):
+            self._write(group, batch)
+
+    def write_method(self, name: str, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
+        """Write rows of a method.
+
+        Parameters
+        ----------
+        name : str
+            Of the method.
+        rows : slice or array_like
+            Which, in any order.
+        arrays : mapping
+            Values ``(B, ...)`` by names of `schema.METHOD_FIELDS` and metrics, or one for all; and ``relevance``, of
+            any scale, where the method keeps maps. Without ``state`` they are done.
+
+        Raises
+        ------
+        StoreError, OutputError
+            As `write_samples`.
+        """
+        group, method = self._group(name), self._methods[name]
+        given, relevance = {key: value for key, value in arrays.items() if key != "relevance"}, arrays.get("relevance")
+        batch = make_batch(rows, given, by_name(method_fields(method)), group, self._count)
+        if not len(batch.rows):
+            return
+        if method.maps is None and relevance is not None:
+            raise StoreError(f"{name} was added without maps: leave relevance out")
+        if method.maps is None or relevance is None:
+            if method.maps is not None and (batch.states == State.DONE).any():
+                raise StoreError(f"{name} was added with maps: rows that are done come with relevance")
+            self._write(group, batch)
+            return
+        scaled = scaled_maps(relevance, given.get("state", State.DONE), len(batch.rows), f"methods/{name}")
+        maps = make_batch(rows, scaled, by_name(map_fields(method)), group["maps"], self._count)
+        self._write(group, batch, maps)
+
+    def commit(self) -> None:
+        """Make everything written so far last: flush the rows, write their states, and flush these."""
+        if not self._pending:
+            return
+        with telling_output_errors(self._path):
+            self._file.flush()
+            for group, batch in self._pending:
+                _store(group, batch.rows, {"state": batch.states})
+            self._file.flush()
+        self._pending.clear()
+
+    def finish(self) -> None:
+        """Commit, and mark the file complete.
+
+        Raises
+        ------
+        StoreError
+            If rows are absent.
+        """
+        self.commit()
+        groups = {"samples": self._file["samples"], **{f"method {name}": self._group(name) for name in self._methods}}
+        absent = {name: int((states_of(group) == State.ABSENT).sum()) for name, group in groups.items()}
+        if any(absent.values()):
+            words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
+            raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
+        self._set_complete(True)
+
+    def close(self) -> None:
+        """Close the file. What was not committed is lost; a second time does nothing."""
+        if not self._file:
+            return
+        self._pending.clear()
+        with telling_output_errors(self._path):
+            self._file.close()
+            trim(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, group: h5py.Group, batch: Batch, maps: Batch | None = None) -> None:
+        reserve(self._file, self._path, batch.nbytes + (maps.nbytes if maps is not None else 0))
+        if (states_of(group)[batch.rows] != State.ABSENT).any():
+            self._take_back(group, batch)
+        with telling_output_errors(self._path):
+            _store(group, batch.rows, batch.values)
+            if maps is not None:
+                _store(group["maps"], maps.rows, maps.values)
+        self._pending.append((group, batch))
+
+    def _take_back(self, group: h5py.Group, batch: Batch) -> None:
+        """Make rows absent before they are written again: new values must not pass for the old ones' whole."""
+        self.commit()
+        self._set_complete(False)
+        with telling_output_errors(self._path):
+            for there, _ in runs(batch.rows):
+                group["state"][there] = State.ABSENT
+                group["message"][there] = ""
+            self._file.flush()
+
+    def _set_complete(self, complete: bool) -> None:
+        if is_complete(self._file) != complete:
+            with telling_output_errors(self._path):
+                self._file.attrs.modify("complete", np.uint8(complete))
+                self._file.flush()
+
+
+def _store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
+    for name, column in values.items():
+        for there, here in runs(rows):
+            group[name][there] = column[here]

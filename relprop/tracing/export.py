@@ -1,0 +1,167 @@
+"""From a model to one functional ATen graph with a dynamic batch, by ``torch.export``."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from threading import get_ident
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from relprop.errors import CaptureError, RelpropError, first_line
+from relprop.graph.graph import ROOT
+from relprop.tracing.lowering.decompositions import composites, spelled_out
+from relprop.tracing.lowering.functionalize import write_out_of_place
+from relprop.tracing.outputs import explained
+
+aten = torch.ops.aten
+
+# Recurrent layers hold their weights in a list too, which export fills for a while. That is the copy's own list.
+warnings.filterwarnings("ignore", rf"The tensor attributes? self\.{ROOT}\.(.*\.)?_flat_weights\[", UserWarning)
+
+
+@contextmanager
+def plain_mode() -> Iterator[None]:
+    """Run without an autograd tape, outside of inference mode and of autocast.
+
+    Autocast would fill a graph with casts, and grad-mode switches inside a model would become opaque regions.
+    """
+    with torch.inference_mode(False), torch.no_grad(), no_autocast():
+        yield
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Switch autocast off on every kind of device for which it is on."""
+    kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    contexts = [torch.autocast(kind, enabled=False) for kind in kinds]
+    for context in contexts:
+        context.__enter__()
+    try:
+        yield
+    finally:
+        for context in reversed(contexts):
+            context.__exit__(None, None, None)
+
+
+class Wrapped(nn.Module):
+    """A model with its target: the signature is fixed, and the output is the one to be explained."""
+
+    def __init__(
+        self, model: nn.Module, target: Callable[[Any], Any] | None = None, output: str | int | None = None
+    ) -> None:
+        super().__init__()
+        self.add_module(ROOT, model)
+        self.target = target
+        self.output = output
+
+    @property
+    def model(self) -> nn.Module:
+        """The model itself."""
+        return self.get_submodule(ROOT)
+
+    def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model; then choose the output and call the target on it, where there are such."""
+        return explained(self.model(*args, **kwargs), self.target, self.output)
+
+
+def export(
+    wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]
+) -> ExportedProgram:
+    """Export a wrapped model; the tensors marked in ``batched`` become dynamic in their first axis.
+
+    Raises
+    ------
+    CaptureError
+        If ``torch.export`` can't trace the model.
+    """
+    axis = Dim("batch", min=1)
+
+    marks = iter(batched)
+
+    def dynamic(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return {0: axis} if next(marks) else {}
+        return None
+
+    inputs = (args, dict(kwargs))
+    try:
+        with redirect_stderr(_WithoutThisThread(sys.stderr)):
+            shapes = pytree.tree_map(dynamic, inputs)
+            program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=shapes)
+    except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
+        target = (
+            "" if wrapped.target is None else " What the target needs for each sample must be an input of the model."
+        )
+        raise CaptureError(
+            f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
+            "The whole message is the cause of this error. Usual reasons: a branch on values of a tensor (a mask of "
+            "nn.Transformer without is_causal), a batch size fixed in the code or read by len(x), which is x.shape[0] "
+            "to a tracer, a loop over samples, a recurrent layer without batch_first=True that takes the batch for its "
+            f"sequence, a call out of torch. Rewrite that, or pass a part of the model that can be traced.{target}"
+        ) from error
+    write_out_of_place(program.graph)
+    for module, region in gradient_regions(program):
+        region.args = (False, *region.args[1:])
+        module.recompile()
+    return lower(program)
+
+
+def gradient_regions(program: ExportedProgram) -> list[tuple[fx.GraphModule, fx.Node]]:
+    """Return the regions of a program that switch the gradient on, and the graph each is in.
+
+    Lowering would run them on an autograd tape, and keep the ``detach`` of whatever that saves.
+    """
+    return [
+        (module, node)
+        for module in program.graph_module.modules()
+        if isinstance(module, fx.GraphModule)
+        for node in module.graph.find_nodes(
+            op="call_function", target=torch.ops.higher_order.wrap_with_set_grad_enabled
+        )
+        if node.args[0]
+    ]
+
+
+class _WithoutThisThread(io.TextIOBase):
+    """A stream that drops what its maker prints: before it raises, torch.export prints the graph it has so far."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.thread = get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if get_ident() == self.thread else self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def lower(program: ExportedProgram) -> ExportedProgram:
+    """Make an exported program functional, in the vocabulary that rules are written for.
+
+    Raises
+    ------
+    CaptureError
+        If it can't be.
+    """
+    try:
+        lowered: ExportedProgram = program.run_decompositions(dict(spelled_out(program)))
+        if composites(lowered):  # what others were composed of
+            lowered = lowered.run_decompositions(dict(spelled_out(lowered)))
+    except RelpropError:  # of a decomposition
+        raise
+    except Exception as error:  # as above
+        raise CaptureError(
+            f"the exported graph can't be made functional: {first_line(error)}\n"
+            "The usual reason is a forward that changes a tensor in place which is an attribute of its module: make it "
+            "a buffer with register_buffer."
+        ) from error
+    return lowered

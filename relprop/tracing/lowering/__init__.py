@@ -1,0 +1,1 @@
+"""From an ATen program to the core form that rules are written for."""

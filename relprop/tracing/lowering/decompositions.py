@@ -1,0 +1,280 @@
+"""How capture spells operations in others, so that each has one meaning however a model calls it.
+
+What torch composes of other operations is written out unless some rule set has a rule for it. What follows here torch
+does not compose, or not so that the rules of the parts make sense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import SymInt, Tensor, fx
+from torch._C import DispatchKey
+from torch._ops import OpOverload
+from torch.export import ExportedProgram, default_decompositions
+
+import rule_registry
+from relprop.errors import CaptureError
+from relprop.tracing.lowering.recurrent import WRITTEN_OUT
+
+aten = torch.ops.aten
+
+
+def spelled_out(program: ExportedProgram) -> Mapping[OpOverload, Callable[..., Any]]:
+    """Return what stands for operations of an exported program, for its ``run_decompositions``."""
+    attention = partial(_attention, infinite=_may_mask_by_infinity(program))
+    return {
+        **{operation: _composed(operation) for operation in composites(program)},
+        aten.scaled_dot_product_attention.default: attention,
+        **_DECOMPOSITIONS,
+    }
+
+
+def composites(program: ExportedProgram) -> set[OpOverload]:
+    """Return the operations of a program that torch composes of others, and for which no rule set has a rule."""
+    ruled = {operation for definition in rule_registry.registry.defined().values() for operation in definition.table}
+    graphs = (module.graph for module in program.graph_module.modules() if isinstance(module, fx.GraphModule))
+    called = {node.target for graph in graphs for node in graph.nodes if isinstance(node.target, OpOverload)}
+    return {operation for operation in called - ruled if _is_composite(operation) and not _stays_whole(operation)}
+
+
+def _stays_whole(operation: OpOverload) -> bool:
+    """Whether the parts of an operation are further from any rule than itself."""
+    name = operation._schema.name.removeprefix("aten::")
+    return operation in _WHOLE or (name.startswith(("fft_", "linalg_")) and name not in _OF_PRODUCTS)
+
+
+def _is_composite(operation: OpOverload) -> bool:
+    returned = operation._schema.returns
+    tensors = bool(returned) and all("Tensor" in str(value.type) for value in returned)
+    return tensors and operation.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+
+
+def _may_mask_by_infinity(program: ExportedProgram) -> bool:
+    """Whether minus infinity is written in a program, held by it, or may be given to it for all samples alike."""
+    signature = program.graph_signature
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        given = node.name in signature.user_inputs and isinstance(value, Tensor) and value.is_floating_point()
+        if (given and not _carries_batch(value)) or -math.inf in (*node.args, *node.kwargs.values()):
+            return True
+    held = (*(program.state_dict.get(name) for name in signature.buffers), *program.constants.values())
+    floating = (value for value in held if isinstance(value, Tensor) and value.is_floating_point())
+    return any(bool(value.isneginf().any()) for value in floating)
+
+
+def _carries_batch(tensor: Tensor) -> bool:
+    return any(isinstance(size, SymInt) for size in tensor.shape)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    infinite: bool,
+) -> Tensor:
+    """Attention written out, so that it has one meaning however a model spells it.
+
+    A query that no key is open to, as that of a padded position, attends to nothing, where softmax would be 0 / 0. What
+    that takes is left out for masks that have no such rows: causal ones, and, unless ``infinite``, learned biases.
+    """
+    if dropout_p:
+        raise CaptureError("attention with dropout in evaluation mode: pass dropout_p=0.0 when not training")
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1])
+    logits = (query * scale) @ key.transpose(-2, -1)
+    closes = attn_mask is not None and (infinite or attn_mask.dtype == torch.bool or _carries_batch(attn_mask))
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+        if closes:
+            closed = (attn_mask == -math.inf).all(-1, keepdim=True)
+            attended = (logits + attn_mask.masked_fill(closed, 0.0)).softmax(-1) @ value
+            return attended.masked_fill(closed, 0.0)
+        logits = logits + attn_mask
+    return logits.softmax(-1) @ value
+
+
+def _add_product(term: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    """``addcmul``, whose terms and factors share as those of any sum and product do."""
+    return term + (a * b if value == 1 else a * b * value)
+
+
+def _composed(operation: OpOverload) -> Callable[..., Any]:
+    """Return what an operation stands for, in other operations: those of an einsum, or the one it is a name of."""
+
+    def decomposition(*args: Any, **kwargs: Any) -> Any:
+        # Not ``decompose``: that would look up this very function.
+        return operation._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+    return decomposition
+
+
+def _add_quotient(term: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    """``addcdiv``."""
+    return term + (a / b if value == 1 else a / b * value)
+
+
+def _add_matmul(term: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    """Matrix product with a summand that is an activation; a constant one is a bias, for which there are rules."""
+    if not _carries_batch(term):
+        return NotImplemented
+    product = a @ b
+    return (term if beta == 1 else term * beta) + (product if alpha == 1 else product * alpha)
+
+
+def _lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    return start * (1 - weight) + end * weight
+
+
+def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``sum_ij a_i w_kij b_j``: a fully connected layer, and its product with the other input."""
+    outputs, _, width = weight.shape
+    held = (a @ weight.transpose(0, 1).flatten(1)).unflatten(-1, (outputs, width))
+    product: Tensor = (held @ b.unsqueeze(-1)).squeeze(-1)
+    return product if bias is None else product + bias
+
+
+def _distances(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
+    """``cdist``: lengths of differences."""
+    lengths: Tensor = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    return lengths
+
+
+def _vector_norm(
+    x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    """Extremes of magnitudes, where a norm is one; any other as it is."""
+    if abs(ord) != math.inf or dtype not in (None, x.dtype):
+        return NotImplemented
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
+    return x.abs().amax(dims, keepdim) if ord > 0 else x.abs().amin(dims, keepdim)
+
+
+def _extremes(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    dims = [] if dim is None else [dim]
+    return x.amin(dims, keepdim), x.amax(dims, keepdim)
+
+
+def _with_mean(
+    spread: Callable[..., Tensor], x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    dims = list(dim or range(x.ndim))
+    return spread(x, dims, correction=1 if correction is None else correction, keepdim=keepdim), x.mean(dims, keepdim)
+
+
+def _smooth_maximum(a: Tensor, b: Tensor) -> Tensor:
+    largest: Tensor = torch.stack(torch.broadcast_tensors(a, b)).logsumexp(0)
+    return largest
+
+
+def _hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(torch.stack(torch.broadcast_tensors(a, b)), dim=0)
+    return length
+
+
+def _cross_entropy(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: int = 1,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Any:
+    """Loss of each sample for class indices; torch (2.15) infers a wrong shape of it where the batch is dynamic."""
+    if label_smoothing:
+        return NotImplemented
+    return _log_likelihood(x.log_softmax(1), target, weight, reduction, ignore_index)
+
+
+def _log_likelihood(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1, ignore_index: int = -100
+) -> Any:
+    if target.is_floating_point() or weight is not None or reduction != 0 or ignore_index >= 0:
+        return NotImplemented
+    return -x.gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def _bounded(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Any:
+    """``clamp`` between tensors: one that is an activation may win; between constants it is an activation function."""
+    if not any(bound is not None and _carries_batch(bound) for bound in (low, high)):
+        return NotImplemented
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
+
+
+def _rounded_quotient(a: Tensor, b: Any, *, rounding_mode: str | None) -> Tensor:
+    quotient: Tensor = a / b
+    return quotient if rounding_mode is None else quotient.floor() if rounding_mode == "floor" else quotient.trunc()
+
+
+_OF_TORCH = (
+    aten.affine_grid_generator.default,
+    aten.binary_cross_entropy.default,
+    aten.binary_cross_entropy_with_logits.default,
+    aten.diag_embed.default,
+    aten.huber_loss.default,
+    aten.index_copy.default,
+    aten.linalg_cross.default,
+    aten.mse_loss.default,
+    aten.nansum.default,
+    aten.norm.ScalarOpt_dim,
+    aten.smooth_l1_loss.default,
+    aten.soft_margin_loss.default,
+    aten.xlogy.Tensor,
+)
+"""What torch itself has a spelling for."""
+
+_WHOLE = (aten.istft.default, aten.repeat_interleave.self_Tensor, aten.stft.center, aten.stft.default)
+"""What is composed of Fourier transforms, or has as many entries as some tensor says."""
+
+_OF_PRODUCTS = (
+    "linalg_diagonal",
+    "linalg_matmul",
+    "linalg_matrix_norm",
+    "linalg_matrix_power",
+    "linalg_multi_dot",
+    "linalg_norm",
+    "linalg_vecdot",
+)
+"""What of linear algebra is no factorisation, which nobody has a rule for."""
+
+_DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
+    **dict(zip(_OF_TORCH, map(default_decompositions().__getitem__, _OF_TORCH), strict=True)),
+    aten.addcdiv.default: _add_quotient,
+    aten.addcmul.default: _add_product,
+    aten.addmm.default: _add_matmul,
+    aten.aminmax.default: _extremes,
+    aten.baddbmm.default: _add_matmul,
+    aten.bilinear.default: _bilinear,
+    aten.cdist.default: _distances,
+    aten.clamp.Tensor: _bounded,
+    aten.cross_entropy_loss.default: _cross_entropy,
+    aten.div.Scalar_mode: _rounded_quotient,
+    aten.div.Tensor_mode: _rounded_quotient,
+    aten.hypot.default: _hypotenuse,
+    aten.lerp.Scalar: _lerp,
+    aten.lerp.Tensor: _lerp,
+    aten.linalg_vector_norm.default: _vector_norm,
+    aten.logaddexp.default: _smooth_maximum,
+    aten.mv.default: torch.matmul,
+    aten.nll_loss_nd.default: _log_likelihood,
+    aten.std_mean.correction: partial(_with_mean, torch.std),
+    aten.var_mean.correction: partial(_with_mean, torch.var),
+    **WRITTEN_OUT,
+}

@@ -1,0 +1,1 @@
+"""Checks that relevance is computed correctly."""
