@@ -18,12 +18,12 @@ import relprop
 import rule_registry
 from benchmarks.peers import measure_peers
 from benchmarks.zoo.entries import Entry, Subject
-from relprop.assign.targets import check_inputs
 from relprop.errors import CaptureError, InputError, first_line
 from relprop.run.memory import OutOfMemoryError
-from relprop.tracing.capture import batched_inputs
+from relprop.tracing.inputs import batched_inputs, check_inputs
 from relprop.tracing.outputs import choose_output, explained
-from relprop.verification.oracle import gradient_oracle_error, is_float
+from relprop.verification.autograd import is_float
+from relprop.verification.oracle import gradient_oracle_error
 
 SAMPLES = 2
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from relprop.run.conservation import Conservation
     from relprop.run.memory import OutOfMemoryError
     from relprop.tracing.capture import capture
-    from relprop.verification.check import Report, check
+    from relprop.verification.check import check
     from relprop.verification.oracle import gradient_oracle_error
+    from relprop.verification.report import Report
 
 __all__ = [
     "CaptureError",
@@ -69,7 +70,7 @@ _HOMES = {
     "OutOfMemoryError": "relprop.run.memory",
     "RelpropError": "relprop.errors",
     "RelpropWarning": "relprop.errors",
-    "Report": "relprop.verification.check",
+    "Report": "relprop.verification.report",
     "Results": "relprop.analysis",
     "RuleError": "relprop.errors",
     "TargetError": "relprop.errors",

@@ -10,19 +10,24 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import rule_registry
-from relprop.assign.assign import Plan, assign
-from relprop.assign.targets import Contrast, Target, check_apart, check_inputs, choose_contrast, plain, target_classes
+from relprop.assign.assign import assign
+from relprop.assign.plan import Plan
+from relprop.assign.targets import Contrast, Target, check_apart, choose_contrast, target_classes
 from relprop.errors import CaptureError, MissingRuleError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
 from relprop.graph.module_outputs import matching_modules, module_outputs
 from relprop.rewrite.hooks import Hook, place
-from relprop.rewrite.rewrite import Ready, RelevanceProgram, rewrite
+from relprop.rewrite.program import RelevanceProgram
+from relprop.rewrite.rewrite import rewrite
 from relprop.run.chunks import BatchSize, run_in_chunks
 from relprop.run.compiled import NotCompiledError
 from relprop.run.memory import memory_for
-from relprop.tracing.capture import Model, capture, opened
+from relprop.run.prepared import Ready
+from relprop.tracing.capture import capture
 from relprop.tracing.export import plain_mode
+from relprop.tracing.inputs import check_inputs, plain
+from relprop.tracing.loading import Model, opened
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import relprop
 from benchmarks.memory import allocated_at_once
-from relprop.rewrite.rewrite import RelevanceProgram
+from relprop.rewrite.program import RelevanceProgram
 from relprop.run import auto_batch, chunks
 from tests.models import seeded
 

@@ -422,7 +422,7 @@ def test_running_out_of_memory_says_which_batch_size_to_try(desk, monkeypatch):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("relprop.rewrite.rewrite.RelevanceProgram.__call__", exhausted)
+    monkeypatch.setattr("relprop.rewrite.program.RelevanceProgram.__call__", exhausted)
     assert_one_line(explain("cat.jpg", "holiday", "--model", "own:make"), "batch of 3: try a batch size of 1")
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from relprop.analysis.plots.plot.plot import plot
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
 import relprop
-from relprop.analysis.plots import plot
 from relprop.evaluation import evaluate
 from relprop.metrics import perturbation_curves
 from relprop.models import read_picture

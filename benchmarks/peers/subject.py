@@ -15,7 +15,7 @@ from benchmarks.peers.adapters import PeerError
 from benchmarks.peers.unruled import adds_constants
 from benchmarks.zoo.entries import Subject
 from relprop.tracing.outputs import choose_output, explained
-from relprop.verification.oracle import is_float
+from relprop.verification.autograd import is_float
 
 _ADDED = re.compile(r"bias|running_mean|pos_?emb|position_?emb")
 """Names of parameters and buffers that are added to activations."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 _MASKING = ("logit", "probability", "quadrant_scores")
 _LARGE = ("output", "steps", "impact")
@@ -24,7 +24,7 @@ _CLASSES = ("label", "prediction", "target")
 _DESCRIBED = ("long_name", "units", "valid_range", "direction", "flag_values", "flag_masks", "flag_meanings")
 
 
-def to_pandas(results: Results) -> pd.DataFrame:
+def to_pandas(results: ScoredSelection) -> pd.DataFrame:
     """Return one row for each sample and method, see `Results.to_pandas`."""
     with extra("analysis", "a table"):
         import pandas as pd
@@ -52,7 +52,7 @@ def to_pandas(results: Results) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def to_xarray(results: Results, maps: bool) -> xr.Dataset:
+def to_xarray(results: ScoredSelection, maps: bool) -> xr.Dataset:
     """Return labelled arrays, see `Results.to_xarray`."""
     with extra("analysis", "labelled arrays"):
         import xarray as xr
@@ -91,7 +91,7 @@ def to_xarray(results: Results, maps: bool) -> xr.Dataset:
     )
 
 
-def _add_method(variables: dict[str, Any], results: Results, method: str) -> None:
+def _add_method(variables: dict[str, Any], results: ScoredSelection, method: str) -> None:
     """Put what one method has into its row of ``(attribution, sample, ...)``; what others lack is NaN there."""
     place, group = results.methods.index(method), results._group(method)
     found: dict[str, Any] = dict(results.scores(method))
@@ -105,7 +105,7 @@ def _add_method(variables: dict[str, Any], results: Results, method: str) -> Non
         variables[name][1][place] = values
 
 
-def _add_relevance(variables: dict[str, Any], results: Results, methods: list[str]) -> None:
+def _add_relevance(variables: dict[str, Any], results: ScoredSelection, methods: list[str]) -> None:
     """Put the maps of the methods that have some beside each other, channels summed where some have none."""
     maps = {method: results.relevance(method) for method in methods}
     summed = min(values.ndim for values in maps.values()) == 3

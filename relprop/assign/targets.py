@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from relprop.errors import InputError, TargetError
+from relprop.errors import TargetError
 from relprop.graph.graph import Graph, Marks
 from rule_registry import BatchAxis, RuleSet
 
@@ -17,41 +16,6 @@ Target = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
 Contrast = int | Literal["rest", "default"] | None
 Against = int | Literal["rest"] | None
 """A contrast that is settled: with one class, with all others, or none."""
-
-
-def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword inputs, or raise one clear `InputError`."""
-    args, kwargs = tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs or {})
-    leaves = pytree.tree_flatten_with_path((args, kwargs))[0]
-    batch = next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
-    for where, leaf in leaves:
-        if isinstance(leaf, Tensor):
-            _check_tensor(pytree.keystr(where), leaf, batched=leaf.ndim > 0 and leaf.shape[0] == batch)
-        elif leaf is not None and not isinstance(leaf, bool | int | float | str):
-            raise InputError(
-                f"input {pytree.keystr(where)} is a {type(leaf).__name__}; the model takes tensors "
-                "(torch.as_tensor helps)"
-            )
-    return args, kwargs
-
-
-def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
-    if leaf.numel() == 0:
-        raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
-    # An attention mask may be infinite; what carries samples is explained and may not.
-    bad = leaf.isnan() if not batched else ~leaf.isfinite()
-    if leaf.is_floating_point() and bad.any():
-        raise InputError(f"input {name} has {int(bad.sum())} of {leaf.numel()} values that are NaN or infinite")
-    if leaf.dtype == torch.uint8 and batched and leaf.ndim > 2:
-        raise InputError(
-            f"input {name} is an integer image (uint8): convert it with x.float() / 255 and normalise it as the "
-            "model expects"
-        )
-
-
-def plain(leaf: Tensor) -> Tensor:
-    """Return a tensor that is no part of an autograd tape and can be used outside of inference mode."""
-    return leaf.clone() if leaf.is_inference() else leaf.detach()
 
 
 def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool) -> Against:

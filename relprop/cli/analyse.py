@@ -93,7 +93,7 @@ def plot(
     The last are drawn for methods whose relevance maps were kept.
     """
     with _results(file, method, debug) as results:
-        from relprop.analysis.plots import plot as draw
+        from relprop.analysis.plots.plot import plot as draw
 
         _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
 

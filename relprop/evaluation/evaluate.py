@@ -19,12 +19,11 @@ from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.metrics import Anybodys, Metrics
 from relprop.evaluation.pipeline.feeds import Feed, open_feed
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
-from relprop.evaluation.pipeline.masking import TargetKind
 from relprop.evaluation.pipeline.resuming import require_same_outputs
 from relprop.evaluation.pipeline.runner import Progress, Run
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.seeding import same_kernels
-from relprop.evaluation.settings import MAPS, Settings, versions
+from relprop.evaluation.settings import MAPS, Settings, TargetKind, versions
 from relprop.evaluation.subject import Subject, look_at, open_subject
 from relprop.gae import Flag
 from relprop.gae.checks import check_size

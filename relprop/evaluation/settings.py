@@ -13,7 +13,6 @@ from relprop.errors import InputError
 from relprop.evaluation.data.datasets import Source, Stream
 from relprop.evaluation.data.units import check_shard
 from relprop.evaluation.methods.base import version_of
-from relprop.evaluation.pipeline.masking import TargetKind
 from relprop.evaluation.subject import Subject
 from relprop.gae.masking import Baseline, as_colour
 
@@ -84,3 +83,6 @@ def versions(device: torch.device) -> dict[str, str]:
     return {"python": platform.python_version(), "device": name} | {
         package: version_of(package) for package in PACKAGES
     }
+
+
+TargetKind = Literal["prediction", "label"]

@@ -1,21 +1,81 @@
-"""What the file of an explanation holds, and the words that say so."""
+"""An explanation as a file: what its arrays are, the words that say so, and the kinds of file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
+import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relprop.rewrite.step import widen
-from relprop.saving import Item
+from relprop.explanation.maps import Maps
+from relprop.files import OutputError, written_whole
+from relprop.pictures.tiles import write_png
+from relprop.versions import version
 from rule_registry import BatchAxis
 
-if TYPE_CHECKING:
-    from relprop.explanation.explanation import Explanation
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """An array of an archive, with words that say what it is to someone who has only the file."""
+
+    values: NDArray[Any]
+    description: str
 
 
-def archive_items(explanation: Explanation) -> dict[str, Item]:
+def save(
+    path: str | PathLike[str],
+    items: Mapping[str, Item],
+    attributes: Mapping[str, Any],
+    draw: Callable[[], Figure],
+) -> None:
+    """Write a ``.png`` of a figure, or a ``.npz`` or ``.h5`` of arrays, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Its suffix says which.
+    items : mapping
+        What archives hold, by name. In a ``.h5`` each has its ``description`` as an attribute.
+    attributes : mapping
+        Further numbers and words for the root of a ``.h5``, beside the versions of the software. A ``.npz`` has them,
+        and the descriptions, as JSON in an array named ``attributes``.
+    draw : callable
+        Makes the figure.
+
+    Raises
+    ------
+    OutputError
+        If the kind of file is unknown, or it can't be written.
+    """
+    path = Path(path)
+    attributes = {**attributes, "relprop_version": version("relprop"), "torch_version": str(torch.__version__)}
+    if path.suffix == ".png":
+        write_png(draw(), path)
+    elif path.suffix == ".npz":
+        arrays = {name: item.values for name, item in items.items()}
+        with written_whole(path) as part, part.open("wb") as file:
+            words = {"descriptions": {name: item.description for name, item in items.items()}, **attributes}
+            np.savez_compressed(file, allow_pickle=False, attributes=np.array(json.dumps(words)), **arrays)
+    elif path.suffix in (".h5", ".hdf5"):
+        with written_whole(path) as part, h5py.File(part, "w") as file:
+            for name, item in items.items():
+                data = file.create_dataset(name, data=item.values, compression="gzip", compression_opts=1, shuffle=True)
+                data.attrs["description"] = item.description
+            file.attrs.update(attributes)
+    else:
+        raise OutputError(f"cannot write {path}: the kinds of file are .png, .npz and .h5, not {path.suffix!r}")
+
+
+def archive_items(explanation: Maps) -> dict[str, Item]:
     """Return the arrays of an explanation by name, each with a description."""
     seeds, several = explanation.seeds, len(explanation.relevances) > 1
     contrast = explanation.contrast is not None
@@ -38,7 +98,7 @@ def archive_items(explanation: Explanation) -> dict[str, Item]:
     return items
 
 
-def _samples(explanation: Explanation, name: str, lead: int = 0) -> str:
+def _samples(explanation: Maps, name: str, lead: int = 0) -> str:
     mark = explanation.axes.get(name, BatchAxis(0))
     words = f"no unit; samples along axis {mark.axis + lead}"
     if mark.merged:
@@ -47,5 +107,6 @@ def _samples(explanation: Explanation, name: str, lead: int = 0) -> str:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = widen(tensor).cpu().numpy()
+    wide = tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor
+    array: NDArray[Any] = wide.cpu().numpy()
     return array

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, fx
 
 from relprop.errors import RelpropError
-from relprop.explanation.explanation import Explanation, layer_name
-from relprop.rewrite.rewrite import Ready
+from relprop.explanation.explanation import Explanation
+from relprop.explanation.maps import layer_name
 from relprop.rewrite.signed import alike
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
+from relprop.run.prepared import Ready
 from rule_registry import BatchAxis
 
 

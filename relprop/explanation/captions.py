@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from relprop.explanation.explanation import Explanation
+from relprop.explanation.maps import Maps
 
 
-def map_difference(explanation: Explanation) -> Tensor | None:
+def map_difference(explanation: Maps) -> Tensor | None:
     """Return by how much the target's map and that of what it is set against differ, ``(B,)`` in [0, 1].
 
     It is their total variation distance: half the sum over all pixels of ``|R_target - R_rest|``, each of them summed
@@ -32,7 +30,7 @@ def map_difference(explanation: Explanation) -> Tensor | None:
     return torch.sum((target - rest).abs(), 1) / 2
 
 
-def arriving(explanation: Explanation) -> Tensor | None:
+def arriving(explanation: Maps) -> Tensor | None:
     """Return what share of the output's relevance reaches the picture, ``(B,)``, under rules that do not conserve it.
 
     Of a contrast it is the target's. None where it is conserved, or not measured.
@@ -41,7 +39,7 @@ def arriving(explanation: Explanation) -> Tensor | None:
     return kept.masses[-1][0] if not kept.conserves and kept.cuts else None
 
 
-def caption_words(explanation: Explanation, labels: Sequence[str] | None = None) -> str:
+def caption_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
     """Say both for a caption, of several samples from the smallest to the largest; classes by name where there are."""
     kept, share, moved = explanation.conservation, arriving(explanation), map_difference(explanation)
     words = []

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from math import isfinite
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,19 +17,17 @@ from torch import Tensor
 from relprop.errors import RelpropError
 from relprop.explanation.captions import caption_words
 from relprop.explanation.grids import LayoutError
+from relprop.explanation.maps import Maps
 from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
 from relprop.pictures.sheets import layer_sheet, map_sheet
 from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
-
-if TYPE_CHECKING:
-    from relprop.explanation.explanation import Explanation
 
 NOTEBOOK_SAMPLES = 16
 """Samples of a batch that a notebook shows; a larger picture would only slow it down."""
 
 
 def draw(
-    explanation: Explanation,
+    explanation: Maps,
     images: Tensor | NDArray[np.uint8] | None = None,
     titles: Sequence[str] | None = None,
     columns: int | None = None,
@@ -78,14 +75,14 @@ def draw(
     )
 
 
-def notebook_picture(explanation: Explanation) -> bytes | None:
+def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
     if len(explanation.relevances) > 1 or explanation.relevance.ndim != 4:
         return None
     return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
 
 
-def notebook_html(explanation: Explanation) -> str:
+def notebook_html(explanation: Maps) -> str:
     """Return the maps of the first samples, their targets, and how far to trust them as self-contained HTML."""
     kept, png = explanation.conservation, notebook_picture(explanation)
     facts = {
@@ -135,7 +132,7 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
     return images
 
 
-def legend_for(explanation: Explanation) -> Legend:
+def legend_for(explanation: Maps) -> Legend:
     """Return what the colours of an explanation's maps stand for."""
     if explanation.contrast == "rest":
         return CONTRAST
@@ -144,7 +141,7 @@ def legend_for(explanation: Explanation) -> Legend:
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 
-def _titles(explanation: Explanation) -> list[str]:
+def _titles(explanation: Maps) -> list[str]:
     if explanation.target is None:
         return [f"sample {k}" for k in range(len(explanation))]
     pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
@@ -153,7 +150,7 @@ def _titles(explanation: Explanation) -> list[str]:
     ]
 
 
-def _remark(explanation: Explanation) -> str:
+def _remark(explanation: Maps) -> str:
     many = len(explanation) > NOTEBOOK_SAMPLES
     return f"the first {NOTEBOOK_SAMPLES} of {len(explanation)} samples; show() draws all" if many else ""
 

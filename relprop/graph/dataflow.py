@@ -77,3 +77,8 @@ def _tensors(node: fx.Node) -> list[Tensor]:
     value = node.meta.get("val")
     values = value if isinstance(value, tuple | list) else [value]
     return [value for value in values if isinstance(value, Tensor)]
+
+
+def is_real(node: fx.Node) -> bool:
+    """Whether neither an operation nor one of its inputs is of complex numbers."""
+    return not any(map(is_complex, (node, *node.all_input_nodes)))

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, fx, nn
 
-from relprop.assign.assign import Plan
+from relprop.assign.plan import Plan
 from relprop.assign.targets import Against
 from relprop.errors import CaptureError, HookError
 from relprop.graph.module_outputs import module_outputs, module_paths, no_such_module

@@ -4,81 +4,26 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 import rule_registry
-from relprop.assign.assign import Plan, argument_nodes
+from relprop.assign.plan import Plan
 from relprop.assign.targets import Against
-from relprop.errors import RelpropError, RuleError
+from relprop.errors import RuleError
+from relprop.graph.arguments import argument_names, argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import drop_unused
 from relprop.rewrite.buffers import added
 from relprop.rewrite.folding import merged
 from relprop.rewrite.hooks import RelevanceHook
-from relprop.rewrite.reinplace import claim
+from relprop.rewrite.program import RelevanceProgram
+from relprop.rewrite.seed import Seed
 from relprop.rewrite.signed import gather, net, together
-from relprop.rewrite.step import Seed, Step
-from relprop.run.compiled import CompiledProgram
-from relprop.run.mass_trace import Stop, list_stops
+from relprop.rewrite.step import Step
 from rule_registry import BatchAxis
-
-
-class RelevanceProgram(fx.GraphModule):
-    """Forward pass and relevance of one model in one printable module.
-
-    ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
-    with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
-    ``mass``, that of the seeds, ``(S, B)``; ``records`` and ``hooks``, the masses behind `relprop.Conservation`, by
-    node. It holds the model's own parameters, so changed values take effect at the next call. With hooks it can be
-    exported and compiled as far as these can.
-    """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run without an autograd tape."""
-        with torch.no_grad():
-            return super().__call__(*args, **kwargs)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> RelevanceProgram:
-        raise RelpropError(
-            "a relevance program shares its parameters with the model: move or cast the model, then explain again"
-        )
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A plan, its program, the nodes of the layers that were asked for, the hooks at nodes, and the contrast."""
-
-    plan: Plan
-    program: RelevanceProgram
-    layers: Mapping[str, list[fx.Node]]
-    hooks: Mapping[fx.Node, list[RelevanceHook]]
-    contrast: Against
-
-    @cached_property
-    def running(self) -> RelevanceProgram:
-        """What explains: the program, overwriting relevances that nobody but itself reads."""
-        if not self.plan.rules.conserves:
-            return self.program
-        graph, steps = claim(self.program)
-        program = RelevanceProgram(self.program, graph, "RelevanceProgram")
-        for name, step in steps.items():
-            program.add_module(name, step)
-        return program
-
-    @cached_property
-    def compiled(self) -> CompiledProgram:
-        """The program as machine code, which is made at the first call."""
-        return CompiledProgram(self.program)
-
-    @cached_property
-    def stops(self) -> tuple[Stop, ...]:
-        """The nodes that relevance comes to, in their order."""
-        return list_stops(self.plan, self.hooks)
 
 
 def rewrite(
@@ -204,7 +149,7 @@ class _Rewriter:
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
         output = node
         if node in self.plan.merged:
-            args, kwargs = (), self._merged(node, _bind(node, args, kwargs))
+            args, kwargs = (), self._merged(node, bind_arguments(node, args, kwargs))
             output = _first_part(self.plan.merged[node])
         step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
@@ -236,8 +181,8 @@ class _Rewriter:
     def _merged(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a layer's arguments with weight and bias of it and its batch norm together."""
         norm = self.plan.merged[layer]
-        own = _bind(norm, fx.map_arg(norm.args, self.forward.__getitem__), {})
-        groups = arguments.get("groups", 1) if "output_padding" in _argument_names(layer) else None
+        own = bind_arguments(norm, fx.map_arg(norm.args, self.forward.__getitem__), {})
+        groups = arguments.get("groups", 1) if "output_padding" in argument_names(layer) else None
         names = ("weight", "bias", "running_mean", "running_var", "eps")
         args = (arguments["weight"], arguments.get("bias"), *(own[name] for name in names), groups)
         both = self._emit(f"merged_{layer.name}", "call_function", merged, args)
@@ -295,15 +240,6 @@ class _Rewriter:
 
     def _item(self, value: fx.Node, index: int, name: str) -> fx.Node:
         return self._emit(name, "call_function", operator.getitem, (value, index))
-
-
-def _bind(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operation that are given, by their names in its schema."""
-    return {**dict(zip(_argument_names(node), args, strict=False)), **kwargs}
-
-
-def _argument_names(node: fx.Node) -> list[str]:
-    return [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
 
 
 def _first_part(node: fx.Node) -> fx.Node:

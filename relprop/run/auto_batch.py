@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from relprop.available import available_memory
-from relprop.run.memory import OutOfMemoryError, memory_for
+from relprop.run.memory import OutOfMemoryError, available_memory, memory_for
 
 SHARE = {"cpu": 0.6, "cuda": 0.9}
 """Share of the available memory that a chunk may take. Buffers inside kernels are not measured. Where too much is

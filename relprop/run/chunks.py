@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from relprop.graph.graph import Graph
-from relprop.rewrite.rewrite import Ready
 from relprop.run.auto_batch import run_fitting
 from relprop.run.memory import memory_for
+from relprop.run.prepared import Ready
 from rule_registry import BatchAxis
 
 FAST_BYTES = 16 << 20

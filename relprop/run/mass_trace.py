@@ -6,65 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-import rule_registry
-from relprop.assign.assign import Plan, argument_nodes
-from relprop.rewrite.hooks import RelevanceHook
+from relprop.rewrite.checkpoints import Stop
 from relprop.rewrite.signed import gross, net
 from relprop.run.conservation import HOOK, Cut
-from rule_registry.abslrp.elementwise import PAIRS
-from rule_registry.additions import ADDITIONS
-from rule_registry.sampling import SAMPLERS
 
 WEAK = 1e-2
 """A rule that hands on less than this part of what arrives, before rescaling, is suspect."""
-
-_aten = torch.ops.aten
-_TAKE_ALL = frozenset(
-    {
-        _aten.maximum.default,
-        _aten.minimum.default,
-        _aten.index_put.default,
-        *ADDITIONS,
-        *SAMPLERS,
-        *PAIRS,
-    }
-)
-"""Operations one of whose inputs may receive all there is."""
-_OPPOSED = frozenset({_aten.div.Tensor})
-"""Operations whose inputs contribute the same with opposite signs."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A node that relevance comes to: what is known of it without a run, and without the model, which stays free.
-
-    Parameters
-    ----------
-    name, path, operation, rule : str
-        As in `relprop.run.conservation.Cut`; a node that only passes all on has no operation.
-    receivers : tuple of str
-        Names of the nodes it hands relevance to.
-    blocks : bool
-        Whether it hands nothing on, by its rule.
-    settled : bool
-        Whether there is no choice who receives nothing.
-    opposed : bool
-        Whether what one input contributes the other one takes away.
-    hooks : tuple of (str, str)
-        Module path, and name of the function, of every hook that relevance goes through before.
-    """
-
-    name: str
-    path: str = ""
-    operation: str = ""
-    rule: str = ""
-    receivers: tuple[str, ...] = ()
-    blocks: bool = False
-    settled: bool = False
-    opposed: bool = False
-    hooks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,33 +36,6 @@ class Records:
     seeds: Tensor
     arrived: Mapping[str, Tensor]
     hooked: Mapping[str, Sequence[Tensor]]
-
-
-def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> tuple[Stop, ...]:
-    """List the nodes that relevance comes to, from the output on; sources are last."""
-    moves = rule_registry.get("structural").table
-    reached = {plan.graph.output, *hooks}
-    stops = []
-    for node in reversed(list(plan.graph.calls())):
-        if node not in reached or node in plan.sources:
-            continue
-        passed = tuple((hook.info.path, hook.called) for hook in hooks.get(node, ()))
-        if node in plan.sites:
-            site, rule = plan.sites[node], plan.assigned[node]
-            by_slot = dict(argument_nodes(node))
-            inputs = [by_slot[slot] for slot in site.active]
-            settled = rule is moves.get(site.op) or site.op in _TAKE_ALL
-            opposed = len(site.active) == 2 and site.op in _OPPOSED
-            names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
-            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, passed))
-        else:
-            inputs = [node.args[0]]  # type: ignore[list-item]
-            stops.append(Stop(node.name, receivers=(inputs[0].name,), hooks=passed))
-        reached.update(inputs)
-    for node in plan.sources:
-        passed = tuple((hook.info.path, hook.called) for hook in hooks.get(node, ()))
-        stops.append(Stop(node.name, operation="source", hooks=passed))
-    return tuple(stops)
 
 
 def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool) -> tuple[Cut, ...]:

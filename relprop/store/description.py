@@ -11,9 +11,9 @@ import numpy as np
 
 from relprop.store.errors import FormatError
 from relprop.store.hdf5.compression import compression_of
+from relprop.store.hdf5.data_sets import own_data_sets
 from relprop.store.layout import Layout, Method, Metric
 from relprop.store.schema import FORMAT, FORMAT_VERSION, METHOD_FIELDS
-from relprop.store.writing.build import own_data_sets
 
 
 def check_identity(file: h5py.File) -> None:

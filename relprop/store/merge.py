@@ -17,6 +17,7 @@ from relprop.files import OutputError, written_whole
 from relprop.store.config import differences, say_differences
 from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
 from relprop.store.errors import FormatError, MergeError
+from relprop.store.hdf5.data_sets import own_data_sets
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.opening import check_free, telling_output_errors
 from relprop.store.reading import open_evaluation
@@ -161,7 +162,7 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
 def _copy(shard: h5py.File, file: h5py.File, rows: NDArray[np.int64]) -> None:
     """Copy every data set of a shard into its rows of the whole."""
     for source, target in _pairs(shard, file):
-        for name, data in build.own_data_sets(target).items():
+        for name, data in own_data_sets(target).items():
             step = max(1, READ_AT_ONCE // max(1, data[:0].dtype.itemsize * int(np.prod(data.shape[1:]))))
             for start in range(0, len(rows), step):
                 try:

@@ -11,9 +11,9 @@ import numpy as np
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.description import check_identity, method_names, read_config, read_layout, read_method
 from relprop.store.errors import FormatError
+from relprop.store.hdf5.data_sets import dtype_of, own_data_sets
 from relprop.store.layout import Layout, map_fields, method_fields, numpy_type, sample_fields
 from relprop.store.schema import DIMENSIONS, METHOD_ATTRIBUTES, ROOT_ATTRIBUTES, Field, State
-from relprop.store.writing.build import dtype_of, own_data_sets
 
 
 def validate(file: h5py.File) -> None:

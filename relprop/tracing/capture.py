@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from os import PathLike, fspath
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,14 +13,16 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
-from relprop.graph.graph import Graph, build_graph
-from relprop.tracing.batch_axis import mark_batch, refuse_fixed_batch, run_and_prove
-from relprop.tracing.export import Wrapped, export, gradient_regions, lower, plain_mode
-from relprop.tracing.model_copy import callable_copy, drop_observers, fingerprint, state_of
+from relprop.graph.graph import Graph
+from relprop.tracing.batch_axis import mark_batch, run_and_prove
+from relprop.tracing.build_graph import build_graph
+from relprop.tracing.export import Wrapped, export, gradient_regions, plain_mode
+from relprop.tracing.fingerprint import fingerprint, state_of
+from relprop.tracing.inputs import batched_inputs, example, signature
+from relprop.tracing.loading import Model, opened, refuse_fixed_program, refuse_training
+from relprop.tracing.lowering.lower import lower
+from relprop.tracing.model_copy import callable_copy, drop_observers
 from relprop.tracing.outputs import choose_output
-
-Model = nn.Module | ExportedProgram | str | PathLike[str]
-"""What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
 
 _lock = threading.RLock()
 _cache: WeakKeyDictionary[Any, dict[Any, Graph]] = WeakKeyDictionary()
@@ -87,10 +88,10 @@ def capture(
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a TorchScript module can't be traced: pass the nn.Module it was made from")
     if isinstance(model, nn.Module):
-        _refuse_training(model)
+        refuse_training(model)
     with _lock, plain_mode():
         key = (
-            _signature(args, kwargs),
+            signature(args, kwargs),
             state_of(target),
             fingerprint(target) if isinstance(target, nn.Module) else None,
             output,
@@ -108,76 +109,6 @@ _CACHE_LIMIT = 8
 """Graphs kept per model: one per input shape, target and output in use."""
 
 
-def opened(model: Model) -> nn.Module | ExportedProgram:
-    """Load a model that is given as a path, and look inside one that ``torch.compile`` wrapped."""
-    if isinstance(model, str | PathLike):
-        return load_exported(model)
-    inner: nn.Module | ExportedProgram = getattr(model, "_orig_mod", model)
-    return inner
-
-
-def load_exported(path: str | PathLike[str]) -> ExportedProgram:
-    """Load a ``.pt2`` file.
-
-    Raises
-    ------
-    CaptureError
-        If the file is missing or is no exported program.
-    """
-    try:
-        return torch.export.load(fspath(path))
-    except Exception as error:  # zip, pickle and schema errors alike
-        raise CaptureError(
-            f"{fspath(path)} can't be read as an exported program (.pt2): {first_line(error)}"
-        ) from error
-
-
-def _refuse_training(model: nn.Module) -> None:
-    # A plain nn.Module only holds others; fx.GraphModule makes such containers, always in training mode.
-    training = [path for path, m in model.named_modules() if m.training and type(m) is not nn.Module]
-    if training:
-        where = ", ".join(repr(path) for path in training[:3] if path) or "the model itself"
-        raise CaptureError(
-            f"{type(model).__name__} is in training mode (for example {where}), where dropout and batch statistics "
-            "make its output random: call model.eval() first"
-        )
-
-
-def _signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a capture depends on in its inputs: all but values and the number of samples."""
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-    marks = iter(batched_inputs(args, kwargs))
-
-    def describe(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        batched = next(marks)
-        return leaf.shape[1:] if batched else leaf.shape, batched, leaf.dtype, leaf.device
-
-    return (str(spec), *map(describe, leaves))
-
-
-def batched_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[bool]:
-    """Tell which tensors among the inputs hold the samples along their first axis."""
-    leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-    if not leaves[0].ndim:
-        raise InputError("the first input is a single number; it must have a batch axis in front")
-    return [leaf.ndim > 0 and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves]
-
-
-def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return inputs with exactly two samples: a batch of one would be built into the graph."""
-    marks = iter(batched_inputs(args, kwargs))
-
-    def two(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return torch.cat([leaf, leaf])[:2].clone() if next(marks) else leaf.clone()
-
-    example: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(two, (args, dict(kwargs)))
-    return example
-
-
 def _capture(
     model: nn.Module | ExportedProgram,
     args: tuple[Any, ...],
@@ -186,9 +117,9 @@ def _capture(
     output: str | int | None,
 ) -> Graph:
     batched = batched_inputs(args, kwargs)
-    args, kwargs = _example(args, kwargs)
+    args, kwargs = example(args, kwargs)
     if isinstance(model, ExportedProgram):
-        _refuse_fixed_program(model)
+        refuse_fixed_program(model)
     runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
     if isinstance(target, nn.Module):
         target, held = callable_copy(target)
@@ -222,13 +153,6 @@ def _capture(
     mark_batch(graph, [node for node, is_batched in zip(graph.inputs, batched, strict=True) if is_batched])
     _check_equal(run_and_prove(graph, leaves, batched), flat, graph.precision, type(model).__name__)
     return graph
-
-
-def _refuse_fixed_program(program: ExportedProgram) -> None:
-    nodes = {node.name: node for node in program.graph.nodes}
-    first = next((nodes[name] for name in program.graph_signature.user_inputs if name in nodes), None)
-    if first is not None and isinstance(value := first.meta.get("val"), Tensor) and value.ndim:
-        refuse_fixed_batch(value.shape[0])
 
 
 def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]) -> Any:

@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from relprop.errors import CaptureError, RelpropError, first_line
+from relprop.errors import CaptureError, first_line
 from relprop.graph.graph import ROOT
-from relprop.tracing.lowering.decompositions import composites, spelled_out
 from relprop.tracing.lowering.functionalize import write_out_of_place
+from relprop.tracing.lowering.lower import lower
 from relprop.tracing.outputs import explained
 
 aten = torch.ops.aten
@@ -142,26 +142,3 @@ class _WithoutThisThread(io.TextIOBase):
 
     def flush(self) -> None:
         self.stream.flush()
-
-
-def lower(program: ExportedProgram) -> ExportedProgram:
-    """Make an exported program functional, in the vocabulary that rules are written for.
-
-    Raises
-    ------
-    CaptureError
-        If it can't be.
-    """
-    try:
-        lowered: ExportedProgram = program.run_decompositions(dict(spelled_out(program)))
-        if composites(lowered):  # what others were composed of
-            lowered = lowered.run_decompositions(dict(spelled_out(lowered)))
-    except RelpropError:  # of a decomposition
-        raise
-    except Exception as error:  # as above
-        raise CaptureError(
-            f"the exported graph can't be made functional: {first_line(error)}\n"
-            "The usual reason is a forward that changes a tensor in place which is an attribute of its module: make it "
-            "a buffer with register_buffer."
-        ) from error
-    return lowered

@@ -14,7 +14,7 @@ from relprop.analysis.reports.statistics import Estimate, estimate_mean, holm, s
 from relprop.analysis.tables import number, p_value, plain, table
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 
 LEVEL = 0.05
@@ -135,7 +135,7 @@ class Comparisons:
         return {"a": self.a, "by": self.by, "pairs": [pair.as_dict() for pair in self.pairs]}
 
 
-def compare(results: Results, a: str, b: str, by: str, confidence: float, seed: int) -> Comparison:
+def compare(results: ScoredSelection, a: str, b: str, by: str, confidence: float, seed: int) -> Comparison:
     """Compare two methods, see `Results.compare`."""
     if a == b:
         raise AnalysisError(f"{a} can't be compared with itself: name two methods")
@@ -170,7 +170,7 @@ def compare(results: Results, a: str, b: str, by: str, confidence: float, seed: 
 
 
 def compare_all(
-    results: Results, a: str, others: Iterable[str] | None, by: str, confidence: float, seed: int
+    results: ScoredSelection, a: str, others: Iterable[str] | None, by: str, confidence: float, seed: int
 ) -> Comparisons:
     """Compare a method with several, see `Results.compare_all`."""
     names = [name for name in results.methods if name != a] if others is None else list(dict.fromkeys(others))

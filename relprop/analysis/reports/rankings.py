@@ -10,10 +10,10 @@ from relprop.analysis.records import AnalysisError, Failure, Failures, Ranked, R
 from relprop.store import State
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 
-def rank(results: Results, k: int, method: str | None, by: str, order: Literal["best", "worst"]) -> Ranking:
+def rank(results: ScoredSelection, k: int, method: str | None, by: str, order: Literal["best", "worst"]) -> Ranking:
     """Return the k best or worst samples of a method, those without a score left out."""
     if k < 1:
         raise AnalysisError(f"at least one sample is ranked, not {k}")
@@ -33,7 +33,7 @@ def rank(results: Results, k: int, method: str | None, by: str, order: Literal["
     return Ranking(name, by, order, tuple(entries))
 
 
-def list_failures(results: Results) -> Failures:
+def list_failures(results: ScoredSelection) -> Failures:
     """List what failed, sample by sample: in the masking run first, then under methods."""
     samples = results.samples
     found = [

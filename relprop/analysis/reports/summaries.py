@@ -15,7 +15,7 @@ from relprop.analysis.tables import number, plain, table
 from relprop.store import FLAGS, State
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 HEADLINE = {"gae": "GAE", "local_consistency": "LC", "contrastiveness": "C"}
 PARTS = {
@@ -167,7 +167,7 @@ class Summary:
 _WHY = {"too few values": "there are fewer than three values", "all values are equal": "all values are equal"}
 
 
-def summarise(results: Results, confidence: float, seed: int) -> Summary:
+def summarise(results: ScoredSelection, confidence: float, seed: int) -> Summary:
     """Summarise the methods selected over the samples selected."""
     if not 0 < confidence < 1:
         raise AnalysisError(f"a confidence lies between 0 and 1, not {confidence}")
@@ -176,7 +176,7 @@ def summarise(results: Results, confidence: float, seed: int) -> Summary:
     return Summary(str(results.path), len(results), results.complete, confidence, tuple(methods))
 
 
-def _summarise(results: Results, confidence: float, seed: int) -> MethodSummary:
+def _summarise(results: ScoredSelection, confidence: float, seed: int) -> MethodSummary:
     (name,) = results.methods
     states, flags, seconds = results.state(), results.flags(), results.seconds()
     done = states == State.DONE

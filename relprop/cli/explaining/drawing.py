@@ -8,7 +8,8 @@ from relprop.cli.explaining.picture import Looked
 from relprop.explanation.captions import caption_words
 from relprop.explanation.display import draw as draw_maps
 from relprop.explanation.display import legend_for
-from relprop.explanation.explanation import Explanation, class_probabilities
+from relprop.explanation.explanation import Explanation
+from relprop.explanation.maps import class_probabilities
 from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
 

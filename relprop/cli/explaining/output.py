@@ -15,7 +15,8 @@ from torch import Tensor
 
 from relprop.cli.explaining.drawing import draw, draw_layers, targets_of
 from relprop.cli.explaining.picture import Looked
-from relprop.explanation.explanation import Explanation, class_probabilities
+from relprop.explanation.explanation import Explanation
+from relprop.explanation.maps import class_probabilities
 from relprop.files import OutputError
 from relprop.models import Classifier
 from relprop.pictures import write_png

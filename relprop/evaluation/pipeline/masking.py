@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 from relprop.errors import RelpropError, first_line
 from relprop.evaluation.data.batches import Batch
 from relprop.evaluation.data.samples import DataError
+from relprop.evaluation.settings import TargetKind
 from relprop.evaluation.subject import Subject
 from relprop.gae import STATES, Flag, MaskingRun, Quadrants, masking_run, quadrant_scores
 from relprop.gae.masking import Baseline
 from relprop.run.memory import OutOfMemoryError, memory_for
 
-TargetKind = Literal["prediction", "label"]
 Assemble = Callable[[Mapping[int, str]], Batch]
 """From samples that can't be used, with the reasons, to the unit without them."""
 

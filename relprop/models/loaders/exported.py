@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from relprop.models.classifier import Loaded, ModelError
 from relprop.models.loaders.weights import WeightsError
 from relprop.models.preprocessing import Preprocessing, assume_imagenet, blank_input
-from relprop.tracing.capture import load_exported
+from relprop.tracing.loading import load_exported
 
 
 def is_program(name: str) -> bool:

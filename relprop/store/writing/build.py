@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.hdf5.compression import filters
-from relprop.store.layout import Layout, Method, map_fields, method_fields, numpy_type, sample_fields
+from relprop.store.hdf5.data_sets import dtype_of, own_data_sets
+from relprop.store.layout import Layout, Method, map_fields, method_fields, sample_fields
 from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
 
-SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)
 BLOCK = 1024
 """Rows in a chunk of what is not large, in files of streams."""
 EMPTY_CHUNK = 512
@@ -127,11 +127,6 @@ def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
     return total
 
 
-def own_data_sets(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
-    """Return the data sets of a group that are not scales."""
-    return {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and not item.is_scale}
-
-
 def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     height, width = layout.size
     names = np.array(layout.class_names, object) if layout.class_names else np.arange(layout.classes, dtype=np.int32)
@@ -170,12 +165,6 @@ def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout)
     data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, dtype), dcpl=_early(), **storage)
     data.attrs.update(_attributes(field, dtype))
     return data
-
-
-def dtype_of(field: Field, layout: Layout) -> np.dtype[Any]:
-    """Return the type of a field in a file."""
-    kind = numpy_type(field, layout)
-    return np.dtype(h5py.string_dtype("utf-8", field.length) if kind == "str" else kind)
 
 
 def _along_samples(file: h5py.File) -> Iterator[h5py.Dataset]:

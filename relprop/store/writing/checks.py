@@ -15,8 +15,7 @@ from relprop.store.config import differences, say_differences
 from relprop.store.description import read_config, read_layout
 from relprop.store.errors import ConfigurationError, StoreError
 from relprop.store.layout import Layout, Method
-from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, SAMPLE_FIELDS, SHORTEST_NAME
-from relprop.store.writing.build import SCALE_NAMES
+from relprop.store.schema import MAP_FIELDS, METHOD_FIELDS, SAMPLE_FIELDS, SCALE_NAMES, SHORTEST_NAME
 
 _COLUMNS = ("method", "control", "target_name", "attribution")
 """Names that tables and exports give to something else than a field."""

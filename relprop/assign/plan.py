@@ -1,0 +1,90 @@
+"""A plan: a graph with a rule for each operation that carries relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import fx
+
+from relprop.graph.graph import Graph
+from rule_registry import Rule, RuleSet, Site
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A graph with a rule for each operation that carries relevance.
+
+    Parameters
+    ----------
+    graph : Graph
+        What was captured.
+    rules : RuleSet
+        Where the rules come from.
+    sources : tuple of fx.Node
+        The nodes whose relevance is asked for.
+    sites : mapping of fx.Node to Site
+        The operations on a path from a source to the output, in graph order. Picking a part of a tuple is no
+        operation of its own.
+    assigned : mapping of fx.Node to Rule
+        The rule of each.
+    merged : mapping of fx.Node to fx.Node
+        Layers that are one with the batch norm behind them, and that batch norm.
+    """
+
+    graph: Graph
+    rules: RuleSet
+    sources: tuple[fx.Node, ...]
+    sites: dict[fx.Node, Site]
+    assigned: dict[fx.Node, Rule]
+    merged: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def why(self, name: str) -> str:
+        """Say which rule an operation has, and which entry of the rule set it comes from.
+
+        Parameters
+        ----------
+        name : str
+            Of the operation, as programs, tables and the report on conservation call it.
+
+        Raises
+        ------
+        KeyError
+            If no operation of that name carries relevance.
+        """
+        found = {row.name: row.why for row in self.rows()}
+        if name not in found:
+            raise KeyError(f"no operation {name!r} carries relevance; there are: {', '.join(found)}")
+        return found[name]
+
+    def rows(self) -> list[Row]:
+        """Return for every operation, in graph order, which rule it has and why."""
+        layers = {norm: layer.name for layer, norm in self.merged.items()}
+        return [
+            Row(
+                node.name,
+                str(site.op),
+                f"one layer with {layers[node]}, whose rule holds for both"
+                if node in layers
+                else str(self.rules.explain(site)),
+            )
+            for node, site in self.sites.items()
+        ]
+
+    def __str__(self) -> str:
+        return table(self.rows())
+
+
+class Row(NamedTuple):
+    """The rule of one operation, and the entry of the rule set it comes from: ``name``, ``operation``, ``why``."""
+
+    name: str
+    operation: str
+    why: str
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Write rows in columns."""
+    widths = [max((len(row[k]) for row in rows), default=0) for k in (0, 1)]
+    return "\n".join(f"{name:<{widths[0]}}  {op:<{widths[1]}}  {why}" for name, op, why in rows)

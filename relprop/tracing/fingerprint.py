@@ -1,0 +1,127 @@
+"""What a capture depends on: the identity of a model's structure, settings and tensors, as a cache key."""
+
+from __future__ import annotations
+
+import dis
+import weakref
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from itertools import chain
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Return the registers of a module's own forward hooks: before, and behind."""
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+def attributes_of(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return the attributes that a module has beside those of every module."""
+    return [(name, value) for name, value in vars(module).items() if name not in _INTERNALS]
+
+
+_INTERNALS = frozenset(vars(nn.Module()))
+
+
+def fingerprint(model: nn.Module) -> tuple[object, ...]:
+    """Identity of a model's structure, settings and tensors: another fingerprint means another graph.
+
+    Values of parameters are not part of it, since a graph refers to the tensors themselves.
+    """
+    modules = tuple(
+        (
+            path,
+            type(module),
+            module.training,
+            tuple(Same(hook) for known in hooks_of(module) for hook in known.values()),
+            tuple((name, state_of(value)) for name, value in attributes_of(module)),
+        )
+        for path, module in model.named_modules()
+    )
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    tensors = tuple(
+        (name, id(tensor), tensor.dtype, tensor.device, tuple(tensor.shape)) for name, tensor in chain(*named)
+    )
+    return modules, tensors
+
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+class Same:
+    """Equal to another only while both stand for the same living object (a number may be given again)."""
+
+    def __init__(self, value: object) -> None:
+        self.key = id(value)
+        self.value: Callable[[], object]
+        try:
+            self.value, self.mortal = weakref.ref(value), True
+        except TypeError:  # None and some kinds of object can't be referred to weakly: they are kept
+            self.value, self.mortal = lambda: value, False
+
+    def __hash__(self) -> int:
+        return self.key
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Same):
+            return False
+        mine = self.value()
+        dead = self.mortal and mine is None
+        return not dead and mine is other.value()
+
+
+def state_of(value: Any, depth: int = 4) -> object:
+    """Describe a value by what it holds, a function by what it refers to, and what tells neither by its identity."""
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return Same(value), value.dtype, value.device, tuple(value.shape)
+    is_container = isinstance(value, _CONTAINERS)
+    if not depth or (is_container and len(value) > _LONG):
+        return Same(value), len(value) if is_container else None
+    # A method is a new object whenever it is asked for.
+    what = type(value) if is_container or isinstance(value, MethodType) else Same(value)
+    return what, tuple(state_of(part, depth - 1) for part in parts_of(value))
+
+
+_CONTAINERS = (list, tuple, set, frozenset, dict)
+
+
+_LONG = 1000
+"""A container of more items is data, told by its identity and length: this is asked for every explanation."""
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """Return what a value is made of, keys and names included; nothing of one that only its identity tells."""
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    if isinstance(value, _CONTAINERS):
+        return iter(value)
+    if isinstance(value, FunctionType):
+        return _referred(value)
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type | ModuleType):
+        return parts_of(vars(value))
+    return ()
+
+
+def _referred(function: FunctionType) -> list[Any]:
+    """Return the values that a function finds in its cells, defaults, attributes and globals."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    found = [function.__globals__.get(name) for name in _global_names(function.__code__)]
+    return [*cells, *(function.__defaults__ or ()), function.__kwdefaults__, vars(function), *found]
+
+
+@lru_cache
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the globals that a function reads, and those of functions and comprehensions inside it."""
+    own = (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
+    inner = (name for const in code.co_consts if isinstance(const, CodeType) for name in _global_names(const))
+    return tuple(dict.fromkeys((*own, *inner)))
