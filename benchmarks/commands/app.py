@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from benchmarks.changes import Earlier
 from benchmarks.conditions import ConditionsError, Device, Dtype
-from benchmarks.tables import cells, columns, show, show_lines, write
+from benchmarks.records.changes import Earlier
+from benchmarks.records.tables import cells, columns, show, show_lines, write
 from relprop.errors import RelpropError
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.coco import DataError
 from benchmarks.commands.app import RESULTS, Compare, Markdown, Results, Threads, app, earlier, quick, report_changes
 from benchmarks.conditions import Conditions, Device, Dtype, under
-from benchmarks.coverage import CoverageRow, ask_peers, measure
-from benchmarks.ledger import Ledger
+from benchmarks.coverage.measure import CoverageRow, ask_peers, measure
+from benchmarks.coverage.sweep import Summary, sweep, sweep_peers
 from benchmarks.peers import require_peers
-from benchmarks.recorded import put_tables
-from benchmarks.sweep import Summary, sweep, sweep_peers
+from benchmarks.quality.coco import DataError
+from benchmarks.readme import put_tables
+from benchmarks.records.ledger import Ledger
 from benchmarks.workers import Worker
 from benchmarks.zoo import choose, zoo
 

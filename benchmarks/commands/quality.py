@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.ablation import AblationRow, ablate, tables
-from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.commands.app import (
     RESULTS,
     SHARED,
@@ -27,9 +25,11 @@ from benchmarks.commands.app import (
     report_changes,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.gae import GaeRow, score
-from benchmarks.ledger import Ledger
-from benchmarks.recorded import put_tables
+from benchmarks.quality.ablation import AblationRow, ablate, tables
+from benchmarks.quality.classifiers import CLASSIFIERS
+from benchmarks.quality.gae import GaeRow, score
+from benchmarks.readme import put_tables
+from benchmarks.records.ledger import Ledger
 
 _SMALL = "squeezenet1_1"
 

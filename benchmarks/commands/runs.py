@@ -26,11 +26,18 @@ from benchmarks.commands.app import (
     report,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.evaluation import CostRow, EvaluationRow, measure_costs, measure_runs, open_plan, require_whole_units
-from benchmarks.growth import GrowthRow, measure_memory
-from benchmarks.stream import StreamRow
-from benchmarks.stream import stream as measure_stream
-from benchmarks.synthetic import write_pictures
+from benchmarks.runs.evaluation import (
+    CostRow,
+    EvaluationRow,
+    measure_costs,
+    measure_runs,
+    open_plan,
+    require_whole_units,
+)
+from benchmarks.runs.growth import GrowthRow, measure_memory
+from benchmarks.runs.stream import StreamRow
+from benchmarks.runs.stream import stream as measure_stream
+from benchmarks.runs.synthetic import write_pictures
 
 _METHODS, _COUNTS = ["abslrp", "random"], [200, 2000]
 

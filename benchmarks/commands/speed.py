@@ -25,13 +25,13 @@ from benchmarks.commands.app import (
     report,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
-from benchmarks.floor import FloorRow, OperationRow, find_floor
-from benchmarks.jobs import COMPILED, JOBS, graph_jobs, rule_jobs
-from benchmarks.recorded import put_tables
-from benchmarks.scale import ScaleRow, points
-from benchmarks.scale import scale as measure_scale
-from benchmarks.speed import SpeedRow, compare_speed
-from benchmarks.trials import Trial
+from benchmarks.readme import put_tables
+from benchmarks.speed.compare import SpeedRow, compare_speed
+from benchmarks.speed.floor import FloorRow, OperationRow, find_floor
+from benchmarks.speed.jobs import COMPILED, JOBS, graph_jobs, rule_jobs
+from benchmarks.speed.scale import ScaleRow, points
+from benchmarks.speed.scale import scale as measure_scale
+from benchmarks.speed.trials import Trial
 
 _MODELS = ["resnet50", "vit_base_patch16_224"]
 _SCALED = ["resnet50", "vit_tiny_patch16_224"]

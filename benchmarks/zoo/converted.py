@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torchvision import models
 
-from benchmarks.weights import settle
 from benchmarks.zoo.entries import Entry, Subject
+from benchmarks.zoo.weights import settle
 from relprop.errors import RelpropError
 from relprop.extras import extra
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.weights import settle
 from benchmarks.zoo.entries import Entry, Subject
+from benchmarks.zoo.weights import settle
 from relprop.extras import extra
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -11,8 +11,8 @@ from typing import Any
 import timm
 import torch
 
-from benchmarks.weights import settle
 from benchmarks.zoo.entries import Entry, Subject
+from benchmarks.zoo.weights import settle
 
 PARAMETERS = Path(__file__).with_name("timm_parameters.csv")
 """How many parameters each architecture has. Names that are not there are counted when they are asked for."""

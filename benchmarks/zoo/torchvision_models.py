@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from benchmarks.weights import settle
 from benchmarks.zoo.entries import Entry, Subject
+from benchmarks.zoo.weights import settle
 
 INPUT_SIZES = {"inception_v3": 299}
 """Side of the pictures of classifiers that can't do with 224."""

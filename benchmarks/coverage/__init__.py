@@ -1,0 +1,1 @@
+"""Which architectures are captured, exact and conserved."""

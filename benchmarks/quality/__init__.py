@@ -1,0 +1,1 @@
+"""How good maps are: ablation, GAE, localisation."""

@@ -1,0 +1,1 @@
+"""How long explanations take, beside a plain input gradient and other libraries."""

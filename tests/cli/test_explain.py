@@ -1,0 +1,582 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import timm
+import torch
+from typer.testing import CliRunner
+
+import relprop
+import rule_registry
+from relprop.cli import app
+from relprop.cli.explaining.drawing import draw
+from relprop.cli.explaining.picture import look
+from relprop.models import PictureError, find_pictures, load_classifier, read_picture, sample_pictures
+from tests.helpers.paths import ROOT
+
+run = CliRunner()
+
+OWN = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5),
+    )
+
+def uncovered():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.special.i0(x).mean((2, 3)) + torch.erfinv(x.clamp(-0.5, 0.5)).mean((2, 3))
+    return Odd()
+
+def untraceable():
+    class Branch(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+    return Branch()
+
+def mixing():
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return (x - x.mean(0)).mean((2, 3))
+    return Mixing()
+
+def one():
+    return nn.Sequential(make(), nn.Linear(5, 1))
+
+def nan():
+    class Nan(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) * float("nan")
+    return Nan()
+
+def soft():
+    return nn.Sequential(make(), nn.Softmax(1))
+
+def failing():
+    class Failing(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) @ torch.zeros(4, 2)
+    return Failing()
+"""
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    try:
+        pictures = sample_pictures()
+        load_classifier("tf_efficientnet_lite0")
+    except (PictureError, ValueError) as error:
+        pytest.skip(f'needs pip install "relprop[demo]": {error}')
+    return pictures
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder to work in, with pictures and a model of one's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("own", None)
+    Path("own.py").write_text(OWN)
+    random = np.random.default_rng(0)
+    for name, shape in {"cat.jpg": (60, 90), "holiday/a.png": (90, 60), "holiday/sub/a.jpg": (64, 64)}.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        assert cv2.imwrite(name, cv2.resize(random.integers(0, 256, (6, 6, 3), np.uint8), shape[::-1]))
+    return tmp_path
+
+
+def explain(*arguments):
+    return run.invoke(app, ["explain", *arguments])
+
+
+def entries(folder="out"):
+    return [json.loads(line) for line in Path(folder, "index.jsonl").read_text().splitlines()]
+
+
+def assert_one_line(result, message, code=1):
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert re.search(message, result.stderr), result.stderr
+    assert result.stderr.startswith("relprop: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_path):
+    result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    names = [f"{path.stem}.png" for path in packaged[15:17]]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "index.jsonl"]
+    assert cv2.imread(str(tmp_path / names[0])).std() > 10
+    assert re.search(r"goose \d+\.\d%", result.output)
+    oracle = float(re.search(r"gradient-oracle error\s+(\S+)", result.output)[1])
+    conserved = float(re.search(r"conservation error\s+(\S+) \(worst\)", result.output)[1])
+    assert oracle < 1e-8
+    assert conserved < 1e-4
+    first, second = entries(tmp_path)
+    assert first["label"] == first["predicted_label"] == "goose"
+    assert first["paths"] == {"png": names[0]}
+    assert first["file"] == str(packaged[15])
+    assert (first["model"], first["rules"]) == ("tf_efficientnet_lite0", "abslrp")
+    assert max(first["conservation_error"], second["conservation_error"]) == pytest.approx(conserved, rel=0.1)
+
+
+def test_the_archives_hold_what_explain_returns(desk):
+    result = explain("holiday", "--model", "own:make", "--target", "2", "--format", "npz", "--format", "h5")
+    assert result.exit_code == 0, result.output
+    classifier = load_classifier("own:make")
+    files = find_pictures([Path("holiday")])
+    x = torch.stack([classifier.transform(read_picture(file)) for file in files])
+    expected = relprop.explain(classifier.model, x, target=2)
+    assert [entry["file"] for entry in entries()] == list(map(str, files))
+    for k, entry in enumerate(entries()):
+        with (
+            np.load(Path("out", entry["paths"]["npz"])) as arrays,
+            h5py.File(Path("out", entry["paths"]["h5"])) as file,
+        ):
+            for found in (arrays["relevance"], file["relevance"][()]):
+                np.testing.assert_allclose(found, expected.relevance[k : k + 1].numpy(), rtol=1e-4, atol=1e-9)
+            assert arrays["target"].tolist() == [2]
+        assert entry["probability"] == pytest.approx(float(expected.probability[k]), rel=1e-4)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other_or_themselves(desk):
+    result = explain("holiday/a.png", "holiday/sub/a.jpg", "cat.jpg", "--model", "own:make", "-o", "holiday")
+    assert result.exit_code == 0, result.output
+    assert [entry["paths"]["png"] for entry in entries("holiday")] == ["a-2.png", "a-3.png", "cat.png"]
+    assert cv2.imread("holiday/a.png").shape == (90, 60, 3)
+    Path("holiday/index.jsonl").unlink()  # what it lists would be left out
+    seen = []
+    for _ in range(2):
+        assert explain(".", "--model", "own:make", "-o", "out").exit_code == 0
+        seen.append([entry["file"] for entry in entries()])
+    assert seen[0] == seen[1], "results of the first run were explained by the second"
+    assert len({entry["paths"]["png"] for entry in entries()}) == len(seen[1]) == 6
+
+
+def test_top_classes_side_by_side_and_layers_below(desk):
+    options = ["--model", "own:make", "--target", "top3", "--layer", "0", "--layer", "2"]
+    result = explain("cat.jpg", *options, "--format", "png", "--format", "npz", "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    found = entries()
+    assert len({entry["target"] for entry in found}) == len(found) == 3
+    assert found[0]["target"] == found[0]["predicted"]
+    assert [e["probability"] for e in found] == sorted((e["probability"] for e in found), reverse=True)
+    assert found[0]["paths"] == {"png": "cat.png", "layers": "cat.layers.png", "npz": "cat.npz"}
+    sheet, layers = (cv2.imread(f"out/{name}") for name in ("cat.png", "cat.layers.png"))
+    assert sheet.shape[1] > 3 * 200
+    assert layers.shape[0] > 3 * 100
+    with np.load("out/cat.npz") as arrays:
+        assert arrays["relevance"].shape == (3, 3, 224, 224)
+        assert arrays["layer:2"].shape[:2] == (3, 8)
+        assert arrays["target"].tolist() == [entry["target"] for entry in found]
+
+
+def test_layers_do_not_overwrite_a_picture_of_that_name(desk):
+    for name in ("cat.layers.png", "CAT.png"):
+        Path(name).write_bytes(Path("holiday/a.png").read_bytes())
+    assert explain("cat.jpg", "cat.layers.png", "CAT.png", "--model", "own:make", "--layer", "2").exit_code == 0
+    written = [name for entry in entries() for name in entry["paths"].values()]
+    assert len({name.casefold() for name in written}) == len(written) == 6
+
+
+def test_probabilities_of_a_model_that_ends_in_softmax_are_its_output(desk):
+    assert explain("cat.jpg", "--model", "own:soft", "--format", "npz").exit_code == 0
+    (entry,) = entries()
+    with np.load("out/cat.npz") as arrays:
+        assert entry["probability"] == pytest.approx(float(arrays["output"].max()), rel=1e-5)
+        told = json.loads(str(arrays["attributes"]))
+    assert told["rules"] == "abslrp"
+    assert told["contrast"] == "rest"
+    assert json.loads(told["classes"])[0]["label"] == entry["label"]
+    assert set(told["descriptions"]) == {"relevance", "seeds", "output", "target"}
+
+
+def test_odd_file_names_stop_nothing(desk):
+    picture = Path("holiday/a.png").read_bytes()
+    odd = [os.fsdecode(b"caf\xe9.png"), "new\nline.png", "x" * 240 + ".png"]
+    for name in odd:
+        Path("holiday", name).write_bytes(picture)
+    result = explain("holiday", "--model", "own:make")
+    assert result.exit_code == 0, result.output
+    assert {Path(entry["file"]).name for entry in entries()} >= set(odd)
+    assert all(Path("out", entry["paths"]["png"]).exists() for entry in entries())
+
+
+@pytest.mark.parametrize(
+    ("rules", "contrast", "words"),
+    [
+        ("abslrp", "rest", "-1 more of the others"),
+        ("abslrp", 3, "-1 more of the other"),
+        ("epsilon", None, "-1 negative"),
+        ("abslrp", None, "0 no relevance"),
+    ],
+)
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_legend_speaks_of_other_classes_where_they_took_part(desk, rules, contrast, words, targets):
+    classifier = load_classifier("own:make")
+    looked = look(Path("cat.jpg"), classifier)
+    x = torch.stack([looked.x] * targets)
+    found = relprop.explain(classifier.model, x, target=list(range(targets)), rules=rules, contrast=contrast)
+    assert words in [text.get_text() for text in draw(classifier, rules, looked, found).texts]
+
+
+def test_a_single_output_has_no_probability(desk):
+    result = explain("cat.jpg", "--model", "own:one", "--contrast", "none", "--format", "npz")
+    assert result.exit_code == 0, result.output
+    (entry,) = entries()
+    assert entry["probability"] is entry["predicted_probability"] is None
+    with np.load(Path("out", entry["paths"]["npz"])) as arrays:
+        assert f"class 0, output {float(arrays['output'].item()):.3g}" in result.output
+    assert "100.0%" not in result.output
+
+
+def test_results_of_an_earlier_run_are_no_pictures(desk):
+    explain(".", "--model", "own:make", "--layer", "0")
+    result = explain(".", "--model", "own:make", "-o", "again")
+    assert {Path(entry["file"]).name for entry in entries("again")} == {"cat.jpg", "a.png", "a.jpg"}
+    assert "left out: 6 results of an earlier run" in result.output
+    assert explain("out/cat.png", "--model", "own:make", "-o", "third").exit_code == 0
+
+
+def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):
+    import relprop.cli.explaining.picture as looked
+
+    apply, calls = looked.apply, []
+
+    def sometimes(transform, picture):
+        calls.append(0)
+        x = apply(transform, picture)
+        return x * float("nan") if len(calls) == 2 else x
+
+    monkeypatch.setattr(looked, "apply", sometimes)
+    result = explain("cat.jpg", "holiday", "--model", "own:make")
+    assert result.exit_code == 1
+    assert result.stderr == "relprop: holiday/a.png: the transform makes NaN or infinite values of a picture\n"
+    assert ["error" in entry for entry in entries()] == [True, False, False]
+
+
+def test_a_run_that_fails_leaves_the_index_of_the_last_one(desk):
+    assert explain("cat.jpg", "--model", "own:make").exit_code == 0
+    before = entries()
+    assert explain("cat.jpg", "--model", "own:uncovered").exit_code == 1
+    assert entries() == before
+
+
+def test_the_box_is_where_the_model_looked(desk):
+    assert explain("cat.jpg", "--model", "own:make", "--preprocessing", "torchvision/resnet18").exit_code == 0
+    (entry,) = entries()  # 90 x 60, short side to 256, the middle 224: 52.5 pixels of the original
+    assert entry["size"] == [90, 60]
+    assert entry["box"] == pytest.approx([18.75, 3.75, 71.25, 56.25], abs=0.7)
+
+
+def test_rules_contrast_and_labels_are_heard(desk):
+    Path("names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    options = ["--model", "own:make", "--labels", "names.txt", "--target", "Bee", "--format", "npz"]
+    maps = {}
+    for more in (
+        ["--contrast", "none"],
+        ["--contrast", "rest"],
+        ["--contrast", "Cat"],
+        ["--rules", "abslrp:delta=0.5"],
+        ["--rules", "gradient"],
+    ):
+        assert explain("cat.jpg", *options, *more).exit_code == 0
+        (entry,) = entries()
+        assert entry["label"] == "bee"
+        with np.load("out/cat.npz") as arrays:
+            maps[more[1]] = arrays["relevance"]
+    assert maps["none"].min() >= 0
+    assert maps["none"].sum() == pytest.approx(1, abs=1e-5)
+    assert maps["rest"].sum() == pytest.approx(0, abs=1e-5)
+    assert maps["Cat"].sum() == pytest.approx(0, abs=1e-5)
+    assert not np.allclose(maps["rest"], maps["Cat"], atol=1e-7)
+    assert not np.allclose(maps["rest"], maps["abslrp:delta=0.5"], atol=1e-7)
+    assert entry["conservation_error"] is None
+
+
+def test_an_exported_program_is_a_model(desk):
+    import own
+
+    batch = torch.export.Dim("batch", min=2)
+    example = torch.randn(2, 3, 96, 96)
+    torch.export.save(torch.export.export(own.make().eval(), (example,), dynamic_shapes=({0: batch},)), "own.pt2")
+    result = explain(
+        "cat.jpg", "holiday", "--model", "own.pt2", "--target", "top2", "--format", "npz", "--batch-size", "4"
+    )
+    assert result.exit_code == 0, result.output
+    assert "assumed" in result.stdout
+    with np.load("out/cat.npz") as arrays:
+        assert arrays["relevance"].shape == (2, 3, 96, 96)
+
+
+def test_an_unreadable_picture_is_reported_and_skipped(desk):
+    Path("holiday/b.jpg").write_bytes(b"no picture")
+    result = explain("holiday", "--model", "own:make", "--batch-size", "2")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"relprop: cannot read picture holiday/b.jpg: .*\n", result.stderr)
+    assert [(Path(entry["file"]).name, "error" in entry) for entry in entries()] == [
+        ("b.jpg", True),
+        ("a.png", False),
+        ("a.jpg", False),
+    ] or [Path(entry["file"]).name for entry in entries()] == ["a.png", "b.jpg", "a.jpg"]
+    assert re.search(r"pictures failed\s+1\n", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet5"], "near names: .*resnet50"),
+        (["--model", "own:mak"], "make"),
+        (["--model", "own:make", "--target", "5"], "classes 0 to 4"),
+        (["--model", "own:make", "--target", "clas 3"], "near names: .*class 3"),
+        (["--model", "own:make", "--rules", "nonsense"], "no rule set named 'nonsense'.*relprop rules lists all"),
+        (["--model", "own:one"], "one output.*pass --contrast none"),
+        (["--model", "own:make", "--rules", "abslrp:gamma=1"], "no parameter .*it accepts: delta"),
+        (["--model", "own:make", "-o", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["--model", "own:make", "-o", "cat.jpg"], "cannot write to cat.jpg"),
+        (["--model", "own:make", "--labels", "own.py"], "own.py"),
+        (["--model", "own:make", "--device", "cuda:99"], "cuda:99"),
+        (["--model", "own:make", "--layer", "nowhere.*"], "nowhere"),
+        (["--model", "own:uncovered"], "erfinv.*i0"),
+        (["--model", "own:make", "--contrast", "some"], "--contrast some: no class has that name"),
+        (["--model", "own:untraceable"], "untraceable|trace|branch"),
+        (["--model", "own:mixing"], "mix|sample"),
+        (["--model", "own:nan"], "not finite|NaN"),
+        (["--model", "own:failing"], "own:failing"),
+        (["--model", "own.py"], "own.py"),
+        (["--model", "missing.pt2"], "missing.pt2"),
+        (["--model", "resnet10t", "--weights", "missing.pth"], "missing.pth"),
+        (["--model", "resnet10t", "--weights", "resnet14t.pth"], "missing.*unexpected|shape"),
+        (["nowhere/"], "nowhere"),
+        (["holiday", "-o", "holiday"], "results would mix with the pictures"),
+        (["holiday/sub", "-o", "holiday"], "results would mix with the pictures"),
+        (["empty"], "no pictures in empty"),
+    ],
+)
+def test_an_error_is_one_line_and_a_failure(desk, arguments, message):
+    Path("empty").mkdir()
+    if "resnet14t.pth" in arguments:
+        torch.save(timm.create_model("resnet14t").state_dict(), "resnet14t.pth")
+    pictures = [] if not arguments[0].startswith("--") else ["cat.jpg"]
+    assert_one_line(explain(*pictures, *arguments), message)
+    assert not list(Path().glob("out/*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "--batch-size", "0"], "--batch-size.*See relprop explain --help"),
+        (["explain", "--format", "gif"], "gif"),
+        (["explain", "--nope"], "--nope"),
+        (["expalin"], "Did you mean 'explain'"),
+        (["rules", "abslpr"], "near names: abslrp"),
+        (["check", "--model", "no_such_model"], "no_such_model"),
+        (["check", "nowhere.png"], "nowhere.png"),
+    ],
+)
+def test_misuse_is_one_line_too(desk, arguments, message):
+    result = run.invoke(app, arguments, prog_name="relprop")
+    assert_one_line(result, message, result.exit_code)
+    assert result.exit_code == (1 if arguments[0] in ("rules", "check") else 2)
+
+
+def test_offline_a_download_says_what_to_do(desk, monkeypatch):
+    import huggingface_hub
+
+    def unreachable():
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", unreachable)
+    monkeypatch.setenv("HF_HOME", str(desk / "cache"))
+    result = explain("cat.jpg", "--model", "vit_base_patch32_clip_224")
+    assert_one_line(result, "could not be downloaded .*Name or service not known.*--weights FILE")
+
+
+def test_what_nobody_foresaw_is_one_line_and_debug_shows_where(desk, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("relprop.cli.explaining.stream.look", broken)
+    assert_one_line(explain("cat.jpg", "--model", "own:make"), "unexpected ZeroDivisionError: division by zero")
+    assert isinstance(explain("cat.jpg", "--model", "own:make", "--debug").exception, ZeroDivisionError)
+    assert isinstance(explain("--model", "resnet5", "cat.jpg", "--debug").exception, relprop.RelpropError)
+
+
+def test_running_out_of_memory_says_which_batch_size_to_try(desk, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("relprop.rewrite.program.RelevanceProgram.__call__", exhausted)
+    assert_one_line(explain("cat.jpg", "holiday", "--model", "own:make"), "batch of 3: try a batch size of 1")
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(desk):
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "from relprop.cli import app; app(['explain', 'cat.jpg', '--model', 'own:make'])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
+    assert result.returncode == 1
+    assert re.fullmatch(r"relprop: cannot write out/cat.png: .*\n", result.stderr)
+    assert [file.name for file in Path("out").iterdir()] == ["index.jsonl"]
+    assert entries() == []
+
+
+def test_control_c_leaves_finished_results_valid(desk):
+    random = np.random.default_rng(0)
+    for k in range(200):
+        assert cv2.imwrite(f"holiday/{k:03}.png", random.integers(0, 256, (300, 300, 3), np.uint8))
+    script = "from relprop.cli import app; app(['explain', 'holiday', '--model', 'own:make', '--batch-size', '2'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    index = Path("out/index.jsonl")
+    while process.poll() is None and (not index.exists() or index.read_text().count("\n") < 5):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    finished = entries()
+    assert re.fullmatch(rf"relprop: interrupted after {len(finished)} of 202 pictures; .*index.jsonl.*\n", errors)
+    assert 5 <= len(finished) < 202
+    assert all(cv2.imread(f"out/{entry['paths']['png']}") is not None for entry in finished)
+    assert not [file for file in Path("out").iterdir() if file.name.startswith(".")]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_check_prints_a_verdict(packaged):
+    result = run.invoke(app, ["check"])
+    assert result.exit_code == 0, result.output
+    assert "verdict: trustworthy" in result.output
+
+
+def test_check_as_json(desk):
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:make", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["ok"] is True
+    assert report["problems"] == []
+    assert report["oracle_error"] < 1e-8
+    assert report["conservation_error"] < 1e-4
+    assert {"operation": "aten.relu.default", "rule": "passes", "count": 2} in report["operations"]
+
+
+def test_check_fails_where_rules_are_missing(desk):
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:uncovered", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["ok"] is False
+    assert "aten.i0.default" in report["problems"][0]
+    assert report["stability"] is None
+
+
+def test_check_as_json_is_json_where_the_model_fails(desk):
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:nan", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["ok"] is False
+    assert "NaN" in report["problems"][0]
+    assert result.stderr.count("\n") == 1
+
+
+def test_check_explains_rules(desk):
+    model = ["check", "cat.jpg", "--model", "own:make", "--rules", "epsilon-plus-flat"]
+    plain, told = run.invoke(app, model), run.invoke(app, [*model, "--explain-rules"])
+    rows, report = told.stdout.split("\n\n")
+    assert (plain.exit_code, told.exit_code) == (0, 0), told.output
+    assert report.splitlines()[:-3] == plain.stdout.splitlines()[:-3]  # but for the time it took
+    assert [row.split()[0] for row in rows.splitlines()] == ["_0", "_1", "_2", "_3", "_4", "_5", "_6"]
+    assert rows.splitlines()[0].endswith(
+        "flat(stabilizer=1e-06), from the override: op aten.conv2d.default, layer first"
+    )
+    found = json.loads(run.invoke(app, [*model, "--explain-rules", "--json"]).stdout)
+    assert [" ".join(row.split()) for row in rows.splitlines()] == [
+        " ".join(row.values()) for row in found["assignment"]
+    ]
+    assert list(found["assignment"][0]) == ["name", "operation", "why"]
+    assert "assignment" not in json.loads(run.invoke(app, [*model, "--json"]).stdout)
+
+
+def test_check_of_a_model_with_one_output(desk):
+    assert_one_line(run.invoke(app, ["check", "cat.jpg", "--model", "own:one"]), "one output: pass --contrast none")
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", "--contrast", "none"])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_version_is_told():
+    lines = run.invoke(app, ["--version"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["relprop", "torch", "torchvision", "timm", "python"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in lines[1]
+
+
+def test_rules_are_listed_and_shown():
+    listed = run.invoke(app, ["rules"]).stdout
+    assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01;", listed, re.MULTILINE)
+    assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in rule_registry.names())
+    assert re.search(r"aten\.relu\.default +pass", run.invoke(app, ["rules", "abslrp"]).stdout)
+
+
+def test_models_are_listed_with_where_their_weights_are(packaged):
+    at_hand = run.invoke(app, ["models"]).stdout
+    assert re.search(r"^tf_efficientnet_lite0 +timm +weights in an installed package$", at_hand, re.MULTILINE)
+    found = run.invoke(app, ["models", "vit_tiny*"]).stdout
+    assert re.search(r"^vit_tiny_patch16_224 +timm +weights are downloaded when needed$", found, re.MULTILINE)
+    assert_one_line(run.invoke(app, ["models", "vit_tinny*"]), "no model .*vit_tinny")
+
+
+@pytest.mark.parametrize("command", ["explain", "check", "rules", "models"])
+def test_the_example_of_each_help_works(packaged, desk, command):
+    assert cv2.imwrite("cat.jpg", cv2.imread(str(packaged[0])))
+    text = " ".join(run.invoke(app, [command, "--help"]).output.split())
+    example = re.search(r"Example: relprop (.*)$", text)[1]
+    assert example.startswith(command)
+    result = run.invoke(app, shlex.split(example))
+    assert result.exit_code == 0, result.output
+
+
+def test_every_command_has_such_an_example():
+    named = [command.name or command.callback.__name__ for command in app.registered_commands]
+    known = "check compare evaluate explain export merge models plot rules summary"
+    assert sorted(named) == known.split()  # whoever adds one runs its example in a test
+    for name in named:
+        text = " ".join(run.invoke(app, [name, "--help"]).output.split())
+        assert re.search(rf"Example: relprop {name} ", text + " "), name
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "relprop", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    assert shown.startswith("Usage: relprop ")
+
+
+def test_the_console_script_is_there():
+    script = Path(sys.executable).with_name("relprop")
+    if not script.exists():
+        pytest.skip("relprop is not installed in this environment")
+    assert "explain" in subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,1 @@
+"""Injected faults: failing disks, kills, damaged and hostile files."""

@@ -1,0 +1,63 @@
+"""Architectures of timm: the gradient oracle and conservation, with one capture for all batch sizes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import relprop
+from benchmarks.zoo.timm_models import families
+from tests.helpers.models import distance, gradient, settled
+
+FAST: dict[str, dict[str, Any]] = {
+    "resnet10t": {},
+    "mobilenetv3_small_050": {},
+    "vit_tiny_patch16_224": {"img_size": 64},
+    "convnext_atto": {},
+}
+
+
+def build(name: str, size: int | None = None, **options: Any) -> tuple[nn.Module, Tensor]:
+    """Build an architecture with random weights that are not degenerate, and three inputs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, pretrained=False, **options).eval()
+    shape = model.default_cfg["input_size"] if size is None else (3, size, size)
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    return settled(model, x), x
+
+
+def check(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing, captures = importlib.import_module("relprop.tracing.capture"), []
+    original = capturing._capture
+    monkeypatch.setattr(capturing, "_capture", lambda *args: captures.append(args) or original(*args))
+    model, x = model.double(), x.double()
+    explainer = relprop.Explainer(model, rules="gradient")
+    for batch in (1, 2, 3):
+        found = explainer(x[:batch])
+        assert distance(found.relevance, gradient(model, x[:batch])) <= 1e-9
+    assert len(captures) == 1
+    model, x = model.float(), x.float()
+    e = relprop.explain(model, x[:2])
+    assert e.conservation.error <= 1e-5
+    assert e.conservation.suspects == ()
+    assert e.relevance.abs().sum() > 0
+    mass = e.seeds["x"].flatten(2).sum(2)
+    lost = sum(cut.lost for cut in e.conservation.cuts)
+    torch.testing.assert_close(mass + lost, torch.ones(2, 2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(*build(name, 64, **FAST[name]), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entry.name for entry in families()])
+def test_architectures_at_their_own_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(*build(name), monkeypatch)
