@@ -1,17 +1,45 @@
-"""What can go wrong, or is only to be told, by name. Every error says what happened, where, and what to do next."""
+"""Exceptions and warnings. Every error says what happened, where, and what to do next."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class RelpropError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong. ``<name>`` stands for an option that would help.
+    **options : str
+        The value of each such option, as Python writes it: ``contrast="None"``.
+
+    Examples
+    --------
+    >>> error = RelpropError("there is one class: pass <contrast>", contrast="None")
+    >>> str(error)
+    'there is one class: pass contrast=None'
+    >>> error.spell(lambda name, value: f"--{name} {value.lower()}")
+    'there is one class: pass --contrast none'
+    """
+
+    def __init__(self, message: str = "", **options: str) -> None:
+        self.message = message
+        self.options = options
+        super().__init__(self.spell(lambda name, value: f"{name}={value}"))
+
+    def spell(self, spelling: Callable[[str, str], str]) -> str:
+        """Return the message with every option as ``spelling(name, value)`` writes it."""
+        text = self.message
+        for name, value in self.options.items():
+            text = text.replace(f"<{name}>", spelling(name, value))
+        return text
 
 
 class RelpropWarning(UserWarning):
-    """Something to know about results; the command line tells it on one line of stderr."""
+    """A remark on results; the command line prints it on one line of stderr."""
 
 
 class CaptureError(RelpropError):

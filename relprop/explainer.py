@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import Tensor
-from torch.utils import _pytree as pytree
+import threading
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import rule_registry
 from relprop.assign.assign import assign
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Contrast, Target, check_apart, choose_contrast, target_classes
-from relprop.errors import CaptureError, MissingRuleError
+from relprop.assign.targets import Target, check_apart, choose_contrast, target_classes
+from relprop.errors import MissingRuleError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
-from relprop.graph.module_outputs import matching_modules, module_outputs
-from relprop.rewrite.hooks import Hook, place
+from relprop.graph.module_outputs import layer_outputs
+from relprop.options import DEFAULTS, Options, check_options, spell_options
+from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
-from relprop.run.chunks import BatchSize, run_in_chunks
-from relprop.run.compiled import NotCompiledError
+from relprop.run.chunks import run
 from relprop.run.memory import memory_for
-from relprop.run.prepared import Ready
-from relprop.tracing.capture import capture
-from relprop.tracing.export import plain_mode
-from relprop.tracing.inputs import check_inputs, plain
-from relprop.tracing.loading import Model, opened
+from relprop.run.prepared import PreparedProgram
+from relprop.tracing.capture import capture_inputs, whole_operations
+from relprop.tracing.inputs import Inputs, check_inputs
+from relprop.tracing.loading import Model, load_model
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
@@ -84,46 +80,23 @@ class Explainer:
     torch.Size([2, 3, 2, 2])
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        rules: str | RuleSet = "abslrp",
-        contrast: Contrast = "default",
-        layers: Sequence[str] = (),
-        at: str | None = None,
-        output: str | int | None = None,
-        batch_size: BatchSize = None,
-        hooks: Mapping[str, Hook] | None = None,
-        compile: bool = False,
-    ) -> None:
-        if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
-            raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
-        if compile and batch_size == "auto":
-            raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
-        if contrast not in ("rest", "default", None) and (isinstance(contrast, bool) or not isinstance(contrast, int)):
-            raise ValueError(f'contrast must be "rest", "default", None or a class index, not {contrast!r}')
-        if not isinstance(hooks, Mapping | None):
-            raise TypeError(f"hooks must be a mapping from module paths to functions, not {hooks!r}")
-        for pattern, hook in (hooks or {}).items():
-            if not callable(hook):
-                raise TypeError(f"the hook at {pattern!r} must be a function of (info, relevance), not {hook!r}")
-        if isinstance(rules, str):
-            _named(rules)
-        elif not isinstance(rules, RuleSet):
-            raise TypeError(f"rules must be the name of a rule set, or what rule_registry.get returns, not {rules!r}")
-        self.model = opened(model)
-        self.rules = rules
-        self.contrast = contrast
+    @spell_options
+    def __init__(self, model: Model, **options: Unpack[Options]) -> None:
+        chosen: Options = {**DEFAULTS, **options}
+        check_options(chosen)
+        layers = chosen["layers"]
+        self.model = load_model(model)
+        self.rules = chosen["rules"]
+        self.contrast = chosen["contrast"]
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        self.at = at
-        self.output = output
-        self.batch_size = batch_size
-        self.hooks = dict(hooks or {})
-        self.compile = compile
-        self._warned = False
+        self.at = chosen["at"]
+        self.output = chosen["output"]
+        self.batch_size = chosen["batch_size"]
+        self.hooks = dict(chosen["hooks"] or {})
+        self.compile = chosen["compile"]
+        _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
-        self._hooked: dict[Any, Ready] = {}
+        self._hooked_programs: dict[Any, PreparedProgram] = {}
 
     def __call__(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Explanation:
         """Explain a batch.
@@ -146,26 +119,13 @@ class Explainer:
         ------
         InputError, TargetError, CaptureError, MissingRuleError, RuleError, OutOfMemoryError
         """
-        args, kwargs = check_inputs(x, kwargs)
-        with memory_for(1):  # what a capture needs does not depend on the batch
-            ready = self._ready(args, kwargs, target)
-        batch = next(leaf.shape[0] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        with plain_mode(), memory_for(batch):
-            leaves = [plain(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            classes = target_classes(ready.plan.graph, target, batch)
-            check_apart(classes, ready.contrast)
-
-            def run(start: int, stop: int) -> dict[str, Any]:
-                chunk = [leaf[start:stop] if leaf.ndim and leaf.shape[0] == batch else leaf for leaf in leaves]
-                chosen = None if classes is None else classes[start:stop]
-                if self.compile and ready.compiled.pays_for(stop - start):
-                    return self._run_compiled(ready, *chunk, chosen)
-                returned: dict[str, Any] = ready.running(*chunk, chosen)
-                return returned
-
-            explanation = assemble(ready, run_in_chunks(run, ready, batch, self.batch_size, leaves[0].device))
-            check_apart(explanation.target, ready.contrast)
-            return explanation
+        inputs = check_inputs(x, kwargs)
+        prepared = self.prepare(inputs, target)
+        classes = target_classes(prepared.plan.graph, target, inputs.batch_size)
+        check_apart(classes, prepared.contrast)
+        explanation = assemble(prepared, run(prepared, inputs, classes, self.batch_size, self.compile))
+        check_apart(explanation.target, prepared.contrast)
+        return explanation
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -173,78 +133,73 @@ class Explainer:
         It keeps every relevance as it is for who interprets or changes it. What explains is a copy that overwrites
         those that nobody reads any more, which saves time and memory.
         """
-        return self._ready(*check_inputs(x, kwargs), target).program
+        return self.prepare(check_inputs(x, kwargs), target).program
 
     def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
         """Return the graph and the rule of each of its operations, for inputs like these."""
-        return self._ready(*check_inputs(x, kwargs), target).plan
+        return self.prepare(check_inputs(x, kwargs), target).plan
 
-    def _run_compiled(self, ready: Ready, *inputs: Any) -> dict[str, Any]:
-        """Run a program compiled where it can be, and as it is where it can't."""
-        try:
-            if ready.hooks:
-                raise NotCompiledError("hooks are functions to be called with every relevance")
-            return ready.compiled(*inputs)
-        except NotCompiledError as error:
-            reason = str(error)
-        returned: dict[str, Any] = ready.running(*inputs)
-        if not self._warned:
-            self._warned = True
-            warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=5)
-        return returned
+    def prepare(self, inputs: Inputs, target: Target = None) -> PreparedProgram:
+        """Capture, assign and rewrite for inputs like these, or return what was prepared for such before.
 
-    def _ready(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Target) -> Ready:
+        Raises
+        ------
+        CaptureError, MissingRuleError, TargetError, OutOfMemoryError
+        """
         function = target if callable(target) else None
-        graph = capture(self.model, args, kwargs, target=function, output=self.output)
-        rules = _named(self.rules) if isinstance(self.rules, str) else self.rules
-        contrast = choose_contrast(graph, self.contrast, rules, function is not None)
-        hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
-        key = (graph, id(rules), contrast, self.layers, self.at, hooks)
-        made = self._hooked if self.hooks else graph.made
-        if key not in made:
-            plan = assign(graph, rules, self.at)
-            layers = {
-                path: module_outputs(graph, path, glob)
-                for glob in self.layers
-                for path in matching_modules(graph, glob)
-            }
-            for path, nodes in layers.items():
-                if not nodes:
-                    raise CaptureError(f"module {path!r} has no output that carries the batch; name one inside it")
-            placed = place(plan, self.hooks, contrast)
-            if len(made) >= PROGRAMS_KEPT:
-                made.pop(next(iter(made)), None)
-            made[key] = Ready(plan, rewrite(plan, contrast, layers, placed), layers, placed, contrast)
-        ready: Ready = made[key]
-        return ready
+        rules = _rule_set(self.rules)
+        with memory_for(1):  # two samples are captured, however many there are
+            graph = capture_inputs(
+                self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
+            )
+            contrast = choose_contrast(graph, self.contrast, rules, function is not None)
+            hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
+            key = (graph, id(rules), contrast, self.layers, self.at, hooks)
+            programs = self._hooked_programs if self.hooks else graph.made
+            prepared = programs.get(key)
+            if prepared is None:
+                plan = assign(graph, rules, self.at)
+                layers = layer_outputs(graph, self.layers)
+                attached = attach_hooks(plan, self.hooks, contrast)
+                prepared = PreparedProgram(plan, rewrite(plan, contrast, layers, attached), layers, attached, contrast)
+                prepared = _keep(programs, key, prepared)
+        return prepared
 
 
-def _named(rules: str) -> RuleSet:
+_programs_lock = threading.Lock()
+
+
+def _keep(programs: dict[Any, PreparedProgram], key: Any, prepared: PreparedProgram) -> PreparedProgram:
+    """Keep a program in place of the oldest; return the one that another thread kept meanwhile, if one did."""
+    with _programs_lock:
+        kept = programs.setdefault(key, prepared)
+        while len(programs) > PROGRAMS_KEPT:
+            del programs[next(iter(programs))]
+    return kept
+
+
+def _rule_set(rules: str | RuleSet) -> RuleSet:
+    if isinstance(rules, RuleSet):
+        return rules
     try:
         return rule_registry.get(rules)
     except LookupError as error:
         raise MissingRuleError(str(error)) from error
 
 
+@spell_options
 def explain(
     model: Model,
     x: Any,
     *,
     target: Target = None,
-    rules: str | RuleSet = "abslrp",
-    contrast: Contrast = "default",
-    layers: Sequence[str] = (),
-    at: str | None = None,
-    output: str | int | None = None,
-    batch_size: BatchSize = None,
-    hooks: Mapping[str, Hook] | None = None,
-    compile: bool = False,
     kwargs: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Explanation:
     """Explain which parts of an input speak for a class, and which for the others.
 
-    See `Explainer` for the parameters; ``kwargs`` are the model's keyword inputs. Capture is cached, and so is what
-    ``compile`` made, so calling this again for the same model costs no second one.
+    See `Explainer` for the options, and its call for ``x``, ``target`` and ``kwargs``. Capture is cached, and so is
+    what ``compile`` made, so calling this again for the same model costs no second one.
 
     Examples
     --------
@@ -255,15 +210,4 @@ def explain(
     >>> e.relevance.shape, e.target.shape
     (torch.Size([2, 3, 8, 8]), torch.Size([2]))
     """
-    explainer = Explainer(
-        model,
-        rules=rules,
-        contrast=contrast,
-        layers=layers,
-        at=at,
-        output=output,
-        batch_size=batch_size,
-        hooks=hooks,
-        compile=compile,
-    )
-    return explainer(x, target, kwargs)
+    return Explainer(model, **options)(x, target, kwargs)

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 import relprop
 import rule_registry
@@ -20,7 +19,7 @@ from benchmarks.peers import measure_peers
 from benchmarks.zoo.entries import Entry, Subject
 from relprop.errors import CaptureError, InputError, first_line
 from relprop.run.memory import OutOfMemoryError
-from relprop.tracing.inputs import batched_inputs, check_inputs
+from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.outputs import choose_output, explained
 from relprop.verification.autograd import is_float
 from relprop.verification.oracle import gradient_oracle_error
@@ -131,8 +130,7 @@ def _stages(entry: Entry) -> Iterator[tuple[str, Callable[[], Findings]]]:
 
     def make() -> Findings:
         made.append(entry.build(SAMPLES))
-        args, kwargs = check_inputs(made[0].inputs, made[0].kwargs)
-        shapes = [leaf.shape[1:] for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        shapes = [tensor.shape[1:] for tensor in check_inputs(made[0].inputs, made[0].kwargs).tensors]
         return {"input": " ".join("x".join(map(str, shape)) for shape in shapes)}
 
     yield "making", make
@@ -175,7 +173,7 @@ def _compare_gradients(subject: Subject) -> Findings:
     options = _options(subject, "target", "at", "output")
     given = check_inputs(subject.inputs, subject.kwargs)
     exact = copy.deepcopy(subject.model).double() if subject.exact is None else subject.exact
-    wide = pytree.tree_map(lambda leaf: leaf.double() if is_float(leaf) else leaf, given)
+    wide = given.replace(lambda tensor, _: tensor.double() if is_float(tensor) else tensor)
     batches = [_first(samples, wide) for samples in (SAMPLES, 1)]
     return {
         "oracle_error": max(gradient_oracle_error(exact, args, kwargs=kwargs, **options) for args, kwargs in batches)
@@ -186,15 +184,9 @@ def _options(subject: Subject, *names: str) -> dict[str, Any]:
     return {name: subject.options[name] for name in names if name in subject.options}
 
 
-def _first(samples: int, given: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _first(samples: int, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the inputs with the first samples alone."""
-    marks = iter(batched_inputs(*given))
-
-    def cut(leaf: Any) -> Any:
-        return leaf[:samples] if isinstance(leaf, Tensor) and next(marks) else leaf
-
-    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(cut, given)
-    return found
+    return given.map(lambda tensor, batched: tensor[:samples] if batched else tensor)
 
 
 def _output(subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

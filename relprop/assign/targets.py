@@ -34,17 +34,21 @@ def choose_contrast(graph: Graph, contrast: Contrast, rules: RuleSet, callable_t
                 "lambda output: output[:, 3:5].logsumexp(1)"
             )
         if wanted is not None:
-            raise TargetError(f"contrast={wanted!r} needs classes; a callable target has none, so pass contrast=None")
+            raise TargetError(
+                f"contrast {wanted!r} needs classes; a callable target has none, so pass <contrast>", contrast="None"
+            )
         return None
     if not apart or len(shape) != 2:
         raise TargetError(
             f"the output is {_layout(shape, mark)}, not (B, classes): give target a function of it that returns one "
-            "number per sample, name another output with output=..., or wrap the model in a module that returns "
-            "(B, classes)"
+            "number per sample, name another output with <output>, or wrap the model in a module that returns "
+            "(B, classes)",
+            output="...",
         )
     if wanted is not None and shape[1] == 1:
         raise TargetError(
-            f"contrast={wanted!r} needs at least two classes; this model has one output: pass contrast=None"
+            f"contrast {wanted!r} needs at least two classes; this model has one output: pass <contrast>",
+            contrast="None",
         )
     if isinstance(wanted, int) and not 0 <= wanted < shape[1]:
         raise TargetError(f"contrast {wanted} is out of range: the model has classes 0 to {shape[1] - 1}")

@@ -107,26 +107,22 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             fail("this command needs PyTorch, which is not installed: pip install torch")
-        fail(_as_options(str(error)))
+        fail(error.spell(_as_option) if isinstance(error, RelpropError) else str(error))
     except Exception as error:  # the last resort: nobody should meet a stack trace unasked
         if debug:
             raise
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)")
 
 
-_OPTIONS = {
-    "contrast=None": "--contrast none",
-    "layers=[...]": "--layer PATH",
-    "batch_size=": "--batch-size ",
-    "unit=": "--unit ",
-}
+_OPTIONS = {"contrast": "--contrast", "layers": "--layer", "batch_size": "--batch-size", "unit": "--unit"}
+_VALUES = {"None": "none", "[...]": "PATH"}
 
 
-def _as_options(message: str) -> str:
-    """Say what to pass as it is passed on the command line."""
-    for argument, option in _OPTIONS.items():
-        message = message.replace(argument, option)
-    return message
+def _as_option(name: str, value: str) -> str:
+    """Write an option of a Python function as the command line takes it, or say that only Python has it."""
+    if name in _OPTIONS:
+        return f"{_OPTIONS[name]} {_VALUES.get(value, value)}"
+    return f"{name}={value} (of relprop.explain in Python)"
 
 
 @contextmanager

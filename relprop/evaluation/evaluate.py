@@ -15,6 +15,7 @@ import torch
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation.data.datasets import Source, open_source
 from relprop.evaluation.data.samples import DataError, Reader
+from relprop.evaluation.data.units import check_shard
 from relprop.evaluation.methods import Method, Setting, make_methods
 from relprop.evaluation.metrics import Anybodys, Metrics
 from relprop.evaluation.pipeline.feeds import Feed, open_feed
@@ -23,7 +24,7 @@ from relprop.evaluation.pipeline.resuming import require_same_outputs
 from relprop.evaluation.pipeline.runner import Progress, Run
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.seeding import same_kernels
-from relprop.evaluation.settings import MAPS, Settings, TargetKind, versions
+from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
 from relprop.evaluation.subject import Subject, look_at, open_subject
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
@@ -97,7 +98,7 @@ def evaluate(
         Scores beside GAE: ``"deletion"``, ``"insertion"``, ``"srg"``, and of data sets with masks of objects
         ``"pointing_game"`` and ``"energy_inside"``; in a mapping, names -> ``(model, x, relevance, target) -> (B,)``.
     relevance : {False, "map", "channels"}
-        Whether maps of the pictures are kept, in float16: channels summed, or all.
+        Whether maps of the pictures are kept, in float16: channels summed, or all. True is ``"map"``, None is False.
     compression : {"gzip", "zstd", None}
         Of what is large in the file.
     shard : tuple of int
@@ -154,10 +155,9 @@ def evaluate(
     """
     start = time.perf_counter()
     if resume and overwrite:
-        raise InputError("a file is either resumed or overwritten")
-    if relevance not in MAPS:
-        raise InputError(f'relevance must be False, "map" or "channels", not {relevance!r}')
-    settings = Settings(seed, unit, batch_size, baseline, target, (shard[0], shard[1]))
+        raise InputError("pass resume=True or overwrite=True, not both")
+    maps = stored_maps(relevance)
+    settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard))
     chosen = Metrics(metrics)
     path = Path(path)
     subject = open_subject(model, transform=transform, device=device)
@@ -186,7 +186,7 @@ def evaluate(
             name_length=name_length(source.names if isinstance(source, Source) else ()),
         )
         stored = [
-            StoredMethod(name, method.config, method.description, chosen.declared, MAPS[relevance])
+            StoredMethod(name, method.config, method.description, chosen.declared, maps)
             for name, method in made.items()
         ]
         config = settings.config(subject, source, shape)

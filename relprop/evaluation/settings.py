@@ -18,8 +18,25 @@ from relprop.gae.masking import Baseline, as_colour
 
 PACKAGES = ("relprop", "torch", "torchvision", "timm", "numpy", "h5py")
 
-MAPS: dict[Any, Literal["summed", "channels"] | None] = {False: None, None: None, True: "summed", "map": "summed"}
-MAPS["channels"] = "channels"
+TargetKind = Literal["prediction", "label"]
+"""Which class is explained."""
+
+
+def stored_maps(relevance: object) -> Literal["summed", "channels"] | None:
+    """Return what a file keeps of the maps, for the argument ``relevance`` of `relprop.evaluate`.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if relevance is None or relevance is False:
+        return None
+    if relevance is True or relevance == "map":
+        return "summed"
+    if relevance == "channels":
+        return "channels"
+    raise InputError(f'relevance must be False, "map" or "channels", not {relevance!r}')
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +100,3 @@ def versions(device: torch.device) -> dict[str, str]:
     return {"python": platform.python_version(), "device": name} | {
         package: version_of(package) for package in PACKAGES
     }
-
-
-TargetKind = Literal["prediction", "label"]

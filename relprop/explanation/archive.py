@@ -33,7 +33,7 @@ class Item:
 
 def save(
     path: str | PathLike[str],
-    items: Mapping[str, Item],
+    items: Callable[[], Mapping[str, Item]],
     attributes: Mapping[str, Any],
     draw: Callable[[], Figure],
 ) -> None:
@@ -43,8 +43,8 @@ def save(
     ----------
     path : path
         Its suffix says which.
-    items : mapping
-        What archives hold, by name. In a ``.h5`` each has its ``description`` as an attribute.
+    items : callable
+        Returns what archives hold, by name. In a ``.h5`` each has its ``description`` as an attribute.
     attributes : mapping
         Further numbers and words for the root of a ``.h5``, beside the versions of the software. A ``.npz`` has them,
         and the descriptions, as JSON in an array named ``attributes``.
@@ -61,13 +61,14 @@ def save(
     if path.suffix == ".png":
         write_png(draw(), path)
     elif path.suffix == ".npz":
-        arrays = {name: item.values for name, item in items.items()}
+        held = items()
+        arrays = {name: item.values for name, item in held.items()}
         with written_whole(path) as part, part.open("wb") as file:
-            words = {"descriptions": {name: item.description for name, item in items.items()}, **attributes}
+            words = {"descriptions": {name: item.description for name, item in held.items()}, **attributes}
             np.savez_compressed(file, allow_pickle=False, attributes=np.array(json.dumps(words)), **arrays)
     elif path.suffix in (".h5", ".hdf5"):
         with written_whole(path) as part, h5py.File(part, "w") as file:
-            for name, item in items.items():
+            for name, item in items().items():
                 data = file.create_dataset(name, data=item.values, compression="gzip", compression_opts=1, shuffle=True)
                 data.attrs["description"] = item.description
             file.attrs.update(attributes)

@@ -14,13 +14,19 @@ from relprop.explanation.maps import layer_name
 from relprop.rewrite.signed import alike
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
-from relprop.run.prepared import Ready
+from relprop.run.prepared import PreparedProgram
+from relprop.tracing.export import plain_mode
 from rule_registry import BatchAxis
 
 
-def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
+def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
+    return "finite" if all(bool(part["output"].isfinite().all()) for part in parts) else "not finite either"
+
+
+@plain_mode()
+def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Explanation:
     """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
-    graph, rules = ready.plan.graph, ready.plan.rules
+    graph, rules = prepared.plan.graph, prepared.plan.rules
 
     def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
         return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
@@ -43,16 +49,18 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         return relevance
 
     seeds = {}
-    for k, node in enumerate(ready.plan.sources):
+    for k, node in enumerate(prepared.plan.sources):
         seeds[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
         if not seeds[node.name].isfinite().all():
             raise RelpropError(
-                "the relevance is not finite. Is the model's output? If so, look at the layers: pass layers=[...] "
-                f"and rules={rules.name!r} with a larger stabiliser"
+                f"relevance at {node.name!r} has NaN or infinite values (the model's output is "
+                f"{_finite_or_not(parts)}). Name layers to see where it starts: <layers>; a larger stabiliser of rule "
+                f"set {rules.name!r} usually helps",
+                layers="[...]",
             )
-    axes = {node.name: graph.batch[node] for node in ready.plan.sources}
+    axes = {node.name: graph.batch[node] for node in prepared.plan.sources}
     layers: dict[str, Tensor | list[Tensor]] = {}
-    for path, nodes in ready.layers.items():
+    for path, nodes in prepared.layers.items():
         found = [
             combined(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k]))  # type: ignore[misc]
             for k, node in enumerate(nodes)
@@ -60,28 +68,30 @@ def assemble(ready: Ready, parts: Sequence[dict[str, Any]]) -> Explanation:
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
     return Explanation(
-        relevances={node.name: combined(node, seeds[node.name]) for node in ready.plan.sources},
+        relevances={node.name: combined(node, seeds[node.name]) for node in prepared.plan.sources},
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=_conservation(ready, parts, seeds),
+        conservation=_conservation(prepared, parts, seeds),
         rules=rules.name,
-        contrast=ready.contrast,
+        contrast=prepared.contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )
 
 
-def _conservation(ready: Ready, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]) -> Conservation:
+def _conservation(
+    prepared: PreparedProgram, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]
+) -> Conservation:
     """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
-    rules, output = ready.plan.rules, ready.plan.graph.output.name
+    rules, output = prepared.plan.rules, prepared.plan.graph.output.name
     if not (rules.conserves or rules.measures):
         return Conservation(tuple, conserves=False)
-    stops = ready.stops
+    stops = prepared.stops
     measured = [(part["records"], part["mass"], part["hooks"]) for part in parts]
     arrived = {}
-    for node in ready.plan.sources:
-        mark = ready.plan.graph.batch[node]
+    for node in prepared.plan.sources:
+        mark = prepared.plan.graph.batch[node]
         assert isinstance(mark, BatchAxis)
         arrived[node.name] = mark.sum(relevance[node.name])
 

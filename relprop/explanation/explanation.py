@@ -89,7 +89,7 @@ class Explanation(Maps):
         known: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
         if self.conservation.cuts:
             known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
-        save(path, archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))
+        save(path, lambda: archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))
 
     def show(
         self,

@@ -147,8 +147,8 @@ class Maps:
             return self.relevance.sum(1)
         calls = self.layer_calls
         if layer not in calls:
-            there = f"there are {', '.join(calls)}" if calls else "name it in layers=[...] of relprop.explain"
-            raise RelpropError(f"no relevance of a layer {layer!r}: {there}")
+            there = f"there are {', '.join(calls)}" if calls else "name it with <layers>"
+            raise RelpropError(f"no relevance of a layer {layer!r}: {there}", layers="[...]")
         mark, value = self._axis(layer), calls[layer]
         picture = next(((v.shape[2], v.shape[3]) for v in self.relevances.values() if v.ndim == 4), (1, 1))
         found = None if mark.merged else find_map(value.movedim(mark.axis, 0), picture)
@@ -169,16 +169,15 @@ def layer_name(path: str, call: int) -> str:
 
 
 def class_probabilities(output: Tensor) -> Tensor:
-    """Return the probabilities of the classes, ``(B, classes)``: the softmax, or the output where it is one already.
+    """Return the probabilities of the classes, ``(B, classes)``: the softmax of each row that is none already.
 
     A single output may be a logit, a probability or neither: NaN.
     """
     output = output.float()
     if output.shape[1] == 1:
         return torch.full_like(output, torch.nan)
-    if bool((output >= 0).all()) and bool((output.sum(1) - 1).abs().max() < SUM_TO_ONE):
-        return output
-    return output.softmax(1)
+    given = (output >= 0).all(1, keepdim=True) & ((output.sum(1, keepdim=True) - 1).abs() < SUM_TO_ONE)
+    return torch.where(given, output, output.softmax(1))
 
 
 SUM_TO_ONE = 1e-3

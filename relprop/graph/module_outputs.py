@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import fx
@@ -37,6 +38,23 @@ def no_such_module(graph: Graph, pattern: str) -> str:
     paths = module_paths(graph)
     known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
     return f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}"
+
+
+def layer_outputs(graph: Graph, patterns: Sequence[str]) -> dict[str, list[fx.Node]]:
+    """Return the nodes at the outputs of all modules that one of the globs matches, by module path.
+
+    Raises
+    ------
+    CaptureError
+        If a glob matches no module, or a module hands on no tensor of samples.
+    """
+    layers = {
+        path: module_outputs(graph, path, pattern) for pattern in patterns for path in matching_modules(graph, pattern)
+    }
+    for path, nodes in layers.items():
+        if not nodes:
+            raise CaptureError(f"module {path!r} has no output that carries the batch; name one inside it")
+    return layers
 
 
 def module_outputs(graph: Graph, path: str, pattern: str) -> list[fx.Node]:

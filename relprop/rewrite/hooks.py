@@ -118,7 +118,7 @@ class RelevanceHook(nn.Module):
         return HookError(f"the hook {self.called} at {self.info.path or self.info.name!r} {what}")
 
 
-def place(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> dict[fx.Node, list[RelevanceHook]]:
+def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> dict[fx.Node, list[RelevanceHook]]:
     """Find where hooks are called.
 
     Parameters

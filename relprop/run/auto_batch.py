@@ -73,13 +73,13 @@ class Need:
 _needs: WeakKeyDictionary[nn.Module, Need] = WeakKeyDictionary()
 
 
-def run_fitting(
+def run_auto_batched(
     run: Callable[[int, int], dict[str, Any]],
     program: nn.Module,
     batch: int,
     device: torch.device,
     *,
-    again: bool = True,
+    retry: bool = True,
 ) -> list[dict[str, Any]]:
     """Run a program on a batch in chunks as large as memory allows.
 
@@ -97,7 +97,7 @@ def run_fitting(
         How many samples there are.
     device : torch.device
         Where it runs.
-    again : bool
+    retry : bool
         Whether samples may be run again after a failure.
 
     Returns
@@ -127,7 +127,7 @@ def run_fitting(
             if size == 1:
                 raise
             need.most = size // 2
-            if not again:
+            if not retry:
                 raise OutOfMemoryError(
                     f"{error}. A chunk is not tried again where hooks are called, since they would see its samples "
                     "twice; the next call begins with smaller ones"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from relprop.graph.graph import Graph
-from relprop.run.auto_batch import run_fitting
+from relprop.run.auto_batch import run_auto_batched
+from relprop.run.compiled import NotCompiledError
 from relprop.run.memory import memory_for
-from relprop.run.prepared import Ready
+from relprop.run.prepared import PreparedProgram
+from relprop.tracing.export import plain_mode
+from relprop.tracing.inputs import Inputs
 from rule_registry import BatchAxis
 
 FAST_BYTES = 16 << 20
@@ -26,43 +29,58 @@ SLICE = 4
 BatchSize = int | Literal["auto"] | None
 
 
-def run_in_chunks(
-    run: Callable[[int, int], dict[str, Any]], ready: Ready, batch: int, size: BatchSize, device: torch.device
+@plain_mode()
+def run(
+    prepared: PreparedProgram, inputs: Inputs, classes: Tensor | None, batch_size: BatchSize, compile: bool
 ) -> list[dict[str, Any]]:
     """Run a program on a batch, some samples after the other.
 
     Parameters
     ----------
-    run : callable
-        Explains the samples from one to, but without, another.
-    ready : Ready
+    prepared : PreparedProgram
         The program, and what it was made from.
-    batch : int
-        How many samples there are.
-    size : int or "auto", optional
-        At most so many at once, or as many as memory holds. By default, all of them; on a CPU, where no hook would
-        be called more often for it, as many as `usual_size` says.
-    device : torch.device
-        Where it runs.
+    inputs : Inputs
+        All samples, ``(B, ...)``.
+    classes : Tensor, optional
+        Their targets, ``(B,)``; by default each sample's largest output.
+    batch_size : int or "auto", optional
+        At most so many samples at once, or as many as memory holds. By default, all of them; on a CPU, where no hook
+        would be called more often for it, as many as `usual_size` says.
+    compile : bool
+        Whether to run the program compiled where it can be. Where it can't be, one warning says why.
 
     Returns
     -------
-    list
-        What ``run`` returned for each chunk.
+    list of dict
+        What the program returned for each chunk.
 
     Raises
     ------
     OutOfMemoryError
     """
-    if size == "auto":
-        return run_fitting(run, ready.running, batch, device, again=not ready.hooks)
-    if size is None:
-        size = batch if ready.hooks or device.type != "cpu" else usual_size(ready.plan.graph, batch)
-    parts = []
-    for start in range(0, batch, size):
-        stop = min(start + size, batch)
-        with memory_for(stop - start):
-            parts.append(run(start, stop))
+    batch, device, inputs = inputs.batch_size, inputs.device, inputs.plain()
+
+    def run_chunk(start: int, stop: int) -> dict[str, Any]:
+        tensors = (*inputs.slice(start, stop), None if classes is None else classes[start:stop])
+        if compile and prepared.compiled.pays_for(stop - start):
+            try:
+                return prepared.run_compiled(*tensors)
+            except NotCompiledError as error:
+                prepared.compiled.warn_once(str(error))
+        returned: dict[str, Any] = prepared.in_place_program(*tensors)
+        return returned
+
+    with memory_for(batch):
+        if batch_size == "auto":
+            parts = run_auto_batched(run_chunk, prepared.in_place_program, batch, device, retry=not prepared.hooks)
+        else:
+            whole = prepared.hooks or device.type != "cpu"
+            size = batch_size or (batch if whole else usual_size(prepared.plan.graph, batch))
+            parts = []
+            for start in range(0, batch, size):
+                stop = min(start + size, batch)
+                with memory_for(stop - start):
+                    parts.append(run_chunk(start, stop))
     return parts
 
 

@@ -9,6 +9,7 @@ of a call.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,7 @@ class CompiledProgram:
         self._made: dict[Any, _Compiled | str] = {}
         self._lock = threading.Lock()
         self._sizes: set[int] = set()
+        self._warned = False
 
     def pays_for(self, samples: int) -> bool:
         """Whether so many samples are the most there have been, or what they need has been compiled already.
@@ -52,6 +54,12 @@ class CompiledProgram:
         if samples > max(self._sizes, default=0):
             self._sizes.add(samples)
         return samples in self._sizes
+
+    def warn_once(self, reason: str) -> None:
+        """Warn that a run fell back on the program as it is, the first time that one does."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"not compiled, and so explained as without compile=True: {reason}", stacklevel=6)
 
     def __call__(self, *inputs: Any) -> dict[str, Any]:
         """Return what the program would.
@@ -134,13 +142,21 @@ class _WithTensors(fx.Interpreter):
 
 @contextmanager
 def _values_unknown() -> Iterator[None]:
-    """Let `torch.compiler.is_compiling` say that tensors have no values to look at, as ``torch.compile`` does."""
-    before = torch.compiler._is_compiling_flag
-    torch.compiler._is_compiling_flag = True
-    try:
-        yield
-    finally:
-        torch.compiler._is_compiling_flag = before
+    """Let `torch.compiler.is_compiling` say that tensors have no values to look at, as ``torch.compile`` does.
+
+    ``make_fx`` does not set the flag, and there is no public way to. It is one for all threads: two that set it at
+    once could leave it set, so only one may.
+    """
+    with _flag_lock:
+        before = torch.compiler._is_compiling_flag
+        torch.compiler._is_compiling_flag = True
+        try:
+            yield
+        finally:
+            torch.compiler._is_compiling_flag = before
+
+
+_flag_lock = threading.Lock()
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import fx
 
@@ -14,21 +15,44 @@ from relprop.rewrite.checkpoints import Stop, list_stops
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.reinplace import claim
-from relprop.run.compiled import CompiledProgram
+from relprop.run.compiled import CompiledProgram, NotCompiledError
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A plan, its program, the nodes of the layers that were asked for, the hooks at nodes, and the contrast."""
+@dataclass(frozen=True, eq=False)
+class PreparedProgram:
+    """A plan, its program, and what a run needs to know of both.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was assigned.
+    program : RelevanceProgram
+        What was rewritten from it.
+    layers : mapping of str to list of fx.Node
+        The nodes at the outputs of the modules in ``layers``, by path.
+    hooks : mapping of fx.Node to list of RelevanceHook
+        The hooks at each node.
+    contrast : int, "rest" or None
+        What the target is set against.
+
+    Attributes
+    ----------
+    compiled : CompiledProgram
+        The program as machine code, which is made at the first call. Threads share it and what it made.
+    """
 
     plan: Plan
     program: RelevanceProgram
     layers: Mapping[str, list[fx.Node]]
     hooks: Mapping[fx.Node, list[RelevanceHook]]
     contrast: Against
+    compiled: CompiledProgram = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compiled", CompiledProgram(self.program))
 
     @cached_property
-    def running(self) -> RelevanceProgram:
+    def in_place_program(self) -> RelevanceProgram:
         """What explains: the program, overwriting relevances that nobody but itself reads."""
         if not self.plan.rules.conserves:
             return self.program
@@ -39,11 +63,18 @@ class Ready:
         return program
 
     @cached_property
-    def compiled(self) -> CompiledProgram:
-        """The program as machine code, which is made at the first call."""
-        return CompiledProgram(self.program)
-
-    @cached_property
     def stops(self) -> tuple[Stop, ...]:
         """The nodes that relevance comes to, in their order."""
         return list_stops(self.plan, self.hooks)
+
+    def run_compiled(self, *inputs: Any) -> dict[str, Any]:
+        """Run the compiled program.
+
+        Raises
+        ------
+        NotCompiledError
+            If it can't be compiled.
+        """
+        if self.hooks:
+            raise NotCompiledError("hooks are functions to be called with every relevance")
+        return self.compiled(*inputs)

@@ -45,7 +45,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     -------
     dict
         From key, nested ones joined by dots, to both values as JSON, shortened where long; ``"nothing"`` for a key
-        that one of them doesn't have.
+        that one of them doesn't have. A key that is null is as good as none: files older than the key lack it.
 
     Examples
     --------
@@ -54,7 +54,11 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     """
     left, right = (dict(_leaves(json.loads(canonical_json(config)))) for config in (a, b))
     pairs = {key: (left.get(key, NOTHING), right.get(key, NOTHING)) for key in sorted({*left, *right})}
-    return {key: (_short(one), _short(other)) for key, (one, other) in pairs.items() if one != other}
+    return {
+        key: (_short(one), _short(other))
+        for key, (one, other) in pairs.items()
+        if one != other and {one, other} != {NOTHING, "null"}
+    }
 
 
 def say_differences(found: Mapping[str, tuple[str, str]], mine: str, theirs: str) -> str:

@@ -11,6 +11,7 @@ from torch import SymInt, Tensor, fx
 from relprop.errors import CaptureError
 from relprop.graph.dataflow import between, carries_relevance, is_tensor
 from relprop.graph.graph import Graph
+from relprop.tracing.inputs import Inputs
 from rule_registry import BatchAxis
 
 _SIZES = (2, 3, 5)
@@ -63,7 +64,8 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         raise CaptureError(
             f"samples of a batch are mixed: no single axis of these {len(lost)} values carries the batch\n"
             f"{places}\nRelevance is per sample, so the model must treat the samples of a batch apart. If "
-            "another of its outputs does, name that one with output=..."
+            "another of its outputs does, name that one with <output>",
+            output="...",
         )
 
 
@@ -86,7 +88,7 @@ def _multiple(size: SymInt, symbol: SymInt) -> int:
     return int(factor) if factor.is_integer and factor > 0 else 0
 
 
-def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool]) -> Tensor:
+def run_and_prove(graph: Graph, inputs: Inputs) -> Tensor:
     """Run the graph twice side by side, with one sample perturbed, and compare the other samples.
 
     Where an axis has several entries per sample this also settles in which order they lie.
@@ -95,10 +97,8 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
     ----------
     graph : Graph
         With its batch axes marked; marks of merged axes are replaced by what was proved.
-    leaves : sequence of Tensor
-        An example of at least two samples, one tensor per input of the graph.
-    batched : sequence of bool
-        Which of them have the batch as their first axis.
+    inputs : Inputs
+        An example of at least two samples, with one tensor per input of the graph.
 
     Returns
     -------
@@ -110,9 +110,8 @@ def run_and_prove(graph: Graph, leaves: Sequence[Tensor], batched: Sequence[bool
     CaptureError
         If a sample's part of some value changed although only another sample did.
     """
-    runs = [dict(zip(graph.inputs, leaves, strict=True))]
-    perturbed = [_perturb(leaf) if is_batched else leaf for leaf, is_batched in zip(leaves, batched, strict=True)]
-    runs.append(dict(zip(graph.inputs, perturbed, strict=True)))
+    perturbed = inputs.replace(lambda tensor, batched: _perturb(tensor) if batched else tensor)
+    runs = [dict(zip(graph.inputs, example.tensors, strict=True)) for example in (inputs, perturbed)]
     last_use: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         for source in node.all_input_nodes:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
+import rule_registry
 from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
 from relprop.tracing.export import Wrapped, export, gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
-from relprop.tracing.inputs import batched_inputs, example, signature
-from relprop.tracing.loading import Model, opened, refuse_fixed_program, refuse_training
+from relprop.tracing.inputs import Inputs, check_inputs
+from relprop.tracing.loading import Model, load_model, refuse_fixed_program, refuse_training
 from relprop.tracing.lowering.lower import lower
 from relprop.tracing.model_copy import callable_copy, drop_observers
 from relprop.tracing.outputs import choose_output
+from rule_registry import RuleSet
 
 _lock = threading.RLock()
-_cache: WeakKeyDictionary[Any, dict[Any, Graph]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Any, dict[Any, list[_Captured]]] = WeakKeyDictionary()
 
 
 def capture(
@@ -35,6 +38,7 @@ def capture(
     *,
     target: Callable[[Any], Tensor] | None = None,
     output: str | int | None = None,
+    rules: str | RuleSet = "abslrp",
 ) -> Graph:
     """Capture a model as a functional graph of ATen operations with a dynamic batch.
 
@@ -65,6 +69,9 @@ def capture(
         axis. Tensors that it refers to are constants.
     output : str or int, optional
         Which output is meant, where the model returns a dict, a tuple or a dataclass.
+    rules : str or RuleSet
+        The rule set that the graph is for. Operations that torch composes of others are written out in these, unless
+        this rule set has a rule for the whole.
 
     Returns
     -------
@@ -80,44 +87,82 @@ def capture(
     TargetError
         If the target fails on the output, or returns no number per sample.
     """
-    kwargs = dict(kwargs or {})
-    model = opened(model)
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if not leaves:
-        raise InputError("the model needs at least one tensor as its input")
+    chosen = rule_registry.get(rules) if isinstance(rules, str) else rules
+    return capture_inputs(
+        load_model(model),
+        check_inputs(tuple(args), kwargs),
+        target=target,
+        output=output,
+        keep=whole_operations(chosen),
+    )
+
+
+def whole_operations(rules: RuleSet) -> frozenset[OpOverload]:
+    """Return the operations that stay whole in a graph for a rule set: those that it has a rule of its own for.
+
+    A rule set with a rule for everything, as ``gradient`` has, gets the graph of ``abslrp``: the two share captures.
+    """
+    own = rules.operations()
+    return own if rules.default is None else own | rule_registry.get("abslrp").operations()
+
+
+def capture_inputs(
+    model: nn.Module | ExportedProgram,
+    inputs: Inputs,
+    *,
+    target: Callable[[Any], Tensor] | None,
+    output: str | int | None,
+    keep: frozenset[OpOverload],
+) -> Graph:
+    """Capture a loaded model for checked inputs, see `capture`; composite operations in ``keep`` stay whole."""
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a TorchScript module can't be traced: pass the nn.Module it was made from")
     if isinstance(model, nn.Module):
         refuse_training(model)
     with _lock, plain_mode():
         key = (
-            signature(args, kwargs),
+            inputs.signature(),
             state_of(target),
             fingerprint(target) if isinstance(target, nn.Module) else None,
             output,
             fingerprint(model) if isinstance(model, nn.Module) else None,
         )
         graphs = _cache.setdefault(model, {})
-        if key not in graphs:
-            if len(graphs) >= _CACHE_LIMIT:
-                graphs.pop(next(iter(graphs)))
-            graphs[key] = _capture(model, args, kwargs, target, output)
-        return graphs[key]
+        known = graphs.pop(key, [])
+        found = next((captured for captured in known if captured.serves(keep)), None)
+        if found is None:
+            found = _capture(model, inputs.two_samples(), target, output, keep)
+            known = [*known[-_CACHE_LIMIT + 1 :], found]
+        while len(graphs) >= _CACHE_LIMIT:
+            graphs.pop(next(iter(graphs)))
+        graphs[key] = known
+        return found.graph
 
 
 _CACHE_LIMIT = 8
-"""Graphs kept per model: one per input shape, target and output in use."""
+"""Graphs kept per model: one per input shape, target and output in use. Those used last are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """A graph, and which of the composite operations that were met on the way stayed whole in it."""
+
+    graph: Graph
+    composites: frozenset[OpOverload]
+    kept: frozenset[OpOverload]
+
+    def serves(self, keep: frozenset[OpOverload]) -> bool:
+        """Whether a capture that keeps these operations would return the same graph."""
+        return self.composites & keep == self.kept
 
 
 def _capture(
     model: nn.Module | ExportedProgram,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    inputs: Inputs,
     target: Callable[[Any], Tensor] | None,
     output: str | int | None,
-) -> Graph:
-    batched = batched_inputs(args, kwargs)
-    args, kwargs = example(args, kwargs)
+    keep: frozenset[OpOverload],
+) -> _Captured:
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
     runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
@@ -126,7 +171,7 @@ def _capture(
         originals |= held
     as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
     wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
-    reference = _call(wrapped, args, kwargs, batched)
+    reference = _call(wrapped, inputs)
     drop_observers(wrapped)
     if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
@@ -137,43 +182,36 @@ def _capture(
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    program = export(wrapped, args, kwargs, batched) if as_it_is is None else lower(as_it_is)
+    program, composites = lower(export(wrapped, inputs) if as_it_is is None else as_it_is, keep)
     if flat.isnan().any():
         raise InputError(
             f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
             "the scale of the input"
         )
     graph = build_graph(program, select, originals)
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if len(leaves) != len(graph.inputs):
+    if len(inputs.tensors) != len(graph.inputs):
         raise CaptureError(
-            f"the exported program takes {len(graph.inputs)} tensors, {len(leaves)} were given: pass the inputs "
-            "it was exported with"
+            f"the exported program takes {len(graph.inputs)} tensors, {len(inputs.tensors)} were given: pass the "
+            "inputs it was exported with"
         )
-    mark_batch(graph, [node for node, is_batched in zip(graph.inputs, batched, strict=True) if is_batched])
-    _check_equal(run_and_prove(graph, leaves, batched), flat, graph.precision, type(model).__name__)
-    return graph
+    mark_batch(graph, [node for node, batched in zip(graph.inputs, inputs.batched, strict=True) if batched])
+    _check_equal(run_and_prove(graph, inputs), flat, graph.precision, type(model).__name__)
+    return _Captured(graph, composites, composites & keep)
 
 
-def _call(wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]) -> Any:
+def _call(wrapped: Wrapped, inputs: Inputs) -> Any:
     """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
     buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
-    inputs = pytree.tree_map_only(Tensor, Tensor.clone, (args, dict(kwargs)))
     try:
-        return torch.func.functional_call(wrapped, buffers, inputs)
+        return torch.func.functional_call(wrapped, buffers, inputs.map(lambda tensor, _: tensor.clone()))
     except RelpropError:  # of the output that is meant, or the target
         raise
     except Exception as error:  # whatever the model raises
-        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        shapes = ", ".join(
-            f"({', '.join([*'B'[:mark], *map(str, leaf.shape[mark:])])}) {leaf.dtype} on {leaf.device}"
-            for leaf, mark in zip(leaves, batched, strict=True)
-        )
         held = next(wrapped.parameters(), None)
         weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
         raise InputError(
-            f"{type(wrapped.model).__name__} fails on an input of {shapes}{weights}, the first axis being the batch: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(wrapped.model).__name__} fails on an input of {inputs.describe()}{weights}, the first axis being "
+            f"the batch: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 

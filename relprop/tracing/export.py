@@ -5,26 +5,25 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from threading import get_ident
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError, first_line
 from relprop.graph.graph import ROOT
+from relprop.tracing.inputs import Inputs
 from relprop.tracing.lowering.functionalize import write_out_of_place
-from relprop.tracing.lowering.lower import lower
 from relprop.tracing.outputs import explained
 
 aten = torch.ops.aten
 
-# Recurrent layers hold their weights in a list too, which export fills for a while. That is the copy's own list.
-warnings.filterwarnings("ignore", rf"The tensor attributes? self\.{ROOT}\.(.*\.)?_flat_weights\[", UserWarning)
+_FLAT_WEIGHTS = rf"The tensor attributes? self\.{ROOT}\.(.*\.)?_flat_weights\["
+"""Recurrent layers hold their weights in a list too, which export fills for a while. That is the copy's own list."""
 
 
 @contextmanager
@@ -72,10 +71,8 @@ class Wrapped(nn.Module):
         return explained(self.model(*args, **kwargs), self.target, self.output)
 
 
-def export(
-    wrapped: Wrapped, args: tuple[Any, ...], kwargs: Mapping[str, Any], batched: Sequence[bool]
-) -> ExportedProgram:
-    """Export a wrapped model; the tensors marked in ``batched`` become dynamic in their first axis.
+def export(wrapped: Wrapped, inputs: Inputs) -> ExportedProgram:
+    """Export a wrapped model; the tensors that hold samples become dynamic in their first axis.
 
     Raises
     ------
@@ -83,19 +80,12 @@ def export(
         If ``torch.export`` can't trace the model.
     """
     axis = Dim("batch", min=1)
-
-    marks = iter(batched)
-
-    def dynamic(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            return {0: axis} if next(marks) else {}
-        return None
-
-    inputs = (args, dict(kwargs))
+    shapes = inputs.map(lambda _, batched: {0: axis} if batched else {}, lambda _: None)
     try:
-        with redirect_stderr(_WithoutThisThread(sys.stderr)):
-            shapes = pytree.tree_map(dynamic, inputs)
-            program = torch.export.export(wrapped, inputs, strict=False, dynamic_shapes=shapes)
+        with redirect_stderr(_WithoutThisThread(sys.stderr)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _FLAT_WEIGHTS, UserWarning)
+            arguments = inputs.args, dict(inputs.kwargs)
+            program = torch.export.export(wrapped, arguments, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
         target = (
             "" if wrapped.target is None else " What the target needs for each sample must be an input of the model."
@@ -111,7 +101,7 @@ def export(
     for module, region in gradient_regions(program):
         region.args = (False, *region.args[1:])
         module.recompile()
-    return lower(program)
+    return program
 
 
 def gradient_regions(program: ExportedProgram) -> list[tuple[fx.GraphModule, fx.Node]]:

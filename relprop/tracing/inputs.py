@@ -1,8 +1,9 @@
-"""The inputs of a model: checked once, and which of them hold the samples."""
+"""The inputs of a model: checked once, and which of their tensors hold the samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,55 +13,141 @@ from torch.utils import _pytree as pytree
 from relprop.errors import InputError
 
 
-def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a capture depends on in its inputs: all but values and the number of samples."""
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
-    marks = iter(batched_inputs(args, kwargs))
-
-    def describe(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        batched = next(marks)
-        return leaf.shape[1:] if batched else leaf.shape, batched, leaf.dtype, leaf.device
-
-    return (str(spec), *map(describe, leaves))
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors among the leaves of a nested structure, in order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def batched_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[bool]:
-    """Tell which tensors among the inputs hold the samples along their first axis."""
-    leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-    if not leaves[0].ndim:
-        raise InputError("the first input is a single number; it must have a batch axis in front")
-    return [leaf.ndim > 0 and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves]
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Positional and keyword inputs of a model, as `check_inputs` returns them.
+
+    Parameters
+    ----------
+    args, kwargs : tuple, mapping
+        As the model is called.
+    tensors : tuple of Tensor
+        The tensors among them, in order.
+    batched : tuple of bool
+        Which of these hold the samples along their first axis: ``(B, ...)``.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    batched: tuple[bool, ...]
+
+    @staticmethod
+    def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+        """Find the tensors that hold the samples: those with as many rows as the first tensor that has an axis."""
+        tensors = tuple(tensors_in((args, dict(kwargs))))
+        size = next((tensor.shape[0] for tensor in tensors if tensor.ndim), None)
+        return Inputs(args, kwargs, tensors, tuple(bool(t.ndim) and t.shape[0] == size for t in tensors))
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples there are."""
+        return next(t.shape[0] for t, batched in zip(self.tensors, self.batched, strict=True) if batched)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the samples are."""
+        return next(t.device for t, batched in zip(self.tensors, self.batched, strict=True) if batched)
+
+    def map(
+        self, function: Callable[[Tensor, bool], Any], other: Callable[[Any], Any] = lambda leaf: leaf
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return positional and keyword arguments with ``function(tensor, batched)`` in the place of each tensor.
+
+        Parameters
+        ----------
+        function : callable
+            Of a tensor, and whether it holds the samples.
+        other : callable
+            Of everything that is no tensor, which by default stays as it is.
+        """
+        marks = iter(self.batched)
+
+        def mapped(leaf: Any) -> Any:
+            return function(leaf, next(marks)) if isinstance(leaf, Tensor) else other(leaf)
+
+        changed: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(mapped, (self.args, dict(self.kwargs)))
+        return changed
+
+    def replace(self, function: Callable[[Tensor, bool], Tensor]) -> Inputs:
+        """Apply ``function(tensor, batched)``, which keeps the batch axis, to every tensor."""
+        args, kwargs = self.map(function)
+        return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched)
+
+    def signature(self) -> tuple[object, ...]:
+        """Return what a capture depends on: all but the values of tensors and the number of samples."""
+        leaves, structure = pytree.tree_flatten((self.args, dict(self.kwargs)))
+        marks = iter(self.batched)
+
+        def describe(leaf: Any) -> object:
+            if isinstance(leaf, Tensor):
+                batched = next(marks)
+                return leaf.shape[1:] if batched else leaf.shape, batched, leaf.dtype, leaf.device
+            # 1, 1.0 and True are equal and no number is equal to NaN: as keys they differ by type and bits.
+            return type(leaf), leaf.hex() if isinstance(leaf, float) else leaf
+
+        return (str(structure), *map(describe, leaves))
+
+    def two_samples(self) -> Inputs:
+        """Return inputs with exactly two samples: a batch of one would be built into the graph."""
+
+        def two(tensor: Tensor, batched: bool) -> Tensor:
+            if not batched:
+                return tensor.clone()
+            first = tensor[:2]
+            return first.clone() if len(first) == 2 else torch.cat([first, first])
+
+        return self.replace(two)
+
+    def slice(self, start: int, stop: int) -> list[Tensor]:
+        """Return the tensors for the samples from one to, but without, another."""
+        return [t[start:stop] if batched else t for t, batched in zip(self.tensors, self.batched, strict=True)]
+
+    def plain(self) -> Inputs:
+        """Return inputs that are no part of an autograd tape and can be used outside of inference mode."""
+        return self.replace(lambda tensor, _: tensor.clone() if tensor.is_inference() else tensor.detach())
+
+    def describe(self) -> str:
+        """Return shapes, types and devices of the tensors, with B for the batch."""
+        return ", ".join(
+            f"({', '.join([*'B'[:batched], *map(str, tensor.shape[batched:])])}) {tensor.dtype} on {tensor.device}"
+            for tensor, batched in zip(self.tensors, self.batched, strict=True)
+        )
 
 
-def example(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return inputs with exactly two samples: a batch of one would be built into the graph."""
-    marks = iter(batched_inputs(args, kwargs))
+def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
+    """Return the inputs, or raise one clear `InputError`.
 
-    def two(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return torch.cat([leaf, leaf])[:2].clone() if next(marks) else leaf.clone()
-
-    example: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(two, (args, dict(kwargs)))
-    return example
-
-
-def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword inputs, or raise one clear `InputError`."""
-    args, kwargs = tuple(x) if isinstance(x, tuple | list) else (x,), dict(kwargs or {})
-    leaves = pytree.tree_flatten_with_path((args, kwargs))[0]
-    batch = next((leaf.shape[0] for _, leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
-    for where, leaf in leaves:
+    Parameters
+    ----------
+    x : Tensor, tuple, list or Inputs
+        The positional input, or all of them; samples first, ``(B, ...)``. Checked inputs are returned as they are.
+    kwargs : mapping, optional
+        The keyword inputs.
+    """
+    if isinstance(x, Inputs):
+        return x
+    args = tuple(x) if isinstance(x, tuple | list) else (x,)
+    inputs = Inputs.of(args, dict(kwargs or {}))
+    marks = iter(inputs.batched)
+    for where, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
+        name = pytree.keystr(where)
         if isinstance(leaf, Tensor):
-            _check_tensor(pytree.keystr(where), leaf, batched=leaf.ndim > 0 and leaf.shape[0] == batch)
+            _check_tensor(name, leaf, next(marks))
         elif leaf is not None and not isinstance(leaf, bool | int | float | str):
             raise InputError(
-                f"input {pytree.keystr(where)} is a {type(leaf).__name__}; the model takes tensors "
-                "(torch.as_tensor helps)"
+                f"input {name} is a {type(leaf).__name__}; the model takes tensors (torch.as_tensor helps)"
             )
-    return args, kwargs
+    if not inputs.tensors:
+        raise InputError("the model needs at least one tensor as its input")
+    if not any(inputs.batched):
+        raise InputError("every input is a single number; one of them must have a batch axis in front")
+    return inputs
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
@@ -75,8 +162,3 @@ def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
             f"input {name} is an integer image (uint8): convert it with x.float() / 255 and normalise it as the "
             "model expects"
         )
-
-
-def plain(leaf: Tensor) -> Tensor:
-    """Return a tensor that is no part of an autograd tape and can be used outside of inference mode."""
-    return leaf.clone() if leaf.is_inference() else leaf.detach()

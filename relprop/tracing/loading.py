@@ -15,7 +15,7 @@ Model = nn.Module | ExportedProgram | str | PathLike[str]
 """What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
 
 
-def opened(model: Model) -> nn.Module | ExportedProgram:
+def load_model(model: Model) -> nn.Module | ExportedProgram:
     """Load a model that is given as a path, and look inside one that ``torch.compile`` wrapped."""
     if isinstance(model, str | PathLike):
         return load_exported(model)

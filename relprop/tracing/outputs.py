@@ -48,7 +48,8 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
             return returned, 0
         raise CaptureError(
             f"the model returns a {type(returned).__name__}, not a tensor; say which of its outputs is meant with "
-            f"output=..., or give target a function of the whole output. There are: {_contents(returned)}"
+            f"<output>, or give target a function of the whole output. There are: {_contents(returned)}",
+            output="...",
         )
     for path, value, k in _tensors(returned):
         if len(path) == 1 and output == path[0]:

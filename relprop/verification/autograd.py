@@ -10,11 +10,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.assign.targets import Target
-from relprop.tracing.inputs import batched_inputs
+from relprop.tracing.inputs import Inputs
 from relprop.tracing.model_copy import callable_copy
 from relprop.tracing.outputs import choose_output, explained
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
@@ -36,13 +34,12 @@ def input_gradient(
         return pytree.tree_unflatten([made[id(leaf)].clone() if id(leaf) in made else leaf for leaf in leaves], spec)
 
     if at is None:
-        leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-        marked = zip(leaves, batched_inputs(*inputs), strict=True)
-        calls += [[leaf.requires_grad_()] for leaf, batched in marked if batched and is_float(leaf)]
+        marked = zip(inputs.tensors, inputs.batched, strict=True)
+        calls += [[tensor.requires_grad_()] for tensor, batched in marked if batched and is_float(tensor)]
     else:
         model.get_submodule(at).register_forward_hook(capture_source)
     with torch.enable_grad():
-        args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, inputs)  # a leaf can't be changed in place
+        args, kwargs = inputs.map(lambda tensor, _: tensor.clone())  # a leaf can't be changed in place
         function = target if callable(target) else None
         result, _ = choose_output(explained(model(*args, **kwargs), function, output), None)
         chosen = result.gather(1, target[:, None]) if isinstance(target, Tensor) else result
@@ -54,9 +51,9 @@ def input_gradient(
     return [torch.zeros_like(source) if gradient is None else gradient for source, gradient in used]
 
 
-def leaf_copy(leaf: Any) -> Any:
-    """Return a copy of a tensor with no history; anything else as it is."""
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+def detached_copy(inputs: Inputs) -> Inputs:
+    """Return copies of the tensors with no history."""
+    return inputs.replace(lambda tensor, _: tensor.detach().clone())
 
 
 def is_float(leaf: Any) -> bool:

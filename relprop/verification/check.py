@@ -6,36 +6,34 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
-from relprop.assign.targets import Contrast, Target
+from relprop.assign.targets import Target
 from relprop.errors import MissingRuleError, first_line
 from relprop.explainer import Explainer
+from relprop.explanation.explanation import Explanation
+from relprop.options import Options, spell_options
 from relprop.tracing.export import no_autocast
-from relprop.tracing.inputs import batched_inputs, check_inputs
-from relprop.tracing.loading import Model, opened
-from relprop.verification.autograd import input_gradient, is_float, leaf_copy, runnable_copy
+from relprop.tracing.inputs import Inputs, check_inputs
+from relprop.tracing.loading import Model
+from relprop.verification.autograd import detached_copy, input_gradient, is_float, runnable_copy
 from relprop.verification.notes import notes_of
 from relprop.verification.oracle import gradient_oracle
 from relprop.verification.report import NOISE, Report
-from rule_registry import RuleSet
 
 
+@spell_options
 def check(
     model: Model,
     x: Any,
     *,
     target: Target = None,
-    rules: str | RuleSet = "abslrp",
-    contrast: Contrast = "default",
-    at: str | None = None,
-    output: str | int | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Check whether a model's explanations can be trusted, on a batch of real inputs.
 
@@ -47,22 +45,23 @@ def check(
     Report
         Print it; ``report.ok`` is the verdict.
     """
-    model = opened(model)
-    explainer = Explainer(model, rules=rules, contrast=contrast, at=at, output=output)
+    explainer = Explainer(model, **options)
+    model, at, output, rules = explainer.model, explainer.at, explainer.output, explainer.rules
     name = type(model).__name__
+    inputs = check_inputs(x, kwargs)
     try:
-        plan = explainer.plan(x, target, kwargs)
+        plan = explainer.plan(inputs, target)
     except MissingRuleError as error:
         return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
-    explanation = explainer(x, target, kwargs)
+    explanation = explainer(inputs, target)
     meant = target if explanation.target is None else explanation.target
-    oracle_error, dtype = gradient_oracle(model, x, kwargs, meant, at, output)
+    oracle_error, dtype = gradient_oracle(model, inputs, meant, at, output, plan.rules)
     runnable = runnable_copy(model)
-    inputs = pytree.tree_map(leaf_copy, check_inputs(x, kwargs))
+    given = detached_copy(inputs)
     notes = notes_of(plan)
     with torch.inference_mode(False), no_autocast():
         try:
-            gradient_seconds = _seconds(lambda: input_gradient(runnable, inputs, meant, at, output))
+            gradient_seconds = _seconds(lambda: input_gradient(runnable, given, meant, at, output))
         except Exception as error:  # whatever a model raises whose squeeze takes the batch axis of a single sample
             if len(explanation) > 1:
                 raise
@@ -71,15 +70,6 @@ def check(
                 f"the model itself loses the batch axis of a single sample ({type(error).__name__}: "
                 f"{first_line(error)}), so its gradient was not timed. The explanation keeps that axis",
             )
-    stability = None
-    if at is None:
-        args, noisy_kwargs = _with_noise(*check_inputs(x, kwargs))
-        noisy = explainer(args, meant, noisy_kwargs)
-        cosines = [
-            F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
-            for source, a in explanation.relevances.items()
-        ]
-        stability = float(torch.stack(cosines).min())
     return Report(
         model=name,
         rules=plan.rules.name,
@@ -88,11 +78,20 @@ def check(
         oracle_error=oracle_error,
         oracle_dtype=dtype,
         conservation=explanation.conservation,
-        stability=stability,
-        seconds=_seconds(lambda: explainer(x, meant, kwargs)),
+        stability=_stability(explanation, explainer(_with_noise(inputs), meant)) if at is None else None,
+        seconds=_seconds(lambda: explainer(inputs, meant)),
         gradient_seconds=gradient_seconds,
         notes=notes,
     )
+
+
+def _stability(explanation: Explanation, noisy: Explanation) -> float:
+    """Return the smallest cosine of a sample's map with that under noise, of all sources."""
+    cosines = [
+        F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
+        for source, a in explanation.relevances.items()
+    ]
+    return float(torch.stack(cosines).min())
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -101,16 +100,14 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _with_noise(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_noise(inputs: Inputs) -> Inputs:
     """Add noise to every source among the inputs."""
     generator = torch.Generator().manual_seed(0)
-    marks = iter(batched_inputs(args, kwargs))
 
-    def noisy(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not next(marks) or not is_float(leaf):
-            return leaf
-        noise = torch.randn(leaf.shape, generator=generator, device="cpu").to(leaf)
-        return leaf.detach() + NOISE * leaf.detach().float().std().to(leaf) * noise
+    def noisy(tensor: Tensor, batched: bool) -> Tensor:
+        if not (batched and is_float(tensor)):
+            return tensor
+        noise = torch.randn(tensor.shape, generator=generator, device="cpu").to(tensor)
+        return tensor.detach() + NOISE * tensor.detach().float().std().to(tensor) * noise
 
-    changed: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(noisy, (args, dict(kwargs)))
-    return changed
+    return inputs.replace(noisy)

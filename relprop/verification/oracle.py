@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
+import rule_registry
 from relprop.assign.targets import Target
 from relprop.errors import CaptureError, InputError, TargetError
 from relprop.explainer import Explainer
+from relprop.tracing.capture import whole_operations
 from relprop.tracing.export import no_autocast
-from relprop.tracing.inputs import batched_inputs, check_inputs
-from relprop.tracing.loading import Model, opened
-from relprop.verification.autograd import Inputs, input_gradient, is_float, leaf_copy, runnable_copy
+from relprop.tracing.inputs import Inputs, check_inputs
+from relprop.tracing.loading import Model, load_model
+from relprop.verification.autograd import detached_copy, input_gradient, is_float, runnable_copy
+from rule_registry import RuleSet
 
 
 def gradient_oracle_error(
@@ -27,45 +29,46 @@ def gradient_oracle_error(
     target: Target = None,
     at: str | None = None,
     output: str | int | None = None,
+    rules: str | RuleSet = "abslrp",
     kwargs: Mapping[str, Any] | None = None,
 ) -> float:
     """Compare the program under the rule set ``gradient`` with autograd's gradient of the target.
 
-    Parameters are those of `relprop.explain`.
+    Parameters are those of `relprop.explain`. The graph is the one that a program under ``rules`` has.
 
     Returns
     -------
     float
         Largest absolute difference over the largest absolute gradient; about 1e-15 where all is right.
     """
-    model = opened(model)
-    return gradient_oracle(model, x, kwargs, target, at, output)[0]
+    chosen = rule_registry.get(rules) if isinstance(rules, str) else rules
+    return gradient_oracle(load_model(model), check_inputs(x, kwargs), target, at, output, chosen)[0]
 
 
 def gradient_oracle(
     model: nn.Module | ExportedProgram,
-    x: Any,
-    kwargs: Mapping[str, Any] | None,
+    inputs: Inputs,
     target: Target,
     at: str | None,
     output: str | int | None,
+    rules: RuleSet,
 ) -> tuple[float, torch.dtype]:
     """Return the error and the least precise type that activations were computed in."""
+    gradient = _gradient_on_the_graph_of(rules)
     with torch.inference_mode(False), no_autocast():
-        given = check_inputs(x, kwargs)
         try:
-            exact, inputs = _in_double(model, given)
-            explainer = Explainer(exact, rules="gradient", at=at, output=output)
-            e = explainer(inputs[0], target, inputs[1])
+            exact, given = _in_double(model, inputs)
+            explainer = Explainer(exact, rules=gradient, at=at, output=output)
+            e = explainer(given, target)
         except (InputError, CaptureError, TargetError):  # a forward or target that insists on a precision: in its own
-            exact, inputs = model, pytree.tree_map(leaf_copy, given)
-            explainer = Explainer(exact, rules="gradient", at=at, output=output)
-            e = explainer(inputs[0], target, inputs[1])
-        precision = explainer.plan(inputs[0], target, inputs[1]).graph.precision
+            exact, given = model, detached_copy(inputs)
+            explainer = Explainer(exact, rules=gradient, at=at, output=output)
+            e = explainer(given, target)
+        precision = explainer.plan(given, target).graph.precision
         meant = target if e.target is None else e.target
         if len(e) == 1:
-            inputs, meant = _twice(inputs, meant)
-        gradients = input_gradient(runnable_copy(exact), inputs, meant, at, output)
+            given, meant = _twice(given, meant)
+        gradients = input_gradient(runnable_copy(exact), given, meant, at, output)
     errors = []
     for (name, found), beside in zip(e.relevances.items(), gradients, strict=True):
         wanted = e.axes[name].take(beside, slice(len(e)))
@@ -75,32 +78,31 @@ def gradient_oracle(
     return max(errors), precision
 
 
+def _gradient_on_the_graph_of(rules: RuleSet) -> RuleSet:
+    """Return the rule set ``gradient`` with an entry for every operation that stays whole for another rule set."""
+    gradient = rule_registry.get("gradient")
+    assert gradient.default is not None
+    own = rules.operations() - whole_operations(gradient)
+    return gradient.derive(dict.fromkeys(own, gradient.default)) if own else gradient
+
+
 def _twice(inputs: Inputs, target: Target) -> tuple[Inputs, Target]:
     """Put a single sample beside itself, for torch's sake, and since a squeeze takes the batch axis of a single one.
 
     The backward of torch's batch norm (2.15, on a CPU) mixes the entries of a gradient of one sample that lies in
     memory as a transposition leaves it, channels last. Samples do not depend on each other, so nothing else changes.
     """
-    marks = iter(batched_inputs(*inputs))
-
-    def twice(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and next(marks) else leaf
-
-    doubled: Inputs = pytree.tree_map(twice, inputs)
+    doubled = inputs.replace(lambda tensor, batched: torch.cat([tensor, tensor]) if batched else tensor)
     return doubled, torch.cat([target, target]) if isinstance(target, Tensor) else target
 
 
 def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.Module | ExportedProgram, Inputs]:
     """Bring a module and its inputs to 64-bit precision, on copies; an exported program is fixed to its own."""
-
-    def widened(leaf: Any) -> Any:
-        leaf = leaf_copy(leaf)
-        return leaf.double() if isinstance(model, nn.Module) and is_float(leaf) else leaf
-
-    inputs = pytree.tree_map(widened, inputs)
+    given = detached_copy(inputs)
     if isinstance(model, ExportedProgram):
-        return model, inputs
+        return model, given
+    given = given.replace(lambda tensor, _: tensor.double() if is_float(tensor) else tensor)
     held = [tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()]
     if held and set(held) == {torch.float64}:
-        return model, inputs
-    return copy.deepcopy(model).double().requires_grad_(False), inputs
+        return model, given
+    return copy.deepcopy(model).double().requires_grad_(False), given

@@ -37,7 +37,7 @@ def available(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
 def running(explainer: relprop.Explainer, x: Tensor) -> RelevanceProgram:
     """Return what the explainer runs."""
-    return explainer._ready((x,), {}, None).running
+    return explainer._ready((x,), {}, None).in_place_program
 
 
 def sizes_of(explainer: relprop.Explainer, x: Tensor) -> list[int]:

@@ -44,7 +44,7 @@ def check_shard(shard: Sequence[int]) -> tuple[int, int]:
         part, parts = shard
     except (TypeError, ValueError) as error:
         raise DataError(f"shard is (i, n), part i of n counted from 0, not {shard!r}") from error
-    if not (isinstance(part, int) and isinstance(parts, int) and 0 <= part < parts):
+    if not (type(part) is int and type(parts) is int and 0 <= part < parts):
         raise DataError(f"shard is (i, n), part i of n counted from 0, not {tuple(shard)}")
     return part, parts
 
@@ -74,8 +74,10 @@ def plan_units(count: int, seed: int, size: int, shard: tuple[int, int] = (0, 1)
     if shard[1] > len(starts):
         units = "1 unit" if len(starts) == 1 else f"{len(starts)} units"
         enough = (len(mosaics) - 1) // (shard[1] - 1)  # the largest unit of which there are so many
-        advice = f"give all of them unit={enough}" if enough else f"they are {len(mosaics)} mosaics, which are not cut"
-        raise DataError(f"{count} samples are {units} of work: too few for {shard[1]} shards; {advice}")
+        advice = "give all of them <unit>" if enough else f"they are {len(mosaics)} mosaics, which are not cut"
+        raise DataError(
+            f"{count} samples are {units} of work: too few for {shard[1]} shards; {advice}", unit=str(enough)
+        )
     return [
         unit_of(mosaics[start : start + size], number, 4 * start, count)
         for number, start in enumerate(starts)

@@ -25,6 +25,7 @@ class Relevance(Method):
             "version": version_of("relprop"),
             "contrast": rules.contrast if explainer.contrast == "default" else explainer.contrast,
             "at": explainer.at,
+            "output": explainer.output,
             "hooks": {
                 where: getattr(hook, "__qualname__", type(hook).__name__) for where, hook in explainer.hooks.items()
             },

@@ -1,13 +1,13 @@
 """How capture spells operations in others, so that each has one meaning however a model calls it.
 
-What torch composes of other operations is written out unless some rule set has a rule for it. What follows here torch
-does not compose, or not so that the rules of the parts make sense.
+What torch composes of other operations is written out unless the rule set in use has a rule for it. What follows here
+torch does not compose, or not so that the rules of the parts make sense.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,29 +17,35 @@ from torch._C import DispatchKey
 from torch._ops import OpOverload
 from torch.export import ExportedProgram, default_decompositions
 
-import rule_registry
 from relprop.errors import CaptureError
 from relprop.tracing.lowering.recurrent import WRITTEN_OUT
 
 aten = torch.ops.aten
 
 
-def spelled_out(program: ExportedProgram) -> Mapping[OpOverload, Callable[..., Any]]:
-    """Return what stands for operations of an exported program, for its ``run_decompositions``."""
+def spelled_out(program: ExportedProgram, composed: Iterable[OpOverload]) -> Mapping[OpOverload, Callable[..., Any]]:
+    """Return what stands for operations of an exported program, for its ``run_decompositions``.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        The program.
+    composed : iterable of OpOverload
+        The composite operations to be written out.
+    """
     attention = partial(_attention, infinite=_may_mask_by_infinity(program))
     return {
-        **{operation: _composed(operation) for operation in composites(program)},
+        **{operation: _composed(operation) for operation in composed},
         aten.scaled_dot_product_attention.default: attention,
         **_DECOMPOSITIONS,
     }
 
 
-def composites(program: ExportedProgram) -> set[OpOverload]:
-    """Return the operations of a program that torch composes of others, and for which no rule set has a rule."""
-    ruled = {operation for definition in rule_registry.registry.defined().values() for operation in definition.table}
+def composites(program: ExportedProgram) -> frozenset[OpOverload]:
+    """Return the operations of a program that torch composes of others, those apart whose parts have no rules."""
     graphs = (module.graph for module in program.graph_module.modules() if isinstance(module, fx.GraphModule))
     called = {node.target for graph in graphs for node in graph.nodes if isinstance(node.target, OpOverload)}
-    return {operation for operation in called - ruled if _is_composite(operation) and not _stays_whole(operation)}
+    return frozenset(operation for operation in called if _is_composite(operation) and not _stays_whole(operation))
 
 
 def _stays_whole(operation: OpOverload) -> bool:

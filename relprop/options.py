@@ -1,0 +1,87 @@
+"""The options of `relprop.explain`, `relprop.Explainer` and `relprop.check`, spelled out once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec, TypedDict, TypeVar
+
+from relprop.assign.targets import Contrast
+from relprop.errors import near_names
+from relprop.rewrite.hooks import Hook
+from relprop.run.chunks import BatchSize
+from rule_registry import RuleSet
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Options(TypedDict, total=False):
+    """What an explanation may be made with; see `relprop.Explainer` for what each means."""
+
+    rules: str | RuleSet
+    contrast: Contrast
+    layers: Sequence[str]
+    at: str | None
+    output: str | int | None
+    batch_size: BatchSize
+    hooks: Mapping[str, Hook] | None
+    compile: bool
+
+
+DEFAULTS: Options = {
+    "rules": "abslrp",
+    "contrast": "default",
+    "layers": (),
+    "at": None,
+    "output": None,
+    "batch_size": None,
+    "hooks": None,
+    "compile": False,
+}
+
+
+def spell_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that ends in ``**options`` show each of them, with its default, and refuse any other name."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    listed = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Options.__annotations__[name])
+        for name, value in DEFAULTS.items()
+    ]
+
+    @wraps(function)
+    def spelled(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in DEFAULTS and name not in signature.parameters:
+                near = near_names(name, [*DEFAULTS, *signature.parameters])
+                raise TypeError(f"{function.__name__}() has no option {name!r}{near}")
+        return function(*args, **kwargs)
+
+    spelled.__signature__ = signature.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
+    return spelled
+
+
+def check_options(options: Options) -> None:
+    """Raise an error that names the option whose value can't be.
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    batch_size, contrast, hooks = options["batch_size"], options["contrast"], options["hooks"]
+    if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
+        raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
+    if options["compile"] and batch_size == "auto":
+        raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
+    if contrast not in ("rest", "default", None) and (isinstance(contrast, bool) or not isinstance(contrast, int)):
+        raise ValueError(f'contrast must be "rest", "default", None or a class index, not {contrast!r}')
+    if not isinstance(hooks, Mapping | None):
+        raise TypeError(f"hooks must be a mapping from module paths to functions, not {hooks!r}")
+    for pattern, hook in (hooks or {}).items():
+        if not callable(hook):
+            raise TypeError(f"the hook at {pattern!r} must be a function of (info, relevance), not {hook!r}")
+    if not isinstance(options["rules"], str | RuleSet):
+        rules = options["rules"]
+        raise TypeError(f"rules must be the name of a rule set, or what rule_registry.get returns, not {rules!r}")
