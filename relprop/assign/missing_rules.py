@@ -33,16 +33,10 @@ Register one, for example:
   @rule_registry.register("{name}", torch.ops.{op})
   def my_rule(call, relevance):
       return relevance  # one tensor (S, *input) per activation input, or rule_registry.share(call, ...)"""
-
-
 _PASSING = """\
 or pass rules=rule_registry.get(...).derive({{torch.ops.{op}: rule_registry.passes}}) if relevance is to pass \
 unchanged."""
-
-
 _GENERAL = "absLRP's formula through Jacobians is rules=...derive(default=rule_registry.positive_contribution)."
-
-
 _OF_COMPLEX_NUMBERS = """\
 Rules are for real numbers unless they say otherwise. Write the model with real numbers there, or derive rules that
 hand one real number of relevance to each complex entry, for example:

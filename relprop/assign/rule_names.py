@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
-from typing import TYPE_CHECKING
 
 import rule_registry
 from relprop.errors import MissingRuleError, RelpropError, near_names
 from rule_registry import Parameter, RuleSet
-
-if TYPE_CHECKING:
-    from relprop.models import Classifier
 
 
 class ParameterError(RelpropError, ValueError):
     """A parameter that a rule set does not have, or a value that is no number."""
 
 
-def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
+def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RuleSet:
     """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
 
     Parameters
     ----------
     text : str
         What was asked for.
-    classifier : Classifier, optional
-        Its normalisation says between which bounds the input lies, for rules that depend on that.
+    mean, std : sequence of float, optional
+        Normalisation of each channel of pictures in [0, 1], which says between which bounds the input lies: the
+        parameters ``low`` and ``high`` of rules that depend on that.
 
     Raises
     ------
@@ -42,8 +40,8 @@ def choose_rules(text: str, classifier: Classifier | None = None) -> RuleSet:
         raise MissingRuleError(f"rules {text}: no rule set named {name!r}{near}; relprop rules lists all") from error
     parameters: dict[str, Parameter] = {}
     named: set[str] = set()
-    if classifier is not None and {"low", "high"} <= known.keys():
-        scale = list(zip(classifier.mean, classifier.std, strict=True))
+    if mean and {"low", "high"} <= known.keys():
+        scale = list(zip(mean, std, strict=True))
         parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")

@@ -74,8 +74,6 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .sa
 Rules = Annotated[
     str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
 ]
-
-
 Contrast = Annotated[
     str | None,
     typer.Option(

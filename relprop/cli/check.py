@@ -65,7 +65,7 @@ def check(
             classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
-                rule_set = choose_rules(rules, classifier)
+                rule_set = choose_rules(rules, classifier.mean, classifier.std)
                 against = choose_contrast(contrast, classifier.labels)
                 report = relprop.check(classifier.model, x, rules=rule_set, **against)
         except RelpropError as error:

@@ -96,7 +96,10 @@ def explain(
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
-        rule_set, choice = choose_rules(rules, classifier), choose_target(target, classifier.labels)
+        rule_set, choice = (
+            choose_rules(rules, classifier.mean, classifier.std),
+            choose_target(target, classifier.labels),
+        )
         against = choose_contrast(contrast, classifier.labels)
         explainer = Explainer(
             classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against

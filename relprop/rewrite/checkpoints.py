@@ -17,8 +17,6 @@ from rule_registry.additions import ADDITIONS
 from rule_registry.sampling import SAMPLERS
 
 _aten = torch.ops.aten
-
-
 _TAKE_ALL = frozenset(
     {
         _aten.maximum.default,
@@ -30,8 +28,6 @@ _TAKE_ALL = frozenset(
     }
 )
 """Operations one of whose inputs may receive all there is."""
-
-
 _OPPOSED = frozenset({_aten.div.Tensor})
 """Operations whose inputs contribute the same with opposite signs."""
 

@@ -299,6 +299,4 @@ MAP_FIELDS: Final = (
     ),
 )
 """relevance has an axis ``channel`` before y if the channels of maps are kept."""
-
-
 SCALE_NAMES = tuple(dimension.name for dimension in DIMENSIONS)

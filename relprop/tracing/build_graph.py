@@ -15,11 +15,7 @@ from relprop.graph.graph import ROOT, Graph, Origin, drop_unused, operation_name
 from relprop.tracing.lowering.canonicalize import returned_as_is, spell_for_any_batch
 
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
-
-
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1] / "tracing" / "export.py"))
-
-
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
 

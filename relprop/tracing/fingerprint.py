@@ -89,8 +89,6 @@ def state_of(value: Any, depth: int = 4) -> object:
 
 
 _CONTAINERS = (list, tuple, set, frozenset, dict)
-
-
 _LONG = 1000
 """A container of more items is data, told by its identity and length: this is asked for every explanation."""
 

@@ -40,8 +40,6 @@ def notes_of(plan: Plan) -> tuple[str, ...]:
 
 
 _SCALE = {"sqrt", "rsqrt", "reciprocal", "pow", "add", "clamp", "clamp_min", "mul", "sub"}
-
-
 _STATISTICS = {"var", "std", "mean"}
 
 

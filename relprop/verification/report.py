@@ -13,17 +13,9 @@ from relprop.assign.plan import Row, table
 from relprop.run.conservation import Conservation
 
 ORACLE_LIMIT = {torch.float64: 1e-8, torch.float32: 1e-3}
-
-
 CONSERVATION_LIMIT = 1e-4
-
-
 LOSS_LIMIT = 0.1
-
-
 STABILITY_LIMIT = 0.99
-
-
 NOISE = 1e-4
 
 

@@ -54,11 +54,11 @@ def test_rules_take_parameters():
 def test_values_per_channel_and_bounds_of_the_normalisation():
     assert choose_rules("z-box:low=-1,high=1/2/3").parameters["high"] == (1, 2, 3)
     classifier = Classifier("c", nn.Identity(), ("a",), torch.as_tensor, (0.5, 0.4, 0.2), (0.5, 0.2, 0.1), "")
-    parameters = choose_rules("z-box:high=9", classifier).parameters
+    parameters = choose_rules("z-box:high=9", classifier.mean, classifier.std).parameters
     assert parameters["low"] == pytest.approx((-1, -2, -2))
     assert parameters["high"] == 9
-    assert choose_rules("z-box", classifier).parameters["high"] == pytest.approx((1, 3, 8))
-    assert choose_rules("abslrp", classifier).parameters == {"delta": 0.01}
+    assert choose_rules("z-box", classifier.mean, classifier.std).parameters["high"] == pytest.approx((1, 3, 8))
+    assert choose_rules("abslrp", classifier.mean, classifier.std).parameters == {"delta": 0.01}
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,9 @@ def named_method(text: str, setting: Setting) -> Method:
     check_name(text)
     name, _, rest = text.partition(":")
     if name in rule_registry.names():
-        return Relevance(Explainer(setting.model, rules=choose_rules(text, setting.classifier)))
+        known = setting.classifier
+        scale = () if known is None else (known.mean, known.std)
+        return Relevance(Explainer(setting.model, rules=choose_rules(text, *scale)))
     options = parse_options(text, rest)
     library, _, kind = name.partition(".")
     makers: dict[str, Callable[..., Any]] = {
