@@ -13,8 +13,8 @@ import relprop
 import rule_registry
 from benchmarks.recognised import Pictures, Recognised
 from relprop import gae
-from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, released, select, share
-from rule_registry.abslrp import activations, alternatives
+from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, select, share
+from rule_registry.abslrp import activations, alternatives, released
 from rule_registry.lrp import residuals
 
 aten = torch.ops.aten

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from relprop.steps import widen
 from rule_registry import Rule, Site, Slot
-from rule_registry.transposed import CONVOLUTIONS
+from rule_registry.operations.linear_maps import CONVOLUTIONS
 
 aten = torch.ops.aten
 

@@ -15,7 +15,7 @@ from relprop.errors import RuleError
 from relprop.inputs import Against
 from relprop.overwriting import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
-from rule_registry.transposed import layout
+from rule_registry.operations.linear_maps import layout
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""

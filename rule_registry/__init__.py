@@ -3,25 +3,13 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import (
-    abslrp,
-    additions,
-    attention,
-    backprop,
-    gradient,
-    lrp,
-    reductions,
-    released,
-    sampling,
-    similarity,
-    structural,
-    writes,
-)
-from rule_registry.batch import BatchAxis
+from rule_registry import abslrp, additions, gradient, lrp, reductions, sampling, similarity
+from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
-from rule_registry.fallback import positive_contribution
+from rule_registry.gradient.jacobians import positive_contribution
+from rule_registry.moves import structural
 from rule_registry.registry import define, get, names, register
-from rule_registry.rules import Choice, Parameter, Rule, RuleSet, blocks, passes
+from rule_registry.rule import Choice, Parameter, Rule, RuleSet, blocks, passes
 from rule_registry.select import Selector, select
 
 __all__ = [
@@ -38,8 +26,6 @@ __all__ = [
     "Slot",
     "abslrp",
     "additions",
-    "attention",
-    "backprop",
     "blocks",
     "define",
     "denominator",
@@ -51,12 +37,10 @@ __all__ = [
     "positive_contribution",
     "reductions",
     "register",
-    "released",
     "sampling",
     "select",
     "share",
     "similarity",
     "structural",
     "sum_to",
-    "writes",
 ]

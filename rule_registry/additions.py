@@ -8,8 +8,8 @@ from torch import Tensor
 from rule_registry import lrp  # noqa: F401  # its rule sets must be there
 from rule_registry.call import Call, Relevances, Shares, Slot, denominator, over, share, sum_to
 from rule_registry.lrp.formula import stabilised
+from rule_registry.moves.writes import at_indices, gathered, index_put
 from rule_registry.registry import register
-from rule_registry.writes import at_indices, gathered, index_put
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch._ops import OpOverload
 
 from rule_registry.registry import ROOT, Definition, defined, get
-from rule_registry.rules import Rule, as_rule, shown
+from rule_registry.rule import Rule, as_rule, shown
 from rule_registry.select import Selector
 
 STATED = ("abslrp", "epsilon")

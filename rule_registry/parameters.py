@@ -8,7 +8,7 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
-from rule_registry.rules import Parameter, shown
+from rule_registry.rule import Parameter, shown
 
 
 def as_parameter(name: str, value: Any) -> Parameter:

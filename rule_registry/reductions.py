@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_registry import lrp, transposed  # noqa: F401  # the rule sets of lrp must be there
+from rule_registry import lrp  # noqa: F401  # its rule sets must be there
 from rule_registry.call import Call, Shares, denominator, over, share
 from rule_registry.lrp.formula import stabilised
+from rule_registry.operations import linear_maps
 from rule_registry.registry import register
 
 aten = torch.ops.aten
@@ -18,9 +19,9 @@ PRODUCTS = (aten.prod.dim_int, aten.cumprod.default)
 @register("abslrp", aten.logsumexp.default)
 def smooth_maximum(call: Call, relevance: Tensor) -> Shares:
     """Smooth maximum: in proportion to ``exp(x_i)``, as sums of exponentials share; the logarithm passes."""
-    largest = transposed.total(call, call.result.unsqueeze(0))[0]
+    largest = linear_maps.total(call, call.result.unsqueeze(0))[0]
     weights = torch.where(largest.isinf(), 0.0, (call.input - largest).exp())
-    return share(call, transposed.total(call, relevance) * weights, total=call.batch.sum(relevance))
+    return share(call, linear_maps.total(call, relevance) * weights, total=call.batch.sum(relevance))
 
 
 @register("epsilon", aten.logsumexp.default)
@@ -47,4 +48,4 @@ def proportional_product(call: Call, relevance: Tensor, *, stabilizer: float) ->
 
 def _to_factors(call: Call, s: Tensor) -> Tensor:
     """Hand what lies at each output to each of its factors."""
-    return transposed.cumulated(call, s) if call.site.op == aten.cumprod.default else transposed.total(call, s)
+    return linear_maps.cumulated(call, s) if call.site.op == aten.cumprod.default else linear_maps.total(call, s)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch._ops import OpOverload
 
 from rule_registry.parameters import as_parameter
-from rule_registry.rules import Function, Parameter, Rule, RuleSet, as_rule
+from rule_registry.rule import Function, Parameter, Rule, RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
 F = TypeVar("F", bound=Function)

@@ -19,7 +19,7 @@ import relprop
 import rule_registry
 from relprop.errors import MissingRuleError
 from rule_registry import BatchAxis, Call, Choice, Relevances, Rule, Site, Slot, blocks, passes, registry, select
-from rule_registry import rules as rules_module
+from rule_registry import rule as rules_module
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten

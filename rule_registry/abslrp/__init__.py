@@ -8,7 +8,7 @@ Absolute Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi
 The paper has ``delta = 0``; there the map is chaotic wherever outputs lie near zero.
 """
 
-import rule_registry.structural  # noqa: F401  # the base must be there
+import rule_registry.moves  # noqa: F401  # the base must be there
 from rule_registry.parameters import not_negative
 from rule_registry.registry import define
 
@@ -28,7 +28,8 @@ from rule_registry.abslrp import (  # noqa: E402
     elementwise,
     linear,
     pooling,
+    released,
     resampling,
 )
 
-__all__ = ["activations", "alternatives", "bilinear", "elementwise", "linear", "pooling", "resampling"]
+__all__ = ["activations", "alternatives", "bilinear", "elementwise", "linear", "pooling", "released", "resampling"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rule_registry.registry import register
-from rule_registry.rules import passes
+from rule_registry.rule import passes
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rule_registry.abslrp.linear import positive_contributions
 from rule_registry.call import Call, Shares, denominator, over, share
-from rule_registry.products import factors, names
+from rule_registry.operations.products import factors, names
 from rule_registry.registry import register
 
 aten = torch.ops.aten

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rule_registry import norms
 from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, times, unmasked
+from rule_registry.operations import norms
 from rule_registry.registry import register
-from rule_registry.rules import passes
+from rule_registry.rule import passes
 
 aten = torch.ops.aten
 

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rule_registry import deviations, transposed
 from rule_registry.call import Call, Relevances, Shares, denominator, over, share
+from rule_registry.moves.structural import to_taken
+from rule_registry.operations import deviations, linear_maps
 from rule_registry.registry import register
-from rule_registry.structural import to_taken
 
 aten = torch.ops.aten
 
 
-@register("abslrp", *transposed.AVERAGES, overwrites=True)
+@register("abslrp", *linear_maps.AVERAGES, overwrites=True)
 def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Averages, sums and interpolation, whose weights are never negative: ``x^+ W^T s``."""
     s = over(call, relevance, denominator(call, delta))
     x = call.input if call.site.nonnegative[0] else call.input.clamp(min=0)
-    values = transposed.AVERAGES[call.site.op](call, s) * x
+    values = linear_maps.AVERAGES[call.site.op](call, s) * x
     return share(call, values, net=call.batch.dot_(s, call.result))
 
 
@@ -29,7 +29,7 @@ def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
 def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Variance, standard deviation and vector norm: positive parts of ``x_i dz/dx_i``."""
     s = over(call, relevance, denominator(call, delta))
-    pulled = transposed.total(call, s * deviations.factor(call))
+    pulled = linear_maps.total(call, s * deviations.factor(call))
     net = deviations.degree(call) * call.batch.dot_(s, call.result)
     return share(call, pulled * deviations.products(call).clamp(min=0), net=net)
 
@@ -50,7 +50,7 @@ def extreme(call: Call, relevance: Tensor) -> Relevances:
 )
 def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
-    x, dims = call.input, transposed.POOLED_AXES[call.site.op]
+    x, dims = call.input, linear_maps.POOLED_AXES[call.site.op]
     pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[dims]
     # Faster on a CPU than for channels apart, the copy included.
     laid_out = x.contiguous(memory_format=torch.channels_last) if dims == 2 and x.ndim == 4 and x.is_cpu else x
@@ -77,7 +77,7 @@ INDEXED = (
 @register("abslrp", *INDEXED, overwrites=True)
 def indexed_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
     """Winner takes all."""
-    x, winners, dims = call.input, call.output[1], transposed.POOLED_AXES[call.site.op]
+    x, winners, dims = call.input, call.output[1], linear_maps.POOLED_AXES[call.site.op]
     flat = winners.flatten(-dims).expand(relevance[0].shape[0], *winners.shape[:-dims], -1)
     spread = relevance[0].new_zeros(relevance[0].shape[0], *x.shape).flatten(-dims)
     return spread.scatter_add_(-1, flat, relevance[0].flatten(-dims)).reshape(-1, *x.shape)
@@ -86,7 +86,7 @@ def indexed_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
 @register("abslrp", aten.amax.default, aten.amin.default, overwrites=True)
 def amax(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
-    x, s = call.input, transposed.total(call, relevance)
+    x, s = call.input, linear_maps.total(call, relevance)
     dims = [d % x.ndim for d in call["dim"]] or list(range(x.ndim))
     last = [d for d in range(x.ndim) if d not in dims] + dims
     rows = x.permute(last).flatten(-len(dims))

@@ -9,7 +9,7 @@ The rule sets decompose the output that is explained, so that is their seed. Rel
 or a stabiliser stands for is absorbed: mass is measured and not rescaled.
 """
 
-import rule_registry.structural  # noqa: F401  # the base must be there
+import rule_registry.moves  # noqa: F401  # the base must be there
 from rule_registry.parameters import not_negative
 from rule_registry.registry import define
 
@@ -24,6 +24,6 @@ define(
     measures=True,
 )
 
-from rule_registry.lrp import composites, layers, others, residuals  # noqa: E402
+from rule_registry.lrp import attention, composites, layers, others, residuals  # noqa: E402
 
-__all__ = ["composites", "layers", "others", "residuals"]
+__all__ = ["attention", "composites", "layers", "others", "residuals"]

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rule_registry import deviations, norms, products, transposed
 from rule_registry.abslrp import pooling
 from rule_registry.abslrp.activations import ELEMENTWISE
 from rule_registry.abslrp.elementwise import PAIRS
 from rule_registry.call import Call, only_scales, sum_to, unmasked
 from rule_registry.lrp.formula import stabilised
+from rule_registry.operations import deviations, linear_maps, norms, products
 from rule_registry.registry import register
-from rule_registry.rules import Rule, passes
+from rule_registry.rule import Rule, passes
 
 aten = torch.ops.aten
 
@@ -43,11 +43,11 @@ for operations, winner in (
     register("epsilon", *operations, rule=winner)
 
 
-@register("epsilon", *transposed.AVERAGES, *transposed.BICUBIC)
+@register("epsilon", *linear_maps.AVERAGES, *linear_maps.BICUBIC)
 def average(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     """Averages, sums and interpolation: shares in proportion to the weighted inputs."""
     s = relevance / stabilised(call.result, stabilizer)
-    return transposed.AVERAGES.get(call.site.op, transposed.interpolation)(call, s) * call.input
+    return linear_maps.AVERAGES.get(call.site.op, linear_maps.interpolation)(call, s) * call.input
 
 
 @register(
@@ -139,7 +139,7 @@ def glu(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
 def deviation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     """Variance, deviation and vector norm: in proportion to ``x_i dz/dx_i``, whose sum is a multiple of z."""
     s = relevance / stabilised(deviations.degree(call) * call.result, stabilizer)
-    return transposed.total(call, s * deviations.factor(call)) * deviations.products(call)
+    return linear_maps.total(call, s * deviations.factor(call)) * deviations.products(call)
 
 
 @register("epsilon", aten.div.Tensor, aten.div.Scalar)

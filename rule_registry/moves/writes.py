@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import rule_registry.structural  # noqa: F401  # the base must be there
+import rule_registry.moves.structural  # noqa: F401  # the base must be there
 from rule_registry.call import Call, Relevances, share, sum_to
 from rule_registry.registry import register
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rule_registry.call import Call, Relevances, share, sum_to
 from rule_registry.registry import define, register
-from rule_registry.rules import passes
+from rule_registry.rule import passes
 
 aten = torch.ops.aten
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import rule_registry.structural  # noqa: F401  # the base must be there
-from rule_registry import norms
+import rule_registry.moves  # noqa: F401  # the base must be there
 from rule_registry.call import Call
+from rule_registry.operations import norms
 from rule_registry.registry import define, register
-from rule_registry.rules import Rule, blocks
+from rule_registry.rule import Rule, blocks
 from rule_registry.tracing import is_exported
 
 aten = torch.ops.aten

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from rule_registry.abslrp import bilinear, elementwise, linear, pooling
-from rule_registry.batch import BatchAxis
+from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import EPSILON, Call, Shares
+from rule_registry.moves.structural import select as put_back
 from rule_registry.registry import define, register
 from rule_registry.select import select
-from rule_registry.structural import select as put_back
 
 aten = torch.ops.aten
 
