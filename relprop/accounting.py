@@ -13,9 +13,9 @@ from relprop.assign import Plan, argument_nodes
 from relprop.conservation import HOOK, Cut
 from relprop.flows import gross, net
 from relprop.hooks import RelevanceHook
-from rule_registry.abslrp.elementwise import PAIRS
-from rule_registry.additions import ADDITIONS
-from rule_registry.sampling import SAMPLERS
+from rule_registry.operations.additions import ADDITIONS
+from rule_registry.operations.elementwise import PAIRS
+from rule_registry.operations.sampling import SAMPLERS
 
 WEAK = 1e-2
 """A rule that hands on less than this part of what arrives, before rescaling, is suspect."""

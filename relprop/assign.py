@@ -18,7 +18,7 @@ from relprop.modules import matching_modules, module_outputs
 from relprop.paths import between, carries_relevance, is_complex
 from relprop.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site, Slot
-from rule_registry.lrp.layers import LAYERS
+from rule_registry.operations.linear_maps import LAYERS
 from rule_registry.operations.products import FACTORS
 
 _WEIGHTS: dict[Any, tuple[str, ...]] = {**dict.fromkeys(LAYERS, ("weight",)), **FACTORS}

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.registry import ROOT, Definition, defined, get
-from rule_registry.rule import Rule, as_rule, shown
+from rule_registry.definition import Definition
+from rule_registry.registry import ROOT, defined, get
+from rule_registry.rule import Rule, shown
+from rule_registry.rule_set import as_rule
 from rule_registry.select import Selector
 
 STATED = ("abslrp", "epsilon")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import relprop
 import rule_registry
 from benchmarks.peers.adapters import lxt_efficient
-from rule_registry.lrp.others import norm as norm_with_held_deviation
+from rule_registry.lrp.norms import norm as norm_with_held_deviation
 
 zennit = pytest.importorskip("zennit")
 from zennit import composites, rules  # noqa: E402

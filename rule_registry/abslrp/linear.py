@@ -8,6 +8,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
+from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, over, share
 from rule_registry.operations import linear_maps
 from rule_registry.registry import register
@@ -56,14 +57,14 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
     return up.mul_(x.clamp(min=0)).addcmul_(down, x.clamp(max=0))
 
 
-@register("abslrp", aten.linear.default, overwrites=True)
+@register(ABSLRP, aten.linear.default, overwrites=True)
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
     s = over(call, relevance, denominator(call, delta)).contiguous()  # here, or in each of two products
     return _shared(call, s, linear_maps.linear, channel=call.result.ndim - 1)
 
 
-@register("abslrp", *linear_maps.CONVOLUTIONS, overwrites=True)
+@register(ABSLRP, *linear_maps.CONVOLUTIONS, overwrites=True)
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Convolution or transposed convolution: the formula of a fully connected layer."""
     s = over(call, relevance, denominator(call, delta))

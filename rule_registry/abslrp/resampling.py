@@ -7,12 +7,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, share
 from rule_registry.operations import linear_maps
 from rule_registry.registry import register
 
 
-@register("abslrp", *linear_maps.BICUBIC)
+@register(ABSLRP, *linear_maps.BICUBIC)
 def bicubic(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Interpolation with negative weights: a product of weights is negative where an odd number of them is."""
     x, s = call.input, relevance / denominator(call, delta)

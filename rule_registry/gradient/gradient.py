@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import rule_registry.moves  # noqa: F401  # the base must be there
 from rule_registry.call import Call
 from rule_registry.operations import norms
 from rule_registry.registry import define, register
@@ -94,7 +93,7 @@ define(
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 
 
-@register("gradient", aten._native_batch_norm_legit_no_training.default)
+@register("gradient", norms.BATCH_NORM)
 def batch_norm(call: Call, relevance: Any) -> Tensor:
     """Scale each channel: torch defines no derivative for this form of the operation."""
     scaled: Tensor = norms.scaled(call, relevance[0])

@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from rule_registry.call import Call, Relevances
+from rule_registry.lrp.definition import EPSILON
 from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
 from rule_registry.operations import linear_maps
-from rule_registry.operations.linear_maps import CONVOLUTIONS
+from rule_registry.operations.linear_maps import LAYERS
 from rule_registry.registry import register
 from rule_registry.rule import Parameter, shown
 from rule_registry.tracing import has_values
 
 aten = torch.ops.aten
 
-LAYERS = (aten.linear.default, *CONVOLUTIONS)
-"""Operations with a weight."""
 
-
-@register("epsilon", *LAYERS)
+@register(EPSILON, *LAYERS)
 def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Relevances:
     """LRP-epsilon: ``x_i w_ij / (z_j + epsilon sign z_j)``, which is LRP-0 where epsilon is zero.
 

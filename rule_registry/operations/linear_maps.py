@@ -16,6 +16,11 @@ from rule_registry.call import Call
 
 aten = torch.ops.aten
 
+TRANSPOSED_CONVOLUTIONS = (
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
 CONVOLUTIONS = (
     aten.conv1d.default,
     aten.conv2d.default,
@@ -23,11 +28,11 @@ CONVOLUTIONS = (
     aten.conv1d.padding,
     aten.conv2d.padding,
     aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
+    *TRANSPOSED_CONVOLUTIONS,
 )
 """Convolutions and transposed convolutions in any number of dimensions."""
+LAYERS = (aten.linear.default, *CONVOLUTIONS)
+"""Operations with a weight."""
 
 POOLED_AXES = {
     getattr(aten, name.format(axes)).default: axes

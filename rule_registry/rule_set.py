@@ -1,0 +1,211 @@
+"""Sets of rules, with a rule for every operation, under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch._ops import OpOverload
+
+from rule_registry.call import Site
+from rule_registry.rule import Function, Parameter, Rule, shown
+from rule_registry.select import Selector, check_overload
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rule of a site, and the entry of the rule set that it comes from.
+
+    Parameters
+    ----------
+    rule : Rule
+        What was chosen.
+    entry : Selector, OpOverload or None
+        The override, or else the operation in the table; None where it is the rule of anything else.
+    """
+
+    rule: Rule
+    entry: Selector | OpOverload | None
+
+    def __str__(self) -> str:
+        if self.entry is None:
+            return f"{self.rule.describe()}, the rule of anything else"
+        kind = "override" if isinstance(self.entry, Selector) else "table"
+        return f"{self.rule.describe()}, from the {kind}: {self.entry}"
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """A rule for every operation, under one name.
+
+    Parameters
+    ----------
+    name, summary : str
+        For tables and error messages.
+    table : mapping of OpOverload to Rule
+        The rule of each operation.
+    overrides : tuple of (Selector, Rule)
+        Rules for a narrower choice of sites; the last one that matches wins, before the table.
+    default : Rule, optional
+        The rule of operations that are not in the table. Without one they are an error.
+    parameters : mapping
+        Values for the keyword-only parameters of the rules.
+    contrast : {"rest", None}
+        The contrast `relprop.explain` uses unless told otherwise.
+    seed : {"one", "output"}
+        Relevance at the target: one, or the output that is explained, as rules that decompose it have it.
+    conserves : bool
+        Whether every operation hands on the mass that arrived: `Shares` are rescaled to it.
+    measures : bool
+        Whether the mass is followed where it is not conserved: what biases and stabilisers absorb is reported.
+    times_input : bool
+        Whether what arrives at an activation is multiplied with it: a gradient becomes a relevance.
+    largest_one : bool
+        Whether maps are divided by their largest magnitude, as some publish them.
+    own : tuple of (Selector, Rule)
+        Those of the overrides that `derive` added: meant for a certain model.
+    """
+
+    name: str
+    summary: str
+    table: Mapping[OpOverload, Rule]
+    overrides: tuple[tuple[Selector, Rule], ...] = ()
+    default: Rule | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    contrast: Literal["rest"] | None = None
+    seed: Literal["one", "output"] = "one"
+    conserves: bool = True
+    measures: bool = False
+    times_input: bool = False
+    largest_one: bool = False
+    own: tuple[tuple[Selector, Rule], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.contrast not in ("rest", None) or self.seed not in ("one", "output"):
+            raise ValueError(
+                f'a rule set has contrast "rest" or None, and seed "one" or "output", not {self.contrast!r} and '
+                f"{self.seed!r}"
+            )
+
+    def find(self, site: Site) -> Rule | None:
+        """Return the rule of a site, or None where there is none."""
+        choice = self.explain(site)
+        return None if choice is None else choice.rule
+
+    def explain(self, site: Site) -> Choice | None:
+        """Return the rule of a site and why it is that one, or None where there is none.
+
+        Examples
+        --------
+        >>> import torch, rule_registry
+        >>> aten, back = torch.ops.aten, rule_registry.BatchAxis(0)
+        >>> site = rule_registry.Site(aten.relu.default, "act", "ReLU", (), (), (), back)
+        >>> print(rule_registry.get("abslrp").explain(site))
+        passes, from the table: aten.relu.default
+        """
+        for selector, rule in reversed(self.overrides):
+            if selector.matches(site):
+                return Choice(rule, selector)
+        if site.op in self.table:
+            return Choice(self.table[site.op], site.op)
+        return None if self.default is None else Choice(self.default, None)
+
+    def operations(self) -> frozenset[OpOverload]:
+        """Return the operations that have an entry of their own: in the table, or in an override that names them.
+
+        Overrides for a path, class or position alone and the rule of anything else name none. Capture keeps these
+        operations whole, so that their rules see them.
+
+        Examples
+        --------
+        >>> import torch, rule_registry
+        >>> aten, rules = torch.ops.aten, rule_registry.get("abslrp")
+        >>> aten.digamma.default in rules.operations()
+        False
+        >>> aten.digamma.default in rules.derive({aten.digamma.default: rule_registry.passes}).operations()
+        True
+        """
+        named = (selector.op for selector, _ in self.overrides)
+        return frozenset(self.table).union(op for op in named if op is not None)
+
+    def derive(
+        self,
+        changes: Mapping[OpOverload | Selector, Rule | Function] | None = None,
+        name: str | None = None,
+        summary: str | None = None,
+        default: Rule | Function | None = None,
+    ) -> RuleSet:
+        """Make a rule set that differs from this one, which stays as it is.
+
+        Parameters
+        ----------
+        changes : mapping, optional
+            From an operation, or a `select` of sites, to a rule or a plain function. Later entries win.
+        name, summary : str, optional
+            Of the new rule set; by default told from this one's.
+        default : Rule or callable, optional
+            The rule of every operation that has none, for example `positive_contribution`, in place of the error
+            that lists them.
+
+        Returns
+        -------
+        RuleSet
+
+        Raises
+        ------
+        TypeError
+            If a key is neither an operation nor a selection, or a rule needs a parameter this rule set lacks.
+        """
+        added = []
+        for where, what in (changes or {}).items():
+            if not isinstance(where, Selector):
+                check_overload(where)
+                where = Selector(op=where)
+            added.append((where, as_rule(what).bind(self.parameters)))
+        return replace(
+            self,
+            name=name or f"{self.name} (derived)",
+            summary=summary or self.summary,
+            overrides=(*self.overrides, *added),
+            own=(*self.own, *added),
+            default=self.default if default is None else as_rule(default).bind(self.parameters),
+        )
+
+    def describe(self) -> str:
+        """Parameters, seed, contrast and what becomes of the mass, in a line."""
+        mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
+        parameters = ", ".join(f"{name}={shown(value)}" for name, value in sorted(self.parameters.items())) or "none"
+        return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
+
+    def __str__(self) -> str:
+        rows = [(str(selector), rule.describe()) for selector, rule in reversed(self.overrides)]
+        rows += sorted((str(op), rule.describe()) for op, rule in self.table.items())
+        if self.default is not None:
+            rows.append(("anything else", self.default.describe()))
+        width = max((len(where) for where, _ in rows), default=0)
+        return "\n".join(
+            [
+                f"{self.name}: {self.summary}",
+                self.describe(),
+                "the first row that holds is the rule:",
+                *(f"  {where:<{width}}  {rule}" for where, rule in rows),
+            ]
+        )
+
+
+def as_rule(what: Rule | Function) -> Rule:
+    """Wrap a plain function as a rule named after it.
+
+    Raises
+    ------
+    TypeError
+        If it can't be called.
+    """
+    if not callable(what):
+        named = f"the rule set {what.name!r}" if isinstance(what, RuleSet) else repr(what)
+        raise TypeError(
+            f"a rule is a function of (call, relevance) or a rule_registry.Rule, as rule_registry.passes, blocks and "
+            f"positive_contribution are, not {named}"
+        )
+    return what if isinstance(what, Rule) else Rule(getattr(what, "__name__", repr(what)), what)
