@@ -62,16 +62,16 @@ class Definition:
             If one is neither an operation nor a selection.
         """
         rule = declared(rule, complex=self.complex, moves=self.moves)
-        taken: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
+        entries: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
         for key in where:
             if not isinstance(key, Selector):
                 check_overload(key)
-            if key in taken:
+            if key in entries:
                 raise ValueError(
-                    f"rule set {self.name!r} already has the rule {taken[key]} for {key}; override it with "
+                    f"rule set {self.name!r} already has the rule {entries[key]} for {key}; override it with "
                     "RuleSet.derive, or define a rule set with this one as its base"
                 )
-            taken[key] = rule
+            entries[key] = rule
         for key in where:
             if isinstance(key, Selector):
                 self.overrides.append((key, rule))

@@ -203,15 +203,17 @@ def _chain(name: str) -> list[Definition]:
     """Return the definition of a rule set, that of its base, and so on."""
     chain = [_definition(name)]
     while (base := chain[-1].base) is not None:
-        if base in (known := [link.name for link in chain]):
+        if base in (path := [link.name for link in chain]):
             raise ValueError(
-                f"rule sets are built on one another in a circle: {' -> '.join([*known, base])}; give one of them "
+                f"rule sets are built on one another in a circle: {' -> '.join([*path, base])}; give one of them "
                 "another base"
             )
         try:
             chain.append(_definition(base))
         except LookupError as error:
-            raise LookupError(f"rule set {chain[-1].name!r} is built on {base!r}: {error}") from None
+            raise LookupError(
+                f"rule set {chain[-1].name!r} is built on {base!r}: {error}; define it, or import what does"
+            ) from None
     return chain
 
 

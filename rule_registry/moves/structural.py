@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rule_registry.call import Call, Relevances, share, sum_to
 from rule_registry.moves.definition import STRUCTURAL
-from rule_registry.operations.winners import to_taken
+from rule_registry.operations.winners import to_chosen
 from rule_registry.registry import register
 from rule_registry.rule import passes
 
@@ -229,4 +229,4 @@ def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) ->
 @register(STRUCTURAL, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, overwrites=True)
 def where(call: Call, relevance: Tensor) -> Relevances:
     """To whichever side was taken; what falls on a constant side goes to the activations."""
-    return to_taken(call, relevance, call["condition"])
+    return to_chosen(call, relevance, call["condition"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from rule_registry.operations.products import FACTORS
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class ChannelMap:
+class ChannelMap(NamedTuple):
     """A map of each channel alone: ``(x - centre) * scale + offset``, each ``(C,)``."""
 
     centre: Tensor

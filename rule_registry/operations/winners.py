@@ -45,8 +45,8 @@ CHOICES = (
 """Operations that return entries of an axis, and where these were."""
 
 
-def to_taken(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
-    """Hand relevance to ``self`` where that was taken and to ``other`` elsewhere; a constant's to the activation."""
+def to_chosen(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
+    """Hand relevance to ``self`` where that was chosen and to ``other`` elsewhere; a constant's to the activation."""
     sides = {"self": first, "other": ~first}
     values = [
         sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape) for slot in call.site.active
@@ -59,7 +59,7 @@ def to_taken(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
 def extreme(call: Call, relevance: Tensor) -> Relevances:
     """Winner takes all, the first where two tie; what falls on a constant goes to the activation."""
     a, b = call["self"], call["other"]
-    return to_taken(call, relevance, a >= b if call.site.op == aten.maximum.default else a <= b)
+    return to_chosen(call, relevance, a >= b if call.site.op == aten.maximum.default else a <= b)
 
 
 def max_pool(call: Call, relevance: Tensor) -> Tensor:
