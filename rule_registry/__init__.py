@@ -3,31 +3,30 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import (
-    abslrp,
-    additions,
-    attention,
-    backprop,
-    gradient,
-    lrp,
-    reductions,
-    released,
-    sampling,
-    similarity,
-    structural,
-    writes,
-)
-from rule_registry.batch import BatchAxis
+from rule_registry import abslrp, gradient, lrp
+from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
-from rule_registry.fallback import positive_contribution
+from rule_registry.gradient.jacobians import positive_contribution
+from rule_registry.moves import structural
+from rule_registry.operations.layers import (
+    ChannelMap,
+    LayerArguments,
+    declare_layer,
+    fold_into,
+    layer_arguments,
+    weights_of,
+)
 from rule_registry.registry import define, get, names, register
-from rule_registry.rules import Choice, Parameter, Rule, RuleSet, blocks, passes
+from rule_registry.rule import Parameter, Rule, blocks, passes
+from rule_registry.rule_set import Choice, RuleSet
 from rule_registry.select import Selector, select
 
 __all__ = [
     "BatchAxis",
     "Call",
+    "ChannelMap",
     "Choice",
+    "LayerArguments",
     "Parameter",
     "Relevances",
     "Rule",
@@ -37,26 +36,22 @@ __all__ = [
     "Site",
     "Slot",
     "abslrp",
-    "additions",
-    "attention",
-    "backprop",
     "blocks",
+    "declare_layer",
     "define",
     "denominator",
+    "fold_into",
     "get",
     "gradient",
+    "layer_arguments",
     "lrp",
     "names",
     "passes",
     "positive_contribution",
-    "reductions",
     "register",
-    "released",
-    "sampling",
     "select",
     "share",
-    "similarity",
     "structural",
     "sum_to",
-    "writes",
+    "weights_of",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from rule_registry.batch import BatchAxis
+from rule_registry.batch_axis import BatchAxis
 
 EPSILON = 1e-9
 """Absolute part of the stabiliser in every denominator."""

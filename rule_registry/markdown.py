@@ -9,8 +9,10 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.registry import ROOT, Definition, defined, get
-from rule_registry.rules import Rule, as_rule, shown
+from rule_registry.definition import Definition
+from rule_registry.registry import ROOT, defined, get
+from rule_registry.rule import Rule, shown
+from rule_registry.rule_set import as_rule
 from rule_registry.select import Selector
 
 STATED = ("abslrp", "epsilon")
@@ -43,14 +45,14 @@ def _operations() -> Iterator[list[str]]:
 
 def _rule_sets() -> Iterator[list[str]]:
     """Tell every rule that a rule set does not have from its base; one told before is named after where."""
-    told: dict[Any, str] = {_function(rule): "epsilon" for rule in get("epsilon").table.values()}
+    places: dict[Any, str] = {_function(rule): "epsilon" for rule in get("epsilon").table.values()}
     for name, definition in defined().items():
         if name in STATED or definition.base is None or _is_apart(name):
             continue
         fixed = ", ".join(f"{key}={shown(value)}" for key, value in definition.fixed.items())
         head = [_code(name), _code(definition.base) + (f" with {fixed}" if fixed else "")]
         for where, rule in _own(definition):
-            place = told.setdefault(_function(rule), name)
+            place = places.setdefault(_function(rule), name)
             repeated = place != name and rule.kind not in ("passes", "blocks")
             yield [*head, where, f"as of {_code(place)}" if repeated else rule.summary]
             head = ["", ""]

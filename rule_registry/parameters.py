@@ -8,7 +8,7 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
-from rule_registry.rules import Parameter, shown
+from rule_registry.rule import Parameter, shown
 
 
 def as_parameter(name: str, value: Any) -> Parameter:
@@ -36,8 +36,8 @@ def not_negative(*names: str) -> Callable[[Mapping[str, Parameter]], str]:
 
     def wrong(parameters: Mapping[str, Parameter]) -> str:
         found = ((name, parameters[name]) for name in names)
-        told = [f"{name}={shown(value)}" for name, value in found if isinstance(value, tuple) or value < 0]
-        return f"{', '.join(told)} must be one number that is not negative" if told else ""
+        refused = [f"{name}={shown(value)}" for name, value in found if isinstance(value, tuple) or value < 0]
+        return f"{', '.join(refused)} must be one number that is not negative" if refused else ""
 
     return wrong
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch._ops import OpOverload
 
+from rule_registry.definition import Definition, Refusal, build, declared
 from rule_registry.parameters import as_parameter
-from rule_registry.rules import Function, Parameter, Rule, RuleSet, as_rule
-from rule_registry.select import Selector, check_overload
+from rule_registry.rule import Fold, Function, Parameter, Rule
+from rule_registry.rule_set import RuleSet, as_rule
+from rule_registry.select import Selector
 
 F = TypeVar("F", bound=Function)
 
@@ -25,21 +27,6 @@ SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {"name", "summary", "tab
 """What `define` may set: the other fields of a rule set follow from what is registered."""
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
-
-
-@dataclass
-class Definition:
-    """What `define` and `register` were told of a rule set."""
-
-    summary: str
-    base: str | None
-    settings: dict[str, Any]
-    parameters: dict[str, Parameter]
-    fixed: dict[str, Parameter]
-    refuse: Callable[[Mapping[str, Any]], str] | None = None
-    complex: bool = False
-    table: dict[OpOverload, Rule] = field(default_factory=dict)
-    overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
 
 _definitions: dict[str, Definition] = {}
@@ -52,8 +39,9 @@ def define(
     base: str | None = None,
     parameters: Mapping[str, Parameter] | None = None,
     fixed: Mapping[str, Parameter] | None = None,
-    refuse: Callable[[Mapping[str, Any]], str] | None = None,
+    refuse: Refusal | None = None,
     complex: bool = False,
+    moves: bool = False,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -63,7 +51,7 @@ def define(
     name, summary : str
         For `get`, tables and error messages.
     base : str, optional
-        Rule set whose rules hold wherever this one has none of its own.
+        Rule set whose rules hold wherever this one has none of its own. It may be defined later: `get` needs it.
     parameters : mapping, optional
         Defaults of the parameters that `get` accepts.
     fixed : mapping, optional
@@ -71,8 +59,8 @@ def define(
         accept them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
-    complex : bool
-        Whether all rules registered in it hold for complex numbers too, see `Rule`.
+    complex, moves : bool
+        Whether all rules registered in it hold for complex numbers too, or are moves: see `Rule`.
     **settings
         Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
@@ -80,15 +68,11 @@ def define(
     ------
     ValueError
         If the name is taken, a setting can't have that value, or a parameter is not finite.
-    LookupError
-        If there is no rule set named ``base``.
     TypeError
         If there is no such setting, the default rule can't be called, or a parameter is no number.
     """
     if name in _definitions:
         raise ValueError(f"a rule set named {name!r} is defined already")
-    if base is not None:
-        _definition(base)
     unknown = settings.keys() - SETTINGS
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}; there are: {', '.join(sorted(SETTINGS))}")
@@ -96,12 +80,44 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
-    _definitions[name] = Definition(summary, base, settings, own, held, refuse, complex)
+    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves)
+
+
+@overload
+def register(
+    rule_set: str,
+    *where: OpOverload | Selector,
+    overwrites: bool = False,
+    moves: bool = False,
+    picks: bool = False,
+    opposed: bool = False,
+    fold: Fold | None = None,
+) -> Callable[[F], F]: ...
+
+
+@overload
+def register(
+    rule_set: str,
+    *where: OpOverload | Selector,
+    rule: Rule | Function,
+    overwrites: bool = False,
+    moves: bool = False,
+    picks: bool = False,
+    opposed: bool = False,
+    fold: Fold | None = None,
+) -> None: ...
 
 
 def register(
-    rule_set: str, *where: OpOverload | Selector, rule: Rule | Function | None = None, overwrites: bool = False
-) -> Callable[[F], F]:
+    rule_set: str,
+    *where: OpOverload | Selector,
+    rule: Rule | Function | None = None,
+    overwrites: bool = False,
+    moves: bool = False,
+    picks: bool = False,
+    opposed: bool = False,
+    fold: Fold | None = None,
+) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
 
     Use it as a decorator of a rule function, or pass ``rule=passes`` (or another `Rule`) directly.
@@ -114,8 +130,8 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites : bool
-        As of `Rule`: saves time and memory.
+    overwrites, moves, picks, opposed, fold
+        What is declared of the rule, beside what the rule itself declares: see `Rule`.
 
     Raises
     ------
@@ -140,32 +156,15 @@ def register(
         raise TypeError("register() needs the operations or selections that the rule is for")
 
     def add(function: F) -> F:
-        entry = as_rule(rule if rule is not None else function)
-        if definition.complex and not entry.complex:
-            entry = replace(entry, complex=True)
-        if overwrites and not entry.overwrites:
-            entry = replace(entry, overwrites=True)
-        taken: dict[Any, Rule] = {**definition.table, **dict(definition.overrides)}
-        for key in where:
-            if not isinstance(key, Selector):
-                check_overload(key)
-            if key in taken:
-                raise ValueError(
-                    f"rule set {rule_set!r} already has the rule {taken[key]} for {key}; override it with "
-                    "RuleSet.derive, or define a rule set with this one as its base"
-                )
-            taken[key] = entry
-        for key in where:
-            if isinstance(key, Selector):
-                definition.overrides.append((key, entry))
-            else:
-                definition.table[key] = entry
+        entry = declared(as_rule(function), overwrites=overwrites, moves=moves, picks=picks, opposed=opposed, fold=fold)
+        definition.add(entry, where)
         _get.cache_clear()
         return function
 
-    if rule is not None:
-        add(as_rule(rule).function)
-    return add
+    if rule is None:
+        return add
+    add(rule)
+    return None
 
 
 def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
@@ -182,57 +181,40 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     Raises
     ------
     LookupError
-        If there is no rule set of that name.
+        If there is no rule set of that name, or one that it is built on was never defined.
     TypeError
         If it has no such parameter, or the value is no number.
     ValueError
-        If a number is not finite, or the rule set refuses these parameters together.
+        If a number is not finite, the rule set refuses these parameters together, or it is built on itself.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    return _get(name, **{key: as_parameter(key, value) for key, value in parameters.items()})
+    values = {key: as_parameter(key, value) for key, value in parameters.items()}
+    return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
 
 
 @lru_cache(maxsize=32)
-def _get(name: str, **parameters: Parameter) -> RuleSet:
-    definition = _definition(name)
-    chain = [definition]
-    while chain[-1].base is not None:
-        chain.append(_definition(chain[-1].base))
-    values: dict[str, Parameter] = {}
-    fixed: dict[str, Parameter] = {}
-    settings: dict[str, Any] = {}
-    table: dict[OpOverload, Rule] = {}
-    overrides: list[tuple[Selector, Rule]] = []
-    for link in reversed(chain):
-        values |= link.parameters | link.fixed
-        fixed |= link.fixed
-        settings |= link.settings
-        table |= link.table
-        if overrides:
-            # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
-            overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
-        overrides += link.overrides
-    free = values.keys() - fixed.keys()
-    unknown = parameters.keys() - free
-    if unknown:
-        accepted = ", ".join(sorted(free)) or "none"
-        raise TypeError(f"rule set {name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
-    values |= parameters
-    for link in chain:
-        if link.refuse is not None and (wrong := link.refuse(values)):
-            raise ValueError(f"rule set {name!r}: {wrong}")
-    if "default" in settings:
-        settings["default"] = as_rule(settings["default"]).bind(values)
-    return RuleSet(
-        name=name,
-        summary=definition.summary,
-        table=MappingProxyType({op: rule.bind(values) for op, rule in table.items()}),
-        overrides=tuple((selector, rule.bind(values)) for selector, rule in overrides),
-        parameters=MappingProxyType(values),
-        **settings,
-    )
+def _get(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
+    return build(_chain(name), dict(parameters))
+
+
+def _chain(name: str) -> list[Definition]:
+    """Return the definition of a rule set, that of its base, and so on."""
+    chain = [_definition(name)]
+    while (base := chain[-1].base) is not None:
+        if base in (path := [link.name for link in chain]):
+            raise ValueError(
+                f"rule sets are built on one another in a circle: {' -> '.join([*path, base])}; give one of them "
+                "another base"
+            )
+        try:
+            chain.append(_definition(base))
+        except LookupError as error:
+            raise LookupError(
+                f"rule set {chain[-1].name!r} is built on {base!r}: {error}; define it, or import what does"
+            ) from None
+    return chain
 
 
 def names() -> list[str]:

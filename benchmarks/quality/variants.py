@@ -13,9 +13,10 @@ import relprop
 import rule_registry
 from benchmarks.quality.recognised import Pictures, Recognised
 from relprop import gae
-from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, released, select, share
-from rule_registry.abslrp import activations, alternatives
+from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, select, share
+from rule_registry.abslrp import alternatives, released
 from rule_registry.lrp import residuals
+from rule_registry.operations import elementwise
 
 aten = torch.ops.aten
 
@@ -91,7 +92,7 @@ CHOICES: Mapping[str, Mapping[Any, Any]] = {
     "layer norm: passes": {aten.layer_norm.default: passes},
     "layer norm: released": {aten.layer_norm.default: _released_norm},
     "batch norm: passes": {aten._native_batch_norm_legit_no_training.default: _first_passes},
-    "activation: formula": dict.fromkeys(activations.ELEMENTWISE, positive_contribution),
+    "activation: formula": dict.fromkeys(elementwise.ELEMENTWISE, positive_contribution),
     "softmax: blocks": {aten.softmax.int: blocks},
     "softmax: first order": {aten.softmax.int: alternatives.softmax},
     "residual sum: by magnitude": {_RESIDUAL: residuals.by_magnitude},

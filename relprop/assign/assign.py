@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from relprop.assign.folding import layers_to_merge
+from relprop.assign.folding import foldable_layers
 from relprop.assign.missing_rules import explain_missing
 from relprop.assign.plan import Plan
 from relprop.errors import CaptureError, InputError, MissingRuleError
@@ -60,7 +60,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
             assigned[node] = rule
     if missing:
         raise MissingRuleError(explain_missing(graph, rules, missing))
-    merged = layers_to_merge(sites, assigned, (graph.output,))
+    merged = foldable_layers(sites, assigned, (graph.output,))
     return Plan(graph, rules, sources, sites, assigned, merged)
 
 

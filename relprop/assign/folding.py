@@ -1,4 +1,4 @@
-"""Layers that are one with the batch norm behind them."""
+"""Layers that are one with the norm behind them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from relprop.rewrite.folding import aten
-from rule_registry import Rule, Site, Slot
-from rule_registry.transposed import CONVOLUTIONS
+from rule_registry import Rule, Site, layer_arguments
 
 
-def layers_to_merge(
+def foldable_layers(
     sites: Mapping[fx.Node, Site], assigned: Mapping[fx.Node, Rule], outputs: Sequence[fx.Node]
 ) -> dict[fx.Node, fx.Node]:
-    """Return each layer whose output goes into a batch norm alone, with the batch norm.
+    """Return each layer whose output goes into a norm alone that folds into it, with the norm.
 
     Parameters
     ----------
     sites, assigned : mapping
-        The operations that carry relevance, and their rules: those of kind ``"merges"`` are looked at.
+        The operations that carry relevance, and their rules, of which those of norms may declare a ``fold``.
     outputs : sequence of fx.Node
         Nodes that are used by something else than operations.
     """
@@ -27,11 +25,11 @@ def layers_to_merge(
     for norm, rule in assigned.items():
         layer = norm.args[0]
         if (
-            rule.kind == "merges"
+            rule.fold is not None
             and isinstance(layer, fx.Node)
             and layer in sites
-            and _lays_out_channels(layer)
-            and sites[layer].active == sites[norm].active == (Slot("input"),)
+            and _channels_are_second(layer, sites[layer])
+            and len(sites[layer].active) == len(sites[norm].active) == 1
             and list(layer.users) == [norm]
             and layer not in outputs
         ):
@@ -39,6 +37,10 @@ def layers_to_merge(
     return found
 
 
-def _lays_out_channels(layer: fx.Node) -> bool:
-    """Whether the outputs of a layer lie on the axis that is a batch norm's channels, the second."""
-    return layer.target in CONVOLUTIONS or (layer.target == aten.linear.default and layer.meta["val"].ndim == 2)
+def _channels_are_second(layer: fx.Node, site: Site) -> bool:
+    """Whether the outputs of a layer lie on the axis that is a norm's channels."""
+    arguments = layer_arguments(site.op)
+    if arguments is None or arguments.output_axis is None or site.active[0].name in arguments.weights:
+        return False
+    ndim: int = layer.meta["val"].ndim
+    return arguments.output_axis % ndim == 1

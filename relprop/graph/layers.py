@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import fx
+from torch._ops import OpOverload
 
 from relprop.graph.arguments import argument_nodes
 from relprop.graph.graph import Graph
-from rule_registry.lrp.layers import LAYERS
-from rule_registry.products import FACTORS
-
-_WEIGHTS: dict[Any, tuple[str, ...]] = {**dict.fromkeys(LAYERS, ("weight",)), **FACTORS}
-"""Arguments that may be a layer's weight, by operation."""
+from rule_registry import weights_of
 
 
 def weighted_layers(graph: Graph, carrying: Sequence[fx.Node]) -> list[fx.Node]:
@@ -27,7 +23,9 @@ def weighted_layers(graph: Graph, carrying: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def _matrices(node: fx.Node) -> list[fx.Node]:
-    names = _WEIGHTS.get(node.target, ())
+    if not isinstance(node.target, OpOverload):
+        return []
+    names = weights_of(node.target)
     return [value for slot, value in argument_nodes(node) if slot.name in names and value.meta["val"].ndim >= 2]
 
 

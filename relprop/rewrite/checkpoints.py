@@ -5,31 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
-import rule_registry
 from relprop.assign.plan import Plan
 from relprop.graph.arguments import argument_nodes
 from relprop.rewrite.hooks import RelevanceHook
-from rule_registry.abslrp.elementwise import PAIRS
-from rule_registry.additions import ADDITIONS
-from rule_registry.sampling import SAMPLERS
-
-_aten = torch.ops.aten
-_TAKE_ALL = frozenset(
-    {
-        _aten.maximum.default,
-        _aten.minimum.default,
-        _aten.index_put.default,
-        *ADDITIONS,
-        *SAMPLERS,
-        *PAIRS,
-    }
-)
-"""Operations one of whose inputs may receive all there is."""
-_OPPOSED = frozenset({_aten.div.Tensor})
-"""Operations whose inputs contribute the same with opposite signs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,6 @@ class Stop:
 
 def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> tuple[Stop, ...]:
     """List the nodes that relevance comes to, from the output on; sources are last."""
-    moves = rule_registry.get("structural").table
     reached = {plan.graph.output, *hooks}
     stops = []
     for node in reversed(list(plan.graph.calls())):
@@ -76,8 +55,8 @@ def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> 
             site, rule = plan.sites[node], plan.assigned[node]
             by_slot = dict(argument_nodes(node))
             inputs = [by_slot[slot] for slot in site.active]
-            settled = rule is moves.get(site.op) or site.op in _TAKE_ALL
-            opposed = len(site.active) == 2 and site.op in _OPPOSED
+            settled = rule.moves or rule.picks
+            opposed = len(site.active) == 2 and rule.opposed
             names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
             stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, passed))
         else:

@@ -1,45 +1,41 @@
-"""Batch norms that are one layer with the layer before: a linear map, then a gain and a shift per channel."""
+"""A layer and the norm behind it as one layer: a linear map, then a gain and a shift of each channel."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from relprop.rewrite.step import widen
+from rule_registry import Rule, fold_into
 
-aten = torch.ops.aten
 
-
-def merged(
-    weight: Tensor,
-    bias: Tensor | None,
-    gain: Tensor | None,
-    shift: Tensor | None,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    groups: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the one layer.
+class FoldedLayer(nn.Module):
+    """Weight and bias of the one layer, made anew at every call: the values are those of the moment.
 
     Parameters
     ----------
-    weight, bias : Tensor
-        Of the layer.
-    gain, shift, mean, variance, eps
-        Of the batch norm.
-    groups : int or None
-        Of a transposed convolution, whose weight has its outputs, group by group, in its second axis.
+    layer : OpOverload
+        The operation of the layer.
+    rule : Rule
+        The norm's, which declares a ``fold``.
     """
-    scale = torch.rsqrt(widen(variance) + eps)
-    if gain is not None:
-        scale = scale * widen(gain)
-    offset = -widen(mean) if bias is None else widen(bias) - widen(mean)
-    offset = offset * scale
-    if shift is not None:
-        offset = offset + widen(shift)
-    weight = widen(weight)
-    if groups is None:
-        return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)), offset
-    parts = weight.unflatten(0, (groups, -1))
-    return (parts * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))).flatten(0, 1), offset
+
+    def __init__(self, layer: OpOverload, rule: Rule) -> None:
+        super().__init__()
+        self.layer = layer
+        self.rule = rule
+
+    def forward(self, layer: Mapping[str, Any], norm: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the weight, shaped as the layer's, and the bias ``(C,)``.
+
+        Parameters
+        ----------
+        layer, norm : mapping
+            What the two are called with, by name.
+        """
+        assert self.rule.fold is not None
+        widened = [{name: widen(value) for name, value in given.items()} for given in (layer, norm)]
+        return fold_into(self.layer, widened[0], self.rule.fold(widened[1]))

@@ -48,8 +48,8 @@ def claim(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
                 owned.add(node)
         elif node.op == "call_module" and isinstance(step := program.get_submodule(node.target), Step):
             inputs, last = len(step.site.active), step.rule.overwrites and read_once(node.args[0])
-            if last and not step.moves:
+            if last and not step.rule.moves:
                 steps[node.target] = step.overwriting()
-            if not step.moves or (last and inputs == 1):
+            if not step.rule.moves or (last and inputs == 1):
                 owned.update(user for user in node.users if user.target is operator.getitem and user.args[1] < inputs)
     return graph, steps

@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-import rule_registry
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Against
 from relprop.errors import RuleError
-from relprop.graph.arguments import argument_names, argument_nodes, bind_arguments
+from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import drop_unused
 from relprop.rewrite.buffers import added
-from relprop.rewrite.folding import merged
+from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.seed import Seed
 from relprop.rewrite.signed import gather, net, together
 from relprop.rewrite.step import Step
-from rule_registry import BatchAxis
+from rule_registry import BatchAxis, layer_arguments
 
 
 def rewrite(
@@ -141,15 +140,14 @@ class _Rewriter:
             self._pass_on(node, arrived, inputs)
             return
         rules = self.plan.rules
-        moves = rule is rule_registry.get("structural").table.get(site.op)
         where = self.plan.graph.describe(node)
-        step_module = Step(site, rule, where, rules.conserves, rules.measures, moves)
+        step_module = Step(site, rule, where, rules.conserves, rules.measures)
         name = self._member(f"rule_{node.name}", step_module)
         args = fx.map_arg(node.args, self.forward.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
         output = node
         if node in self.plan.merged:
-            args, kwargs = (), self._merged(node, bind_arguments(node, args, kwargs))
+            args, kwargs = (), self._folded(node, bind_arguments(node, args, kwargs))
             output = _first_part(self.plan.merged[node])
         step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
@@ -178,16 +176,16 @@ class _Rewriter:
             passed = self._emit(f"real_{node.name}", "call_function", torch.real, (passed,))
         self.arriving.setdefault(inputs[0], []).append(passed)
 
-    def _merged(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return a layer's arguments with weight and bias of it and its batch norm together."""
-        norm = self.plan.merged[layer]
+    def _folded(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a layer's arguments with weight and bias of it and its norm together."""
+        norm, site = self.plan.merged[layer], self.plan.sites[layer]
+        declared = layer_arguments(site.op)
+        assert declared is not None
         own = bind_arguments(norm, fx.map_arg(norm.args, self.forward.__getitem__), {})
-        groups = arguments.get("groups", 1) if "output_padding" in argument_names(layer) else None
-        names = ("weight", "bias", "running_mean", "running_var", "eps")
-        args = (arguments["weight"], arguments.get("bias"), *(own[name] for name in names), groups)
-        both = self._emit(f"merged_{layer.name}", "call_function", merged, args)
-        weight, bias = (self._item(both, k, f"merged_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
-        return {**arguments, "weight": weight, "bias": bias}
+        name = self._member(f"fold_{layer.name}", FoldedLayer(site.op, self.plan.assigned[norm]))
+        both = self._emit(f"folded_{layer.name}", "call_module", name, (arguments, own))
+        weight, bias = (self._item(both, k, f"folded_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
+        return {**arguments, declared.weights[0]: weight, str(declared.bias): bias}
 
     def _collect(self, node: fx.Node) -> fx.Node | None:
         """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""

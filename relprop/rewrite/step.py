@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relprop.errors import RuleError
 from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
-from rule_registry.transposed import layout
+from rule_registry.memory_layout import layout
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -45,22 +45,16 @@ class Step(nn.Module):
     measures : bool
         Whether masses are recorded though nothing is rescaled.
 
-    moves : bool
-        Whether the rule moves relevance exactly, so that it may hand on what arrived, seen otherwise.
-
     Attributes
     ----------
     overwrites : bool
         Whether nobody else reads the relevance that arrives, so that the rule may overwrite it.
     """
 
-    def __init__(
-        self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False, moves: bool = False
-    ) -> None:
+    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False) -> None:
         super().__init__()
         self.overwrites = False
         self.measures = measures
-        self.moves = moves
         self.site = site
         self.defaults = {
             argument.name: argument.default_value if argument.has_default_value() else None
@@ -111,7 +105,7 @@ class Step(nn.Module):
             if arrived is None:
                 arrived = _mass(self.site.output_batch, relevance)
             values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
-        elif self.conserves and not self.moves:
+        elif self.conserves and not self.rule.moves:
             values = kept_apart(values, given if self.rule.overwrites else None)
         if record is None and arrived is not None and (self.measures or len(values) > 1):
             record = _masses(self.site, arrived, values, lossless=self.conserves)
@@ -125,7 +119,7 @@ class Step(nn.Module):
         """Return relevance in the precision of the output it arrived at, and for all but moves in its layout."""
         if isinstance(relevance, Tensor):
             relevance = _in_precision_of(output, relevance)
-            return relevance if self.moves else _laid_out_like(output, relevance)
+            return relevance if self.rule.moves else _laid_out_like(output, relevance)
         return tuple(None if r is None else self._fitted(part, r) for r, part in zip(relevance, output, strict=True))
 
     def _bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,34 +1,33 @@
-"""The rule set ``abslrp``: relevance by positive contributions relative to the output's absolute magnitude.
+"""absLRP: the rule set ``abslrp`` by families of operations, and ``abslrp-released``, the authors' code."""
 
-Vukadin, Afrić, Šilić, Delač: Advancing Attribution-Based Neural Network Explainability through Relative
-Absolute Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi 10.1145/3649458, Eq. 12::
-
-    R_i = sum_j (x_i w_ij)^+ / D_j * R_j        D_j = |z_j| + 1e-9 + delta * mean|z|
-
-The paper has ``delta = 0``; there the map is chaotic wherever outputs lie near zero.
-"""
-
-import rule_registry.structural  # noqa: F401  # the base must be there
-from rule_registry.parameters import not_negative
-from rule_registry.registry import define
-
-define(
-    "abslrp",
-    "positive contributions over the output's absolute magnitude (Vukadin et al. 2024)",
-    base="structural",
-    parameters={"delta": 1e-2},
-    refuse=not_negative("delta"),
-    contrast="rest",
-)
-
-from rule_registry.abslrp import (  # noqa: E402
+from rule_registry.abslrp import (
     activations,
+    additions,
     alternatives,
     bilinear,
     elementwise,
     linear,
+    norms,
     pooling,
+    reductions,
+    released,
     resampling,
+    sampling,
+    similarity,
 )
 
-__all__ = ["activations", "alternatives", "bilinear", "elementwise", "linear", "pooling", "resampling"]
+__all__ = [
+    "activations",
+    "additions",
+    "alternatives",
+    "bilinear",
+    "elementwise",
+    "linear",
+    "norms",
+    "pooling",
+    "reductions",
+    "released",
+    "resampling",
+    "sampling",
+    "similarity",
+]

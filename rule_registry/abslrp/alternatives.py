@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rule_registry.call import EPSILON, Call, Shares, denominator, share
-from rule_registry.transposed import POOLED_AXES, each
+from rule_registry.operations.linear_maps import POOLED_AXES, each
 
 
 def softmax(call: Call, relevance: Tensor, *, delta: float) -> Shares:

@@ -1,58 +1,38 @@
-"""Affine operations that act on each entry alone, and sums of terms."""
+"""Sums, products, quotients and powers of entries."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rule_registry import norms
+from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, times, unmasked
+from rule_registry.operations.elementwise import PAIRS
 from rule_registry.registry import register
-from rule_registry.rules import passes
+from rule_registry.rule import passes
 
 aten = torch.ops.aten
 
-register("abslrp", aten.neg.default, rule=passes)
+register(ABSLRP, aten.neg.default, rule=passes)
 
 
-@register(
-    "abslrp",
-    aten.layer_norm.default,
-    aten.rms_norm.default,
-    aten.group_norm.default,
-    aten.instance_norm.default,
-    overwrites=True,
-)
-def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
-    ratio = norms.scaled(call, call.input).div_(denominator(call, delta))
-    values, net = _positive_part(call, relevance, ratio)
-    return share(call, values, net=net)
-
-
-@register("abslrp", aten._native_batch_norm_legit_no_training.default, overwrites=True)
-def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
-    """Batch norm in evaluation mode: a gain and a shift per channel."""
-    return norm(call, relevance[0], delta=delta)
-
-
-@register("abslrp", aten.add.Tensor, aten.add.Scalar, overwrites=True)
+@register(ABSLRP, aten.add.Tensor, aten.add.Scalar, overwrites=True)
 def add(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Sum: each term's positive part; a constant term receives nothing."""
     return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta)
 
 
-@register("abslrp", aten.sub.Tensor, aten.sub.Scalar, overwrites=True)
+@register(ABSLRP, aten.sub.Tensor, aten.sub.Scalar, overwrites=True)
 def sub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Difference: positive part of the first term, negative part of the second."""
     return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta)
 
 
-@register("abslrp", aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True)
+@register(ABSLRP, aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True)
 def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Difference the other way round."""
     return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta)
@@ -65,41 +45,26 @@ def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -
     return _shared(call, relevance, {slot: term / below for slot, term in terms.items()}, never_negative)
 
 
-@register("abslrp", aten.mul.Tensor, aten.mul.Scalar, overwrites=True)
+@register(ABSLRP, aten.mul.Tensor, aten.mul.Scalar, overwrites=True)
 def mul(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
     return _quotients(call, relevance, {"self": 1, "other": 1}, delta)
 
 
-@register("abslrp", aten.div.Tensor, aten.div.Scalar, overwrites=True)
+@register(ABSLRP, aten.div.Tensor, aten.div.Scalar, overwrites=True, opposed=True)
 def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
     return _quotients(call, relevance, {"self": 1, "other": -1}, delta)
 
 
-@register("abslrp", aten.glu.default, overwrites=True)
+@register(ABSLRP, aten.glu.default, overwrites=True)
 def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Gated linear unit: the product of one half with the sigmoid of the other, through which relevance passes."""
-    half, net = _positive_part(call, relevance, call.result / denominator(call, delta))
+    half, net = positive_part(call, relevance, call.result / denominator(call, delta))
     return share(call, torch.cat([half, half], call["dim"] % call.input.ndim + 1), net=2 * net)
 
 
-PAIRS = (
-    aten.atan2.default,
-    aten.copysign.Scalar,
-    aten.copysign.Tensor,
-    aten.fmod.Scalar,
-    aten.fmod.Tensor,
-    aten.pow.Scalar,
-    aten.pow.Tensor_Scalar,
-    aten.pow.Tensor_Tensor,
-    aten.remainder.Scalar,
-    aten.remainder.Tensor,
-)
-"""Functions of two entries that are no sum, product or quotient of these."""
-
-
-@register("abslrp", *PAIRS, overwrites=True)
+@register(ABSLRP, *PAIRS, overwrites=True, picks=True)
 def pair(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
     """Powers and their kin: pass where one of two is constant; else the positive part of ``x dz/dx`` of each."""
     if len(call.site.active) == 1:
@@ -137,12 +102,12 @@ def _shared(
     parts = {}
     for slot in (*others, last):
         reading = call if slot == last else replace(call, spent=False)
-        parts[id(ratios[slot])] = _positive_part(reading, relevance, ratios[slot], slot in never_negative)
+        parts[id(ratios[slot])] = positive_part(reading, relevance, ratios[slot], slot in never_negative)
     values = [sum_to(parts[id(ratio)][0], call.value(slot).shape) for slot, ratio in ratios.items()]
     return share(call, *values, net=torch.stack([parts[id(ratio)][1] for ratio in ratios.values()]).sum(0))
 
 
-def _positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: bool = False) -> tuple[Tensor, Tensor]:
+def positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: bool = False) -> tuple[Tensor, Tensor]:
     """Return the positive contributions ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
 
     One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.

@@ -8,8 +8,9 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from rule_registry import transposed
+from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, over, share
+from rule_registry.operations import linear_maps
 from rule_registry.registry import register
 
 aten = torch.ops.aten
@@ -56,28 +57,28 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
     return up.mul_(x.clamp(min=0)).addcmul_(down, x.clamp(max=0))
 
 
-@register("abslrp", aten.linear.default, overwrites=True)
+@register(ABSLRP, aten.linear.default, overwrites=True)
 def linear(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Fully connected layer: ``(x_i w_ij)^+ / D_j``; the bias shapes ``D_j`` and receives nothing."""
     s = over(call, relevance, denominator(call, delta)).contiguous()  # here, or in each of two products
-    return _shared(call, s, transposed.linear, channel=call.result.ndim - 1)
+    return _shared(call, s, linear_maps.linear, channel=call.result.ndim - 1)
 
 
-@register("abslrp", *transposed.CONVOLUTIONS, overwrites=True)
+@register(ABSLRP, *linear_maps.CONVOLUTIONS, overwrites=True)
 def convolution(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Convolution or transposed convolution: the formula of a fully connected layer."""
     s = over(call, relevance, denominator(call, delta))
     if call.is_active("weight"):
         return _bilinear(call, s)
-    return _shared(call, s, partial(transposed.convolution, call), channel=1)
+    return _shared(call, s, partial(linear_maps.convolution, call), channel=1)
 
 
 def _bilinear(call: Call, s: Tensor) -> Shares:
     """Convolution with a computed weight, as mixtures of experts have: the formula for each factor, the other held."""
     x, weight = call["input"], call["weight"]
     pulls: dict[str, tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = {
-        "input": (x, weight, lambda held: transposed.convolution(call, held, s)),
-        "weight": (weight, x, lambda held: transposed.kernel(call, held, s)),
+        "input": (x, weight, lambda held: linear_maps.convolution(call, held, s)),
+        "weight": (weight, x, lambda held: linear_maps.kernel(call, held, s)),
     }
     values = []
     for slot in call.site.active:

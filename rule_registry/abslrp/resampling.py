@@ -7,21 +7,22 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from rule_registry import transposed
+from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, share
+from rule_registry.operations import linear_maps
 from rule_registry.registry import register
 
 
-@register("abslrp", *transposed.BICUBIC)
+@register(ABSLRP, *linear_maps.BICUBIC)
 def bicubic(call: Call, relevance: Tensor, *, delta: float) -> Shares:
     """Interpolation with negative weights: a product of weights is negative where an odd number of them is."""
     x, s = call.input, relevance / denominator(call, delta)
-    parts = [(weight.clamp(min=0), weight.clamp(max=0)) for weight in transposed.interpolation_weights(call)]
+    parts = [(weight.clamp(min=0), weight.clamp(max=0)) for weight in linear_maps.interpolation_weights(call)]
 
     def pull(parity: int) -> Tensor:
         signs = (signs for signs in product((0, 1), repeat=len(parts)) if sum(signs) % 2 == parity)
         chosen = ([part[sign] for part, sign in zip(parts, signs_, strict=True)] for signs_ in signs)
-        return torch.stack([transposed.interpolated(weights, s) for weights in chosen]).sum(0)
+        return torch.stack([linear_maps.interpolated(weights, s) for weights in chosen]).sum(0)
 
     values = pull(0) * x.clamp(min=0)
     if not call.site.nonnegative[0]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from rule_registry.lrp.layers import LAYERS, alpha_beta, excitation, flat, gamma, w_squared, wrong_alpha_beta, z_box
+from rule_registry.lrp.layers import alpha_beta, excitation, flat, gamma, w_squared, wrong_alpha_beta, z_box
 from rule_registry.lrp.residuals import by_positive_part
+from rule_registry.operations.linear_maps import CONVOLUTIONS, LAYERS
 from rule_registry.parameters import not_negative, wrong_bounds
 from rule_registry.registry import define, register
 from rule_registry.select import select
-from rule_registry.transposed import CONVOLUTIONS
 
 aten = torch.ops.aten
 

@@ -9,8 +9,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from rule_registry import transposed
 from rule_registry.call import Call
+from rule_registry.operations import linear_maps
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float)
 
 def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor:
     """Multiply what stands in the place of the output with each transposed weight and input, and sum."""
-    return reduce(Tensor.add_, (transposed.layer(call, term.weight, s).mul_(term.x) for term in terms))
+    return reduce(Tensor.add_, (linear_maps.layer(call, term.weight, s).mul_(term.x) for term in terms))
 
 
 def _output(call: Call, term: Term) -> Tensor:

@@ -9,21 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rule_registry import transposed
 from rule_registry.call import Call, Relevances
+from rule_registry.lrp.definition import EPSILON
 from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
+from rule_registry.operations import linear_maps
+from rule_registry.operations.linear_maps import LAYERS
 from rule_registry.registry import register
-from rule_registry.rules import Parameter, shown
+from rule_registry.rule import Parameter, shown
 from rule_registry.tracing import has_values
-from rule_registry.transposed import CONVOLUTIONS
 
 aten = torch.ops.aten
 
-LAYERS = (aten.linear.default, *CONVOLUTIONS)
-"""Operations with a weight."""
 
-
-@register("epsilon", *LAYERS)
+@register(EPSILON, *LAYERS)
 def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Relevances:
     """LRP-epsilon: ``x_i w_ij / (z_j + epsilon sign z_j)``, which is LRP-0 where epsilon is zero.
 
@@ -33,7 +31,10 @@ def epsilon(call: Call, relevance: Tensor, *, epsilon: float) -> Relevances:
     if call.is_active("weight"):
         s = relevance / stabilised(2 * call.result, epsilon)
         x, weight = call["input"], call["weight"]
-        found = {"input": transposed.convolution(call, weight, s) * x, "weight": transposed.kernel(call, x, s) * weight}
+        found = {
+            "input": linear_maps.convolution(call, weight, s) * x,
+            "weight": linear_maps.kernel(call, x, s) * weight,
+        }
         return [found[slot.name] for slot in call.site.active]
     return pulled(call, relevance / stabilised(call.result, epsilon), [Term(call.input, call["weight"])])
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop import CaptureError, MissingRuleError, RuleError
-from rule_registry import BatchAxis, RuleSet, fallback, positive_contribution, select
+from rule_registry import BatchAxis, RuleSet, positive_contribution, select
+from rule_registry.gradient import jacobians
 from tests.helpers.matrix_form import (
     SEEDS,
     apply_rule,
@@ -115,7 +116,7 @@ def test_it_is_the_formula(name: str) -> None:
 
 
 def test_it_is_the_formula_in_chunks_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fallback, "AT_ONCE", 1)
+    monkeypatch.setattr(jacobians, "AT_ONCE", 1)
     compared(*CASES["fewer-outputs"][:2])
     compared(*CASES["bilinear"][:2], active=["self", "other"])
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import relprop
 import rule_registry
 from benchmarks.peers.adapters import lxt_efficient
-from rule_registry.lrp.others import norm as norm_with_held_deviation
+from rule_registry.lrp.norms import norm as norm_with_held_deviation
 from tests.helpers.models import distance, seeded, settled
 
 zennit = pytest.importorskip("zennit")

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rule_registry.abslrp import bilinear, elementwise, linear, pooling
-from rule_registry.batch import BatchAxis
+from rule_registry.abslrp import bilinear, elementwise, linear, norms, pooling
+from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import EPSILON, Call, Shares
+from rule_registry.moves.structural import select as put_back
+from rule_registry.operations import winners
 from rule_registry.registry import define, register
 from rule_registry.select import select
-from rule_registry.structural import select as put_back
 
 aten = torch.ops.aten
 
@@ -76,7 +77,7 @@ def _then_dropped(function: Callable[..., Shares]) -> Callable[[Call, Any], tupl
 for operations, function in (
     ((aten.linear.default,), linear.linear),
     ((aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), linear.convolution),
-    ((aten._native_batch_norm_legit_no_training.default,), elementwise.batch_norm),
+    ((aten._native_batch_norm_legit_no_training.default,), norms.batch_norm),
     ((aten.add.Tensor,), elementwise.add),
     ((aten.mul.Tensor,), elementwise.mul),
     ((aten.matmul.default, aten.bmm.default), bilinear.matmul),
@@ -138,13 +139,13 @@ def layer_norm(call: Call, relevance: Tensor) -> Tensor:
 def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Maximum, over its magnitude."""
     s = relevance / (call.result.abs() + EPSILON)
-    return unit(call.site.input_batch[0], call.input * pooling.max_pool(call, s))
+    return unit(call.site.input_batch[0], call.input * winners.max_pool(call, s))
 
 
 @register("abslrp-released", select(op=aten.max_pool2d.default, path="features.*"))
 def undivided_max_pool(call: Call, relevance: Tensor) -> Tensor:
     """VGG's maximum, which is not divided by its output."""
-    return unit(call.site.input_batch[0], call.input * pooling.max_pool(call, relevance))
+    return unit(call.site.input_batch[0], call.input * winners.max_pool(call, relevance))
 
 
 @register("abslrp-released", aten.select.int)

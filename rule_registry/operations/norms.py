@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rule_registry.call import Call
+from rule_registry.operations.layers import ChannelMap
 
 aten = torch.ops.aten
+
+NORMS = (aten.layer_norm.default, aten.rms_norm.default, aten.group_norm.default, aten.instance_norm.default)
+"""Norms with statistics of each sample."""
+BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+"""Batch norm in evaluation mode."""
 
 
 def scaled(call: Call, t: Tensor) -> Tensor:
@@ -24,7 +30,7 @@ def scaled(call: Call, t: Tensor) -> Tensor:
         The activation itself, or what stands in the place of the output, ``(S, *output)``: a product of each entry
         with a number is its own transpose.
     """
-    if call.site.op == aten._native_batch_norm_legit_no_training.default:
+    if call.site.op == BATCH_NORM:
         return t * _batch_norm(call)
     t, weight = t * _deviations[call.site.op](call), call["weight"]
     if weight is None:
@@ -34,7 +40,7 @@ def scaled(call: Call, t: Tensor) -> Tensor:
 
 def centred(call: Call, t: Tensor) -> Tensor:
     """Subtract the mean over all that share a statistic, where the norm does so; its own transpose too."""
-    if call.site.op in (aten.rms_norm.default, aten._native_batch_norm_legit_no_training.default):
+    if call.site.op in (aten.rms_norm.default, BATCH_NORM):
         return t
     if call.site.op == aten.layer_norm.default:
         return t - t.mean(list(range(-len(call["normalized_shape"]), 0)), keepdim=True)
@@ -44,6 +50,13 @@ def centred(call: Call, t: Tensor) -> Tensor:
     groups = t.unflatten(axis, (call.arguments.get("num_groups", t.shape[axis]), -1)).flatten(axis + 1)
     parted: Tensor = groups - groups.mean(-1, keepdim=True)
     return parted.reshape(t.shape)
+
+
+def batch_norm_channels(arguments: Mapping[str, Any]) -> ChannelMap:
+    """Return what a batch norm in evaluation mode does to each channel, from its arguments by name."""
+    mean, gain, shift = (arguments[name] for name in ("running_mean", "weight", "bias"))
+    scale = torch.rsqrt(arguments["running_var"] + arguments["eps"])
+    return ChannelMap(mean, scale if gain is None else scale * gain, torch.zeros_like(mean) if shift is None else shift)
 
 
 def _batch_norm(call: Call) -> Tensor:

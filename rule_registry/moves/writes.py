@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-import rule_registry.structural  # noqa: F401  # the base must be there
 from rule_registry.call import Call, Relevances, share, sum_to
+from rule_registry.moves.definition import STRUCTURAL
+from rule_registry.operations.indexing import at_indices, gathered
 from rule_registry.registry import register
 
 aten = torch.ops.aten
@@ -26,7 +26,7 @@ def _parted(call: Call, relevance: Tensor, kept: Tensor, written: Tensor | None 
     return found if len(found) == 2 else share(call, *found, total=call.batch.sum(relevance))
 
 
-@register("structural", aten.slice_scatter.default, aten.select_scatter.default, overwrites=True)
+@register(STRUCTURAL, aten.slice_scatter.default, aten.select_scatter.default, overwrites=True)
 def part(call: Call, relevance: Tensor) -> Relevances:
     """To what was written, and elsewhere to what was there before; what falls on a constant goes to the activation."""
     dim = call["dim"] % call.result.ndim + 1
@@ -41,7 +41,7 @@ def part(call: Call, relevance: Tensor) -> Relevances:
     return _parted(call, relevance, kept, written)
 
 
-@register("structural", aten.scatter.src, aten.scatter.value, overwrites=True)
+@register(STRUCTURAL, aten.scatter.src, aten.scatter.value, overwrites=True)
 def scatter(call: Call, relevance: Tensor) -> Relevances:
     """To what was written at an index, and elsewhere to what was there before."""
     dim, index = call["dim"] % call.result.ndim + 1, call["index"].expand(len(relevance), *call["index"].shape)
@@ -49,15 +49,7 @@ def scatter(call: Call, relevance: Tensor) -> Relevances:
     return _parted(call, relevance, kept, None if call.site.op == aten.scatter.value else gathered(call, relevance))
 
 
-def gathered(call: Call, relevance: Tensor) -> Tensor:
-    """Read what lies where a ``scatter`` wrote, ``(S, *src)``; of its source it writes as much as the index has."""
-    dim, index, source = call["dim"] % call.result.ndim + 1, call["index"], call["src"]
-    unread = [size - read for size, read in zip(source.shape, index.shape, strict=True)]
-    margins = [side for width in reversed(unread) for side in (0, width)]
-    return F.pad(relevance.gather(dim, index.expand(len(relevance), *index.shape)), margins)
-
-
-@register("structural", aten.index_put.default, overwrites=True)
+@register(STRUCTURAL, aten.index_put.default, overwrites=True)
 def index_put(call: Call, relevance: Tensor) -> Relevances:
     """To what was written at indices, and elsewhere to what was there before; to both where it was added."""
     written = at_indices(call, relevance)
@@ -68,35 +60,27 @@ def index_put(call: Call, relevance: Tensor) -> Relevances:
     return _parted(call, relevance, kept, written)
 
 
-def at_indices(call: Call, relevance: Tensor) -> Tensor:
-    """Read what lies at the indices of an ``index_put``, ``(S, *values)`` before these were broadcast.
-
-    Seed by seed: an axis in front of indices that are not neighbours would change the order of the others.
-    """
-    return torch.stack([aten.index(seed, call["indices"]) for seed in relevance])
-
-
-@register("structural", aten.index_fill.int_Scalar, aten.index_fill.int_Tensor, overwrites=True)
+@register(STRUCTURAL, aten.index_fill.int_Scalar, aten.index_fill.int_Tensor, overwrites=True)
 def index_fill(call: Call, relevance: Tensor) -> Relevances:
     """Zero where entries were filled; what falls on these goes to the activations."""
     kept = relevance.index_fill(call["dim"] % call.result.ndim + 1, call["index"], 0.0)
     return _parted(call, relevance, kept)
 
 
-@register("structural", aten.masked_fill.Scalar, aten.masked_fill.Tensor, overwrites=True)
+@register(STRUCTURAL, aten.masked_fill.Scalar, aten.masked_fill.Tensor, overwrites=True)
 def masked_fill(call: Call, relevance: Tensor) -> Relevances:
     """Zero under the mask; what falls on the filled entries goes to the activations."""
     return _parted(call, relevance, torch.where(call["mask"], 0.0, relevance))
 
 
-@register("structural", aten.tril.default, aten.triu.default, overwrites=True)
+@register(STRUCTURAL, aten.tril.default, aten.triu.default, overwrites=True)
 def triangle(call: Call, relevance: Tensor) -> Relevances:
     """Zero where entries were set to zero; what falls on these goes to the activations."""
     kept: Tensor = call.site.op(relevance, call["diagonal"])
     return _parted(call, relevance, kept)
 
 
-@register("structural", aten.max_unpool2d.default, aten.max_unpool3d.default, overwrites=True)
+@register(STRUCTURAL, aten.max_unpool2d.default, aten.max_unpool3d.default, overwrites=True)
 def unpool(call: Call, relevance: Tensor) -> Relevances:
     """Read at the positions that were written to; what falls on the others goes to the activations."""
     axes = 2 if call.site.op == aten.max_unpool2d.default else 3

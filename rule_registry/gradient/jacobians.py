@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from rule_registry.call import Call, Shares, denominator, share, sum_to
-from rule_registry.gradient import vector_jacobian_product
-from rule_registry.rules import Rule
+from rule_registry.gradient.gradient import vector_jacobian_product
+from rule_registry.rule import Rule
 
 ENTRIES = 2**26
 """Largest Jacobian, in entries per sample, that is computed."""

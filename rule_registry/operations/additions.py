@@ -5,65 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_registry import lrp  # noqa: F401  # its rule sets must be there
-from rule_registry.call import Call, Relevances, Shares, Slot, denominator, over, share, sum_to
-from rule_registry.lrp.formula import stabilised
-from rule_registry.registry import register
-from rule_registry.writes import at_indices, gathered, index_put
+from rule_registry.call import Call, Shares, Slot, share, sum_to
+from rule_registry.operations.indexing import at_indices, gathered
 
 aten = torch.ops.aten
 
 ADDITIONS = (aten.scatter_add.default, aten.index_add.default, aten.scatter_reduce.two)
 EXTREMES = ("amax", "amin")
+"""Reductions of ``scatter_reduce`` that choose an entry."""
 
 
-@register("abslrp", *ADDITIONS, overwrites=True)
-def add_at(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
-    """Sum, mean or extreme in the places of an index: each term's positive part, or winner takes all."""
-    if call.arguments.get("reduce") in EXTREMES:
-        return _to_winners(call, relevance)
-    return _added(call, relevance, delta)
-
-
-@register("epsilon", *ADDITIONS)
-def proportional_add_at(call: Call, relevance: Tensor, *, stabilizer: float) -> Relevances:
-    """Sum, mean or extreme in the places of an index: each term in proportion, or winner takes all."""
-    if call.arguments.get("reduce") in EXTREMES:
-        return _to_winners(call, relevance).values
-    return _in_proportion(call, relevance, stabilizer)
-
-
-@register("abslrp", aten.index_put.default, overwrites=True)
-def put(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
-    """To what was written at indices, and elsewhere to what was there before; where it was added, as a sum."""
-    return _added(call, relevance, delta) if call["accumulate"] else index_put(call, relevance)
-
-
-@register("epsilon", aten.index_put.default)
-def proportional_put(call: Call, relevance: Tensor, *, stabilizer: float) -> Relevances:
-    """To what was written at indices, and elsewhere to what was there before; where it was added, as a sum."""
-    return _in_proportion(call, relevance, stabilizer) if call["accumulate"] else index_put(call, relevance)
-
-
-def _added(call: Call, relevance: Tensor, delta: float) -> Shares:
-    s = over(call, relevance, denominator(call, delta))
-    pulled = [(_pulled(call, slot, s), _term(call, slot)) for slot in call.site.active]
-    values = [read * term.clamp(min=0) for read, term in pulled]
-    masses = [mark.sum(read * term.abs()) for mark, (read, term) in zip(call.site.input_batch, pulled, strict=True)]
-    return share(call, *values, total=torch.stack(masses).sum(0))
-
-
-def _in_proportion(call: Call, relevance: Tensor, stabilizer: float) -> list[Tensor]:
-    s = relevance / stabilised(call.result, stabilizer)
-    return [_pulled(call, slot, s) * _term(call, slot) for slot in call.site.active]
-
-
-def _term(call: Call, slot: Slot) -> Tensor:
+def term(call: Call, slot: Slot) -> Tensor:
     """Return an activation with the sign it is added with."""
     return call.value(slot) * (1 if slot.name == "self" else call.arguments.get("alpha", 1))
 
 
-def _pulled(call: Call, slot: Slot, s: Tensor) -> Tensor:
+def pulled(call: Call, slot: Slot, s: Tensor) -> Tensor:
     """Transpose the addition for one of its terms, but for the sign."""
     weights = _weights(call) if "reduce" in call.arguments else None
     if slot.name == "self":
@@ -101,7 +58,7 @@ def _counts(call: Call) -> Tensor:
     return torch.zeros_like(call.result).scatter_add(call["dim"], call["index"], ones)
 
 
-def _to_winners(call: Call, relevance: Tensor) -> Shares:
+def to_winners(call: Call, relevance: Tensor) -> Shares:
     """Hand relevance to the entries that are the extreme, equal parts where several tie; a constant's to the others."""
     ones = torch.ones_like(call.result).unsqueeze(0)
     reached = _at_index(call, ones)[0] > 0

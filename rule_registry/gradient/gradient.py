@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import rule_registry.structural  # noqa: F401  # the base must be there
-from rule_registry import norms
 from rule_registry.call import Call
+from rule_registry.operations import norms
 from rule_registry.registry import define, register
-from rule_registry.rules import Rule, blocks
+from rule_registry.rule import Rule, blocks
 from rule_registry.tracing import is_exported
 
 aten = torch.ops.aten
@@ -94,7 +93,7 @@ define(
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 
 
-@register("gradient", aten._native_batch_norm_legit_no_training.default)
+@register("gradient", norms.BATCH_NORM)
 def batch_norm(call: Call, relevance: Any) -> Tensor:
     """Scale each channel: torch defines no derivative for this form of the operation."""
     scaled: Tensor = norms.scaled(call, relevance[0])

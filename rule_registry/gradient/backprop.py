@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rule_registry.call import Call
-from rule_registry.gradient import vector_jacobian_product
+from rule_registry.gradient.gradient import vector_jacobian_product
 from rule_registry.registry import define, register
 
 aten = torch.ops.aten

@@ -1,116 +1,16 @@
-"""Rules, and sets of them with a rule for every operation."""
+"""Sets of rules, with a rule for every operation, under one name."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor
 from torch._ops import OpOverload
 
-from rule_registry.call import Call, Relevances, Site
+from rule_registry.call import Site
+from rule_registry.rule import Function, Parameter, Rule, shown
 from rule_registry.select import Selector, check_overload
-
-Function = Callable[..., Relevances]
-Parameter = float | tuple[float, ...]
-"""A number, or one for each channel."""
-Kind = Literal["rule", "passes", "blocks", "merges", "fallback"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How relevance goes from the output of an operation to its inputs.
-
-    Parameters
-    ----------
-    name : str
-        What tables and programs call it.
-    function : callable
-        ``function(call, relevance) -> relevances``; further keyword-only parameters are filled in from the
-        rule set's. The relevance is ``(S, *output)``, S seeds in front (a tuple with None for what nobody
-        used, where the operation returns several tensors).
-    kind : {"rule", "passes", "blocks", "merges", "fallback"}
-        Passing and blocking are declared, so that a missing rule is always an error. A batch norm whose rule merges
-        is one layer with the layer before, whose rule it then has; the function is for where there is none. A
-        fallback is a general rule that somebody chose for operations without one: reports name these.
-    complex : bool
-        Whether it holds for operations on complex numbers too, where relevance is one real number for each entry, as
-        everywhere; under the gradient and its kin the complex gradient. Other rules are not asked there.
-    overwrites : bool
-        Whether the function works on the relevance where it lies if the call says that nobody else reads it, see
-        `rule_registry.call.times`, and keeps nothing: what it returns is in no memory but that of the call's tensors,
-        or new, so that the engine may overwrite it. A rule that is made of such functions is only told so if it says
-        the same.
-    """
-
-    name: str
-    function: Function
-    kind: Kind = "rule"
-    complex: bool = False
-    overwrites: bool = False
-
-    def __call__(self, call: Call, relevance: Any) -> Relevances:
-        """Apply the function."""
-        return self.function(call, relevance)
-
-    def __str__(self) -> str:
-        return self.name
-
-    def describe(self) -> str:
-        """Name and parameters, as in ``gamma(gamma=0.25, stabilizer=1e-06)``."""
-        bound = self.function.keywords if isinstance(self.function, partial) else {}
-        values = ", ".join(f"{name}={shown(value)}" for name, value in sorted(bound.items()))
-        return f"{self}({values})" if values else str(self)
-
-    @property
-    def summary(self) -> str:
-        """First line of the function's documentation; the name where it has none."""
-        function = self.function.func if isinstance(self.function, partial) else self.function
-        return (inspect.getdoc(function) or self.name).partition("\n")[0]
-
-    def bind(self, parameters: Mapping[str, Parameter]) -> Rule:
-        """Fill in the keyword-only parameters of the function that a rule set defines.
-
-        What is bound already (the rule of another rule set, say) stays.
-
-        Raises
-        ------
-        TypeError
-            If the function needs a parameter that is not there.
-        """
-        bound = self.function.keywords if isinstance(self.function, partial) else {}
-        accepted = inspect.signature(self.function).parameters.values()
-        wanted = {p.name: p for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in bound}
-        for name, parameter in wanted.items():
-            if name not in parameters and parameter.default is parameter.empty:
-                known = ", ".join(sorted(parameters)) or "none"
-                raise TypeError(f"rule {self} needs the parameter {name!r}; its rule set has: {known}")
-        values = {name: value for name, value in parameters.items() if name in wanted}
-        return replace(self, function=partial(self.function, **values)) if values else self
-
-
-def shown(value: Parameter) -> str:
-    """Write a parameter as tables do."""
-    return f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"{value:g}"
-
-
-def _pass(call: Call, relevance: Tensor) -> Tensor:
-    """Pass unchanged."""
-    return relevance
-
-
-def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
-    """Block: no relevance reaches the inputs."""
-    return ()
-
-
-passes = Rule("passes", _pass, "passes", complex=True)
-"""The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks", complex=True)
-"""No relevance reaches the inputs, on purpose."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +110,24 @@ class RuleSet:
         if site.op in self.table:
             return Choice(self.table[site.op], site.op)
         return None if self.default is None else Choice(self.default, None)
+
+    def operations(self) -> frozenset[OpOverload]:
+        """Return the operations that have an entry of their own: in the table, or in an override that names them.
+
+        Overrides for a path, class or position alone and the rule of anything else name none. Capture keeps these
+        operations whole, so that their rules see them.
+
+        Examples
+        --------
+        >>> import torch, rule_registry
+        >>> aten, rules = torch.ops.aten, rule_registry.get("abslrp")
+        >>> aten.digamma.default in rules.operations()
+        False
+        >>> aten.digamma.default in rules.derive({aten.digamma.default: rule_registry.passes}).operations()
+        True
+        """
+        named = (selector.op for selector, _ in self.overrides)
+        return frozenset(self.table).union(op for op in named if op is not None)
 
     def derive(
         self,

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rule_registry.call import Call, Relevances, share, sum_to
-from rule_registry.registry import define, register
-from rule_registry.rules import passes
+from rule_registry.moves.definition import STRUCTURAL
+from rule_registry.operations.winners import to_chosen
+from rule_registry.registry import register
+from rule_registry.rule import passes
 
 aten = torch.ops.aten
 
-define("structural", "moves and copies, shared by all rule sets", complex=True)
-
 register(
-    "structural",
+    STRUCTURAL,
     aten.alias.default,
     aten.clone.default,
     aten.contiguous.default,
@@ -37,7 +37,7 @@ register(
 
 
 @register(
-    "structural",
+    STRUCTURAL,
     aten.view.default,
     aten._unsafe_view.default,
     aten.reshape.default,
@@ -54,7 +54,7 @@ def reshape(call: Call, relevance: Tensor) -> Tensor:
     return relevance.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.permute.default, overwrites=True)
+@register(STRUCTURAL, aten.permute.default, overwrites=True)
 def permute(call: Call, relevance: Tensor) -> Tensor:
     """Permute with the inverse order."""
     order = [d % call.input.ndim for d in call["dims"]]
@@ -62,26 +62,26 @@ def permute(call: Call, relevance: Tensor) -> Tensor:
     return relevance.permute(0, *(d + 1 for d in inverse))
 
 
-@register("structural", aten.transpose.int, overwrites=True)
+@register(STRUCTURAL, aten.transpose.int, overwrites=True)
 def transpose(call: Call, relevance: Tensor) -> Tensor:
     """Swap the two axes back."""
     ndim = call.input.ndim
     return relevance.transpose(call["dim0"] % ndim + 1, call["dim1"] % ndim + 1)
 
 
-@register("structural", aten.t.default, aten.numpy_T.default, overwrites=True)
+@register(STRUCTURAL, aten.t.default, aten.numpy_T.default, overwrites=True)
 def reverse(call: Call, relevance: Tensor) -> Tensor:
     """Reverse the axes back."""
     return relevance.permute(0, *range(relevance.ndim - 1, 0, -1))
 
 
-@register("structural", aten.expand.default, overwrites=True)
+@register(STRUCTURAL, aten.expand.default, overwrites=True)
 def expand(call: Call, relevance: Tensor) -> Tensor:
     """Sum over the copies."""
     return sum_to(relevance, call.input.shape)
 
 
-@register("structural", aten.repeat.default, overwrites=True)
+@register(STRUCTURAL, aten.repeat.default, overwrites=True)
 def repeat(call: Call, relevance: Tensor) -> Tensor:
     """Sum over the copies."""
     repeats = list(call["repeats"])
@@ -91,7 +91,7 @@ def repeat(call: Call, relevance: Tensor) -> Tensor:
     return copies.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.cat.default, overwrites=True)
+@register(STRUCTURAL, aten.cat.default, overwrites=True)
 def cat(call: Call, relevance: Tensor) -> Relevances:
     """Cut into the parts; what falls on constant parts goes to the activations."""
     dim = call["dim"] % call.result.ndim + 1
@@ -100,7 +100,7 @@ def cat(call: Call, relevance: Tensor) -> Relevances:
     return _among_constants(call, relevance, relevance.split(sizes, dim))
 
 
-@register("structural", aten.stack.default, overwrites=True)
+@register(STRUCTURAL, aten.stack.default, overwrites=True)
 def stack(call: Call, relevance: Tensor) -> Relevances:
     """Cut into the parts; what falls on constant parts goes to the activations."""
     parts = relevance.unbind(call["dim"] % call.result.ndim + 1)
@@ -114,13 +114,13 @@ def _among_constants(call: Call, relevance: Tensor, parts: Sequence[Tensor]) -> 
     return share(call, *active, total=call.batch.sum(relevance))
 
 
-@register("structural", aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, overwrites=True)
+@register(STRUCTURAL, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, overwrites=True)
 def split(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Join the parts again; zeros where nobody used one."""
     return torch.cat(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
 
 
-@register("structural", aten.unbind.int, overwrites=True)
+@register(STRUCTURAL, aten.unbind.int, overwrites=True)
 def unbind(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
     """Join the parts again; zeros where nobody used one."""
     return torch.stack(_filled(call, relevance), call["dim"] % call.input.ndim + 1)
@@ -134,7 +134,7 @@ def _filled(call: Call, relevance: Sequence[Tensor | None]) -> list[Tensor]:
     ]
 
 
-@register("structural", aten.slice.Tensor, overwrites=True)
+@register(STRUCTURAL, aten.slice.Tensor, overwrites=True)
 def slice_(call: Call, relevance: Tensor) -> Tensor:
     """Put back in place, zeros elsewhere."""
     shape = [relevance.shape[0], *call.input.shape]
@@ -145,7 +145,7 @@ def slice_(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
-@register("structural", aten.select.int, overwrites=True)
+@register(STRUCTURAL, aten.select.int, overwrites=True)
 def select(call: Call, relevance: Tensor) -> Tensor:
     """Put back in place, zeros elsewhere."""
     shape = [relevance.shape[0], *call.input.shape]
@@ -153,7 +153,7 @@ def select(call: Call, relevance: Tensor) -> Tensor:
     return back
 
 
-@register("structural", aten.roll.default, overwrites=True)
+@register(STRUCTURAL, aten.roll.default, overwrites=True)
 def roll(call: Call, relevance: Tensor) -> Tensor:
     """Roll back."""
     shifts = [-shift for shift in call["shifts"]]
@@ -162,14 +162,14 @@ def roll(call: Call, relevance: Tensor) -> Tensor:
     return relevance.roll(shifts, [d % call.input.ndim + 1 for d in call["dims"]])
 
 
-@register("structural", aten.flip.default, overwrites=True)
+@register(STRUCTURAL, aten.flip.default, overwrites=True)
 def flip(call: Call, relevance: Tensor) -> Tensor:
     """Flip back."""
     return relevance.flip([d % call.input.ndim + 1 for d in call["dims"]])
 
 
 @register(
-    "structural",
+    STRUCTURAL,
     aten.index.Tensor,
     aten.index_select.default,
     aten.gather.default,
@@ -198,7 +198,7 @@ def _added(call: Call, relevance: Tensor, positions: Tensor) -> Tensor:
     return flat.reshape(relevance.shape[0], *call.input.shape)
 
 
-@register("structural", aten.pad.default, aten.constant_pad_nd.default, overwrites=True)
+@register(STRUCTURAL, aten.pad.default, aten.constant_pad_nd.default, overwrites=True)
 def pad(call: Call, relevance: Tensor) -> Relevances:
     """Cut the border off; what falls on it goes to the activations (it was read, in the other modes)."""
     mode = call.arguments.get("mode", "constant")
@@ -211,7 +211,7 @@ def pad(call: Call, relevance: Tensor) -> Relevances:
     return inner
 
 
-@register("structural", aten.im2col.default, overwrites=True)
+@register(STRUCTURAL, aten.im2col.default, overwrites=True)
 def patches(call: Call, relevance: Tensor) -> Relevances:
     """Add overlapping patches up; what falls on the padding goes to the activations."""
     windows = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
@@ -226,18 +226,7 @@ def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) ->
     return _added(call, relevance, F.pad(positions, widths, mode=mode).long())
 
 
-@register("structural", aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, overwrites=True)
+@register(STRUCTURAL, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, overwrites=True)
 def where(call: Call, relevance: Tensor) -> Relevances:
     """To whichever side was taken; what falls on a constant side goes to the activations."""
-    return to_taken(call, relevance, call["condition"])
-
-
-def to_taken(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
-    """Hand relevance to ``self`` where that was taken and to ``other`` elsewhere; a constant's to the activation."""
-    sides = {"self": first, "other": ~first}
-    values = [
-        sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape) for slot in call.site.active
-    ]
-    if len(values) == 2:
-        return values
-    return share(call, *values, total=call.batch.sum(relevance))
+    return to_chosen(call, relevance, call["condition"])

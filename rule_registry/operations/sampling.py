@@ -6,15 +6,10 @@ The grid is held even where it is computed from the input, as in spatial transfo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from rule_registry import lrp  # noqa: F401  # its rule sets must be there
-from rule_registry.call import Call, Shares, denominator, over, share
-from rule_registry.lrp.formula import stabilised
-from rule_registry.registry import register
+from rule_registry.call import Call
 
 aten = torch.ops.aten
 
@@ -24,20 +19,7 @@ BICUBIC = 2
 """The mode of interpolation with weights of both signs."""
 
 
-@register("abslrp", *SAMPLERS, overwrites=True)
-def sample(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Grid sampling, the positions held: ``x^+ W^T s``."""
-    s = over(call, relevance, denominator(call, delta))
-    return share(call, *_shared(call, s, _read(call).clamp(min=0)), net=call.batch.dot_(s, call.result))
-
-
-@register("epsilon", *SAMPLERS)
-def proportional_sample(call: Call, relevance: Tensor, *, stabilizer: float) -> Sequence[Tensor]:
-    """Grid sampling, the positions held: in proportion to the weighted inputs."""
-    return _shared(call, relevance / stabilised(call.result, stabilizer), _read(call))
-
-
-def _read(call: Call) -> Tensor:
+def sampled(call: Call) -> Tensor:
     """Return what is sampled.
 
     Raises
@@ -56,7 +38,8 @@ def _read(call: Call) -> Tensor:
     return x
 
 
-def _shared(call: Call, s: Tensor, x: Tensor) -> list[Tensor]:
+def pulled_times(call: Call, s: Tensor, x: Tensor) -> list[Tensor]:
+    """Multiply the transposed sampling of s with x for the input, and hand nothing to the grid."""
     pulled = _pulled(call, s) * x
     return [pulled if slot.name == "input" else s.new_zeros(len(s), *call["grid"].shape) for slot in call.site.active]
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_registry import products
 from rule_registry.call import Call
 from rule_registry.lrp.formula import stabilised
+from rule_registry.operations import norms, products
 from rule_registry.registry import define, register
-from rule_registry.rules import blocks, passes
+from rule_registry.rule import blocks, passes
 
 aten = torch.ops.aten
 
@@ -30,10 +30,7 @@ define(
 # epsilon to the mean and the bias of a layer norm, as ``epsilon`` does here; but for that the two agree.
 register(
     "attnlrp",
-    aten.layer_norm.default,
-    aten.rms_norm.default,
-    aten.group_norm.default,
-    aten.instance_norm.default,
+    *norms.NORMS,
     rule=passes,
 )
 

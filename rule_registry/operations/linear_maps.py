@@ -13,9 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rule_registry.call import Call
+from rule_registry.memory_layout import layout
 
 aten = torch.ops.aten
 
+TRANSPOSED_CONVOLUTIONS = (
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
 CONVOLUTIONS = (
     aten.conv1d.default,
     aten.conv2d.default,
@@ -23,11 +29,11 @@ CONVOLUTIONS = (
     aten.conv1d.padding,
     aten.conv2d.padding,
     aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
+    *TRANSPOSED_CONVOLUTIONS,
 )
 """Convolutions and transposed convolutions in any number of dimensions."""
+LAYERS = (aten.linear.default, *CONVOLUTIONS)
+"""Operations with a weight."""
 
 POOLED_AXES = {
     getattr(aten, name.format(axes)).default: axes
@@ -100,14 +106,6 @@ def kernel(call: Call, x: Tensor, s: Tensor) -> Tensor:
     rest = ("output_padding" in arguments, each(arguments.get("output_padding", 0), dims), call["groups"])
     found = [aten.convolution_backward(seed, x, weight, None, *settings, *rest, [False, True, False])[1] for seed in s]
     return torch.stack(found)
-
-
-def layout(activation: Tensor) -> torch.memory_format:
-    """Return whether the channels of an activation ``(B, C, ...)`` are first or last in the memory of a sample."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(activation.ndim)
-    if last is None or activation.is_contiguous() or not activation.is_contiguous(memory_format=last):
-        return torch.contiguous_format
-    return last
 
 
 def _empty_like(x: Tensor, seeds: int, channels: int) -> Tensor:

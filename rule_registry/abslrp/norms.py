@@ -1,0 +1,27 @@
+"""Norms with their statistics held: affine operations that act on each entry alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rule_registry.abslrp.definition import ABSLRP
+from rule_registry.abslrp.elementwise import positive_part
+from rule_registry.call import Call, Shares, denominator, share
+from rule_registry.operations import norms
+from rule_registry.registry import register
+
+
+@register(ABSLRP, *norms.NORMS, overwrites=True)
+def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+    """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
+    ratio = norms.scaled(call, call.input).div_(denominator(call, delta))
+    values, net = positive_part(call, relevance, ratio)
+    return share(call, values, net=net)
+
+
+@register(ABSLRP, norms.BATCH_NORM, overwrites=True)
+def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
+    """Batch norm in evaluation mode: a gain and a shift per channel."""
+    return norm(call, relevance[0], delta=delta)

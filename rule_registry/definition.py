@@ -1,0 +1,138 @@
+"""What is defined and registered under the name of a rule set, and how a rule set follows from it and its bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from torch._ops import OpOverload
+
+from rule_registry.rule import Parameter, Rule
+from rule_registry.rule_set import RuleSet, as_rule
+from rule_registry.select import Selector, check_overload
+
+Refusal = Callable[[Mapping[str, Any]], str]
+"""From parameters to what is wrong with them; empty if all is well."""
+
+
+@dataclass
+class Definition:
+    """What `define` and `register` say of a rule set.
+
+    Parameters
+    ----------
+    name, summary : str
+        For `get`, tables and error messages.
+    base : str, optional
+        Rule set whose rules hold wherever this one has none of its own.
+    settings : dict
+        Further fields of `RuleSet`.
+    parameters, fixed : dict
+        Defaults of the parameters that `get` accepts, and of those that it does not.
+    refuse : callable, optional
+        What is wrong with parameters.
+    complex, moves : bool
+        Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    table, overrides
+        What is registered, as in `RuleSet`.
+    """
+
+    name: str
+    summary: str
+    base: str | None
+    settings: dict[str, Any]
+    parameters: dict[str, Parameter]
+    fixed: dict[str, Parameter]
+    refuse: Refusal | None = None
+    complex: bool = False
+    moves: bool = False
+    table: dict[OpOverload, Rule] = field(default_factory=dict)
+    overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
+
+    def add(self, rule: Rule, where: Sequence[OpOverload | Selector]) -> None:
+        """Enter a rule for operations or selections: for all of them, or for none where one is refused.
+
+        Raises
+        ------
+        ValueError
+            If one of them has a rule already.
+        TypeError
+            If one is neither an operation nor a selection.
+        """
+        rule = declared(rule, complex=self.complex, moves=self.moves)
+        entries: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
+        for key in where:
+            if not isinstance(key, Selector):
+                check_overload(key)
+            if key in entries:
+                raise ValueError(
+                    f"rule set {self.name!r} already has the rule {entries[key]} for {key}; override it with "
+                    "RuleSet.derive, or define a rule set with this one as its base"
+                )
+            entries[key] = rule
+        for key in where:
+            if isinstance(key, Selector):
+                self.overrides.append((key, rule))
+            else:
+                self.table[key] = rule
+
+
+def declared(rule: Rule, **declarations: Any) -> Rule:
+    """Return a rule with what else is declared of it; what is false or None declares nothing."""
+    new = {name: value for name, value in declarations.items() if value and getattr(rule, name) != value}
+    return replace(rule, **new) if new else rule
+
+
+def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> RuleSet:
+    """Make a rule set from its definition and those it is built on.
+
+    Parameters
+    ----------
+    chain : sequence of Definition
+        The rule set's own, its base's, and so on.
+    parameters : mapping
+        Values in place of defaults.
+
+    Raises
+    ------
+    TypeError
+        If the rule set has no such parameter, or a rule needs one that is not there.
+    ValueError
+        If a rule set of the chain refuses the parameters.
+    """
+    definition = chain[0]
+    values: dict[str, Parameter] = {}
+    fixed: dict[str, Parameter] = {}
+    settings: dict[str, Any] = {}
+    table: dict[OpOverload, Rule] = {}
+    overrides: list[tuple[Selector, Rule]] = []
+    for link in reversed(chain):
+        values |= link.parameters | link.fixed
+        fixed |= link.fixed
+        settings |= link.settings
+        table |= link.table
+        if overrides:
+            # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
+            overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
+        overrides += link.overrides
+    free = values.keys() - fixed.keys()
+    unknown = parameters.keys() - free
+    if unknown:
+        accepted = ", ".join(sorted(free)) or "none"
+        raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
+    values |= parameters
+    for link in chain:
+        if link.refuse is not None and (wrong := link.refuse(values)):
+            raise ValueError(f"rule set {definition.name!r}: {wrong}")
+    if "default" in settings:
+        settings["default"] = as_rule(settings["default"]).bind(values)
+    return RuleSet(
+        name=definition.name,
+        summary=definition.summary,
+        table=MappingProxyType({op: rule.bind(values) for op, rule in table.items()}),
+        overrides=tuple((selector, rule.bind(values)) for selector, rule in overrides),
+        parameters=MappingProxyType(values),
+        **settings,
+    )

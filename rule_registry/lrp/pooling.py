@@ -1,0 +1,29 @@
+"""Pooling: averages share in proportion to what they sum, maxima are won by one entry."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rule_registry.call import Call
+from rule_registry.lrp.definition import EPSILON
+from rule_registry.lrp.formula import stabilised
+from rule_registry.operations import deviations, linear_maps, winners
+from rule_registry.registry import register
+
+register(EPSILON, *winners.EXTREMES, rule=winners.extreme, picks=True)
+for operations, winner in winners.WINNERS:
+    register(EPSILON, *operations, rule=winner)
+
+
+@register(EPSILON, *linear_maps.AVERAGES)
+def average(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Averages, sums and interpolation: shares in proportion to the weighted inputs."""
+    s = relevance / stabilised(call.result, stabilizer)
+    return linear_maps.AVERAGES[call.site.op](call, s) * call.input
+
+
+@register(EPSILON, *deviations.SPREADS)
+def deviation(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+    """Variance, deviation and vector norm: in proportion to ``x_i dz/dx_i``, whose sum is a multiple of z."""
+    s = relevance / stabilised(deviations.degree(call) * call.result, stabilizer)
+    return linear_maps.total(call, s * deviations.factor(call)) * deviations.products(call)
