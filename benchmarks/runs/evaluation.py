@@ -27,7 +27,7 @@ from benchmarks.runs.synthetic import (preparation, write_pictures)
 from benchmarks.speed.timing import clock
 from benchmarks.speed.trials import Trial
 from relprop.errors import RelpropError
-from relprop.evaluation.methods import Method, Setting, make_methods
+from relprop.evaluation.methods import Method, MethodContext, make_methods
 from relprop.evaluation.methods.base import Asked
 from relprop.evaluation.report import Evaluation
 from relprop.evaluation.subject import open_subject
@@ -241,7 +241,7 @@ def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions
     x = x.to(subject.device, subject.dtype)
     chunks = x.repeat_interleave(ASKED, 0).split(plan.batch_size)
     passes = [gradient(subject.given, chunk) for chunk in chunks]
-    made = make_methods(list(plan.methods), Setting(subject.given, classifier=subject.classifier))
+    made = make_methods(list(plan.methods), MethodContext(subject.given, classifier=subject.classifier))
     rows = []
     for name, method in made.items():
         maps = [_maps(method, subject.call, chunk) for chunk in chunks]

@@ -86,7 +86,7 @@ def evaluate(
     ),
     metrics: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help="Beside GAE: deletion, insertion, srg (their difference); repeatable."),
+        typer.Option(metavar="NAME,...", help="Beside GAE; relprop metrics lists them. Repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with FILE, perhaps with further methods.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,

@@ -1,4 +1,4 @@
-"""``relprop rules`` and ``relprop models``: what can be named."""
+"""``relprop rules``, ``relprop metrics`` and ``relprop models``: what can be named."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def rules(
             rule_set = rule_registry.get(known)
             typer.echo(f"{known:<26} {rule_set.summary}")
             typer.echo(f"{'':<26} {rule_set.describe()}")
+
+
+@app.command(epilog="Example: relprop metrics")
+def metrics(debug: Debug = False) -> None:
+    """List the scores that relprop evaluate has beside GAE."""
+    with one_line_errors(debug):
+        from relprop.evaluation import METRICS
+
+        for name, metric in METRICS.items():
+            low, high = metric.declared.valid_range
+            masks = "; needs masks of objects" if metric.needs_mask else ""
+            typer.echo(f"{name:<16} {metric.declared.long_name}")
+            typer.echo(f"{'':<16} {low:g} to {high:g}, {metric.declared.direction}{masks}")
 
 
 @app.command(epilog="Example: relprop models 'vit_tiny*'")

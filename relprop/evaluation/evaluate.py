@@ -16,8 +16,8 @@ from relprop.errors import InputError, RelpropError
 from relprop.evaluation.data.datasets import Source, open_source
 from relprop.evaluation.data.samples import DataError, Reader
 from relprop.evaluation.data.units import check_shard
-from relprop.evaluation.methods import Method, Setting, make_methods
-from relprop.evaluation.metrics import Anybodys, Metrics
+from relprop.evaluation.methods import Method, MethodContext, make_methods
+from relprop.evaluation.metrics import CustomMetric, Metrics
 from relprop.evaluation.pipeline.feeds import Feed, open_feed
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
 from relprop.evaluation.pipeline.resuming import require_same_outputs
@@ -45,7 +45,7 @@ def evaluate(
     batch_size: int = 32,
     baseline: Baseline = 0.0,
     target: TargetKind = "prediction",
-    metrics: Sequence[str] | Mapping[str, Anybodys | None] = (),
+    metrics: Sequence[str] | Mapping[str, CustomMetric | None] = (),
     relevance: bool | str = False,
     compression: str | None = "gzip",
     shard: tuple[int, int] = (0, 1),
@@ -162,7 +162,7 @@ def evaluate(
     path = Path(path)
     subject = open_subject(model, transform=transform, device=device)
     source = open_source(dataset, class_names=subject.class_names, identity=data_name, limit=limit)
-    made = make_methods(methods, Setting(subject.given, seed, subject.classifier))
+    made = make_methods(methods, MethodContext(subject.given, seed, subject.classifier))
     reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
     if target == "label" and isinstance(source, Source) and not source.labelled:
         raise DataError(

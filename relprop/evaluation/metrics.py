@@ -1,10 +1,11 @@
-"""Metrics beside GAE, on the same maps: deletion, insertion, pointing game, or anybody's."""
+"""Metrics beside GAE, on the same maps: those that have names, and custom ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from relprop.gae.checks import Model
 from relprop.gae.masking import Baseline
 from relprop.metrics import PerturbationCurves, energy_inside, perturbation_curves, pointing_game
 from relprop.store import Metric
+from relprop.store.schema import Direction
 
-Anybodys = Callable[[Model, Tensor, Tensor, Tensor], Any]
+CustomMetric = Callable[[Model, Tensor, Tensor, Tensor], Any]
 """``(model, x, relevance, target) -> (B,)`` scores; a sample that has NaN or an infinite one has none."""
 
 
@@ -27,7 +29,7 @@ class MetricError(RelpropError, ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class MetricInputs:
     """Samples with their maps, for metrics.
 
     Parameters
@@ -41,7 +43,7 @@ class Shown:
     baseline : float, sequence of float or Tensor
         Colour of what is removed.
     key : sequence
-        What metrics of anybody's that draw something are seeded by, beside their name.
+        What custom metrics that draw something are seeded by, beside their name.
     """
 
     model: Model
@@ -52,28 +54,107 @@ class Shown:
     baseline: Baseline
     key: Sequence[object]
 
+    @cached_property
+    def curves(self) -> PerturbationCurves:
+        """The probability while pixels are removed, which several metrics share."""
+        return perturbation_curves(self.model, self.x, self.relevance, self.target, baseline=self.baseline)
 
-_DELETION = "area under the probability while the most relevant pixels are removed first"
-_INSERTION = "area under the probability while the least relevant pixels are removed first"
-_CURVES: dict[str, tuple[Metric, Callable[[PerturbationCurves], Tensor]]] = {
-    "deletion": (Metric("deletion", _DELETION, (0.0, 1.0), "lower is better"), lambda curves: curves.deletion),
-    "insertion": (Metric("insertion", _INSERTION, (0.0, 1.0), "higher is better"), lambda curves: curves.insertion),
-    "srg": (
-        Metric("srg", "symmetric relevance gain: insertion - deletion", (-1.0, 1.0), "higher is better"),
-        lambda curves: curves.relevance_gain,
-    ),
-}
-_OBJECTS: dict[str, tuple[Metric, Callable[[Tensor, Tensor], Any]]] = {
-    "pointing_game": (
-        Metric("pointing_game", "the point of largest relevance lies on the object", (0.0, 1.0), "higher is better"),
-        pointing_game,
-    ),
-    "energy_inside": (
-        Metric("energy_inside", "share of positive relevance inside the object", (0.0, 1.0), "higher is better"),
-        energy_inside,
-    ),
-}
-METRICS = (*_CURVES, *_OBJECTS)
+    @property
+    def objects(self) -> Tensor:
+        """The masks, ``(B, H, W)``; samples without one are not read where a metric needs it."""
+        assert self.mask is not None
+        return self.mask
+
+
+@dataclass(frozen=True)
+class NamedMetric:
+    """A metric that has a name: how the file declares it, what computes it, and whether it needs masks of objects."""
+
+    declared: Metric
+    score: Callable[[MetricInputs], Tensor]
+    needs_mask: bool = False
+
+
+METRICS: dict[str, NamedMetric] = {}
+"""The metrics there are, by name."""
+
+Score = TypeVar("Score", bound=Callable[[MetricInputs], Tensor])
+
+
+def metric(
+    name: str, meaning: str, *, range: tuple[float, float], direction: Direction, needs_mask: bool = False
+) -> Callable[[Score], Score]:
+    """Name a function of `MetricInputs` that returns a score for each sample, ``(B,)``.
+
+    Parameters
+    ----------
+    name, meaning : str
+        As lists and files have them.
+    range : tuple of float
+        The least and the largest score.
+    direction : {"higher is better", "lower is better", "none"}
+        What a good score is.
+    needs_mask : bool
+        Whether samples must come with the mask of an object.
+    """
+
+    def add(score: Score) -> Score:
+        METRICS[name] = NamedMetric(Metric(name, meaning, range, direction), score, needs_mask)
+        return score
+
+    return add
+
+
+@metric(
+    "deletion",
+    "area under the probability while the most relevant pixels are removed first",
+    range=(0.0, 1.0),
+    direction="lower is better",
+)
+def deletion(inputs: MetricInputs) -> Tensor:
+    """Petsiuk et al., RISE, BMVC 2018."""
+    return inputs.curves.deletion
+
+
+@metric(
+    "insertion",
+    "area under the probability while the least relevant pixels are removed first",
+    range=(0.0, 1.0),
+    direction="higher is better",
+)
+def insertion(inputs: MetricInputs) -> Tensor:
+    """Petsiuk et al., RISE, BMVC 2018."""
+    return inputs.curves.insertion
+
+
+@metric("srg", "symmetric relevance gain: insertion - deletion", range=(-1.0, 1.0), direction="higher is better")
+def symmetric_relevance_gain(inputs: MetricInputs) -> Tensor:
+    """Bluecher et al., Decoupling Pixel Flipping and Occlusion Strategy, TMLR 2024."""
+    return inputs.curves.relevance_gain
+
+
+@metric(
+    "pointing_game",
+    "the point of largest relevance lies on the object",
+    range=(0.0, 1.0),
+    direction="higher is better",
+    needs_mask=True,
+)
+def pointing(inputs: MetricInputs) -> Tensor:
+    """Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016."""
+    return pointing_game(inputs.relevance, inputs.objects).value
+
+
+@metric(
+    "energy_inside",
+    "share of positive relevance inside the object",
+    range=(0.0, 1.0),
+    direction="higher is better",
+    needs_mask=True,
+)
+def inside(inputs: MetricInputs) -> Tensor:
+    """Wang et al., Score-CAM, CVPR workshops 2020."""
+    return energy_inside(inputs.relevance, inputs.objects).value
 
 
 class Metrics:
@@ -91,9 +172,9 @@ class Metrics:
         One is unknown.
     """
 
-    def __init__(self, chosen: Sequence[str] | Mapping[str, Anybodys | None] = ()) -> None:
+    def __init__(self, chosen: Sequence[str] | Mapping[str, CustomMetric | None] = ()) -> None:
         names = dict(chosen) if isinstance(chosen, Mapping) else dict.fromkeys(chosen)
-        self._own: dict[str, Anybodys] = {}
+        self._own: dict[str, CustomMetric] = {}
         for name, function in names.items():
             if function is not None:
                 self._own[name] = function
@@ -106,44 +187,34 @@ class Metrics:
     @property
     def need_masks(self) -> bool:
         """Whether samples must come with the mask of an object."""
-        return any(name in _OBJECTS and name not in self._own for name in self.names)
+        return any(METRICS[name].needs_mask for name in self.names if name not in self._own)
 
     @property
     def declared(self) -> tuple[Metric, ...]:
         """As the file declares them."""
         return tuple(self._declare(name) for name in self.names)
 
-    def score(self, shown: Shown) -> dict[str, NDArray[Any]]:
+    def score(self, inputs: MetricInputs) -> dict[str, NDArray[Any]]:
         """Compute all of them, ``(B,)`` each."""
-        curves: PerturbationCurves | None = None
-        found: dict[str, NDArray[Any]] = {}
-        for name in self.names:
-            if name in self._own:
-                found[name] = self._ask(name, shown)
-            elif name in _OBJECTS:
-                assert shown.mask is not None, "samples without a mask are not read where metrics need it"
-                found[name] = _numpy(_OBJECTS[name][1](shown.relevance, shown.mask).value)
-            else:
-                curves = curves or perturbation_curves(
-                    shown.model, shown.x, shown.relevance, shown.target, baseline=shown.baseline
-                )
-                found[name] = _numpy(_CURVES[name][1](curves))
-        return found
+        return {
+            name: self._call_custom(name, inputs) if name in self._own else _numpy(METRICS[name].score(inputs))
+            for name in self.names
+        }
 
     def _declare(self, name: str) -> Metric:
-        if name in self._own:
-            return Metric(name, name, (-np.inf, np.inf), "none")
-        return (_CURVES if name in _CURVES else _OBJECTS)[name][0]
+        return Metric(name, name, (-np.inf, np.inf), "none") if name in self._own else METRICS[name].declared
 
-    def _ask(self, name: str, shown: Shown) -> NDArray[Any]:
-        with torch.enable_grad(), forked_random(shown.x.device, *shown.key, name):
+    def _call_custom(self, name: str, inputs: MetricInputs) -> NDArray[Any]:
+        with torch.enable_grad(), forked_random(inputs.x.device, *inputs.key, name):
             try:
-                values = self._own[name](shown.model, shown.x.clone(), shown.relevance.clone(), shown.target.clone())
-            except Exception as error:  # whatever a metric of anybody's raises
+                values = self._own[name](
+                    inputs.model, inputs.x.clone(), inputs.relevance.clone(), inputs.target.clone()
+                )
+            except Exception as error:  # whatever a custom metric raises
                 raise MetricError(f"metric {name} fails: {type(error).__name__}: {error}") from error
         scores = _numpy(values) if isinstance(values, Tensor) else np.asarray(values)
-        if scores.shape != (len(shown.x),) or scores.dtype.kind not in "biuf":
-            raise MetricError(f"metric {name} must return a number for each of {len(shown.x)} samples, not {scores!r}")
+        if scores.shape != (len(inputs.x),) or scores.dtype.kind not in "biuf":
+            raise MetricError(f"metric {name} must return a number for each of {len(inputs.x)} samples, not {scores!r}")
         return np.where(np.isfinite(scores), scores, np.nan).astype(np.float64)
 
 

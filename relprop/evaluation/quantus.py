@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from relprop.evaluation.methods.adapters.model_copy import private_copy
-from relprop.evaluation.metrics import Anybodys
+from relprop.evaluation.metrics import CustomMetric
 
 
-def quantus_metric(metric: Any) -> Anybodys:
+def quantus_metric(metric: Any) -> CustomMetric:
     """Make a metric of a Quantus one that needs no explanations but the given ones.
 
     Parameters

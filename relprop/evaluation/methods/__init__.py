@@ -9,7 +9,7 @@ from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod
 from relprop.evaluation.methods.adapters.zennit import ZennitMethod
 from relprop.evaluation.methods.base import Asked, Function, Method, MethodError
 from relprop.evaluation.methods.controls import CONTROLS, Control
-from relprop.evaluation.methods.named import Setting, check_name, make_methods, split_names
+from relprop.evaluation.methods.named import MethodContext, check_name, make_methods, split_names
 from relprop.evaluation.methods.precomputed import Precomputed
 from relprop.evaluation.methods.relprop_rules import Relevance
 
@@ -22,10 +22,10 @@ __all__ = [
     "Function",
     "GradCamMethod",
     "Method",
+    "MethodContext",
     "MethodError",
     "Precomputed",
     "Relevance",
-    "Setting",
     "ZennitMethod",
     "check_name",
     "make_methods",

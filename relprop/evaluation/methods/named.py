@@ -24,19 +24,10 @@ from rule_registry import RuleSet
 if TYPE_CHECKING:
     from relprop.models import Classifier
 
-LIBRARIES: dict[str, Callable[..., Any]] = {"captum": CaptumMethod, "grad-cam": GradCamMethod, "zennit": ZennitMethod}
-KINDS = (
-    "a rule set (relprop rules lists them)",
-    *CONTROLS,
-    "attention-rollout",
-    *(f"{library}.METHOD" for library in LIBRARIES),
-    "maps:path=FILE",
-)
-
 
 @dataclass(frozen=True)
-class Setting:
-    """What methods that are named are made for.
+class MethodContext:
+    """What named methods are made for.
 
     Parameters
     ----------
@@ -53,7 +44,25 @@ class Setting:
     classifier: Classifier | None = None
 
 
-def make_methods(methods: Any, setting: Setting) -> dict[str, Method]:
+Maker = Callable[..., Method]
+"""From a `MethodContext`, and options by keyword, to a method."""
+LIBRARIES: dict[str, Callable[..., Any]] = {"captum": CaptumMethod, "grad-cam": GradCamMethod, "zennit": ZennitMethod}
+"""Makers of ``LIBRARY.METHOD``: of a model, the name of the method, and options."""
+MAKERS: dict[str, Maker] = {
+    **{control: lambda context, control=control: Control(control, context.seed) for control in CONTROLS},
+    "attention-rollout": lambda context: Function(AttentionRollout(context.model)),
+    "maps": lambda context, **options: Precomputed(**options),
+}
+"""Makers of all other methods that have names, beside rule sets."""
+KINDS = (
+    "a rule set (relprop rules lists them)",
+    *(name for name in MAKERS if name != "maps"),
+    *(f"{library}.METHOD" for library in LIBRARIES),
+    "maps:path=FILE",
+)
+
+
+def make_methods(methods: Any, context: MethodContext) -> dict[str, Method]:
     """Make methods of what the user gave.
 
     Parameters
@@ -61,7 +70,7 @@ def make_methods(methods: Any, setting: Setting) -> dict[str, Method]:
     methods : mapping, sequence, str, or a single method
         Names in the file -> methods, or methods that have names of their own: what `make_method` takes. A text may
         hold several, separated by commas.
-    setting : Setting
+    context : MethodContext
         What they are made for.
 
     Raises
@@ -81,18 +90,18 @@ def make_methods(methods: Any, setting: Setting) -> dict[str, Method]:
         check_method_name(name)
         if name in made:
             raise MethodError(f"two methods are called {name!r}: give a mapping from names to methods")
-        made[name] = make_method(method, setting)
+        made[name] = make_method(method, context)
     return made
 
 
-def make_method(method: Any, setting: Setting) -> Method:
+def make_method(method: Any, context: MethodContext) -> Method:
     """Make a method of a name, a rule set, an `Explainer`, or any callable ``(x, target) -> relevance``."""
     if isinstance(method, Method):
         return method
     if isinstance(method, str):
-        return named_method(method, setting)
+        return named_method(method, context)
     if isinstance(method, RuleSet):
-        return Relevance(Explainer(setting.model, rules=method))
+        return Relevance(Explainer(context.model, rules=method))
     if isinstance(method, Explainer):
         return Relevance(method)
     if callable(method):
@@ -100,7 +109,7 @@ def make_method(method: Any, setting: Setting) -> Method:
     raise MethodError(f"a method is a name, a rule set or a callable (x, target) -> relevance, not {method!r}")
 
 
-def named_method(text: str, setting: Setting) -> Method:
+def named_method(text: str, context: MethodContext) -> Method:
     """Make the method that ``NAME`` or ``NAME:OPTION=VALUE,...`` stands for.
 
     Raises
@@ -110,25 +119,17 @@ def named_method(text: str, setting: Setting) -> Method:
     check_name(text)
     name, _, rest = text.partition(":")
     if name in rule_registry.names():
-        known = setting.classifier
+        known = context.classifier
         scale = () if known is None else (known.mean, known.std)
-        return Relevance(Explainer(setting.model, rules=choose_rules(text, *scale)))
+        return Relevance(Explainer(context.model, rules=choose_rules(text, *scale)))
     options = parse_options(text, rest)
     library, _, kind = name.partition(".")
-    makers: dict[str, Callable[..., Any]] = {
-        **{control: (lambda control=control: Control(control, setting.seed)) for control in CONTROLS},
-        "attention-rollout": lambda: Function(AttentionRollout(setting.model)),
-        "maps": Precomputed,
-    }
     try:
         if library in LIBRARIES and kind:
-            return Function(LIBRARIES[library](setting.model, kind, **options))
-        if name in makers:
-            made: Method = makers[name](**options)
-            return made
+            return Function(LIBRARIES[library](context.model, kind, **options))
+        return MAKERS[name](context, **options)
     except TypeError as error:
         raise MethodError(f"{text}: {str(error).partition('() ')[2] or error}") from error
-    raise AssertionError(f"{name} is known, and nothing makes it")
 
 
 def check_name(text: str) -> None:
@@ -140,7 +141,7 @@ def check_name(text: str) -> None:
     """
     name = text.partition(":")[0]
     library, _, kind = name.partition(".")
-    known = [*rule_registry.names(), *CONTROLS, "attention-rollout", "maps"]
+    known = [*rule_registry.names(), *MAKERS]
     if name in known:
         if name in rule_registry.names():
             choose_rules(text)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relprop.evaluation.metrics import Metrics, Shown
+from relprop.evaluation.metrics import MetricInputs, Metrics
 from relprop.evaluation.pipeline.explaining import Explained
 from relprop.evaluation.pipeline.masking import Masking
 from relprop.gae import STATES
@@ -73,7 +73,9 @@ def method_rows(
     for name in metrics.names:
         rows[name] = np.full(count, np.nan)
     if len(good) and metrics.names:
-        for name, found in metrics.score(_shown(masking, explained, good.tolist(), model, baseline, key)).items():
+        for name, found in metrics.score(
+            _metric_inputs(masking, explained, good.tolist(), model, baseline, key)
+        ).items():
             rows[name][good] = found
     if keep is not None:
         channels = masking.batch.x.shape[1] if keep == "channels" else 1
@@ -92,14 +94,14 @@ def method_rows(
     }
 
 
-def _shown(
+def _metric_inputs(
     masking: Masking, explained: Explained, good: list[int], model: Any, baseline: Baseline, key: Sequence[object]
-) -> Shown:
+) -> MetricInputs:
     slots = [masking.batch.scored[place] for place in good]
     samples = [masking.batch.occupants[slot] for slot in slots]
     masks = [sample.mask for sample in samples if sample.mask is not None]
     x = masking.batch.x[slots]
-    return Shown(
+    return MetricInputs(
         model,
         x,
         explained.picture[good],

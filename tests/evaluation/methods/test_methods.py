@@ -28,7 +28,7 @@ from relprop.evaluation import (
     ZennitMethod,
     evaluate,
 )
-from relprop.evaluation.methods import Asked, Function, Setting, make_methods, split_names
+from relprop.evaluation.methods import Asked, Function, MethodContext, make_methods, split_names
 from relprop.evaluation.methods.adapters.grad_cam import default_layer
 from relprop.extras import MissingExtraError
 from tests.helpers.models import gradient, kept, pictures, seeded
@@ -261,13 +261,13 @@ def test_methods_of_every_kind_have_names() -> None:
 
     rules = rule_registry.get("epsilon")
     given = ["abslrp:delta=0.5", "random", mine, rules, relprop.Explainer(model, rules="gradient")]
-    made = make_methods(given, Setting(model))
+    made = make_methods(given, MethodContext(model))
     assert list(made) == ["abslrp:delta=0.5", "random", "mine", "epsilon", "gradient"]
     assert made["abslrp:delta=0.5"].config["parameters"] == {"delta": 0.5}
-    assert make_methods({"a": "zennit.EpsilonPlus"}, Setting(model))["a"].config["composite"] == "EpsilonPlus"
-    assert make_methods("captum.IntegratedGradients:n_steps=8", Setting(model)).popitem()[1].config["options"] == {
-        "n_steps": 8
-    }
+    assert make_methods({"a": "zennit.EpsilonPlus"}, MethodContext(model))["a"].config["composite"] == "EpsilonPlus"
+    assert make_methods("captum.IntegratedGradients:n_steps=8", MethodContext(model)).popitem()[1].config[
+        "options"
+    ] == {"n_steps": 8}
 
 
 def test_options_that_json_can_not_say_are_described() -> None:
@@ -304,7 +304,7 @@ def test_options_that_json_can_not_say_are_described() -> None:
 )
 def test_methods_that_are_none_say_so(methods: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        make_methods(methods, Setting(network()))
+        make_methods(methods, MethodContext(network()))
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_missing_package_is_told_with_its_extra(name: str, package: str, monke
         monkeypatch.delitem(sys.modules, known)
     monkeypatch.setattr(sys, "meta_path", [Missing(package), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=rf'needs {package}: pip install "relprop\[methods\]"'):
-        make_methods(name, Setting(network()))
+        make_methods(name, MethodContext(network()))
 
 
 class Missing:
@@ -346,7 +346,7 @@ def test_a_missing_rule_is_told_before_the_run(tmp_path: Path) -> None:
 def test_controls_are_those_of_gae() -> None:
     x = pictures(3)
     asked = Asked(x, TARGET, (4, 4, 9), (0, 19, 3))
-    made = make_methods("random,constant,centre", Setting(network(), seed=7))
+    made = make_methods("random,constant,centre", MethodContext(network(), seed=7))
     expected = [gae.random_map([i], (8, 8), seed=7, draw=state)[0] for i, state in ((4, 0), (4, 19), (9, 3))]
     assert torch.equal(made["random"].maps(asked), torch.stack(expected))
     assert torch.equal(made["constant"].maps(asked), gae.constant_map(3, (8, 8)))
