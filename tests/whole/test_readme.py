@@ -14,32 +14,39 @@ import relprop.models
 import rule_registry
 from relprop.cli import app
 from relprop.cli.lists import BEGIN
+from relprop.evaluation import METRICS
 from relprop.models import PictureError, load_classifier, sample_pictures
 from relprop.verification import oracle
 from tests.helpers.paths import ROOT
 
 README = ROOT / "README.md"
+PAGES = sorted(path for path in ROOT.glob("**/README.md") if ".venv" not in path.parts)
+"""The README, and those of the folders."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 @pytest.mark.usefixtures("own_registry")
-def test_readme_code_runs(tmp_path, monkeypatch):
-    try:
-        sample_pictures()
-    except PictureError as error:
-        pytest.skip(str(error))
+def test_code_runs(page, tmp_path, monkeypatch):
+    if page == README:
+        try:
+            sample_pictures()
+        except PictureError as error:
+            pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relprop.evaluation.metrics.METRICS", dict(METRICS))
     scope: dict[str, object] = {}
     left_out = ""
-    for number, block in enumerate(blocks("python"), 1):
+    for number, block in enumerate(blocks("python", page), 1):
         if "from transformers import" in block and find_spec("transformers") is None:
             left_out = f"block {number} needs relprop[zoo]; the others ran"
             continue
-        exec(compile(block, f"README.md, block {number}", "exec"), scope)
-    assert (tmp_path / "maps.png").stat().st_size > 10_000
+        exec(compile(block, f"{page.name}, block {number}", "exec"), scope)
+    if page == README:
+        assert (tmp_path / "maps.png").stat().st_size > 10_000
     if left_out:
         pytest.skip(left_out)
 
@@ -99,6 +106,10 @@ def test_readme_tables_of_rules_are_current(tmp_path):
     assert Path(copy).read_text() == README.read_text(), "run: relprop rules --markdown README.md"
 
 
-def test_readme_links_no_missing_file():
-    root = README.parent
-    assert all((root / path).exists() for path in re.findall(r"[`(](benchmarks/[\w/.]*)[`)]", README.read_text()))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
+    named = re.findall(r"`((?:tests|benchmarks|relprop|rule_registry)/[\w/.]*\w)`", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [name for name in named if not ((ROOT / name).exists() or (page.parent / name).exists())]
+    assert not missing
