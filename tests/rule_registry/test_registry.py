@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import relprop
 import rule_registry
 from relprop.errors import MissingRuleError
 from rule_registry import blocks, passes, registry, select
-from rule_registry import rules as rules_module
 from tests.helpers.rules import doubled, site, value_of
 
 pytestmark = pytest.mark.usefixtures("own_registry")
@@ -260,13 +258,3 @@ def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, EntryPoint(fail))
     with pytest.raises(ImportError, match=r"their-rules .*'theirs' .*ZeroDivisionError: what a mess"):
         rule_registry.names()
-
-
-# Documentation
-
-
-def test_the_examples_run() -> None:
-    for module in (registry, rules_module):
-        found = doctest.testmod(module)
-        assert found.attempted
-        assert not found.failed

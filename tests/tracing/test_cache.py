@@ -21,13 +21,13 @@ capturing = importlib.import_module("relprop.tracing.capture")
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with every real capture."""
     made: list[Any] = []
-    original = capturing._capture
+    original = capturing.export
 
     def counted(*args: Any) -> Any:
         made.append(args)
         return original(*args)
 
-    monkeypatch.setattr(capturing, "_capture", counted)
+    monkeypatch.setattr(capturing, "export", counted)
     return made
 
 
