@@ -1,8 +1,10 @@
 """What every test starts with."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from rule_registry import registry
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_any_order() -> None:
     """Draw the same numbers whichever tests run before."""
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

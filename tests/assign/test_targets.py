@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import relprop
 from relprop.errors import CaptureError, TargetError
-from relprop.verification.check import _with_noise
 from tests.helpers.models import CLASSES, Lambda, distance, kept, pictures, seeded
 
 MASK = torch.zeros(8, 8, dtype=torch.bool)
@@ -269,9 +268,22 @@ class TestCheck:
         assert report.oracle_dtype == torch.float32
         assert report.ok, str(report)
 
-    def test_noise_goes_to_every_source_and_nowhere_else(self) -> None:
-        x, y, mask, steps = pictures(2), torch.randn(2, 4), torch.ones(7), torch.arange(2)
-        (noisy,), kwargs = _with_noise((x,), {"y": y, "mask": mask, "steps": steps})
+    def test_noise_goes_to_every_source_and_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x, y, mask, steps = pictures(2), torch.randn(2, 7), torch.ones(7), torch.arange(2)
+        calls, explained = [], relprop.Explainer.__call__
+
+        def record(explainer: relprop.Explainer, x: Any, target: Any = None, kwargs: Any = None) -> relprop.Explanation:
+            calls.append((x, kwargs))
+            return explained(explainer, x, target, kwargs)
+
+        def forward(m: Any, x: Tensor, *, y: Tensor, mask: Tensor, steps: Tensor) -> Tensor:
+            return m.one(x.flatten(1)) + m.other(y * mask) + steps[:, None]
+
+        monkeypatch.setattr(relprop.Explainer, "__call__", record)
+        model = seeded(lambda: Lambda(forward, one=nn.Linear(192, CLASSES), other=nn.Linear(7, CLASSES)))
+        relprop.check(model, x, kwargs={"y": y, "mask": mask, "steps": steps})
+        in_single = [call for call in calls if call[1]["y"].dtype == y.dtype]
+        (((noisy,), kwargs),) = [call for call in in_single if call[1]["y"] is not y]
         assert 0 < (noisy - x).abs().max() < 1e-2
         assert 0 < (kwargs["y"] - y).abs().max() < 1e-2
         assert kwargs["mask"] is mask

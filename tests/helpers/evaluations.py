@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relprop.evaluation import Evaluation, evaluate
+from relprop.evaluation import (
+    Evaluation,
+    evaluate,
+)
 from tests.helpers.models import CLASSES, kept, pictures
 
 SAMPLES = 17
@@ -51,3 +54,12 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
         else:
             assert values.dtype == other[name].dtype, name
             assert values.tobytes() == other[name].tobytes(), name
+
+
+SCORES = ("faithfulness", "robustness", "local_consistency", "contrastiveness_raw", "contrastiveness", "gae")
+
+
+def gradient_of(x: Tensor, target: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(kept("plain")(leaf).gather(1, target[:, None]).sum(), leaf)
+    return found

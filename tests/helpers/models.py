@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.zoo.weights import settle as settled
-
 CLASSES = 5
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class Lambda(nn.Module):
@@ -154,6 +153,30 @@ class Text(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(F.gelu(self.hidden(self.embed(tokens))).mean(1))
+
+
+def settled(model: Model, x: Any, seed: int = 0) -> Model:
+    """Give constant parameters noise and batch norms the statistics of ``x``, and switch to evaluation mode.
+
+    Fresh heads, residual gains and layer scales are often zero or nearly so, and maps of them as well.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            constant = parameter.numel() > 1 and float(parameter.std()) < 1e-4
+            if constant or float(parameter.abs().max()) < 1e-3:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        norms = [m for m in model.eval().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.train()
+            norm.momentum = None  # the mean over all batches, which is that of this one
+        if norms:
+            model(x)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+    return model
 
 
 def pictures(batch: int, size: int = 8, seed: int = 1) -> Tensor:

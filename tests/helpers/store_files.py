@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.store import EvaluationWriter, Layout, Method, Metric
+from relprop.store import (
+    EvaluationWriter,
+    Layout,
+    Method,
+    Metric,
+    open_evaluation,
+)
+from tests.helpers.paths import ROOT
 
 SIDE, CLASSES = 6, 3
 SCORES = (
@@ -108,3 +119,41 @@ def write_golden(path: Path) -> Path:
             writer.write_method(method.name, [3], {"state": 2, "message": ["not a picture ✗"]})
         writer.finish()
     return path
+
+
+ABSLRP, CONSTANT = METHODS
+
+
+def contents(path: Path, *, without: tuple[str, ...] = ("seconds",)) -> dict[str, Any]:
+    """All data sets by path, strings decoded."""
+    found: dict[str, Any] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and name.rpartition("/")[2] not in without:
+            found[name] = item.asstr()[:] if h5py.check_string_dtype(item.dtype) else item[:]
+
+    with open_evaluation(path) as file:
+        file.visititems(take)
+        for name in ("config", "config_sha256", "format", "format_version", "complete"):
+            found[f"@{name}"] = file.attrs[name]
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    mine, theirs = contents(one), contents(other)
+    assert mine.keys() == theirs.keys()
+    for name, values in mine.items():
+        np.testing.assert_array_equal(values, theirs[name], err_msg=name)
+        assert getattr(values, "dtype", None) == getattr(theirs[name], "dtype", None), name
+
+
+def python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )

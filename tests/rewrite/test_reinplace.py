@@ -18,6 +18,7 @@ from relprop.rewrite.buffers import added_in_place
 from relprop.rewrite.step import Step
 from rule_registry import Call, Relevances
 from tests.helpers.models import KINDS, make, pictures, seeded
+from tests.helpers.programs import running
 
 aten = torch.ops.aten
 
@@ -85,14 +86,14 @@ def test_nothing_tells_what_was_overwritten(
 
 
 def test_most_steps_overwrite_what_arrives() -> None:
-    program = relprop.Explainer(seeded(Branches))._ready((pictures(2),), {}, None).in_place_program
-    steps_ = [module for module in program.modules() if isinstance(module, Step) and not module.moves]
+    program = running(relprop.Explainer(seeded(Branches)), pictures(2))
+    steps_ = [module for module in program.modules() if isinstance(module, Step) and not module.rule.moves]
     # not the seeds, nor the parts of a concatenation, which are views of one relevance
     assert {str(step.site.op) for step in steps_ if not step.overwrites} == {
         "aten.linear.default", "aten.sub.Tensor", "aten.mul.Tensor"
     }  # fmt: skip
     assert any(node.target is added_in_place for node in program.graph.nodes)
-    gradient = relprop.Explainer(seeded(Branches), rules="gradient")._ready((pictures(2),), {}, None).in_place_program
+    gradient = running(relprop.Explainer(seeded(Branches), rules="gradient"), pictures(2))
     assert not overwriting_steps(gradient)
 
 

@@ -20,7 +20,7 @@ import rule_registry
 from rule_registry.lrp.layers import alpha_beta
 from tests.helpers.matrix_form import FRONT, SEEDS, apply_rule, contributions, slots
 from tests.helpers.models import KINDS, Lambda, Plain, distance, gradient, kept, pictures, seeded
-from tests.rule_registry.test_matrix_oracle import CONVOLUTIONS, PRODUCTS, RESIZES, TRANSPOSED
+from tests.helpers.operations import CONVOLUTIONS, PRODUCTS, RESIZES, TRANSPOSED
 
 aten = torch.ops.aten
 EPSILON = 1e-6

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 import relprop
-from benchmarks.speed.memory import allocated_at_once
-from relprop.rewrite.program import RelevanceProgram
 from relprop.run import auto_batch, chunks
+from tests.helpers.memory import allocated_at_once
 from tests.helpers.models import seeded
+from tests.helpers.programs import running
 
 SIDE = 32
 
@@ -33,11 +33,6 @@ def available(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     found: list[int | None] = [None]
     monkeypatch.setattr(auto_batch, "available_memory", lambda device: found[0])
     return found
-
-
-def running(explainer: relprop.Explainer, x: Tensor) -> RelevanceProgram:
-    """Return what the explainer runs."""
-    return explainer._ready((x,), {}, None).in_place_program
 
 
 def sizes_of(explainer: relprop.Explainer, x: Tensor) -> list[int]:

@@ -110,11 +110,15 @@ class TestCompiled:
         self, model: nn.Module, explainer: relprop.Explainer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         explainer(inputs("plain"))
-        monkeypatch.setattr(torch, "compile", None)
+        calls, compiling = [], torch.compile
+        monkeypatch.setattr(
+            torch, "compile", lambda *args, **options: calls.append(args) or compiling(*args, **options)
+        )
         explainer(inputs("plain"), 3)
         relprop.explain(model, inputs("plain", 4), layers=["features.0"], batch_size=2, compile=True)
         torch.compiler.reset()  # what dynamo knows is gone, and the graph is compiled again
         explainer(inputs("plain"))
+        assert calls == []
 
     @pytest.mark.parametrize("change", ["data", "in place", "other storage"])
     def test_changed_weights_take_effect(self, model: nn.Module, explainer: relprop.Explainer, change: str) -> None:

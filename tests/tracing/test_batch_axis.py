@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 import relprop
 from relprop.errors import CaptureError, TargetError
-from tests.helpers.models import CLASSES, Lambda, distance, gradient, pictures, seeded
+from rule_registry import BatchAxis
+from tests.helpers.capturing import operations
+from tests.helpers.models import CLASSES, Lambda, distance, gradient, make, pictures, seeded, sequences
 
 aten = torch.ops.aten
 
@@ -198,3 +200,49 @@ class TestElsewhere:
             ):
                 relprop.explain(model, pictures(3), output=output)
         assert relprop.explain(model, pictures(3), output="logits").relevance.shape == (3, 3, 8, 8)
+
+
+class TestBatchAxis:
+    def marks(self, model: nn.Module, x: Tensor) -> set[Any]:
+        return set(relprop.capture(model, (x,)).batch.values())
+
+    def test_merged_windows(self) -> None:
+        marks = self.marks(make("windows"), pictures(3))
+        assert BatchAxis(0, 16) in marks
+        assert BatchAxis(1, 16) in marks
+
+    @pytest.mark.parametrize("batch_first", [True, False])
+    def test_multihead_attention(self, batch_first: bool) -> None:
+        marks = self.marks(make("heads" if batch_first else "heads-batch-second"), sequences(3))
+        assert BatchAxis(1) in marks  # (L, B, E)
+        assert BatchAxis(1, 2) in marks  # (L, B H, E)
+        assert BatchAxis(0, 1, 6) in marks  # (L B, E)
+
+    def test_samples_that_alternate_are_told_from_samples_in_a_row(self) -> None:
+        head = nn.Linear(8, 3).double()
+        repeated = Lambda(lambda m, x: m.head(x.repeat(2, 1)).reshape(2, -1, 3).sum(0), head=head).eval()
+        interleaved = Lambda(
+            lambda m, x: m.head(torch.stack([x, x], 1).reshape(-1, 8)).reshape(-1, 2, 3).sum(1), head=head
+        ).eval()
+        x = torch.randn(3, 8, dtype=torch.float64)
+        assert BatchAxis(0, 1, 2) in self.marks(repeated, x)
+        assert BatchAxis(0, 2) in self.marks(interleaved, x)
+        for model in (repeated, interleaved):
+            assert distance(relprop.explain(model, x, rules="gradient").relevance, gradient(model, x)) <= 1e-9
+            assert relprop.explain(model, x).conservation.error <= 1e-9
+
+    def test_encoder_layer_is_not_taken_as_one_fused_operation(self) -> None:
+        ops = operations(make("encoder"), sequences(2))
+        assert not [op for op in ops if "transformer_encoder" in str(op) or "native_multi_head" in str(op)]
+        assert aten.matmul.default in ops or aten.bmm.default in ops
+
+    def test_batch_axis_arithmetic(self) -> None:
+        mark = BatchAxis(1, 2, 3)
+        owner = torch.arange(2).repeat_interleave(2).repeat(3)  # of 12 entries, (3, B=2, 2)
+        activation = torch.rand(4, 12, 5)
+        by_hand = torch.stack([activation[:, owner == b].sum() for b in range(2)])
+        torch.testing.assert_close(mark.sum(activation, lead=0), by_hand)
+        torch.testing.assert_close(mark.mean(activation), by_hand / (4 * 6 * 5))
+        torch.testing.assert_close(mark.dot(activation[None], activation), mark.sum(activation[None] ** 2))
+        assert torch.equal(mark.spread(torch.tensor([0, 1]), 3).flatten(), owner)
+        torch.testing.assert_close(mark.rows(activation).sum(1), by_hand)
