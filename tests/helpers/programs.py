@@ -6,8 +6,9 @@ from torch import Tensor
 
 import relprop
 from relprop.rewrite.program import RelevanceProgram
+from relprop.tracing.inputs import check_inputs
 
 
 def running(explainer: relprop.Explainer, x: Tensor) -> RelevanceProgram:
-    """Return the program that explains inputs like these, the one place where tests reach for it."""
-    return explainer._ready((x,), {}, None).running
+    """Return the program that explains inputs like these."""
+    return explainer.prepare(check_inputs(x, None)).in_place_program

@@ -12,7 +12,6 @@ from torch.nn.utils import fusion
 
 import relprop
 import rule_registry
-from relprop.rewrite.folding import merged
 from tests.helpers.models import Lambda, distance, seeded, settled
 
 aten = torch.ops.aten
@@ -129,20 +128,6 @@ def test_a_dense_layer_whose_outputs_are_no_channels_is_not_merged(length: int) 
     assert not relprop.Explainer(model, rules="lrp-0").plan(x).merged
     found, expected = (relprop.explain(model, x, rules=name).relevance for name in ("lrp-0", "input-times-gradient"))
     assert distance(found, expected) <= 1e-9
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_groups_of_a_transposed_convolution(groups: int) -> None:
-    torch.manual_seed(0)
-    layer, norm = nn.ConvTranspose2d(4, 6, 3, groups=groups).double(), nn.BatchNorm2d(6).double().eval()
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(0.5, 2)
-    nn.init.normal_(norm.weight)
-    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-    statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
-    weight, bias = merged(layer.weight, layer.bias, *statistics, groups)
-    one = nn.functional.conv_transpose2d(x, weight, bias, groups=groups)
-    torch.testing.assert_close(one, norm(layer(x)))
 
 
 def test_absolute_magnitude_rules_do_not_merge(pair: tuple[nn.Module, nn.Module, Tensor]) -> None:

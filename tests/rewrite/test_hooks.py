@@ -283,7 +283,7 @@ def test_programs_with_hooks_do_not_pile_up_and_follow_the_model() -> None:
     for k in range(10):
         explainer.rules = rule_registry.get("abslrp", delta=0.1 * k)
         explainer(x)
-    assert len(explainer._hooked) <= 8
+    assert len(explainer._hooked_programs) <= 8
     before = explainer(x)
     model.head[2].weight = nn.Parameter(model.head[2].weight.detach().flip(0))  # another graph
     model.head[2].bias = nn.Parameter(model.head[2].bias.detach().flip(0))

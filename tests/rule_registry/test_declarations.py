@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import compare_with_formula
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -175,12 +173,6 @@ def test_weights_of_operations() -> None:
     assert weights_of(aten.matmul.default) == ("self", "other")
     assert weights_of(aten.addmm.default) == ("mat1", "mat2")
     assert weights_of(aten.relu.default) == ()
-
-
-def test_the_examples_of_layers_run() -> None:
-    found = doctest.testmod(layers)
-    assert found.attempted == 4
-    assert not found.failed
 
 
 def test_operations_of_ones_own_are_declared_as_layers(monkeypatch: pytest.MonkeyPatch) -> None:
