@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import rule_registry
 from rule_registry import Call, LayerArguments, Rule, fold_into, layer_arguments, passes, select, weights_of
 from rule_registry.operations import layers
+from tests.helpers.matrix_form import compare_with_formula
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten
