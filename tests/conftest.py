@@ -1,5 +1,6 @@
 """What every test starts with."""
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,12 @@ import pytest
 import torch
 
 from rule_registry import registry
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that each take all cores get into each other's way; small models are as fast on one. What tests start
+    # inherits it.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -206,7 +206,7 @@ def test_the_readme_has_a_command_that_is_understood_for_each() -> None:
     assert {line.split()[0] for line in lines} == set(commands.commands)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_other_commands_have_a_quick_form(tmp_path: Path) -> None:
     results = ("--quick", "--results", tmp_path)
     code, output = run("stream", *results)

@@ -293,7 +293,7 @@ def test_a_batch_size_must_be_known() -> None:
         relprop.Explainer(kept("plain"), batch_size="auto", compile=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon-plus", "gradient"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 def test_small_architectures(name: str, rules: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-NAME = re.compile(r"`~?((?:relprop|rule_registry)(?:\.\w+)+)(?:\([^`]*\))?`")
+NAME = re.compile(r"(?<!`)`~?((?:relprop|rule_registry)(?:\.\w+)+)(?:\([^`]*\))?`")
 
 
 def module_name(file: Path) -> str:

@@ -73,7 +73,7 @@ def test_clip_has_the_pictures_along_the_second_axis_of_what_it_says_of_texts() 
         relprop.explain(subject.model, subject.inputs, kwargs=subject.kwargs, output="logits_per_text")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("key", [key for key in ENTRIES if not key.startswith("torchvision/")])
 def test_all_from_other_libraries(key: str) -> None:
     check(key)

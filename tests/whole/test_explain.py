@@ -33,7 +33,7 @@ class TestPrecision:
         assert half.conservation.error <= 1e-4
 
     @needs_assets
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_real_vit_in_bfloat16_and_under_noise(self) -> None:
         model, x = _vit()
         explainer, single = relprop.Explainer(model), relprop.Explainer(model, contrast=None)

@@ -267,7 +267,7 @@ def test_random_graph(model: RandomModel) -> None:
     check_everything(model)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @HUNDREDS
 @given(models)
 def test_hundreds_of_random_graphs(model: RandomModel) -> None:

@@ -57,7 +57,7 @@ def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     check(*build(name, 64, **FAST[name]), monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", [entry.name for entry in families()])
 def test_architectures_at_their_own_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(*build(name), monkeypatch)
