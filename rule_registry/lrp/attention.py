@@ -18,9 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_registry.call import Call, Relevances
+from rule_registry.call import Call, Relevances, sum_to, unmasked
 from rule_registry.lrp.bilinear import matmul
-from rule_registry.lrp.elementwise import mul
 from rule_registry.lrp.formula import stabilised
 from rule_registry.lrp.layers import epsilon as by_epsilon
 from rule_registry.lrp.layers import gamma as by_gamma
@@ -79,7 +78,8 @@ def values(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
 @register("cp-lrp", select(op=aten.mul.Tensor, attention=True))
 def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Product: of two activations all to what attention weighs; none to queries and keys."""
-    return _to_values(call, mul(call, 2 * relevance, stabilizer=stabilizer))
+    z = unmasked(call, call.result) * relevance / stabilised(call.result, stabilizer)
+    return _to_values(call, [sum_to(z, value.shape) for value in call.inputs])
 
 
 def _to_values(call: Call, found: list[Tensor]) -> list[Tensor]:

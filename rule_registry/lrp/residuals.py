@@ -58,7 +58,7 @@ def by_agreement(
         terms = [torch.where(term.sign() == total.sign(), (1 + residual_gamma) * term, term) for term in terms]
         total = torch.stack(torch.broadcast_tensors(*terms)).sum(0)
     s = relevance / stabilised(total, stabilizer)
-    return [sum_to(s * term, term.shape) for term in terms]
+    return [sum_to(s * term, value.shape) for term, value in zip(terms, call.inputs, strict=True)]
 
 
 def _signs(call: Call) -> dict[str, float]:
