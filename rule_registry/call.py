@@ -58,6 +58,11 @@ class Site:
         Whether it is such a layer, and none is before it.
     masked : bool
         Whether entries of the output may stand for minus infinity, as those of attention logits under a mask do.
+    attention : bool
+        Whether it is a part of attention: its softmax, a product of two activations that feeds or follows the softmax,
+        or a layer with a weight that makes queries, keys or values or takes the result.
+    attention_weights : Slot, optional
+        Of a product that follows the softmax, the factor that comes from it.
     """
 
     op: OpOverload
@@ -71,6 +76,8 @@ class Site:
     last: bool = False
     input: bool = False
     masked: bool = False
+    attention: bool = False
+    attention_weights: Slot | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from relprop.assign.missing_rules import explain_missing
 from relprop.assign.plan import Plan
 from relprop.errors import CaptureError, InputError, MissingRuleError
 from relprop.graph.arguments import argument_nodes
+from relprop.graph.attention import find_attention
 from relprop.graph.dataflow import between, carries_relevance, is_complex, is_real
 from relprop.graph.graph import Graph, Marks
 from relprop.graph.layers import input_layers, weighted_layers
@@ -48,11 +49,20 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
     layers = weighted_layers(graph, carrying)
     entrances = input_layers(graph, layers)
+    attention = find_attention(graph, carrying, reached, layers)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
         first, last = node in layers[:1], node in layers[-1:]
-        sites[node] = replace(site, first=first, last=last, input=node in entrances, masked=node in masked)
+        sites[node] = replace(
+            site,
+            first=first,
+            last=last,
+            input=node in entrances,
+            masked=node in masked,
+            attention=node in attention.parts,
+            attention_weights=attention.weights.get(node),
+        )
         rule = rules.find(sites[node])
         if rule is None or not (rule.complex or is_real(node)):
             missing.append(node)

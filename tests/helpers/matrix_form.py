@@ -83,13 +83,18 @@ def apply_rule(
     input_batch: Sequence[BatchAxis] | None = None,
     output_batch: Marks = FRONT,
     first: bool = False,
+    attention: bool = False,
+    attention_weights: Slot | None = None,
     **parameters: Any,
 ) -> Applied:
     """Send relevance through one operation, as the program of a model does."""
     chosen = rule_registry.get(rules, **parameters) if isinstance(rules, str) else rules
     known = (nonnegative,) * len(active) if isinstance(nonnegative, bool) else tuple(nonnegative)
     batches = tuple(input_batch) if input_batch is not None else (FRONT,) * len(active)
-    site = Site(op, "path", "Module", tuple(active), known, batches, output_batch, first)
+    site = Site(
+        op, "path", "Module", tuple(active), known, batches, output_batch, first,
+        attention=attention, attention_weights=attention_weights,
+    )  # fmt: skip
     rule = chosen.find(site)
     assert rule is not None, f"{chosen.name} has no rule for {op}"
     if rule.kind == "passes":
