@@ -9,6 +9,7 @@ from typing import Any
 
 from torch._ops import OpOverload
 
+from rule_registry.parameters import check_word
 from rule_registry.rule import Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
@@ -35,6 +36,8 @@ class Definition:
         What is wrong with parameters.
     complex, moves : bool
         Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    choices : dict
+        Settings that `get` accepts as parameters: the words each may be, the default first.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -48,6 +51,7 @@ class Definition:
     refuse: Refusal | None = None
     complex: bool = False
     moves: bool = False
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -98,31 +102,38 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     Raises
     ------
     TypeError
-        If the rule set has no such parameter, or a rule needs one that is not there.
+        If the rule set has no such parameter, it is a word in place of a number, or a rule needs one that is not there.
     ValueError
-        If a rule set of the chain refuses the parameters.
+        If a rule set of the chain refuses the parameters, or one is none of the words that it may be.
     """
     definition = chain[0]
     values: dict[str, Parameter] = {}
     fixed: dict[str, Parameter] = {}
     settings: dict[str, Any] = {}
+    choices: dict[str, tuple[str, ...]] = {}
     table: dict[OpOverload, Rule] = {}
     overrides: list[tuple[Selector, Rule]] = []
     for link in reversed(chain):
         values |= link.parameters | link.fixed
         fixed |= link.fixed
         settings |= link.settings
+        # What a base leaves open is no parameter of a rule set that settles it.
+        choices = {name: words for name, words in choices.items() if name not in link.settings} | link.choices
         table |= link.table
         if overrides:
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
             overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
         overrides += link.overrides
+    values |= {name: words[0] for name, words in choices.items()}
     free = values.keys() - fixed.keys()
     unknown = parameters.keys() - free
     if unknown:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
+    for name, value in parameters.items():
+        check_word(name, value, choices.get(name, ()))
     values |= parameters
+    settings |= {name: values[name] for name in choices}
     for link in chain:
         if link.refuse is not None and (wrong := link.refuse(values)):
             raise ValueError(f"rule set {definition.name!r}: {wrong}")

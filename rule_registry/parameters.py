@@ -31,12 +31,37 @@ def as_parameter(name: str, value: Any) -> Parameter:
     return numbers if several else value
 
 
+def check_word(name: str, value: Parameter, words: Sequence[str]) -> None:
+    """Refuse a word where a number belongs, and any but some words where one of these belongs.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter.
+    value : float, tuple of float or str
+        What it is to be.
+    words : sequence of str
+        What it may be; none where it must be a number.
+
+    Raises
+    ------
+    TypeError
+        If it is a word and must be a number.
+    ValueError
+        If it is none of the words.
+    """
+    if words and value not in words:
+        raise ValueError(f"the parameter {name!r} must be {' or '.join(map(repr, words))}, not {value!r}")
+    if not words:
+        as_parameter(name, value)
+
+
 def not_negative(*names: str) -> Callable[[Mapping[str, Parameter]], str]:
     """Return what says that one of these parameters is negative, or not a single number."""
 
     def wrong(parameters: Mapping[str, Parameter]) -> str:
         found = ((name, parameters[name]) for name in names)
-        refused = [f"{name}={shown(value)}" for name, value in found if isinstance(value, tuple) or value < 0]
+        refused = [f"{name}={shown(value)}" for name, value in found if not isinstance(value, int | float) or value < 0]
         return f"{', '.join(refused)} must be one number that is not negative" if refused else ""
 
     return wrong
