@@ -9,7 +9,6 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.parameters import check_word
 from rule_registry.rule import Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
@@ -89,6 +88,14 @@ def declared(rule: Rule, **declarations: Any) -> Rule:
     return replace(rule, **new) if new else rule
 
 
+def choices_of(chain: Sequence[Definition]) -> dict[str, tuple[str, ...]]:
+    """Return the settings that are parameters of a rule set: what a base leaves open, it may settle."""
+    choices: dict[str, tuple[str, ...]] = {}
+    for link in reversed(chain):
+        choices = {name: words for name, words in choices.items() if name not in link.settings} | link.choices
+    return choices
+
+
 def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> RuleSet:
     """Make a rule set from its definition and those it is built on.
 
@@ -102,23 +109,21 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     Raises
     ------
     TypeError
-        If the rule set has no such parameter, it is a word in place of a number, or a rule needs one that is not there.
+        If the rule set has no such parameter, or a rule needs one that is not there.
     ValueError
-        If a rule set of the chain refuses the parameters, or one is none of the words that it may be.
+        If a rule set of the chain refuses the parameters.
     """
     definition = chain[0]
     values: dict[str, Parameter] = {}
     fixed: dict[str, Parameter] = {}
     settings: dict[str, Any] = {}
-    choices: dict[str, tuple[str, ...]] = {}
+    choices = choices_of(chain)
     table: dict[OpOverload, Rule] = {}
     overrides: list[tuple[Selector, Rule]] = []
     for link in reversed(chain):
         values |= link.parameters | link.fixed
         fixed |= link.fixed
         settings |= link.settings
-        # What a base leaves open is no parameter of a rule set that settles it.
-        choices = {name: words for name, words in choices.items() if name not in link.settings} | link.choices
         table |= link.table
         if overrides:
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
@@ -130,8 +135,6 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     if unknown:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
-    for name, value in parameters.items():
-        check_word(name, value, choices.get(name, ()))
     values |= parameters
     settings |= {name: values[name] for name in choices}
     for link in chain:

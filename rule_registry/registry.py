@@ -13,8 +13,8 @@ from typing import Any, TypeVar, overload
 
 from torch._ops import OpOverload
 
-from rule_registry.definition import Definition, Refusal, build, declared
-from rule_registry.parameters import as_parameter
+from rule_registry.definition import Definition, Refusal, build, choices_of, declared
+from rule_registry.parameters import as_parameter, as_word
 from rule_registry.rule import Fold, Function, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
@@ -83,11 +83,15 @@ def define(
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
     for setting, found in words.items():
         for word in found:
-            RuleSet(name, summary, {}, **{**settings, setting: word})  # type: ignore[arg-type]
+            RuleSet(name, summary, {}, **{**settings, setting: word})
     if settings.get("default") is not None:
         as_rule(settings["default"])
-    own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
+    own, held = (_numbers(given or {}) for given in (parameters, fixed))
     _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, words)
+
+
+def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: as_parameter(name, value) for name, value in parameters.items()}
 
 
 @overload
@@ -192,12 +196,14 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     TypeError
         If it has no such parameter, or the value is no number.
     ValueError
-        If a number is not finite, a word is none of those there are, the rule set refuses these parameters together, or it is built on itself.
+        If a number is not finite, a word is none of those there are, the rule set refuses these parameters together,
+        or it is built on itself.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    values = {k: value if isinstance(value, str) else as_parameter(k, value) for k, value in parameters.items()}
+    choices = choices_of(_chain(name))
+    values = {k: as_word(k, v, choices[k]) if k in choices else as_parameter(k, v) for k, v in parameters.items()}
     return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
 
 

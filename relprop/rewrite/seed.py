@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from relprop.assign.targets import Against
 from relprop.rewrite.step import widen
 
-
 Size = Literal["one", "output", "signed"]
 
 

@@ -14,12 +14,13 @@ are added, and the next module parts them anew. Inputs of one module share ``R+`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rule_registry.batch_axis import BatchAxis
-from rule_registry.call import EPSILON, Call, only_scales, sum_to
+from rule_registry.call import EPSILON, Call, Slot, only_scales, sum_to
 from rule_registry.moves import structural
 from rule_registry.operations import linear_maps, norms, products, winners
 from rule_registry.registry import define, register
@@ -154,9 +155,7 @@ def convolution(call: Call, relevance: Tensor) -> Tensor:
 @register("abslrp-paper", select(op=aten.linear.default, path="*attn.qkv"))
 def queries_keys_values(call: Call, relevance: Tensor) -> Tensor:
     """Three fully connected layers in one, for queries, keys and values, whose relevances are added."""
-    layers = zip(
-        call["weight"].chunk(3), call.result.chunk(3, -1), relevance.chunk(3, -1), strict=True
-    )
+    layers = zip(call["weight"].chunk(3), call.result.chunk(3, -1), relevance.chunk(3, -1), strict=True)
     marks = call.batch, call.site.input_batch[0]
     pulled = [one_input(h, r, *marks, affine(call.input, weight, linear_maps.linear)) for weight, h, r in layers]
     return torch.stack(pulled).sum(0)
@@ -170,43 +169,42 @@ def add(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     """Sum of two: ``2 a^+`` each; a constant, as a position embedding, takes its share, which is lost."""
     terms = {"self": call["self"], "other": call["other"] * call["alpha"]}
 
-    def pull(name: str) -> Pull:
-        term = 2 * torch.as_tensor(terms[name], dtype=call.result.dtype, device=call.result.device).clamp(min=0)
-        return lambda s: s * term
+    def contributed(name: str, s: Tensor) -> Tensor:
+        return 2 * s * torch.as_tensor(terms[name], dtype=s.dtype, device=s.device).clamp(min=0)
 
-    def summed(name: str) -> Pull:
-        return lambda s: sum_to(pull(name)(s), call[name].shape)
+    def pull(slot: Slot) -> Pull:
+        return lambda s: sum_to(contributed(slot.name, s), call.value(slot).shape)
 
-    constants = [name for name in terms if not call.is_active(name)]
-    pulls = [summed(slot.name) for slot in call.site.active]
-    return together(call, relevance, pulls, pull(constants[0]) if constants else None)
+    constants = [partial(contributed, name) for name in terms if not call.is_active(name)]
+    return together(call, relevance, [pull(slot) for slot in call.site.active], *constants)
 
 
 @register("abslrp-paper", aten.mul.Tensor, aten.div.Tensor)
 def multiply(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
-    """Pass a scale; else ``2 (a b)^+`` for each factor that is an activation."""
+    """Pass a scale; else ``2 (a b)^+`` for each factor that is an activation, as gains of each entry and gates are."""
     if only_scales(call):
         return (sum_to(relevance, call.input.shape),)
     if call.site.op == aten.div.Tensor and call.is_active("other"):
-        raise NotImplementedError("the authors' code has no division by an activation")
+        raise NotImplementedError("a division by an activation, which the authors' code has nowhere")
     product = 2 * call.result.clamp(min=0)
-    pulls = [lambda s, shape=slot_shape: sum_to(s * product, shape) for slot_shape in (x.shape for x in call.inputs)]
-    return together(call, relevance, pulls)
+
+    def pull(slot: Slot) -> Pull:
+        return lambda s: sum_to(s * product, call.value(slot).shape)
+
+    return together(call, relevance, [pull(slot) for slot in call.site.active])
 
 
 @register("abslrp-paper", aten.matmul.default, aten.bmm.default)
 def matmul(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     """Product of two, as of queries and keys, attention and values: ``2 (a b)^+`` for each factor."""
 
-    def pull(k: int) -> Pull:
-        def contributions(s: Tensor) -> Tensor:
-            return products.factors(
-                call, s, lambda x, _, held, back: x * back(held) + x.abs() * back(held.abs())
-            )[k]
+    def formula(x: Tensor, nonnegative: bool, other: Tensor, pull: Callable[[Tensor], Tensor]) -> Tensor:
+        return x * pull(other) + x.abs() * pull(other.abs())
 
-        return contributions
+    def contributions(k: int) -> Pull:
+        return lambda s: products.factors(call, s, formula)[k]
 
-    return together(call, relevance, [pull(k) for k in range(len(call.site.active))])
+    return together(call, relevance, [contributions(k) for k in range(len(call.site.active))])
 
 
 # Activation functions
@@ -216,6 +214,14 @@ def matmul(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
 def relu(call: Call, relevance: Tensor) -> Tensor:
     """Rectifier, its own twin: passes, but at zeros."""
     return alone(call, relevance, lambda s: 2 * call.result * s)
+
+
+@register("abslrp-paper", aten.hardtanh.default)
+def hardtanh(call: Call, relevance: Tensor) -> Tensor:
+    """Clipped rectifier (ReLU6), its own twin: passes where it is not clipped. The authors' code has none."""
+    x = call.input
+    inside = x * ((x > call["min_val"]) & (x < call["max_val"]))
+    return alone(call, relevance, lambda s: 2 * inside * s)
 
 
 @register("abslrp-paper", aten.gelu.default)
@@ -229,7 +235,8 @@ def gelu(call: Call, relevance: Tensor) -> Tensor:
 @register("abslrp-paper", aten.softmax.int)
 def softmax(call: Call, relevance: Tensor) -> Tensor:
     """Softmax with its maximum and its sum held, its own twin: ``2 x R``, with the signs of the logits x."""
-    return alone(call, relevance, lambda s: 2 * call.input * call.result * s)
+    x = torch.where(call.result == 0, 0.0, call.input)  # logits under a mask are infinite
+    return alone(call, relevance, lambda s: 2 * x * call.result * s)
 
 
 # Pooling
