@@ -35,6 +35,8 @@ class Definition:
         What is wrong with parameters.
     complex, moves : bool
         Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    choices : dict
+        Settings that `get` accepts as parameters: the words each may be, the default first.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -48,6 +50,7 @@ class Definition:
     refuse: Refusal | None = None
     complex: bool = False
     moves: bool = False
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -85,6 +88,14 @@ def declared(rule: Rule, **declarations: Any) -> Rule:
     return replace(rule, **new) if new else rule
 
 
+def choices_of(chain: Sequence[Definition]) -> dict[str, tuple[str, ...]]:
+    """Return the settings that are parameters of a rule set: what a base leaves open, it may settle."""
+    choices: dict[str, tuple[str, ...]] = {}
+    for link in reversed(chain):
+        choices = {name: words for name, words in choices.items() if name not in link.settings} | link.choices
+    return choices
+
+
 def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> RuleSet:
     """Make a rule set from its definition and those it is built on.
 
@@ -106,6 +117,7 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     values: dict[str, Parameter] = {}
     fixed: dict[str, Parameter] = {}
     settings: dict[str, Any] = {}
+    choices = choices_of(chain)
     table: dict[OpOverload, Rule] = {}
     overrides: list[tuple[Selector, Rule]] = []
     for link in reversed(chain):
@@ -117,12 +129,14 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
             overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
         overrides += link.overrides
+    values |= {name: words[0] for name, words in choices.items()}
     free = values.keys() - fixed.keys()
     unknown = parameters.keys() - free
     if unknown:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
     values |= parameters
+    settings |= {name: values[name] for name in choices}
     for link in chain:
         if link.refuse is not None and (wrong := link.refuse(values)):
             raise ValueError(f"rule set {definition.name!r}: {wrong}")

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, overload
 
 from torch._ops import OpOverload
 
-from rule_registry.definition import Definition, Refusal, build, declared
-from rule_registry.parameters import as_parameter
+from rule_registry.definition import Definition, Refusal, build, choices_of, declared
+from rule_registry.parameters import as_parameter, as_word
 from rule_registry.rule import Fold, Function, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
@@ -42,6 +42,7 @@ def define(
     refuse: Refusal | None = None,
     complex: bool = False,
     moves: bool = False,
+    choices: Mapping[str, Sequence[str]] | None = None,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -61,6 +62,8 @@ def define(
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
     complex, moves : bool
         Whether all rules registered in it hold for complex numbers too, or are moves: see `Rule`.
+    choices : mapping, optional
+        Settings that `get` accepts as parameters: the words each may be, the default first.
     **settings
         Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
@@ -73,14 +76,22 @@ def define(
     """
     if name in _definitions:
         raise ValueError(f"a rule set named {name!r} is defined already")
-    unknown = settings.keys() - SETTINGS
+    words = {setting: tuple(found) for setting, found in (choices or {}).items()}
+    unknown = (settings.keys() | words.keys()) - SETTINGS
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}; there are: {', '.join(sorted(SETTINGS))}")
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
+    for setting, found in words.items():
+        for word in found:
+            RuleSet(name, summary, {}, **{**settings, setting: word})
     if settings.get("default") is not None:
         as_rule(settings["default"])
-    own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
-    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves)
+    own, held = (_numbers(given or {}) for given in (parameters, fixed))
+    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, words)
+
+
+def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: as_parameter(name, value) for name, value in parameters.items()}
 
 
 @overload
@@ -175,8 +186,8 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     name : str
         One of `names`.
     **parameters
-        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers, or
-        sequences of numbers, one for each channel.
+        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers,
+        sequences of numbers, one for each channel, or words, as ``seed="signed"`` for ``"abslrp-paper"``.
 
     Raises
     ------
@@ -185,12 +196,14 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     TypeError
         If it has no such parameter, or the value is no number.
     ValueError
-        If a number is not finite, the rule set refuses these parameters together, or it is built on itself.
+        If a number is not finite, a word is none of those there are, the rule set refuses these parameters together,
+        or it is built on itself.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    values = {key: as_parameter(key, value) for key, value in parameters.items()}
+    choices = choices_of(_chain(name))
+    values = {k: as_word(k, v, choices[k]) if k in choices else as_parameter(k, v) for k, v in parameters.items()}
     return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
 
 

@@ -14,8 +14,10 @@ from rule_registry.call import Call, Relevances
 from rule_registry.operations.layers import ChannelMap
 
 Function = Callable[..., Relevances]
-Parameter = float | tuple[float, ...]
+Number = float | tuple[float, ...]
 """A number, or one for each channel."""
+Parameter = Number | str
+"""A number, one for each channel, or a word."""
 Kind = Literal["rule", "passes", "blocks", "fallback"]
 Fold = Callable[[Mapping[str, Any]], ChannelMap]
 """From the arguments of a norm, by name, to what it does to each channel."""
@@ -111,6 +113,8 @@ class Rule:
 
 def shown(value: Parameter) -> str:
     """Write a parameter as tables do."""
+    if isinstance(value, str):
+        return value
     return f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"{value:g}"
 
 

@@ -53,16 +53,18 @@ class RuleSet:
         Values for the keyword-only parameters of the rules.
     contrast : {"rest", None}
         The contrast `relprop.explain` uses unless told otherwise.
-    seed : {"one", "output"}
-        Relevance at the target: one, or the output that is explained, as rules that decompose it have it.
+    seed : {"one", "output", "signed"}
+        Relevance at the target: one, or the output that is explained, as rules that decompose it have it. Signed, it
+        is one at the target and ``-1 / classes`` at all others, where these are the contrast, in one pass.
     conserves : bool
         Whether every operation hands on the mass that arrived: `Shares` are rescaled to it.
     measures : bool
         Whether the mass is followed where it is not conserved: what biases and stabilisers absorb is reported.
     times_input : bool
         Whether what arrives at an activation is multiplied with it: a gradient becomes a relevance.
-    largest_one : bool
-        Whether maps are divided by their largest magnitude, as some publish them.
+    normalize : {"largest", "l1", None}
+        What maps are divided by, as some publish them: their largest magnitude, or their L1 norm, which the map of
+        each seed is divided by before one is subtracted from the other. A signed seed's map stays as it is.
     own : tuple of (Selector, Rule)
         Those of the overrides that `derive` added: meant for a certain model.
     """
@@ -74,19 +76,21 @@ class RuleSet:
     default: Rule | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     contrast: Literal["rest"] | None = None
-    seed: Literal["one", "output"] = "one"
+    seed: Literal["one", "output", "signed"] = "one"
     conserves: bool = True
     measures: bool = False
     times_input: bool = False
-    largest_one: bool = False
+    normalize: Literal["largest", "l1"] | None = None
     own: tuple[tuple[Selector, Rule], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.contrast not in ("rest", None) or self.seed not in ("one", "output"):
+        if self.contrast not in ("rest", None) or self.seed not in ("one", "output", "signed"):
             raise ValueError(
-                f'a rule set has contrast "rest" or None, and seed "one" or "output", not {self.contrast!r} and '
-                f"{self.seed!r}"
+                f'a rule set has contrast "rest" or None, and seed "one", "output" or "signed", not {self.contrast!r} '
+                f"and {self.seed!r}"
             )
+        if self.normalize not in ("largest", "l1", None):
+            raise ValueError(f'a rule set has normalize "largest", "l1" or None, not {self.normalize!r}')
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""

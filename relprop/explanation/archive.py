@@ -87,7 +87,7 @@ def archive_items(explanation: Maps) -> dict[str, Item]:
         suffix = f":{name}" if several else ""
         where = f"at {name}, shaped like it"
         items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
-        if contrast:  # else it would repeat the relevance
+        if len(seeds[name]) > 1:  # else it would repeat the relevance
             words = f"relevance of the target, then of {others}, along axis 0; both {where}"
             items[f"seeds{suffix}"] = Item(_array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}")
     items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")

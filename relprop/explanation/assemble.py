@@ -42,27 +42,37 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Expl
 
     def combined(node: fx.Node, seeds: Tensor) -> Tensor:
         relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
-        if rules.largest_one:
+        if rules.normalize == "largest":
             mark = graph.batch[node]
             assert isinstance(mark, BatchAxis)
-            relevance = relevance / mark.spread(mark.rows(relevance).abs().amax(1), relevance.ndim)
+            relevance = _over(mark, relevance, mark.rows(relevance).abs().amax(1))
         return relevance
 
-    seeds = {}
+    def normalized(node: fx.Node, seeds: Tensor) -> Tensor:
+        """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are."""
+        both_in_one = prepared.contrast is not None and len(seeds) == 1
+        if rules.normalize != "l1" or both_in_one:
+            return seeds
+        mark = graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        return _over(mark, seeds, mark.sum(seeds.abs()))
+
+    arrived = {}
     for k, node in enumerate(prepared.plan.sources):
-        seeds[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
-        if not seeds[node.name].isfinite().all():
+        arrived[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
+        if not arrived[node.name].isfinite().all():
             raise RelpropError(
                 f"relevance at {node.name!r} has NaN or infinite values (the model's output is "
                 f"{_finite_or_not(parts)}). Name layers to see where it starts: <layers>; a larger stabiliser of rule "
                 f"set {rules.name!r} usually helps",
                 layers="[...]",
             )
+    seeds = {node.name: normalized(node, arrived[node.name]) for node in prepared.plan.sources}
     axes = {node.name: graph.batch[node] for node in prepared.plan.sources}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
-            combined(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k]))  # type: ignore[misc]
+            combined(node, normalized(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k])))  # type: ignore[misc]
             for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
@@ -72,12 +82,18 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Expl
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=_conservation(prepared, parts, seeds),
+        conservation=_conservation(prepared, parts, arrived),
         rules=rules.name,
         contrast=prepared.contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )
+
+
+def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
+    """Divide maps, or those of several seeds, by a size of each sample; maps of zeros stay as they are."""
+    ndim = maps.ndim - sizes.ndim + 1
+    return maps / mark.spread(torch.where(sizes == 0, 1.0, sizes), ndim)
 
 
 def _conservation(

@@ -20,11 +20,12 @@ def map_difference(explanation: Maps) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        None without a contrast.
+        None without a contrast, and where one seed is both.
     """
-    if explanation.contrast is None:
+    seeds = next(iter(explanation.seeds.values()))
+    if len(seeds) == 1:
         return None
-    maps = next(iter(explanation.seeds.values())).double().sum(2).flatten(2)  # (2, B, pixels)
+    maps = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
     mass = maps.abs().sum(2, keepdim=True)
     target, rest = maps / torch.where(mass == 0, 1.0, mass)
     return torch.sum((target - rest).abs(), 1) / 2

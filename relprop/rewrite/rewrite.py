@@ -19,7 +19,7 @@ from relprop.rewrite.buffers import added
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
-from relprop.rewrite.seed import Seed
+from relprop.rewrite.seed import Seed, seed_names
 from relprop.rewrite.signed import gather, net, together
 from relprop.rewrite.step import Step
 from rule_registry import BatchAxis, layer_arguments
@@ -65,7 +65,7 @@ class _Rewriter:
         self.layers = layers
         self.hooks = hooks
         self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks}
-        self.seeds = 1 if contrast is None else 2
+        self.seeds = len(seed_names(contrast, plan.rules.seed))
         self.signs_apart = bool(hooks) and plan.rules.conserves
         self.graph = fx.Graph()
         self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)

@@ -32,7 +32,7 @@ define(
     base="structural",
     contrast="rest",
     conserves=False,
-    largest_one=True,
+    normalize="largest",
 )
 
 
