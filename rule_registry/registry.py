@@ -91,6 +91,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F]: ...
 
@@ -104,6 +105,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> None: ...
 
@@ -116,6 +118,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
@@ -130,7 +133,7 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, fold
+    overwrites, moves, picks, opposed, contributes, fold
         What is declared of the rule, beside what the rule itself declares: see `Rule`.
 
     Raises
@@ -156,7 +159,15 @@ def register(
         raise TypeError("register() needs the operations or selections that the rule is for")
 
     def add(function: F) -> F:
-        entry = declared(as_rule(function), overwrites=overwrites, moves=moves, picks=picks, opposed=opposed, fold=fold)
+        entry = declared(
+            as_rule(function),
+            overwrites=overwrites,
+            moves=moves,
+            picks=picks,
+            opposed=opposed,
+            contributes=contributes,
+            fold=fold,
+        )
         definition.add(entry, where)
         _get.cache_clear()
         return function
@@ -175,8 +186,8 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     name : str
         One of `names`.
     **parameters
-        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers, or
-        sequences of numbers, one for each channel.
+        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers,
+        sequences of numbers, one for each channel, or True and False.
 
     Raises
     ------

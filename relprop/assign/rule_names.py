@@ -14,6 +14,9 @@ class ParameterError(RelpropError, ValueError):
     """A parameter that a rule set does not have, or a value that is no number."""
 
 
+_SWITCHES = {"true": 1.0, "false": 0.0}
+
+
 def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RuleSet:
     """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
 
@@ -46,7 +49,7 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         try:
-            numbers = tuple(map(float, value.split("/")))
+            numbers = tuple(_SWITCHES[v] if v in _SWITCHES else float(v) for v in value.strip().lower().split("/"))
         except ValueError as error:
             raise ParameterError(f"rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
         if not all(map(isfinite, numbers)) or key.strip() in named:

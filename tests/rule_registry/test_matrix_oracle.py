@@ -380,13 +380,18 @@ def test_layer_norm(normalized: list[int], affine: bool) -> None:
 
 
 def test_layer_norm_is_not_centred() -> None:
-    """An entry below the mean but above zero receives relevance, in proportion to itself and not to its offset."""
+    """An entry below the mean but above zero is in proportion to itself: what it hands on depends on the mean's side.
+
+    Below the mean its output is negative, which it makes no larger; by the paper's letter it receives relevance still.
+    """
     x = torch.tensor([[1.0, 2.0, 9.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 3, dtype=torch.float64)
-    applied = apply_rule(aten.layer_norm.default, (x, [3]), {}, slots(["input"]), relevance, delta=0.0)
-    centred = (x - x.mean()).abs()
-    expected = x / centred
-    torch.testing.assert_close(applied.values[0][0], 3 * expected / expected.sum())
+    args = (aten.layer_norm.default, (x, [3]), {}, slots(["input"]), relevance)
+    letter = apply_rule(*args, delta=0.0, signed=False)
+    expected = x / (x - x.mean()).abs()
+    torch.testing.assert_close(letter.values[0][0], 3 * expected / expected.sum())
+    applied = apply_rule(*args, delta=0.0)
+    torch.testing.assert_close(applied.values[0][0], torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -616,11 +621,14 @@ def test_quotient_of_activations(left: tuple[int, ...], right: tuple[int, ...]) 
 
 
 def test_quotient_by_hand() -> None:
-    """Numerator z^+, denominator (-z)^+: a positive quotient speaks for the numerator alone."""
+    """The numerator makes a quotient of either sign larger, the denominator none; by the letter they are z^+, (-z)^+."""
     a = torch.tensor([[6.0, -6.0]], dtype=torch.float64)
     b = torch.tensor([[2.0, 2.0]], dtype=torch.float64)
     relevance = torch.tensor([[[1.0, 3.0]]], dtype=torch.float64)
     applied = apply_rule(aten.div.Tensor, (a, b), {}, slots(["self", "other"]), relevance, delta=0.0)
+    torch.testing.assert_close(applied.values[0], torch.tensor([[[1.0, 3.0]]], dtype=torch.float64))
+    assert not applied.values[1].any()
+    applied = apply_rule(aten.div.Tensor, (a, b), {}, slots(["self", "other"]), relevance, delta=0.0, signed=False)
     torch.testing.assert_close(applied.values[0], torch.tensor([[[1.0, 0.0]]], dtype=torch.float64))
     torch.testing.assert_close(applied.values[1], torch.tensor([[[0.0, 3.0]]], dtype=torch.float64))
 
@@ -673,12 +681,13 @@ def test_sum_with_a_number_as_a_tensor_argument(op: Any, number: float) -> None:
 
 
 def test_constant_minus_activation_by_hand() -> None:
-    """``c - x`` hands on to the negative entries of x alone."""
+    """By the letter ``c - x`` hands on to the negative entries of x alone, else also to a positive one above c."""
     x = torch.tensor([[2.0, -1.0, -3.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 3, dtype=torch.float64)
-    applied = apply_rule(aten.rsub.Scalar, (x, 1.0), {}, slots(["self"]), relevance, delta=0.0)
-    raw = torch.tensor([[0.0, 1 / 2, 3 / 4]], dtype=torch.float64)
-    torch.testing.assert_close(applied.values[0][0], 3 * raw / raw.sum())
+    for first, signed_ in ((0.0, False), (2.0, True)):
+        applied = apply_rule(aten.rsub.Scalar, (x, 1.0), {}, slots(["self"]), relevance, delta=0.0, signed=signed_)
+        raw = torch.tensor([[first, 1 / 2, 3 / 4]], dtype=torch.float64)
+        torch.testing.assert_close(applied.values[0][0], 3 * raw / raw.sum())
 
 
 def test_masked_logits_stay_out_of_the_stabiliser() -> None:
@@ -1121,17 +1130,28 @@ def test_lost_mass_is_counted(case: tuple[Any, ...], delta: float) -> None:
     op, args, active = case
     args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
     relevance = torch.rand(SEEDS, *op(*args).shape, dtype=torch.float64)
-    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta)
+    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta, signed=False)
     assert all(torch.equal(value, torch.zeros_like(value)) for value in applied.values)
     torch.testing.assert_close(applied.lost, FRONT.sum(relevance))
     torch.testing.assert_close(applied.arrived, applied.lost)
+
+
+@deltas
+@pytest.mark.parametrize("case", [case for name, case in LOSING.items() if "zero" not in name])
+def test_nothing_is_lost_where_contributions_are_negative_as_the_output_is(case: tuple[Any, ...], delta: float) -> None:
+    """But for a constant minus an activation below it, which speaks against a positive output."""
+    op, args, active = case
+    args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
+    relevance = torch.rand(SEEDS, *op(*args).shape, dtype=torch.float64)
+    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta)
+    assert bool(applied.lost.any()) is (op == aten.rsub.Scalar)
 
 
 def test_mass_is_lost_for_one_sample_alone() -> None:
     x = torch.tensor([[1.0, 2.0], [-1.0, -2.0]], dtype=torch.float64)
     relevance = torch.ones(1, 2, 1, dtype=torch.float64)
     weight = torch.ones(1, 2, dtype=torch.float64)
-    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance, signed=False)
     torch.testing.assert_close(applied.values[0].sum(-1), torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(applied.lost, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
 
@@ -1142,7 +1162,7 @@ def test_threshold_of_loss(part: float, lost: bool) -> None:
     x = torch.ones(1, 2, dtype=torch.float64)
     weight = torch.tensor([[part, -1.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 1, dtype=torch.float64)
-    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance, signed=False)
     assert bool(applied.lost.any()) is lost
     assert float(applied.values[0].sum() + applied.lost.sum()) == pytest.approx(1)
 
