@@ -40,10 +40,8 @@ def _shared(call: Call, s: Tensor, product: Tensor, sign: Tensor | None) -> Shar
     # Both parts are pulled through the same shapes: as seeds behind one another.
     seeds = len(s)
     first, second = slice(seeds), slice(seeds, 2 * seeds)
-    if few := has_few_terms(_terms(call)):
-        parts = halves(s, sign)
-    else:
-        parts = s * sign, s
+    few = has_few_terms(_terms(call))
+    parts = halves(s, sign) if few else (s * sign, s)
     net = call.batch.sum(s * sign * product)
 
     def formula(x: Tensor, nonnegative: bool, other: Tensor, pull: Callable[..., Tensor]) -> Tensor:

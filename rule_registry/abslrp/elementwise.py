@@ -58,7 +58,7 @@ def mul(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevan
 
 @register(ABSLRP, aten.div.Tensor, aten.div.Scalar, overwrites=True, opposed=True, contributes=True)
 def div(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
-    """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``, which never counts; scalars are inert."""
+    """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
     return _quotients(call, relevance, {"self": 1, "other": -1}, delta, signed)
 
 

@@ -1,7 +1,7 @@
 """A general rule for operations that have none, to be chosen on purpose: absLRP's formula through the Jacobian.
 
 The contribution of an input ``x_i`` to an output ``z_j`` of any differentiable operation is ``x_i dz_j/dx_i``, and the
-formula takes what has the output's sign of each: ``sum_j (x_i dz_j/dx_i sgn z_j)^+ R_j / D_j``. A single vector-Jacobian product gives
+formula takes what has the output's sign of each: ``sum_j (x_i dz_j/dx_i sgn z_j)^+ R_j / D_j``. A single product gives
 ``x_i sum_j dz_j/dx_i s_j``, in which contributions of both signs have cancelled before one could part them, and no
 few products do better without knowing the operation: it takes the entries of the Jacobian themselves. They are cheap
 where an operation is pointwise (`torch.Tag.pointwise`), since then each output has one entry of each input. For
