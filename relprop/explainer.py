@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 import rule_registry
-from relprop.assign.assign import assign
+from relprop.assign.assign import assign, prove_rectified
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target, check_apart, choose_contrast, target_classes
 from relprop.errors import MissingRuleError
@@ -161,6 +161,7 @@ class Explainer:
                 plan = assign(graph, rules, self.at)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
+                plan = prove_rectified(plan, attached)
                 prepared = PreparedProgram(plan, rewrite(plan, contrast, layers, attached), layers, attached, contrast)
                 prepared = _keep(programs, key, prepared)
         return prepared

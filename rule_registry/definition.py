@@ -9,7 +9,7 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.rule import Parameter, Rule
+from rule_registry.rule import Parameter, Rule, shown
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
@@ -96,6 +96,19 @@ def choices_of(chain: Sequence[Definition]) -> dict[str, tuple[str, ...]]:
     return choices
 
 
+def as_switch(name: str, value: Parameter) -> bool:
+    """Return a parameter that is True or False, for which 1 and 0 stand too.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    if value not in (0, 1):
+        raise ValueError(f"the parameter {name!r} must be True or False, not {shown(value)}")
+    return bool(value)
+
+
 def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> RuleSet:
     """Make a rule set from its definition and those it is built on.
 
@@ -111,7 +124,7 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     TypeError
         If the rule set has no such parameter, or a rule needs one that is not there.
     ValueError
-        If a rule set of the chain refuses the parameters.
+        If a rule set of the chain refuses the parameters, or one that must be True or False is neither.
     """
     definition = chain[0]
     values: dict[str, Parameter] = {}
@@ -135,7 +148,8 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     if unknown:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
-    values |= parameters
+    switches = {name for name, value in values.items() if isinstance(value, bool)}
+    values |= {name: as_switch(name, v) if name in switches else v for name, v in parameters.items()}
     settings |= {name: values[name] for name in choices}
     for link in chain:
         if link.refuse is not None and (wrong := link.refuse(values)):

@@ -102,6 +102,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F]: ...
 
@@ -115,6 +116,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> None: ...
 
@@ -127,6 +129,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    contributes: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
@@ -141,7 +144,7 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, fold
+    overwrites, moves, picks, opposed, contributes, fold
         What is declared of the rule, beside what the rule itself declares: see `Rule`.
 
     Raises
@@ -167,7 +170,15 @@ def register(
         raise TypeError("register() needs the operations or selections that the rule is for")
 
     def add(function: F) -> F:
-        entry = declared(as_rule(function), overwrites=overwrites, moves=moves, picks=picks, opposed=opposed, fold=fold)
+        entry = declared(
+            as_rule(function),
+            overwrites=overwrites,
+            moves=moves,
+            picks=picks,
+            opposed=opposed,
+            contributes=contributes,
+            fold=fold,
+        )
         definition.add(entry, where)
         _get.cache_clear()
         return function
@@ -187,7 +198,8 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
         One of `names`.
     **parameters
         Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers,
-        sequences of numbers, one for each channel, or words, as ``seed="signed"`` for ``"abslrp-paper"``.
+        sequences of numbers, one for each channel, True and False, or words, as ``seed="signed"`` for
+        ``"abslrp-paper"``.
 
     Raises
     ------

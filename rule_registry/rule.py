@@ -55,6 +55,9 @@ class Rule:
     opposed : bool
         Whether two inputs contribute the same with opposite signs, as numerator and denominator of a quotient do: one
         of them receives nothing where all relevance lies at outputs of one sign.
+    contributes : bool
+        Whether an input receives relevance only as far as it contributes to the output, and no contribution against the
+        sign of the output counts where that is positive. The engine may then prove where relevance arrives.
     fold : callable, optional
         Of a norm: from its arguments to what it does to each channel, see `rule_registry.operations.layers`. The
         engine folds that into weight and bias of the layer before, whose rule then holds for both. The function is
@@ -69,6 +72,7 @@ class Rule:
     moves: bool = False
     picks: bool = False
     opposed: bool = False
+    contributes: bool = False
     fold: Fold | None = None
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
@@ -115,6 +119,8 @@ def shown(value: Parameter) -> str:
     """Write a parameter as tables do."""
     if isinstance(value, str):
         return value
+    if isinstance(value, bool):
+        return str(value)
     return f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"{value:g}"
 
 

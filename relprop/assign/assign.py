@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from dataclasses import replace
 
 from torch import fx
@@ -12,7 +13,9 @@ from relprop.assign.missing_rules import explain_missing
 from relprop.assign.plan import Plan
 from relprop.errors import CaptureError, InputError, MissingRuleError
 from relprop.graph.arguments import argument_nodes
+from relprop.graph.arrival import rectified_nodes
 from relprop.graph.attention import find_attention
+from relprop.graph.class_scores import class_scores
 from relprop.graph.dataflow import between, carries_relevance, is_complex, is_real
 from relprop.graph.graph import Graph, Marks
 from relprop.graph.layers import input_layers, weighted_layers
@@ -50,6 +53,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     layers = weighted_layers(graph, carrying)
     entrances = input_layers(graph, layers)
     attention = find_attention(graph, carrying, reached, layers)
+    scores = class_scores(graph, reached, layers, nonnegative)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
@@ -62,6 +66,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
             masked=node in masked,
             attention=node in attention.parts,
             attention_weights=attention.weights.get(node),
+            evidence=scores.get(node, 0),
         )
         rule = rules.find(sites[node])
         if rule is None or not (rule.complex or is_real(node)):
@@ -72,6 +77,22 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         raise MissingRuleError(explain_missing(graph, rules, missing))
     merged = foldable_layers(sites, assigned, (graph.output,))
     return Plan(graph, rules, sources, sites, assigned, merged)
+
+
+def prove_rectified(plan: Plan, stops: Collection[fx.Node] = ()) -> Plan:
+    """Find the sites that relevance arrives at only where their output is not negative.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `assign`, which knows of none: there anything may happen to relevance on its way.
+    stops : collection of fx.Node
+        Where it may still: nodes with hooks.
+    """
+    nonnegative = nonnegative_nodes(plan.graph)
+    found = rectified_nodes(plan.graph, plan.sites, plan.assigned, plan.merged, nonnegative, stops)
+    sites = {node: replace(site, rectified=not found.get(node, True)) for node, site in plan.sites.items()}
+    return replace(plan, sites=sites, gains={node: tuple(gains) for node, gains in found.items() if gains})
 
 
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:

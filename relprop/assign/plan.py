@@ -31,6 +31,8 @@ class Plan:
         The rule of each.
     merged : mapping of fx.Node to fx.Node
         Layers that are one with the batch norm behind them, and that batch norm.
+    gains : mapping of fx.Node to tuple of fx.Node
+        Operations that relevance arrives at only where their output is not negative, if no gain of these norms is.
     """
 
     graph: Graph
@@ -39,6 +41,7 @@ class Plan:
     sites: dict[fx.Node, Site]
     assigned: dict[fx.Node, Rule]
     merged: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    gains: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
 
     def why(self, name: str) -> str:
         """Say which rule an operation has, and which entry of the rule set it comes from.

@@ -14,6 +14,9 @@ class ParameterError(RelpropError, ValueError):
     """A parameter that a rule set does not have, or a value that it can't be."""
 
 
+_SWITCHES = {"true": 1.0, "false": 0.0}
+
+
 def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RuleSet:
     """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
 
@@ -52,7 +55,7 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
             parameters[key] = value
             continue
         try:
-            numbers = tuple(map(float, value.split("/")))
+            numbers = tuple(_SWITCHES[v] if v in _SWITCHES else float(v) for v in value.strip().lower().split("/"))
         except ValueError as error:
             raise ParameterError(f"rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
         if not all(map(isfinite, numbers)) or key in named:

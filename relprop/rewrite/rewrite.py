@@ -21,7 +21,7 @@ from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.seed import Seed, seed_names
 from relprop.rewrite.signed import gather, net, together
-from relprop.rewrite.step import Step
+from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
 
 
@@ -74,6 +74,7 @@ class _Rewriter:
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
         self.hooked: dict[str, list[fx.Node]] = {}
+        self.positive: dict[fx.Node, fx.Node] = {}
         classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
         self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes))
 
@@ -149,6 +150,8 @@ class _Rewriter:
         if node in self.plan.merged:
             args, kwargs = (), self._folded(node, bind_arguments(node, args, kwargs))
             output = _first_part(self.plan.merged[node])
+        if node in self.plan.gains:
+            kwargs = {**kwargs, "rectified": self._rectified(node)}
         step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
@@ -186,6 +189,16 @@ class _Rewriter:
         both = self._emit(f"folded_{layer.name}", "call_module", name, (arguments, own))
         weight, bias = (self._item(both, k, f"folded_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
         return {**arguments, declared.weights[0]: weight, str(declared.bias): bias}
+
+    def _rectified(self, node: fx.Node) -> fx.Node:
+        """Return whether none of the gains is negative that relevance comes through before an operation."""
+        facts = []
+        for gain in self.plan.gains[node]:
+            if gain not in self.positive:
+                name = f"positive_{gain.name}"
+                self.positive[gain] = self._emit(name, "call_function", positive_gains, (self.forward[gain],))
+            facts.append(self.positive[gain])
+        return facts[0] if len(facts) == 1 else self._emit("rectified", "call_function", all_of, tuple(facts))
 
     def _collect(self, node: fx.Node) -> fx.Node | None:
         """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -14,6 +15,7 @@ from relprop.errors import RuleError
 from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
 from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
 from rule_registry.memory_layout import layout
+from rule_registry.tracing import has_values
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -56,6 +58,7 @@ class Step(nn.Module):
         self.overwrites = False
         self.measures = measures
         self.site = site
+        self.rectified = replace(site, rectified=True)
         self.defaults = {
             argument.name: argument.default_value if argument.has_default_value() else None
             for argument in site.op._schema.arguments
@@ -70,7 +73,9 @@ class Step(nn.Module):
         step.overwrites = True
         return step
 
-    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+    def forward(
+        self, relevance: Any, output: Any, *args: Any, rectified: bool = False, **kwargs: Any
+    ) -> tuple[Tensor | None, ...]:
         """Apply the rule.
 
         Parameters
@@ -79,6 +84,8 @@ class Step(nn.Module):
             What arrived, ``(S, *output)``.
         output, *args, **kwargs
             What the operation returned, and what it was called with.
+        rectified : bool
+            Whether this time relevance arrives only where the output is not negative, see `positive_gains`.
 
         Returns
         -------
@@ -90,7 +97,7 @@ class Step(nn.Module):
         output = widen(output)
         relevance = self._fitted(output, relevance)
         spent = self.overwrites and can_overwrite(relevance)
-        call = Call(self.site, self._bind(args, kwargs), output, spent)
+        call = Call(self.rectified if rectified else self.site, self._bind(args, kwargs), output, spent)
         counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
         arrived = _mass(self.site.output_batch, relevance) if counts else None  # the rule may overwrite it
         try:
@@ -147,6 +154,16 @@ class Step(nn.Module):
                 f"rule {self.rule} returned relevances of shapes {found} where (S, *input) are {expected}, for "
                 f"{', '.join(map(str, self.site.active))} of {self.where}"
             )
+
+
+def positive_gains(gain: Tensor) -> bool:
+    """Whether no gain of a norm is negative; unknown, and so False, to a tracer, for which there are no values."""
+    return has_values(gain) and bool((gain >= 0).all())
+
+
+def all_of(*facts: bool) -> bool:
+    """Whether all are true."""
+    return all(facts)
 
 
 def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
