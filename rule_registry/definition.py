@@ -33,8 +33,8 @@ class Definition:
         Defaults of the parameters that `get` accepts, and of those that it does not.
     refuse : callable, optional
         What is wrong with parameters.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers, are moves, or linear: see `Rule`.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -48,6 +48,7 @@ class Definition:
     refuse: Refusal | None = None
     complex: bool = False
     moves: bool = False
+    linear: bool = False
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -61,7 +62,7 @@ class Definition:
         TypeError
             If one is neither an operation nor a selection.
         """
-        rule = declared(rule, complex=self.complex, moves=self.moves)
+        rule = declared(rule, complex=self.complex, moves=self.moves, linear=self.linear)
         entries: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
         for key in where:
             if not isinstance(key, Selector):

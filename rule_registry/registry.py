@@ -42,6 +42,7 @@ def define(
     refuse: Refusal | None = None,
     complex: bool = False,
     moves: bool = False,
+    linear: bool = False,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -59,8 +60,8 @@ def define(
         accept them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers too, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers too, are moves, or linear: see `Rule`.
     **settings
         Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
 
@@ -80,7 +81,7 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
-    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves)
+    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, linear)
 
 
 @overload
@@ -91,6 +92,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F]: ...
 
@@ -104,6 +106,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> None: ...
 
@@ -116,6 +119,7 @@ def register(
     moves: bool = False,
     picks: bool = False,
     opposed: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
@@ -130,7 +134,7 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, fold
+    overwrites, moves, picks, opposed, linear, fold
         What is declared of the rule, beside what the rule itself declares: see `Rule`.
 
     Raises
@@ -156,7 +160,15 @@ def register(
         raise TypeError("register() needs the operations or selections that the rule is for")
 
     def add(function: F) -> F:
-        entry = declared(as_rule(function), overwrites=overwrites, moves=moves, picks=picks, opposed=opposed, fold=fold)
+        entry = declared(
+            as_rule(function),
+            overwrites=overwrites,
+            moves=moves,
+            picks=picks,
+            opposed=opposed,
+            linear=linear,
+            fold=fold,
+        )
         definition.add(entry, where)
         _get.cache_clear()
         return function

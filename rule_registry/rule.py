@@ -53,6 +53,10 @@ class Rule:
     opposed : bool
         Whether two inputs contribute the same with opposite signs, as numerator and denominator of a quotient do: one
         of them receives nothing where all relevance lies at outputs of one sign.
+    linear : bool
+        Whether it is linear in the relevance that arrives, as long as nothing is rescaled: one that takes its positive
+        and its negative part apart, or divides by its mass, is not. Under a rule set of linear rules a contrast is one
+        pass, under any other two.
     fold : callable, optional
         Of a norm: from its arguments to what it does to each channel, see `rule_registry.operations.layers`. The
         engine folds that into weight and bias of the layer before, whose rule then holds for both. The function is
@@ -67,6 +71,7 @@ class Rule:
     moves: bool = False
     picks: bool = False
     opposed: bool = False
+    linear: bool = False
     fold: Fold | None = None
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
@@ -124,7 +129,7 @@ def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     return ()
 
 
-passes = Rule("passes", _pass, "passes", complex=True, moves=True)
+passes = Rule("passes", _pass, "passes", complex=True, moves=True, linear=True)
 """The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks", complex=True)
+blocks = Rule("blocks", _block, "blocks", complex=True, linear=True)
 """No relevance reaches the inputs, on purpose."""

@@ -51,8 +51,9 @@ class RuleSet:
         The rule of operations that are not in the table. Without one they are an error.
     parameters : mapping
         Values for the keyword-only parameters of the rules.
-    contrast : {"rest", None}
-        The contrast `relprop.explain` uses unless told otherwise.
+    contrast : {"rest", "log-odds", None}
+        The contrast `relprop.explain` uses unless told otherwise; ``"rest"`` in place of ``"log-odds"`` where a softmax
+        does not turn the output into probabilities, and none where there is one output.
     seed : {"one", "output"}
         Relevance at the target: one, or the output that is explained, as rules that decompose it have it.
     conserves : bool
@@ -73,7 +74,7 @@ class RuleSet:
     overrides: tuple[tuple[Selector, Rule], ...] = ()
     default: Rule | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    contrast: Literal["rest"] | None = None
+    contrast: Literal["rest", "log-odds"] | None = None
     seed: Literal["one", "output"] = "one"
     conserves: bool = True
     measures: bool = False
@@ -82,11 +83,21 @@ class RuleSet:
     own: tuple[tuple[Selector, Rule], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.contrast not in ("rest", None) or self.seed not in ("one", "output"):
+        if self.contrast not in ("rest", "log-odds", None) or self.seed not in ("one", "output"):
             raise ValueError(
-                f'a rule set has contrast "rest" or None, and seed "one" or "output", not {self.contrast!r} and '
-                f"{self.seed!r}"
+                f'a rule set has contrast "rest", "log-odds" or None, and seed "one" or "output", not '
+                f"{self.contrast!r} and {self.seed!r}"
             )
+
+    @property
+    def linear(self) -> bool:
+        """Whether all of it is linear in the relevance at the target, so that a contrast is one pass.
+
+        It is where nothing is rescaled to the mass that arrived, and every rule declares that it is linear.
+        """
+        rules = [*self.table.values(), *(rule for _, rule in self.overrides)]
+        rules += [] if self.default is None else [self.default]
+        return not self.conserves and all(rule.linear for rule in rules)
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""

@@ -25,6 +25,7 @@ define(
     "attnlrp",
     "softmax by first-order expansion, products in halves, norms pass (Achtibat et al. 2024)",
     base="epsilon",
+    linear=True,
 )
 # Proposition 3.4 for a norm as a whole. The authors' library applies it to the division by the deviation alone, and
 # epsilon to the mean and the bias of a layer norm, as ``epsilon`` does here; but for that the two agree.
@@ -34,7 +35,12 @@ register(
     rule=passes,
 )
 
-define("cp-lrp", "attention is held: relevance takes the path of the values alone (Ali et al. 2022)", base="epsilon")
+define(
+    "cp-lrp",
+    "attention is held: relevance takes the path of the values alone (Ali et al. 2022)",
+    base="epsilon",
+    linear=True,
+)
 register("cp-lrp", aten.softmax.int, aten._softmax.default, rule=blocks)
 
 

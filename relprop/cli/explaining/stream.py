@@ -75,11 +75,7 @@ class Run:
                 batch.append(look(path, self.classifier))
             except (PictureError, TransformError) as error:
                 message = str(error) if isinstance(error, PictureError) else f"{readable(str(path))}: {error}"
-                self.failed += 1
-                self.results.fail(path, message)
-                progress.update()
-                with progress.external_write_mode():
-                    warn(message)
+                self._fail(path, message, progress)
             if len(batch) > 1 and batch[-1].x.shape != batch[0].x.shape:
                 # A transform of one's own may leave pictures their sizes; one batch has one.
                 yield batch[:-1]
@@ -92,8 +88,16 @@ class Run:
 
     def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
         x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
-        start, count = time.perf_counter(), self.choice.top
-        target = self.choice.index if count == 1 else self._most_probable(x).flatten()
+        start, count, against = time.perf_counter(), self.choice.top, self.explainer.contrast
+        target: int | Tensor | None = self.choice.index
+        if count > 1 or (target is None and isinstance(against, int)):
+            classes = self._most_probable(x)
+            apart = (classes != against).all(1) if isinstance(against, int) else classes.new_ones(len(x), dtype=bool)
+            self._skip([looked for looked, kept in zip(batch, apart.tolist(), strict=True) if not kept], progress)
+            batch = [looked for looked, kept in zip(batch, apart.tolist(), strict=True) if kept]
+            if not batch:
+                return
+            x, target = x[apart], classes[apart].flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         self.seconds += time.perf_counter() - start
         if self.oracle is None:
@@ -111,6 +115,20 @@ class Run:
             progress.update()
             with progress.external_write_mode():
                 typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+
+    def _skip(self, batch: Sequence[Looked], progress: Any) -> None:
+        """Report and count pictures whose class is the one that it was to be set against."""
+        for looked in batch:
+            name = self.classifier.labels[self.explainer.contrast]  # type: ignore[index]
+            among = "its class" if self.choice.top == 1 else f"one of its {self.choice.top} most probable classes"
+            self._fail(looked.path, f"{readable(str(looked.path))}: --contrast {name} is {among}", progress)
+
+    def _fail(self, path: Path, message: str, progress: Any) -> None:
+        self.failed += 1
+        self.results.fail(path, message)
+        progress.update()
+        with progress.external_write_mode():
+            warn(message)
 
     def _oracle_error(self, x: Tensor) -> float:
         """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
