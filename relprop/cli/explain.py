@@ -74,8 +74,8 @@ def explain(
     """Draw where each picture holds more relevance for its class than for the others, and less.
 
     One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
-    the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit
-    code 1.
+    the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and
+    makes the exit code 1.
     """
     with one_line_errors(debug):
         from relprop.cli.choices import choose_contrast, choose_rules, choose_target

@@ -153,8 +153,8 @@ class Conservation:
             line = (
                 "conservation: not rescaled; one seed of both signs, over whose magnitude masses are told: "
                 f"{float(started.min()):.1%} to {float(started.max()):.1%} at the output, "
-                f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make the difference, most of it "
-                f"{most.name} ({most.operation})"
+                f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make "
+                f"the difference, most of it {most.name} ({most.operation})"
             )
             return "\n".join([line, *self._mask_lines()])
         line = (

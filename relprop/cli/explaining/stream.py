@@ -92,36 +92,40 @@ class Run:
         target: int | Tensor | None = self.choice.index
         if count > 1 or (target is None and isinstance(against, int)):
             classes = self._most_probable(x)
-            apart = (classes != against).all(1) if isinstance(against, int) else classes.new_ones(len(x), dtype=bool)
-            self._skip([looked for looked, kept in zip(batch, apart.tolist(), strict=True) if not kept], progress)
-            batch = [looked for looked, kept in zip(batch, apart.tolist(), strict=True) if kept]
+            if isinstance(against, int):
+                apart = (classes != against).all(1)
+                batch = self._without_skipped(batch, apart.tolist(), progress)
+                x, classes = x[apart], classes[apart]
             if not batch:
                 return
-            x, target = x[apart], classes[apart].flatten()
+            target = classes.flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         self.seconds += time.perf_counter() - start
         if self.oracle is None:
             self.oracle = self._oracle_error(x[:2])
         for k, looked in enumerate(batch):
-            classes = explanation[k * count : (k + 1) * count]
-            self.results.write(looked, classes)
+            part = explanation[k * count : (k + 1) * count]
+            self.results.write(looked, part)
             self.explained += 1
-            kept, note = classes.conservation, "these rules do not conserve relevance"
+            kept, note = part.conservation, "these rules do not conserve relevance"
             if kept.cuts:
                 self.conservation = max(self.conservation or 0.0, kept.error)
                 note = f"conservation error {kept.error:.1e}"
-            if (share := arriving(classes)) is not None:
+            if (share := arriving(part)) is not None:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
-    def _skip(self, batch: Sequence[Looked], progress: Any) -> None:
-        """Report and count pictures whose class is the one that it was to be set against."""
-        for looked in batch:
-            name = self.classifier.labels[self.explainer.contrast]  # type: ignore[index]
-            among = "its class" if self.choice.top == 1 else f"one of its {self.choice.top} most probable classes"
-            self._fail(looked.path, f"{readable(str(looked.path))}: --contrast {name} is {among}", progress)
+    def _without_skipped(self, batch: Sequence[Looked], apart: Sequence[bool], progress: Any) -> list[Looked]:
+        """Return the pictures of other classes than the one they are set against; report and count the others."""
+        name = self.classifier.labels[self.explainer.contrast]  # type: ignore[index]
+        among = "its class" if self.choice.top == 1 else f"one of its {self.choice.top} most probable classes"
+        for looked, kept in zip(batch, apart, strict=True):
+            if not kept:
+                message = f"{readable(str(looked.path))}: {name}, which --contrast names, is {among}"
+                self._fail(looked.path, message, progress)
+        return [looked for looked, kept in zip(batch, apart, strict=True) if kept]
 
     def _fail(self, path: Path, message: str, progress: Any) -> None:
         self.failed += 1

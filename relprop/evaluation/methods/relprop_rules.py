@@ -22,7 +22,8 @@ class Relevance(Method):
     def __init__(self, explainer: Explainer) -> None:
         if isinstance(explainer.contrast, Sequence | Tensor) and not isinstance(explainer.contrast, str):
             raise MethodError(
-                "a contrast of one class per sample goes with one batch, and an evaluation asks for many: pass <contrast>",
+                "a contrast of one class per sample goes with one batch, and an evaluation asks for many: pass "
+                "<contrast>",
                 contrast='"rest"',
             )
         self.explainer = explainer
