@@ -33,8 +33,8 @@ class Definition:
         Defaults of the parameters that `get` accepts, and of those that it does not.
     refuse : callable, optional
         What is wrong with parameters.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers, are moves, or linear: see `Rule`.
     choices : dict
         Settings that `get` accepts as parameters: the words each may be, the default first.
     table, overrides
@@ -50,6 +50,7 @@ class Definition:
     refuse: Refusal | None = None
     complex: bool = False
     moves: bool = False
+    linear: bool = False
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Definition:
         TypeError
             If one is neither an operation nor a selection.
         """
-        rule = declared(rule, complex=self.complex, moves=self.moves)
+        rule = declared(rule, complex=self.complex, moves=self.moves, linear=self.linear)
         entries: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
         for key in where:
             if not isinstance(key, Selector):

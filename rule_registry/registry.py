@@ -42,6 +42,7 @@ def define(
     refuse: Refusal | None = None,
     complex: bool = False,
     moves: bool = False,
+    linear: bool = False,
     choices: Mapping[str, Sequence[str]] | None = None,
     **settings: Any,
 ) -> None:
@@ -60,8 +61,8 @@ def define(
         accept them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers too, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers too, are moves, or linear: see `Rule`.
     choices : mapping, optional
         Settings that `get` accepts as parameters: the words each may be, the default first.
     **settings
@@ -87,7 +88,7 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = (_numbers(given or {}) for given in (parameters, fixed))
-    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, words)
+    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, linear, words)
 
 
 def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -103,6 +104,7 @@ def register(
     picks: bool = False,
     opposed: bool = False,
     contributes: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F]: ...
 
@@ -117,6 +119,7 @@ def register(
     picks: bool = False,
     opposed: bool = False,
     contributes: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> None: ...
 
@@ -130,6 +133,7 @@ def register(
     picks: bool = False,
     opposed: bool = False,
     contributes: bool = False,
+    linear: bool = False,
     fold: Fold | None = None,
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
@@ -144,7 +148,7 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, contributes, fold
+    overwrites, moves, picks, opposed, contributes, linear, fold
         What is declared of the rule, beside what the rule itself declares: see `Rule`.
 
     Raises
@@ -177,6 +181,7 @@ def register(
             picks=picks,
             opposed=opposed,
             contributes=contributes,
+            linear=linear,
             fold=fold,
         )
         definition.add(entry, where)

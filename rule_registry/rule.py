@@ -58,6 +58,10 @@ class Rule:
     contributes : bool
         Whether an input receives relevance only as far as it contributes to the output, and no contribution against the
         sign of the output counts where that is positive. The engine may then prove where relevance arrives.
+    linear : bool
+        Whether it is linear in the relevance that arrives, as long as nothing is rescaled: one that takes its positive
+        and its negative part apart, or divides by its mass, is not. Under a rule set of linear rules a contrast is one
+        pass, under any other two.
     fold : callable, optional
         Of a norm: from its arguments to what it does to each channel, see `rule_registry.operations.layers`. The
         engine folds that into weight and bias of the layer before, whose rule then holds for both. The function is
@@ -73,6 +77,7 @@ class Rule:
     picks: bool = False
     opposed: bool = False
     contributes: bool = False
+    linear: bool = False
     fold: Fold | None = None
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
@@ -134,7 +139,7 @@ def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     return ()
 
 
-passes = Rule("passes", _pass, "passes", complex=True, moves=True)
+passes = Rule("passes", _pass, "passes", complex=True, moves=True, linear=True)
 """The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks", complex=True)
+blocks = Rule("blocks", _block, "blocks", complex=True, linear=True)
 """No relevance reaches the inputs, on purpose."""

@@ -51,8 +51,9 @@ class RuleSet:
         The rule of operations that are not in the table. Without one they are an error.
     parameters : mapping
         Values for the keyword-only parameters of the rules.
-    contrast : {"rest", None}
-        The contrast `relprop.explain` uses unless told otherwise.
+    contrast : {"rest", "log-odds", None}
+        The contrast `relprop.explain` uses unless told otherwise; ``"rest"`` in place of ``"log-odds"`` where a softmax
+        does not turn the output into probabilities, and none where there is one output.
     seed : {"one", "output", "signed"}
         Relevance at the target: one, or the output that is explained, as rules that decompose it have it. Signed, it
         is one at the target and ``-1 / classes`` at all others, where these are the contrast, in one pass.
@@ -75,7 +76,7 @@ class RuleSet:
     overrides: tuple[tuple[Selector, Rule], ...] = ()
     default: Rule | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    contrast: Literal["rest"] | None = None
+    contrast: Literal["rest", "log-odds"] | None = None
     seed: Literal["one", "output", "signed"] = "one"
     conserves: bool = True
     measures: bool = False
@@ -84,13 +85,23 @@ class RuleSet:
     own: tuple[tuple[Selector, Rule], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.contrast not in ("rest", None) or self.seed not in ("one", "output", "signed"):
+        if self.contrast not in ("rest", "log-odds", None) or self.seed not in ("one", "output", "signed"):
             raise ValueError(
-                f'a rule set has contrast "rest" or None, and seed "one", "output" or "signed", not {self.contrast!r} '
-                f"and {self.seed!r}"
+                f'a rule set has contrast "rest", "log-odds" or None, and seed "one", "output" or "signed", not '
+                f"{self.contrast!r} and {self.seed!r}"
             )
         if self.normalize not in ("largest", "l1", None):
             raise ValueError(f'a rule set has normalize "largest", "l1" or None, not {self.normalize!r}')
+
+    @property
+    def linear(self) -> bool:
+        """Whether all of it is linear in the relevance at the target, so that a contrast is one pass.
+
+        It is where nothing is rescaled to the mass that arrived, and every rule declares that it is linear.
+        """
+        rules = [*self.table.values(), *(rule for _, rule in self.overrides)]
+        rules += [] if self.default is None else [self.default]
+        return not self.conserves and all(rule.linear for rule in rules)
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from torch import fx
@@ -22,10 +22,10 @@ from relprop.graph.layers import input_layers, weighted_layers
 from relprop.graph.masks import masked_nodes
 from relprop.graph.module_outputs import matching_modules, module_outputs
 from relprop.graph.signs import nonnegative_nodes
-from rule_registry import BatchAxis, RuleSet, Site
+from rule_registry import BatchAxis, Rule, RuleSet, Site
 
 
-def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
+def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping[fx.Node, Rule] | None = None) -> Plan:
     """Give every operation between the source and the target its rule.
 
     Parameters
@@ -36,6 +36,8 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         From `rule_registry.get`.
     at : str, optional
         Path of the module whose output is the source. By default the floating-point inputs are.
+    settled : mapping, optional
+        Rules of some operations that the rule set has no say in.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
             attention_weights=attention.weights.get(node),
             evidence=scores.get(node, 0),
         )
-        rule = rules.find(sites[node])
+        rule = (settled or {}).get(node) or rules.find(sites[node])
         if rule is None or not (rule.complex or is_real(node)):
             missing.append(node)
         else:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
@@ -24,7 +25,7 @@ def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
 
 
 @plain_mode()
-def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Explanation:
+def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against) -> Explanation:
     """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
     graph, rules = prepared.plan.graph, prepared.plan.rules
 
@@ -84,7 +85,7 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Expl
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
         conservation=_conservation(prepared, parts, arrived),
         rules=rules.name,
-        contrast=prepared.contrast,
+        contrast=contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )
@@ -104,7 +105,7 @@ def _conservation(
     if not (rules.conserves or rules.measures):
         return Conservation(tuple, conserves=False)
     stops = prepared.stops
-    measured = [(part["records"], part["mass"], part["hooks"]) for part in parts]
+    measured = [(part["records"], part["mass"], part["unit"], part["hooks"]) for part in parts]
     arrived = {}
     for node in prepared.plan.sources:
         mark = prepared.plan.graph.batch[node]
@@ -112,10 +113,11 @@ def _conservation(
         arrived[node.name] = mark.sum(relevance[node.name])
 
     def trace() -> tuple[Cut, ...]:
-        steps, masses, hooks = zip(*measured, strict=True)
+        steps, masses, units, hooks = zip(*measured, strict=True)
         records = Records(
             {name: _joined([step[name] for step in steps]) for name in steps[0]},
             torch.cat(masses, 1).cpu(),
+            torch.cat(units, 1).cpu(),
             {name: mass.cpu() for name, mass in arrived.items()},
             {
                 name: [torch.cat(found, 2).cpu() for found in zip(*(hook[name] for hook in hooks), strict=True)]
@@ -124,7 +126,8 @@ def _conservation(
         )
         return follow(stops, records, output, rules.conserves)
 
-    return Conservation(trace, rules.conserves)
+    at_output = torch.cat([mass / unit for _, mass, unit, _ in measured], 1)
+    return Conservation(trace, rules.conserves, at_output, signed=prepared.contrast is not None and len(at_output) == 1)
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:

@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, fx, nn
 
+from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Against
 from relprop.errors import CaptureError, HookError
 from relprop.graph.module_outputs import module_outputs, module_paths, no_such_module
-from relprop.rewrite.seed import seed_names
+from relprop.rewrite.seed import in_one_pass, seed_names
 from relprop.rewrite.signed import apart, net
 from rule_registry import BatchAxis
 from rule_registry.tracing import has_values
@@ -36,7 +36,7 @@ class NodeInfo:
         Where the samples lie in the output, counted without the seed axis.
     seeds : tuple of str
         What the entries of the seed axis stand for: ``("target",)``, with contrast ``("target", "rest")``
-        or the other class, ``("target", "208")``; both in one seed are ``("target minus rest",)``.
+        or the other class, ``("target", "208")``; where both are in one seed ``("target minus rest",)``.
     """
 
     path: str
@@ -119,7 +119,7 @@ class RelevanceHook(nn.Module):
         return HookError(f"the hook {self.called} at {self.info.path or self.info.name!r} {what}")
 
 
-def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> dict[fx.Node, list[RelevanceHook]]:
+def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: ContrastKind) -> dict[fx.Node, list[RelevanceHook]]:
     """Find where hooks are called.
 
     Parameters
@@ -129,7 +129,7 @@ def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> di
     hooks : mapping
         From module paths, or globs of them, to hooks; what matches no module is looked for among the names of
         operations and inputs.
-    contrast : int, "rest" or None
+    contrast : int, "rest", "log-odds", "class" or None
         Whether there is a second seed, and of what.
 
     Returns
@@ -142,7 +142,7 @@ def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> di
     CaptureError
         If a hook matches nothing that relevance passes as a single tensor.
     """
-    seeds = seed_names(contrast, plan.rules.seed)
+    seeds = seed_names(contrast, in_one_pass(contrast, plan.rules))
     placed: dict[fx.Node, list[RelevanceHook]] = {}
     for pattern, hook in hooks.items():
         for path, call, node in _matching(plan, pattern):

@@ -26,7 +26,8 @@ class Cut:
         The operation's name in the program, its module path, ATen operation and rule; of a hook ``"hook"`` is the
         operation, and the rule the name of its function.
     mass : Tensor
-        ``(S, B)``, sum of all relevance on this cut over the relevance at the output.
+        ``(S, B)``, sum of all relevance on this cut over that at the output. Where target and contrast are one seed,
+        of both signs, here and of what is lost it is over the magnitude of that seed: its sum may be nothing.
     factor : Tensor
         ``(S, B)``, mass the rule handed on before rescaling over the mass that arrived.
     lost : Tensor
@@ -57,10 +58,16 @@ class Conservation:
     conserves : bool
         Whether the rule set is meant to conserve it. Where it only measures it, relevance has both signs, and what
         an operation's bias and stabiliser absorb counts as lost there (negative where they add to it).
+    at_output : Tensor
+        ``(S, B)``, mass at the output, told as that at the cuts is: one, but where one seed has both signs.
+    signed : bool
+        Whether target and contrast are one seed, so that all masses are over its magnitude.
     """
 
     trace: Callable[[], tuple[Cut, ...]] = field(repr=False)
     conserves: bool = True
+    at_output: Tensor = field(default_factory=lambda: torch.ones(1, 1), repr=False)
+    signed: bool = False
 
     @cached_property
     def cuts(self) -> tuple[Cut, ...]:
@@ -76,11 +83,13 @@ class Conservation:
                 for cut in self.cuts
             )
 
-        return Conservation(traced, self.conserves)
+        at_output = self.at_output if self.at_output.shape[1] == 1 else self.at_output[:, samples]
+        return Conservation(traced, self.conserves, at_output, self.signed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is found and not what finds it, so that it can be pickled."""
-        return {"cuts": self.cuts, "conserves": self.conserves}
+        at_output = self.at_output.cpu()
+        return {"cuts": self.cuts, "conserves": self.conserves, "at_output": at_output, "signed": self.signed}
 
     @property
     def masses(self) -> Tensor:
@@ -95,7 +104,7 @@ class Conservation:
 
     @property
     def errors(self) -> Tensor:
-        """Largest deviation of a cut's mass from one in each sample, losses and hooks' work put back, ``(B,)``."""
+        """Largest deviation of a cut's mass from the output's in each sample, losses and hooks' work back, ``(B,)``."""
         return self._deviations().amax((0, 1)) if self.cuts else torch.empty(0)
 
     @property
@@ -105,7 +114,7 @@ class Conservation:
 
     def _deviations(self) -> Tensor:
         lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
-        return (self.masses + lost - 1).abs()
+        return (self.masses + lost - self.at_output.cpu()).abs()
 
     @property
     def losses(self) -> tuple[Cut, ...]:
@@ -138,8 +147,16 @@ class Conservation:
         return "\n".join(lines)
 
     def _absorption(self) -> str:
-        reached = self.masses[-1]
+        reached, started = self.masses[-1], self.at_output
         most = max((cut for cut in self.cuts if cut.operation != HOOK), key=lambda cut: float(cut.lost.abs().max()))
+        if self.signed:
+            line = (
+                "conservation: not rescaled; one seed of both signs, over whose magnitude masses are told: "
+                f"{float(started.min()):.1%} to {float(started.max()):.1%} at the output, "
+                f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make "
+                f"the difference, most of it {most.name} ({most.operation})"
+            )
+            return "\n".join([line, *self._mask_lines()])
         line = (
             f"conservation: not rescaled; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
             f"relevance reaches the source, biases and stabilisers absorb the rest, most of it {most.name} "

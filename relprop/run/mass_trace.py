@@ -24,8 +24,8 @@ class Records:
     ----------
     steps : mapping of str to Tensor or None
         The record of each step, see `relprop.rewrite.step.Step`.
-    seeds : Tensor
-        Mass of the seeds, ``(S, B)``.
+    seeds, unit : Tensor
+        Mass of the seeds, and what masses are told in, ``(S, B)``.
     arrived : mapping of str to Tensor
         Mass at each source, ``(S, B)``.
     hooked : mapping of str to sequence of Tensor
@@ -34,6 +34,7 @@ class Records:
 
     steps: Mapping[str, Tensor | None]
     seeds: Tensor
+    unit: Tensor
     arrived: Mapping[str, Tensor]
     hooked: Mapping[str, Sequence[Tensor]]
 
@@ -52,8 +53,7 @@ def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool
     conserves : bool
         Whether the rule set is meant to conserve mass, so that what deletes it is suspect.
     """
-    seeds = records.seeds
-    unit = torch.where(seeds == 0, 1.0, seeds)
+    seeds, unit = records.seeds, records.unit
     expected = {output: seeds}
     mass, whole = seeds, True
     cuts: list[Cut] = []

@@ -86,8 +86,9 @@ define(
     "gradient",
     "the input gradient of the target: each rule is a vector-Jacobian product",
     base="structural",
-    default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True),
+    default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True, linear=True),
     complex=True,
+    linear=True,
     conserves=False,
 )
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)

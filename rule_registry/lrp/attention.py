@@ -39,6 +39,7 @@ define(
     "attnlrp",
     "softmax by first-order expansion, products in halves, gamma for layers outside attention (Achtibat et al. 2024)",
     base="epsilon",
+    linear=True,
     parameters={"conv_gamma": 0.25, "dense_gamma": 0.05},
     refuse=not_negative("conv_gamma", "dense_gamma"),
 )
@@ -62,7 +63,12 @@ def dense(call: Call, relevance: Tensor, *, dense_gamma: float, epsilon: float, 
     return by_epsilon(call, relevance, epsilon=epsilon)
 
 
-define("cp-lrp", "attention is held: relevance takes the path of the values alone (Ali et al. 2022)", base="attnlrp")
+define(
+    "cp-lrp",
+    "attention is held: relevance takes the path of the values alone (Ali et al. 2022)",
+    base="attnlrp",
+    linear=True,
+)
 register("cp-lrp", *(select(op=op, attention=True) for op in (aten.softmax.int, aten._softmax.default)), rule=blocks)
 
 
@@ -92,6 +98,7 @@ define(
     "reslrp",
     "AttnLRP, and in residual sums gamma for the terms of the sum's sign (ResLRP)",
     base="attnlrp",
+    linear=True,
     parameters={"residual_gamma": 1.0},
     refuse=not_negative("residual_gamma"),
 )
