@@ -37,6 +37,8 @@ class Definition:
         Whether all rules registered in it hold for complex numbers, are moves, or linear: see `Rule`.
     choices : dict
         Settings that `get` accepts as parameters: the words each may be, the default first.
+    version : int
+        As of `RuleSet`.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -52,6 +54,7 @@ class Definition:
     moves: bool = False
     linear: bool = False
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    version: int = 1
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -138,11 +141,12 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
         values |= link.parameters | link.fixed
         fixed |= link.fixed
         settings |= link.settings
-        table |= link.table
+        own = {op: _with_mass(rule, link, settings) for op, rule in link.table.items()}
+        table |= own
         if overrides:
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
-            overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
-        overrides += link.overrides
+            overrides += [(Selector(op=op), rule) for op, rule in own.items()]
+        overrides += [(selector, _with_mass(rule, link, settings)) for selector, rule in link.overrides]
     values |= {name: words[0] for name, words in choices.items()}
     free = values.keys() - fixed.keys()
     unknown = parameters.keys() - free
@@ -163,5 +167,11 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
         table=MappingProxyType({op: rule.bind(values) for op, rule in table.items()}),
         overrides=tuple((selector, rule.bind(values)) for selector, rule in overrides),
         parameters=MappingProxyType(values),
+        version=definition.version,
         **settings,
     )
+
+
+def _with_mass(rule: Rule, link: Definition, settings: Mapping[str, Any]) -> Rule:
+    """Return a rule that says what becomes of the mass, as the rule set it is registered in has it; moves follow."""
+    return rule if link.moves or rule.mass is not None else replace(rule, mass=settings.get("mass", "conserved"))

@@ -9,13 +9,13 @@ from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from torch._ops import OpOverload
 
 from rule_registry.definition import Definition, Refusal, build, choices_of, declared
 from rule_registry.parameters import as_parameter, as_word
-from rule_registry.rule import Fold, Function, Parameter, Rule
+from rule_registry.rule import Fold, Function, Mass, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
 
@@ -23,7 +23,15 @@ F = TypeVar("F", bound=Function)
 
 ROOT = "structural"
 """The rule set that all others are built on, which explains nothing by itself."""
-SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {"name", "summary", "table", "overrides", "own", "parameters"}
+SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {
+    "name",
+    "summary",
+    "table",
+    "overrides",
+    "own",
+    "parameters",
+    "version",
+}
 """What `define` may set: the other fields of a rule set follow from what is registered."""
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
@@ -44,6 +52,7 @@ def define(
     moves: bool = False,
     linear: bool = False,
     choices: Mapping[str, Sequence[str]] | None = None,
+    version: int = 1,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -65,8 +74,10 @@ def define(
         Whether all rules registered in it hold for complex numbers too, are moves, or linear: see `Rule`.
     choices : mapping, optional
         Settings that `get` accepts as parameters: the words each may be, the default first.
+    version : int
+        A rule set whose numbers change under the same name, also by those of its base, gets a new one.
     **settings
-        Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
+        Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``mass`` …).
 
     Raises
     ------
@@ -88,39 +99,37 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = (_numbers(given or {}) for given in (parameters, fixed))
-    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves, linear, words)
+    _definitions[name] = Definition(
+        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version
+    )
 
 
 def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     return {name: as_parameter(name, value) for name, value in parameters.items()}
 
 
+class Declarations(TypedDict, total=False):
+    """What may be declared of a rule where it is registered, see `Rule`."""
+
+    overwrites: bool
+    moves: bool
+    picks: bool
+    opposed: bool
+    contributes: bool
+    linear: bool
+    mass: Mass
+    fold: Fold
+
+
 @overload
 def register(
-    rule_set: str,
-    *where: OpOverload | Selector,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    contributes: bool = False,
-    linear: bool = False,
-    fold: Fold | None = None,
+    rule_set: str, *where: OpOverload | Selector, rule: None = None, **declarations: Unpack[Declarations]
 ) -> Callable[[F], F]: ...
 
 
 @overload
 def register(
-    rule_set: str,
-    *where: OpOverload | Selector,
-    rule: Rule | Function,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    contributes: bool = False,
-    linear: bool = False,
-    fold: Fold | None = None,
+    rule_set: str, *where: OpOverload | Selector, rule: Rule | Function, **declarations: Unpack[Declarations]
 ) -> None: ...
 
 
@@ -128,13 +137,7 @@ def register(
     rule_set: str,
     *where: OpOverload | Selector,
     rule: Rule | Function | None = None,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    contributes: bool = False,
-    linear: bool = False,
-    fold: Fold | None = None,
+    **declarations: Unpack[Declarations],
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
 
@@ -148,8 +151,9 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, contributes, linear, fold
-        What is declared of the rule, beside what the rule itself declares: see `Rule`.
+    **declarations
+        ``overwrites``, ``moves``, ``picks``, ``opposed``, ``contributes``, ``linear``, ``mass``, ``fold``: what is
+        declared of the rule, beside what the rule itself declares. See `Rule`.
 
     Raises
     ------
@@ -158,7 +162,8 @@ def register(
     ValueError
         If one of the operations or selections has a rule in this rule set already; none is registered then.
     TypeError
-        If one is neither an operation nor a selection, there is none, or the rule can't be called.
+        If one is neither an operation nor a selection, there is none, the rule can't be called, or there is no such
+        declaration.
 
     Examples
     --------
@@ -172,18 +177,12 @@ def register(
     definition = _definition(rule_set)
     if not where:
         raise TypeError("register() needs the operations or selections that the rule is for")
+    if wrong := declarations.keys() - Declarations.__annotations__.keys():
+        known = ", ".join(Declarations.__annotations__)
+        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {known}")
 
     def add(function: F) -> F:
-        entry = declared(
-            as_rule(function),
-            overwrites=overwrites,
-            moves=moves,
-            picks=picks,
-            opposed=opposed,
-            contributes=contributes,
-            linear=linear,
-            fold=fold,
-        )
+        entry = declared(as_rule(function), **declarations)
         definition.add(entry, where)
         _get.cache_clear()
         return function

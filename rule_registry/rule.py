@@ -19,6 +19,8 @@ Number = float | tuple[float, ...]
 Parameter = Number | str
 """A number, one for each channel, or a word."""
 Kind = Literal["rule", "passes", "blocks", "fallback"]
+Mass = Literal["conserved", "measured", "ignored"]
+"""What becomes of the mass of relevance, its sum per seed and sample."""
 Fold = Callable[[Mapping[str, Any]], ChannelMap]
 """From the arguments of a norm, by name, to what it does to each channel."""
 
@@ -62,6 +64,10 @@ class Rule:
         Whether it is linear in the relevance that arrives, as long as nothing is rescaled: one that takes its positive
         and its negative part apart, or divides by its mass, is not. Under a rule set of linear rules a contrast is one
         pass, under any other two.
+    mass : {"conserved", "measured", "ignored"}, optional
+        Whether `Shares` are rescaled to the mass that arrived, so that all of it is handed on; or mass is followed but
+        not rescaled, so that what biases and stabilisers absorb is reported; or neither, as under gradients. By
+        default as in the rule set that it is used in.
     fold : callable, optional
         Of a norm: from its arguments to what it does to each channel, see `rule_registry.operations.layers`. The
         engine folds that into weight and bias of the layer before, whose rule then holds for both. The function is
@@ -78,6 +84,7 @@ class Rule:
     opposed: bool = False
     contributes: bool = False
     linear: bool = False
+    mass: Mass | None = None
     fold: Fold | None = None
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:

@@ -47,6 +47,16 @@ class Plan:
     gains: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     scores: Ending | None = None
 
+    @property
+    def conserves(self) -> bool:
+        """Whether every operation hands on the mass that arrives: then relevance of either sign can flow apart."""
+        return all(self.rules.mass_of(rule) == "conserved" for rule in self.assigned.values())
+
+    @property
+    def measures(self) -> bool:
+        """Whether mass is followed: conserved or measured by some operation that is more than a move."""
+        return any(self.rules.mass_of(rule) != "ignored" for rule in self.assigned.values() if not rule.moves)
+
     def why(self, name: str) -> str:
         """Say which rule an operation has, and which entry of the rule set it comes from.
 

@@ -12,7 +12,7 @@ from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
-from relprop.rewrite.signed import alike
+from relprop.rewrite.signed import pad_flows
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
 from relprop.run.prepared import PreparedProgram
@@ -101,8 +101,8 @@ def _conservation(
     prepared: PreparedProgram, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]
 ) -> Conservation:
     """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
-    rules, output = prepared.plan.rules, prepared.plan.graph.output.name
-    if not (rules.conserves or rules.measures):
+    output = prepared.plan.graph.output.name
+    if not prepared.plan.measures:
         return Conservation(tuple, conserves=False)
     stops = prepared.stops
     measured = [(part["records"], part["mass"], part["unit"], part["hooks"]) for part in parts]
@@ -124,12 +124,14 @@ def _conservation(
                 for name in hooks[0]
             },
         )
-        return follow(stops, records, output, rules.conserves)
+        return follow(stops, records, output)
 
     at_output = torch.cat([mass / unit for _, mass, unit, _ in measured], 1)
-    return Conservation(trace, rules.conserves, at_output, signed=prepared.contrast is not None and len(at_output) == 1)
+    return Conservation(
+        trace, prepared.plan.conserves, at_output, signed=prepared.contrast is not None and len(at_output) == 1
+    )
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
     """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
-    return None if records[0] is None else torch.cat(alike(records, 1), 2).cpu()  # type: ignore[arg-type]
+    return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from relprop.assign.plan import Plan
 from relprop.errors import CaptureError, HookError
 from relprop.graph.module_outputs import module_outputs, module_paths, no_such_module
 from relprop.rewrite.seed import in_one_pass, seed_names
-from relprop.rewrite.signed import apart, net
+from relprop.rewrite.signed import net, split_signs
 from rule_registry import BatchAxis
 from rule_registry.tracing import has_values
 
@@ -96,7 +96,7 @@ class RelevanceHook(nn.Module):
         self._check(returned, relevance, traced)
         record = torch.stack([mass, self.info.batch.sum(returned)])
         if self.signs_apart and (traced or bool((returned < 0).any())):
-            returned = apart(returned)
+            returned = split_signs(returned)
         return returned, record
 
     def extra_repr(self) -> str:
@@ -149,7 +149,7 @@ def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: ContrastKind) 
             batch = plan.graph.batch[node]
             assert isinstance(batch, BatchAxis)
             info = NodeInfo(path, node.name, _operation(node), call, batch, seeds)
-            placed.setdefault(node, []).append(RelevanceHook(hook, info, plan.rules.conserves))
+            placed.setdefault(node, []).append(RelevanceHook(hook, info, plan.conserves))
     return placed
 
 

@@ -20,7 +20,7 @@ from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.seed import Seed, in_one_pass, seed_names
-from relprop.rewrite.signed import gather, net, together
+from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
 from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
 
@@ -69,7 +69,10 @@ class _Rewriter:
         self.contrast = contrast
         one_pass = in_one_pass(contrast, plan.rules)
         self.seeds = len(seed_names(contrast, one_pass))
-        self.signs_apart = bool(hooks) and plan.rules.conserves
+        self.signs_apart = bool(hooks) and plan.conserves
+        signed_seed = one_pass or plan.rules.seed == "output"
+        # Where all rules conserve, the flows stay apart and no step has to split them.
+        self.signed = set() if plan.conserves else signed_nodes(plan, hooks, signed_seed)
         self.graph = fx.Graph()
         self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)
         self.forward: dict[fx.Node, fx.Node] = {}
@@ -165,7 +168,8 @@ class _Rewriter:
             return
         rules = self.plan.rules
         where = self.plan.graph.describe(node)
-        step_module = Step(site, rule, where, rules.conserves, rules.measures)
+        mass = rules.mass_of(rule)
+        step_module = Step(site, rule, where, mass, nets=mass == "conserved" and node in self.signed)
         name = self._member(f"rule_{node.name}", step_module)
         args = fx.map_arg(node.args, self.forward.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
@@ -178,7 +182,7 @@ class _Rewriter:
         step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
-        if rules.conserves or rules.measures:
+        if mass != "ignored":
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
 
     def _pass_on(self, node: fx.Node, arrived: fx.Node, inputs: Sequence[fx.Node]) -> None:
@@ -235,7 +239,7 @@ class _Rewriter:
                     parts[user.args[1]] = self.relevance[user]  # type: ignore[index]
             if all(part is None for part in parts):
                 return None
-            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", gather, tuple(parts))
+            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", stack_outputs, tuple(parts))
             return self.relevance[node]
         shares = self.arriving.get(node, [])
         if not shares:
@@ -251,7 +255,7 @@ class _Rewriter:
             ]
         total = shares[0]
         for share in shares[1:]:
-            total = self._emit("sum", "call_function", together if self.signs_apart else added, (total, share))
+            total = self._emit("sum", "call_function", add_flows if self.signs_apart else added, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
         for hook in self.hooks.get(node, ()):

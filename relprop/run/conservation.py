@@ -34,6 +34,8 @@ class Cut:
         ``(S, B)``, mass lost at this operation; what a hook took away (negative where it added).
     suspect : str
         Why the rule seems to delete relevance; empty if it does not.
+    conserves : bool
+        Whether the rule hands on the mass that arrives. What another one's bias and stabiliser absorb counts as lost.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Cut:
     factor: Tensor
     lost: Tensor
     suspect: str = ""
+    conserves: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +59,8 @@ class Conservation:
         Follows the mass and returns the cuts. It is called when they are first asked for: that takes as long as a
         hundred small operations, and most explanations are never asked.
     conserves : bool
-        Whether the rule set is meant to conserve it. Where it only measures it, relevance has both signs, and what
-        an operation's bias and stabiliser absorb counts as lost there (negative where they add to it).
+        Whether every operation hands on the mass that arrives, by its rule. Where one does not, what its bias and
+        stabiliser absorb counts as lost there (negative where they add to it): see `Cut.conserves`.
     at_output : Tensor
         ``(S, B)``, mass at the output, told as that at the cuts is: one, but where one seed has both signs.
     signed : bool
@@ -131,6 +134,12 @@ class Conservation:
         """The cuts at which a rule seems to delete relevance, whatever rescaling made of it."""
         return tuple(cut for cut in self.cuts if cut.suspect)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some operations hand on the mass that arrives, and others do not."""
+        kinds = {cut.conserves for cut in self.cuts if cut.rule and cut.operation != HOOK}
+        return len(kinds) > 1
+
     def __str__(self) -> str:
         if not self.conserves:
             return self._absorption() if self.cuts else "conservation: this rule set does not conserve mass"
@@ -142,27 +151,36 @@ class Conservation:
             cut = self.cuts[int(deviating[0])]
             lines.append(f"  the mass deviates from {cut.name} ({cut.operation}) on: see the rules just behind it")
         lines += [f"  lost {float(cut.lost.max()):.1e} at {cut.name} ({cut.operation})" for cut in self.losses]
-        lines += self._mask_lines()
-        lines += [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._mask_lines(), *self._suspect_lines()])
 
     def _absorption(self) -> str:
         reached, started = self.masses[-1], self.at_output
+        operations = [cut for cut in self.cuts if cut.rule and cut.operation != HOOK]
+        how = "not rescaled"
+        if self.mixed:
+            kept = sum(cut.conserves for cut in operations)
+            how = (
+                f"{kept} of {len(operations)} operations hand on all that arrives, largest error {self.error:.1e}; the "
+                "others are not rescaled"
+            )
         most = max((cut for cut in self.cuts if cut.operation != HOOK), key=lambda cut: float(cut.lost.abs().max()))
         if self.signed:
             line = (
-                "conservation: not rescaled; one seed of both signs, over whose magnitude masses are told: "
+                f"conservation: {how}; one seed of both signs, over whose magnitude masses are told: "
                 f"{float(started.min()):.1%} to {float(started.max()):.1%} at the output, "
                 f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make "
                 f"the difference, most of it {most.name} ({most.operation})"
             )
-            return "\n".join([line, *self._mask_lines()])
+            return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
         line = (
-            f"conservation: not rescaled; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
+            f"conservation: {how}; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
             f"relevance reaches the source, biases and stabilisers absorb the rest, most of it {most.name} "
             f"({most.operation})"
         )
-        return "\n".join([line, *self._mask_lines()])
+        return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
+
+    def _suspect_lines(self) -> list[str]:
+        return [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
 
     def _mask_lines(self) -> list[str]:
         lines = []

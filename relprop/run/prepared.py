@@ -54,7 +54,7 @@ class PreparedProgram:
     @cached_property
     def in_place_program(self) -> RelevanceProgram:
         """What explains: the program, overwriting relevances that nobody but itself reads."""
-        if not self.plan.rules.conserves:
+        if not self.plan.conserves:
             return self.program
         graph, steps = claim(self.program)
         program = RelevanceProgram(self.program, graph, "RelevanceProgram")

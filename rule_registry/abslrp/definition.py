@@ -22,4 +22,5 @@ define(
     parameters={"delta": 1e-2, "signed": True},
     refuse=not_negative("delta"),
     contrast="rest",
+    version=2,  # 1: by the paper's letter, with a stabiliser of a scale of its own
 )

@@ -34,7 +34,7 @@ define(
     base="structural",
     choices={"seed": ("one", "signed")},
     contrast="rest",
-    conserves=False,
+    mass="ignored",
     normalize="l1",
 )
 

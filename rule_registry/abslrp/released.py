@@ -32,7 +32,7 @@ define(
     "the authors' released code, quirk by quirk, for comparison with published maps",
     base="structural",
     contrast="rest",
-    conserves=False,
+    mass="ignored",
     normalize="largest",
 )
 

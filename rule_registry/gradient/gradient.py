@@ -89,7 +89,7 @@ define(
     default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True, linear=True),
     complex=True,
     linear=True,
-    conserves=False,
+    mass="ignored",
 )
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 

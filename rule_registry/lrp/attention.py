@@ -40,6 +40,7 @@ define(
     "softmax by first-order expansion, products in halves, gamma for layers outside attention (Achtibat et al. 2024)",
     base="epsilon",
     linear=True,
+    version=2,
     parameters={"conv_gamma": 0.25, "dense_gamma": 0.05},
     refuse=not_negative("conv_gamma", "dense_gamma"),
 )
@@ -68,6 +69,7 @@ define(
     "attention is held: relevance takes the path of the values alone (Ali et al. 2022)",
     base="attnlrp",
     linear=True,
+    version=2,
 )
 register("cp-lrp", *(select(op=op, attention=True) for op in (aten.softmax.int, aten._softmax.default)), rule=blocks)
 

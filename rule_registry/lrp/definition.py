@@ -25,6 +25,5 @@ define(
     refuse=not_negative("epsilon", "stabilizer"),
     linear=True,
     seed="output",
-    conserves=False,
-    measures=True,
+    mass="measured",
 )

@@ -101,7 +101,7 @@ def apply_rule(
     assert rule is not None, f"{chosen.name} has no rule for {op}"
     if rule.kind == "passes":
         return Applied((relevance,), None)
-    step = Step(site, rule, "here", chosen.conserves, chosen.measures)
+    step = Step(site, rule, "here", chosen.mass_of(rule))
     *values, record = step(relevance, op(*args, **kwargs), *args, **kwargs)
     return Applied(tuple(values), record)
 

@@ -63,7 +63,7 @@ def by_rule(
     rules = rule_registry.get("abslrp-paper")
     rule = rules.find(site)
     assert rule is not None
-    step = Step(site, rule, "here", rules.conserves)
+    step = Step(site, rule, "here", rules.mass_of(rule))
     leading = tuple(r if r is None else r[None] for r in relevance) if isinstance(relevance, tuple) else relevance[None]
     *values, record = step(leading, output, *args)
     assert record is None

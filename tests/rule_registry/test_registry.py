@@ -44,7 +44,7 @@ def test_unknown_rule_set_names_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
-        ({"overrides": ((select(layer="first"), blocks),)}, TypeError, r"\['overrides'\]; there are: conserves, "),
+        ({"overrides": ((select(layer="first"), blocks),)}, TypeError, r"\['overrides'\]; there are: contrast, "),
         ({"own": ()}, TypeError, r"no setting \['own'\]"),
         ({"parameters": {"delta": float("nan")}}, ValueError, "'delta' must be finite"),
         ({"fixed": {"delta": "1"}}, TypeError, "'delta' must be a number"),
