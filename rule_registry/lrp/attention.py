@@ -37,7 +37,7 @@ DENSE = (aten.linear.default, *products.FACTORS)
 
 define(
     "attnlrp",
-    "softmax by first-order expansion, products in halves, gamma for layers outside of attention (Achtibat et al. 2024)",
+    "softmax by first-order expansion, products in halves, gammas outside of attention (Achtibat et al. 2024)",
     base="epsilon",
     parameters={"conv_gamma": 0.25, "dense_gamma": 0.05},
     refuse=not_negative("conv_gamma", "dense_gamma"),

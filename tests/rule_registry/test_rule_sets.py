@@ -384,7 +384,9 @@ def test_residual_rule(case: Any, gamma: float) -> None:
     # Conserving, but for the stabiliser, and linear in what arrives
     total = sum(value.flatten(1).sum(1) for value in found)
     torch.testing.assert_close(total, relevance.flatten(1).sum(1), rtol=1e-3, atol=1e-3)
-    apart = apply_rule(op, (a, b), further, slots(["self", "other"]), -2 * relevance, rules="reslrp", residual_gamma=gamma)
+    apart = apply_rule(
+        op, (a, b), further, slots(["self", "other"]), -2 * relevance, rules="reslrp", residual_gamma=gamma
+    )
     for value, scaled in zip(found, apart.values, strict=True):
         torch.testing.assert_close(scaled, -2 * value)
 
@@ -426,7 +428,9 @@ def test_softmax(dim: int) -> None:
         assert distance(found, expected) <= 1e-10
     outside = apply_rule(aten.softmax.int, (x, dim), {}, slots(["self"]), relevance, rules="cp-lrp").values[0]
     assert distance(outside, expected) <= 1e-10  # class probabilities are no attention
-    site = rule_registry.Site(aten.softmax.int, "", "", tuple(slots(["self"])), (False,), (FRONT,), FRONT, attention=True)
+    site = rule_registry.Site(
+        aten.softmax.int, "", "", tuple(slots(["self"])), (False,), (FRONT,), FRONT, attention=True
+    )
     assert str(rule_registry.get("cp-lrp").find(site)) == "blocks"
 
 
@@ -484,7 +488,7 @@ NORMS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("case", NORMS.values(), ids=NORMS.keys())
 def test_norms(case: tuple[Any, ...]) -> None:
-    """Ali et al. 2022, LN-rule: the deviation is held, centring is a sum as any other; AttnLRP and its kin say the same.
+    """Ali et al. 2022, LN-rule: the deviation is held, centring is a sum as any other; AttnLRP says the same.
 
     Proposition 3.4 of Achtibat et al. 2024 lets the division by the deviation pass relevance on, whatever the deviation
     is; the rest is affine and under epsilon.
