@@ -65,8 +65,8 @@ def find_attention(
 
     A softmax belongs to attention where a product of two activations follows it: class probabilities don't. Products
     feed it also through sums, as those with position biases are, through functions, as a soft cap is, and through one
-    layer, as that between talking heads is. A matrix product right before it counts too where one factor is learned,
-    as the query of attention pooling is.
+    layer, as that between talking heads is. A matrix product counts too where one factor is learned, as the query of
+    attention pooling is, if no layer lies between.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class _Origins:
                 if direct or node.target in FACTORS:
                     yield node
             elif node in self.layers:
-                if direct and node.target in FACTORS:
+                if node.target in FACTORS:
                     yield node
                 yield from (p for p in self.behind(node) if self._is_product(p) and p.target in FACTORS)
             elif node.target in _SUMS or node.target in _FUNCTIONS:

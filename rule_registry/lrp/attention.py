@@ -37,7 +37,7 @@ DENSE = (aten.linear.default, *products.FACTORS)
 
 define(
     "attnlrp",
-    "softmax by first-order expansion, products in halves, gamma for layers outside attention (Achtibat et al. 2024)",
+    "softmax by first-order expansion, products in halves, gammas outside of attention (Achtibat et al. 2024)",
     base="epsilon",
     linear=True,
     version=2,

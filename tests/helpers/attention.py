@@ -127,7 +127,7 @@ class CausalModel(nn.Module):
     def _turned(self, x: Tensor, ops: Any) -> Tensor:
         """Rotary position embedding: a sum of two terms that the same layer made."""
         first, second = x.chunk(2, -1)
-        return ops.add(ops.scale(x, self.cos), ops.scale(torch.cat([-second, first], -1), self.sin))
+        return ops.add(ops.scale(x, self.cos), ops.scale(torch.cat([ops.scale(second, -1.0), first], -1), self.sin))
 
 
 def randomise_norms(model: nn.Module) -> None:
