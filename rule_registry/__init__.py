@@ -3,7 +3,7 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
-from rule_registry import abslrp, gradient, lrp
+from rule_registry import abslrp, gradient, lrp, mixed
 from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to
 from rule_registry.gradient.jacobians import positive_contribution
@@ -46,6 +46,7 @@ __all__ = [
     "gradient",
     "layer_arguments",
     "lrp",
+    "mixed",
     "names",
     "passes",
     "positive_contribution",

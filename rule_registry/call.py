@@ -68,6 +68,8 @@ class Site:
         output speaks for the class, -1 where a smaller one does. Elsewhere 0.
     rectified : bool
         Whether relevance arrives only where the output is not negative.
+    before_rectifier : bool
+        Whether rectifiers alone read the output, through moves and positive scalars at most.
     """
 
     op: OpOverload
@@ -85,6 +87,7 @@ class Site:
     attention_weights: Slot | None = None
     evidence: int = 0
     rectified: bool = False
+    before_rectifier: bool = False
 
 
 @dataclass(frozen=True)

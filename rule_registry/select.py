@@ -22,6 +22,9 @@ class Selector:
     module: str | None = None
     layer: Layer | None = None
     attention: bool | None = None
+    scores: bool | None = None
+    before_rectifier: bool | None = None
+    activations: int | None = None
 
     def matches(self, site: Site) -> bool:
         """Whether a site is chosen."""
@@ -31,13 +34,23 @@ class Selector:
             and (self.path is None or fnmatchcase(site.path, self.path))
             and (self.module is None or self.module in names)
             and (self.layer is None or {"first": site.first, "input": site.input, "last": site.last}[self.layer])
-            and (self.attention is None or self.attention == site.attention)
+            and self.attention in (None, site.attention)
+            and self.scores in (None, site.evidence != 0)
+            and self.before_rectifier in (None, site.before_rectifier)
+            and self.activations in (None, len(site.active))
         )
 
     def __str__(self) -> str:
-        where = None if self.attention is None else "inside" if self.attention else "outside"
-        parts = {"op": self.op, "path": self.path, "module": self.module, "layer": self.layer, "attention": where}
-        return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+        parts = {"op": self.op, "path": self.path, "module": self.module, "layer": self.layer}
+        words = [f"{name} {value}" for name, value in parts.items() if value is not None]
+        for fact, yes, no in (
+            (self.attention, "attention inside", "attention outside"),
+            (self.scores, "class scores", "below the class scores"),
+            (self.before_rectifier, "before a rectifier", "not before a rectifier"),
+        ):
+            words += [] if fact is None else [yes if fact else no]
+        words += [] if self.activations is None else [f"{self.activations} activation{'s' * (self.activations != 1)}"]
+        return ", ".join(words)
 
 
 def select(
@@ -46,6 +59,10 @@ def select(
     module: type | str | None = None,
     layer: Layer | None = None,
     attention: bool | None = None,
+    *,
+    scores: bool | None = None,
+    before_rectifier: bool | None = None,
+    activations: int | None = None,
 ) -> Selector:
     """Choose sites by operation, module path, module class and position; all that are given must hold.
 
@@ -63,6 +80,12 @@ def select(
     attention : bool, optional
         Whether the operation is a part of attention, or none: its softmax, a product of two activations that feeds or
         follows it, or a layer that makes queries, keys or values or takes the result. The graph decides.
+    scores : bool, optional
+        Whether the operation is at the class scores, from the target back to the first layers with a weight, or below.
+    before_rectifier : bool, optional
+        Whether rectifiers alone read its output, through moves and positive scalars at most.
+    activations : int, optional
+        How many of its inputs are activations: 1 for a layer, 2 for a product or sum of two.
 
     Raises
     ------
@@ -71,17 +94,22 @@ def select(
     TypeError
         If ``op`` is not one overload of an operation.
     """
-    if op is None and path is None and module is None and layer is None and attention is None:
-        raise ValueError("select() needs an operation, a path, a module class, a layer, or whether it is attention")
+    facts = {"attention": attention, "scores": scores, "before_rectifier": before_rectifier}
+    if all(value is None for value in (op, path, module, layer, activations, *facts.values())):
+        raise ValueError(
+            "select() needs an operation, a path, a module class, a layer, whether it is attention, at the class scores or "
+            "before a rectifier, or a number of activations"
+        )
     if layer not in (None, *get_args(Layer)):
         raise ValueError(f'layer must be "first", "input" or "last", not {layer!r}')
     if op is not None:
         check_overload(op)
-    if attention not in (None, True, False):
-        raise ValueError(f"attention must be True or False, not {attention!r}")
+    for name, fact in facts.items():
+        if fact not in (None, True, False):
+            raise ValueError(f"{name} must be True or False, not {fact!r}")
     if isinstance(module, type):
         module = f"{module.__module__}.{module.__qualname__}"
-    return Selector(op, path, module, layer, attention)
+    return Selector(op, path, module, layer, attention, scores, before_rectifier, activations)
 
 
 def check_overload(op: object) -> None:

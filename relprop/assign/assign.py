@@ -21,6 +21,7 @@ from relprop.graph.graph import Graph, Marks
 from relprop.graph.layers import input_layers, weighted_layers
 from relprop.graph.masks import masked_nodes
 from relprop.graph.module_outputs import matching_modules, module_outputs
+from relprop.graph.rectifiers import before_rectifiers
 from relprop.graph.signs import nonnegative_nodes
 from rule_registry import BatchAxis, Rule, RuleSet, Site
 
@@ -56,6 +57,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping
     entrances = input_layers(graph, layers)
     attention = find_attention(graph, carrying, reached, layers)
     scores = class_scores(graph, reached, layers, nonnegative)
+    rectified = before_rectifiers(graph)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
@@ -69,6 +71,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping
             attention=node in attention.parts,
             attention_weights=attention.weights.get(node),
             evidence=scores.get(node, 0),
+            before_rectifier=node in rectified,
         )
         rule = (settled or {}).get(node) or rules.find(sites[node])
         if rule is None or not (rule.complex or is_real(node)):

@@ -21,6 +21,7 @@ import rule_registry
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import Graph
+from relprop.graph.rectifiers import is_rectifier
 from rule_registry import Rule, Site
 from rule_registry.operations import norms, products, winners
 from rule_registry.operations.linear_maps import AVERAGES, BICUBIC, LAYERS
@@ -118,7 +119,7 @@ def _hand_on(
     if keeps:  # an input has the value of the output that it receives the relevance of
         return [(source, arrival) for _, source in inputs]
     arguments = bind_arguments(node, node.args, node.kwargs)
-    if rule.kind == "passes" and _is_rectifier(target, arguments):
+    if rule.kind == "passes" and is_rectifier(target, arguments):
         rectified = ANYWHERE if arrival.positive is None else Arrival(True, arrival.positive)
         return [(source, rectified) for _, source in inputs]
     transfer = _TRANSFERS.get(target) if rule.contributes else None
@@ -134,15 +135,6 @@ def _hand_on(
 
 
 _WINNERS = {*winners.EXTREMES, *(operation for operations, _ in winners.WINNERS for operation in operations)}
-
-
-def _is_rectifier(target: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether the output is positive where the input is, and zero elsewhere."""
-    if target in (aten.clamp.default, aten.clamp_min.default):
-        return bool(arguments.get("min") == 0)
-    return target in (aten.relu.default, aten.relu6.default) or (
-        target == aten.hardtanh.default and arguments.get("min_val", -1) == 0
-    )
 
 
 IsNonnegative = Callable[[Any], bool]

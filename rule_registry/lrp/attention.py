@@ -21,6 +21,7 @@ from torch import Tensor
 from rule_registry.call import Call, Relevances, sum_to, unmasked
 from rule_registry.lrp.bilinear import matmul
 from rule_registry.lrp.formula import stabilised
+from rule_registry.lrp.layers import alpha_beta
 from rule_registry.lrp.layers import epsilon as by_epsilon
 from rule_registry.lrp.layers import gamma as by_gamma
 from rule_registry.lrp.residuals import by_agreement
@@ -105,3 +106,14 @@ define(
     refuse=not_negative("residual_gamma"),
 )
 register("reslrp", aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, rule=by_agreement)
+
+define(
+    "epsilon-plus-residual",
+    "z+ for convolutions, epsilon for dense layers, gamma for the terms of residual sums",
+    base="reslrp",
+    fixed={"conv_gamma": 0.0, "alpha": 1.0, "beta": 0.0},
+    parameters={"dense_gamma": 0.0, "residual_gamma": 1.0},
+    contrast="log-odds",
+    linear=True,
+)
+register("epsilon-plus-residual", *CONVOLUTIONS, rule=alpha_beta)
