@@ -25,6 +25,7 @@ from relprop.assign.targets import Target, target_classes
 from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
+from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Ending, are_probabilities, find_ending
 from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
@@ -150,7 +151,7 @@ class Explainer:
         against: Against = prepared.contrast if each is None else each  # type: ignore[assignment]
         check_apart(classes, against)
         parts = run(prepared, inputs, classes, each, self.batch_size, self.compile)
-        explanation = assemble(prepared, parts, against)
+        explanation = assemble(prepared, parts, against, Provenance.of(self.model, prepared.plan.rules))
         check_apart(explanation.target, against)
         return explanation
 

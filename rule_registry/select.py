@@ -97,8 +97,8 @@ def select(
     facts = {"attention": attention, "scores": scores, "before_rectifier": before_rectifier}
     if all(value is None for value in (op, path, module, layer, activations, *facts.values())):
         raise ValueError(
-            "select() needs an operation, a path, a module class, a layer, whether it is attention, at the class scores or "
-            "before a rectifier, or a number of activations"
+            "select() needs an operation, a path, a module class, a layer, whether it is attention, at the class scores"
+            " or before a rectifier, or a number of activations"
         )
     if layer not in (None, *get_args(Layer)):
         raise ValueError(f'layer must be "first", "input" or "last", not {layer!r}')

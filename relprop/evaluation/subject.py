@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -15,13 +14,11 @@ from torch.export import ExportedProgram
 
 from relprop.errors import InputError, first_line
 from relprop.evaluation.data.datasets import describe_function
+from relprop.explanation.provenance import state_of_model, weights_sha256
 from relprop.gae.checks import check_model
 from relprop.models import Classifier, load_classifier
 from relprop.models.devices import device_of, find_device, move
 from relprop.models.preprocessing import Picture, from_module
-
-CHUNK = 1 << 24
-"""Elements of a tensor hashed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,35 +134,8 @@ def look_at(subject: Subject, x: Tensor) -> int:
     return int(output.shape[1])
 
 
-def weights_sha256(model: Any) -> str | None:
-    """Return a hash of all weights and buffers, by name; None for what has none.
-
-    Tensors are hashed in pieces: no copy of the model is made.
-    """
-    state = _state(model)
-    if state is None:
-        return None
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name]
-        if not isinstance(value, Tensor):
-            continue
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\n".encode())
-        flat = value.detach().reshape(-1)
-        for start in range(0, flat.numel(), CHUNK):
-            piece = flat[start : start + CHUNK].contiguous().cpu()
-            digest.update(piece.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _state(model: Any) -> Mapping[str, Any] | None:
-    if isinstance(model, nn.Module):
-        return model.state_dict()
-    return model.state_dict if isinstance(model, ExportedProgram) else None
-
-
 def _dtype(model: Any) -> torch.dtype:
-    tensors = (value for value in (_state(model) or {}).values() if isinstance(value, Tensor))
+    tensors = (value for value in (state_of_model(model) or {}).values() if isinstance(value, Tensor))
     return next((value.dtype for value in tensors if value.is_floating_point()), torch.float32)
 
 

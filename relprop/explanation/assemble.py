@@ -12,6 +12,7 @@ from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
+from relprop.explanation.provenance import Provenance
 from relprop.rewrite.signed import pad_flows
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
@@ -25,7 +26,9 @@ def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
 
 
 @plain_mode()
-def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against) -> Explanation:
+def assemble(
+    prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against, provenance: Provenance | None = None
+) -> Explanation:
     """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
     graph, rules = prepared.plan.graph, prepared.plan.rules
 
@@ -88,6 +91,7 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contras
         contrast=contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
+        provenance=provenance,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -88,6 +89,8 @@ class Explanation(Maps):
         against = self.contrast
         contrast = "none" if against is None else "one class per sample" if isinstance(against, Tensor) else against
         known: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
+        if self.provenance is not None:
+            known |= {name: json.dumps(value) for name, value in self.provenance.as_dict().items()}
         if self.conservation.cuts:
             known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
         save(path, lambda: archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))

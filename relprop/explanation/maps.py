@@ -12,6 +12,7 @@ from torch import Tensor
 from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.grids import LayoutError, find_map
+from relprop.explanation.provenance import Provenance
 from relprop.run.conservation import Conservation
 from rule_registry import BatchAxis
 
@@ -43,6 +44,8 @@ class Maps:
     contrast : int, Tensor, "rest", "log-odds" or None
         What was subtracted: the relevance of this class, of one class per sample ``(B,)``, or of all other classes,
         alike or as probable as they are.
+    provenance : Provenance, optional
+        What made the maps: rule set, versions, weights. Files record it.
     """
 
     relevances: Mapping[str, Tensor]
@@ -54,6 +57,7 @@ class Maps:
     layers: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)
     axes: Mapping[str, BatchAxis] = field(default_factory=dict)
     contrast: Against = None
+    provenance: Provenance | None = None
 
     @property
     def relevance(self) -> Tensor:

@@ -45,7 +45,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     -------
     dict
         From key, nested ones joined by dots, to both values as JSON, shortened where long; ``"nothing"`` for a key
-        that one of them doesn't have. A key that is null is as good as none: files older than the key lack it.
+        that one of them doesn't have, and that has no default: files older than the key lack it, which means that.
 
     Examples
     --------
@@ -53,12 +53,8 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     {'seed': ('0', '1')}
     """
     left, right = (dict(_leaves(json.loads(canonical_json(config)))) for config in (a, b))
-    pairs = {key: (left.get(key, NOTHING), right.get(key, NOTHING)) for key in sorted({*left, *right})}
-    return {
-        key: (_short(one), _short(other))
-        for key, (one, other) in pairs.items()
-        if one != other and {one, other} != {NOTHING, "null"}
-    }
+    pairs = {key: (_value(left, key), _value(right, key)) for key in sorted({*left, *right})}
+    return {key: (_short(one), _short(other)) for key, (one, other) in pairs.items() if one != other}
 
 
 def say_differences(found: Mapping[str, tuple[str, str]], mine: str, theirs: str) -> str:
@@ -76,6 +72,14 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(item, f"{path}[{position}]")
     elif path:  # else the whole configuration is empty
         yield path, json.dumps(value, ensure_ascii=False)
+
+
+DEFAULTS = {"output": "null", "rule_set_version": "1"}
+"""What it means, as JSON, that a configuration lacks a key: what files had before there was that key."""
+
+
+def _value(leaves: Mapping[str, str], key: str) -> str:
+    return leaves.get(key, DEFAULTS.get(key.rpartition(".")[2], NOTHING))
 
 
 def _short(text: str) -> str:

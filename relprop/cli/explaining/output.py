@@ -124,6 +124,7 @@ class Results:
             "weights": self.classifier.origin,
             "rules": self.rules,
             "contrast": explanation.contrast,
+            **({} if explanation.provenance is None else explanation.provenance.as_dict()),
             "size": looked.view and looked.view.size,
             "box": looked.view and looked.view.box,
         }

@@ -11,6 +11,7 @@ from torch import Tensor
 import rule_registry
 from relprop.evaluation.methods.base import Asked, Method, MethodError, version_of
 from relprop.explainer import Explainer
+from relprop.explanation.provenance import describe_rules
 from relprop.gae.protocols import maps_of
 from relprop.tracing.inputs import check_inputs
 from rule_registry import RuleSet
@@ -48,13 +49,3 @@ class Relevance(Method):
         """Capture the model and find a rule for each of its operations."""
         target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.config["contrast"] = self.explainer.prepare(check_inputs(x, None), target).contrast  # the default, settled
-
-
-def describe_rules(rules: RuleSet) -> dict[str, Any]:
-    """Return a rule set's name, parameters and what was changed in it, as JSON can say it."""
-    return {
-        "rules": rules.name,
-        "parameters": {name: list(v) if isinstance(v, tuple) else v for name, v in rules.parameters.items()},
-        "overrides": [f"{where}: {rule.describe()}" for where, rule in rules.overrides],
-        "default": None if rules.default is None else rules.default.describe(),
-    }

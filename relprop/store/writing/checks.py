@@ -107,6 +107,13 @@ def refuse_other_method(path: Path, there: Method, asked: Method) -> None:
     found = differences(_as_config(there), _as_config(asked))
     if asked.maps is None:
         found.pop("maps", None)  # those that are there do no harm
+    if (versions := found.get("config.rule_set_version")) is not None:
+        rules = asked.config.get("rules", there.name)
+        raise ConfigurationError(
+            f"{path} has {there.name!r} with version {versions[0]} of the rule set {rules!r}; this is version "
+            f"{versions[1]}, whose maps are others. Resume the other methods without it, or add it under another name, "
+            f"as in {{'{rules} {versions[1]}': {rules!r}}}"
+        )
     if found:
         words = say_differences(found, "in the file", "now")
         raise ConfigurationError(
