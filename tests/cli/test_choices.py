@@ -47,7 +47,7 @@ def test_a_target_that_is_none_says_so(text, message):
 
 def test_rules_take_parameters():
     assert choose_rules("abslrp").parameters == {"delta": 0.01}
-    assert choose_rules("abslrp:delta=0.5").parameters == {"delta": 0.5}
+    assert choose_rules("abslrp:delta=0.5,signed=false").parameters == {"delta": 0.5, "signed": False}
     assert choose_rules("abslrp:").parameters == {"delta": 0.01}
 
 

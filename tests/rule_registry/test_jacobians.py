@@ -234,8 +234,8 @@ def test_plan_and_check_name_what_it_is_used_for() -> None:
     x = torch.randn(2, 6)
     rules = rule_registry.get("abslrp").derive(default=positive_contribution)
     plan = relprop.Explainer(model, rules=rules).plan(x)
-    assert plan.why("i0") == "positive_contribution(delta=0.01), the rule of anything else"
-    assert plan.why("head") == "linear(delta=0.01), from the table: aten.linear.default"
+    assert plan.why("i0") == "positive_contribution(delta=0.01, signed=True), the rule of anything else"
+    assert plan.why("head") == "linear(delta=0.01, signed=True), from the table: aten.linear.default"
     report = relprop.check(model, x, rules=rules)
     assert report.notes == (
         "aten.i0.default has no rule of its own: 2 of them under the fallback positive_contribution",
@@ -252,7 +252,7 @@ def test_it_can_be_chosen_for_some_operations() -> None:
         {select(op=aten.relu.default, path="features.*"): positive_contribution}
     )
     plan = relprop.Explainer(kept("plain"), rules=rules).plan(pictures(2))
-    assert plan.why("features_1").startswith("positive_contribution(delta=0.5), from the override")
+    assert plan.why("features_1").startswith("positive_contribution(delta=0.5, signed=True), from the override")
 
 
 def test_a_default_replaces_and_keeps_the_parent() -> None:
