@@ -52,7 +52,8 @@ def test_equal_bits_with_the_letter_on_rectified_networks(make: Callable[[], nn.
 def test_a_negative_gain_is_seen_at_the_next_call() -> None:
     """Gains are looked at when the program runs: a convolution before one that is negative is explained by sign."""
     torch.manual_seed(0)
-    model, x = settled(resnet()).double().eval(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model = settled(resnet().double(), x).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.abs_().add_(0.1)

@@ -621,7 +621,7 @@ def test_quotient_of_activations(left: tuple[int, ...], right: tuple[int, ...]) 
 
 
 def test_quotient_by_hand() -> None:
-    """The numerator makes a quotient of either sign larger, the denominator none; by the letter they are z^+, (-z)^+."""
+    """The numerator makes a quotient of either sign larger, the denominator none; by the letter z^+ and (-z)^+."""
     a = torch.tensor([[6.0, -6.0]], dtype=torch.float64)
     b = torch.tensor([[2.0, 2.0]], dtype=torch.float64)
     relevance = torch.tensor([[[1.0, 3.0]]], dtype=torch.float64)
