@@ -17,7 +17,7 @@ EPSILON = 1e-9
 HUGE = torch.finfo(torch.float32).max ** 0.5
 """What no activation comes near; a larger number stands for infinity."""
 FAR = 1e3
-"""What is so many times below the usual magnitude of attention logits, as -1e4 and -1e9, is minus infinity in a mask."""
+"""What is so many times below the usual magnitude of attention logits, as -1e9, stands for minus infinity."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SCORES: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], list[int]]] = {
     "negative scalar": (lambda m, h: m.a(h) * -2.0, [-1]),
     "divided by a negative scalar": (lambda m, h: m.a(h) / -2.0, [-1]),
     "negation": (lambda m, h: -m.a(h), [-1]),
-    "negation of a negation": (lambda m, h: -(-m.a(h)), [1]),
+    "negation of a negation": (lambda m, h: (-m.a(h)).neg(), [1]),
     "difference": (lambda m, h: m.a(h) - m.b(h), [1, -1]),
     "constant minus": (lambda m, h: 1 - m.a(h), [-1]),
     "subtracted sum": (lambda m, h: torch.add(m.a(h), m.b(h), alpha=-0.5), [1, -1]),

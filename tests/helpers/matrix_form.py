@@ -132,7 +132,7 @@ def formula(
     outside: Tensor,
     sign: Tensor | int | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """DESIGN 4.1: what counts of each contribution over the stabilised magnitude, rescaled jointly to the arriving mass.
+    """DESIGN 4.1: what counts of contributions over the stabilised magnitude, rescaled jointly to the arriving mass.
 
     Where the counted ones are below 1e-6 of all of them the mass is lost.
 

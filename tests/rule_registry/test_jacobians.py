@@ -327,7 +327,7 @@ def model_with(op: Any) -> nn.Module:
 
 @pytest.mark.parametrize("op", [CUBE, TAGGED], ids=["jacobian", "pointwise"])
 def test_a_custom_operation_under_the_fallback(op: Any) -> None:
-    """Every contribution of a cube is ``3 z``, so relevance stays where it is; by the letter at positive outputs alone."""
+    """Every contribution of a cube is ``3 z``: relevance stays where it is, by the letter at positive outputs alone."""
     model, x = model_with(op), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     with pytest.raises(MissingRuleError, match=r"relprop_tests\.\w*cube\.default"):
         relprop.explain(model, x)
