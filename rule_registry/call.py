@@ -17,7 +17,7 @@ EPSILON = 1e-9
 HUGE = torch.finfo(torch.float32).max ** 0.5
 """What no activation comes near; a larger number stands for infinity."""
 FAR = 1e3
-"""Constants below ``-FAR``, as -1e4 and -1e9, are added to attention logits for minus infinity."""
+"""What is so many times below the usual magnitude of attention logits, as -1e9, stands for minus infinity."""
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,21 @@ def _open(call: Call, magnitude: Tensor) -> Tensor:
     open_: Tensor = magnitude < HUGE
     if call.site.masked:
         open_ = open_ & (call.result > -FAR)
+    if call.site.op not in SUMS or len(call.site.active) != 1:
+        return open_
     for name in ("self", "other"):
         term = call[name]
         if not call.is_active(name) and isinstance(term, Tensor) and term.is_floating_point():
-            open_ = open_ & (term > -FAR)
+            open_ = open_ & (term > -FAR * _usual(call))
     return open_
+
+
+def _usual(call: Call) -> Tensor:
+    """Return the mean magnitude of the one activation, its infinite entries apart, for each sample."""
+    x, mark = call.input.abs(), call.site.input_batch[0]
+    finite = x < HUGE
+    mean = mark.sum(x.where(finite, 0.0), lead=0) / mark.sum(finite.to(x.dtype), lead=0).clamp(min=1)
+    return mark.spread(mean, x.ndim)
 
 
 def unmasked(call: Call, tensor: Tensor) -> Tensor:
@@ -285,6 +295,7 @@ def _is_scalar(call: Call, factor: Any) -> bool:
 
 
 _aten = torch.ops.aten
+SUMS = (_aten.add.Tensor, _aten.sub.Tensor)
 ELEMENTWISE = (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor)
 """Sums and products of entries, which masked ones go through."""
 

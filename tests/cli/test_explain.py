@@ -576,7 +576,7 @@ def test_the_version_is_told():
 
 def test_rules_are_listed_and_shown():
     listed = run.invoke(app, ["rules"]).stdout
-    assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01;", listed, re.MULTILINE)
+    assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01, signed=True;", listed, re.MULTILINE)
     assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in rule_registry.names())
     assert re.search(r"aten\.relu\.default +pass", run.invoke(app, ["rules", "abslrp"]).stdout)
 

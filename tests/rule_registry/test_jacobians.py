@@ -158,8 +158,9 @@ def test_several_outputs(used: tuple[bool, bool]) -> None:
         if arrived is not None:
             (parts,) = contributions(lambda x, k=k: op(x, [2])[k], [x])
             size = z[k].abs()
-            weight = arrived / (size + 1e-9 + DELTA * size.mean(1, keepdim=True))
-            raw += weight.flatten(1) @ parts.clamp(min=0)
+            weight = arrived / (size + DELTA * size.mean(1, keepdim=True))
+            counted = parts * torch.where(z[k] < 0, -1.0, 1.0).flatten()[:, None]
+            raw += weight.flatten(1) @ counted.clamp(min=0)
     raw = raw.reshape(SEEDS, *x.shape)
     arrived = sum(part.sum(2) for part in relevance if part is not None)
     torch.testing.assert_close(applied.values[0], raw * (arrived / raw.sum((2, 3)))[:, :, None, None])
@@ -234,8 +235,8 @@ def test_plan_and_check_name_what_it_is_used_for() -> None:
     x = torch.randn(2, 6)
     rules = rule_registry.get("abslrp").derive(default=positive_contribution)
     plan = relprop.Explainer(model, rules=rules).plan(x)
-    assert plan.why("i0") == "positive_contribution(delta=0.01), the rule of anything else"
-    assert plan.why("head") == "linear(delta=0.01), from the table: aten.linear.default"
+    assert plan.why("i0") == "positive_contribution(delta=0.01, signed=True), the rule of anything else"
+    assert plan.why("head") == "linear(delta=0.01, signed=True), from the table: aten.linear.default"
     report = relprop.check(model, x, rules=rules)
     assert report.notes == (
         "aten.i0.default has no rule of its own: 2 of them under the fallback positive_contribution",
@@ -252,7 +253,7 @@ def test_it_can_be_chosen_for_some_operations() -> None:
         {select(op=aten.relu.default, path="features.*"): positive_contribution}
     )
     plan = relprop.Explainer(kept("plain"), rules=rules).plan(pictures(2))
-    assert plan.why("features_1").startswith("positive_contribution(delta=0.5), from the override")
+    assert plan.why("features_1").startswith("positive_contribution(delta=0.5, signed=True), from the override")
 
 
 def test_a_default_replaces_and_keeps_the_parent() -> None:
@@ -326,11 +327,14 @@ def model_with(op: Any) -> nn.Module:
 
 @pytest.mark.parametrize("op", [CUBE, TAGGED], ids=["jacobian", "pointwise"])
 def test_a_custom_operation_under_the_fallback(op: Any) -> None:
-    """Every contribution of a cube is ``3 z``, so relevance of the positive outputs stays where it is."""
+    """Every contribution of a cube is ``3 z``: relevance stays where it is, by the letter at positive outputs alone."""
     model, x = model_with(op), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     with pytest.raises(MissingRuleError, match=r"relprop_tests\.\w*cube\.default"):
         relprop.explain(model, x)
-    rules = rule_registry.get("abslrp", delta=0.0).derive(default=positive_contribution)
+    signed_ = rule_registry.get("abslrp", delta=0.0).derive(default=positive_contribution)
+    e = relprop.explain(model, x, rules=signed_, contrast=None, layers=["body"], hooks={(seen := Seen()).name: seen})
+    torch.testing.assert_close(e.layers["body"], seen.relevance[0], rtol=1e-4, atol=1e-6)
+    rules = rule_registry.get("abslrp", delta=0.0, signed=False).derive(default=positive_contribution)
     e = relprop.explain(model, x, rules=rules, contrast=None, layers=["body"], hooks={(seen := Seen()).name: seen})
     hidden, arrived = model.body(x), seen.relevance[0]
     raw = arrived * (hidden > 0)

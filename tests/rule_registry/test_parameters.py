@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 def test_defaults_of_abslrp() -> None:
     rules = rule_registry.get("abslrp")
-    assert rules.parameters == {"delta": 1e-2}
+    assert rules.parameters == {"delta": 1e-2, "signed": True}
     assert rules.contrast == "rest"
     assert rules.conserves
     assert not rule_registry.get("gradient").conserves
@@ -42,7 +42,7 @@ def test_parameters_of_a_base_are_inherited_and_replaced() -> None:
 
 
 def test_unknown_parameter_names_those_there_are() -> None:
-    with pytest.raises(TypeError, match=r"'abslrp' has no parameter \['epsilon'\]; it accepts: delta"):
+    with pytest.raises(TypeError, match=r"'abslrp' has no parameter \['epsilon'\]; it accepts: delta, signed"):
         rule_registry.get("abslrp", epsilon=1.0)
     with pytest.raises(TypeError, match="it accepts: none"):
         rule_registry.get("gradient", delta=1.0)

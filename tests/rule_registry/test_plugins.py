@@ -54,7 +54,7 @@ for factor in (2.0, 3.0):
     torch.testing.assert_close(found, factor * base)
 # A rule set's own default has the rule set's parameters.
 rules = rule_registry.get("theirs", delta=0.25)
-assert rules.default.describe() == "positive_contribution(delta=0.25)", rules.default.describe()
+assert rules.default.describe() == "positive_contribution(delta=0.25, signed=True)", rules.default.describe()
 print("explained with", rules.summary)
 """
 

@@ -263,7 +263,7 @@ def test_methods_of_every_kind_have_names() -> None:
     given = ["abslrp:delta=0.5", "random", mine, rules, relprop.Explainer(model, rules="gradient")]
     made = make_methods(given, MethodContext(model))
     assert list(made) == ["abslrp:delta=0.5", "random", "mine", "epsilon", "gradient"]
-    assert made["abslrp:delta=0.5"].config["parameters"] == {"delta": 0.5}
+    assert made["abslrp:delta=0.5"].config["parameters"] == {"delta": 0.5, "signed": True}
     assert make_methods({"a": "zennit.EpsilonPlus"}, MethodContext(model))["a"].config["composite"] == "EpsilonPlus"
     assert make_methods("captum.IntegratedGradients:n_steps=8", MethodContext(model)).popitem()[1].config[
         "options"
