@@ -46,9 +46,9 @@ def test_a_target_that_is_none_says_so(text, message):
 
 
 def test_rules_take_parameters():
-    assert choose_rules("abslrp").parameters == {"delta": 0.01}
+    assert choose_rules("abslrp").parameters == {"delta": 0.01, "signed": True}
     assert choose_rules("abslrp:delta=0.5,signed=false").parameters == {"delta": 0.5, "signed": False}
-    assert choose_rules("abslrp:").parameters == {"delta": 0.01}
+    assert choose_rules("abslrp:").parameters == {"delta": 0.01, "signed": True}
 
 
 def test_values_per_channel_and_bounds_of_the_normalisation():
@@ -58,7 +58,7 @@ def test_values_per_channel_and_bounds_of_the_normalisation():
     assert parameters["low"] == pytest.approx((-1, -2, -2))
     assert parameters["high"] == 9
     assert choose_rules("z-box", classifier.mean, classifier.std).parameters["high"] == pytest.approx((1, 3, 8))
-    assert choose_rules("abslrp", classifier.mean, classifier.std).parameters == {"delta": 0.01}
+    assert choose_rules("abslrp", classifier.mean, classifier.std).parameters == {"delta": 0.01, "signed": True}
 
 
 @pytest.mark.parametrize(

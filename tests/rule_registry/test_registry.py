@@ -83,7 +83,7 @@ def test_unknown_rule_set_names_those_there_are() -> None:
 
 def test_defaults_of_abslrp() -> None:
     rules = rule_registry.get("abslrp")
-    assert rules.parameters == {"delta": 1e-2}
+    assert rules.parameters == {"delta": 1e-2, "signed": True}
     assert rules.contrast == "rest"
     assert rules.conserves
     assert not rule_registry.get("gradient").conserves
