@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 import rule_registry
-from relprop.graph.arguments import bind_arguments
+from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import value_inputs
 from relprop.graph.graph import Graph
 
@@ -46,7 +46,8 @@ def _is_inert(node: fx.Node) -> bool:
     if node.target in _SCALED:
         factor = _arguments(node)["other"]
         return isinstance(factor, int | float) and factor > 0
-    return len(value_inputs(node)) == 1 and node.target in rule_registry.get("structural").table
+    moves = node.target in rule_registry.get("structural").table
+    return moves and len(argument_nodes(node)) == 1
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
