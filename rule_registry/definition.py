@@ -173,5 +173,10 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
 
 
 def _with_mass(rule: Rule, link: Definition, settings: Mapping[str, Any]) -> Rule:
-    """Return a rule that says what becomes of the mass, as the rule set it is registered in has it; moves follow."""
-    return rule if link.moves or rule.mass is not None else replace(rule, mass=settings.get("mass", "conserved"))
+    """Return a rule that says what becomes of the mass, as the rule set it is registered in has it.
+
+    Moves, and what passes or blocks, are alike in all: they follow the rule set that they are used in.
+    """
+    if link.moves or rule.mass is not None or rule.kind in ("passes", "blocks"):
+        return rule
+    return replace(rule, mass=settings.get("mass", "conserved"))

@@ -33,7 +33,8 @@ class Plan:
     merged : mapping of fx.Node to fx.Node
         Layers that are one with the batch norm behind them, and that batch norm.
     gains : mapping of fx.Node to tuple of fx.Node
-        Operations that relevance arrives at only where their output is not negative, if no gain of these norms is.
+        Operations that relevance arrives at only where their output is not negative, if no gain of these norms is, and
+        no hook at these nodes changes relevance.
     scores : Ending, optional
         Where relevance starts at the scores before the model's last softmax: what is behind these.
     """

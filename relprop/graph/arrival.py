@@ -3,8 +3,8 @@
 A rule that hands relevance on by contributions gives none to an input that is zero. So relevance arrives at a ReLU's
 output where that is positive, and at its input where that is. From there the proof goes on through moves, positive
 scalars, maxima and norms with gains that are not negative, and through sums, averages and products with a factor that
-is never negative: where their result is positive, a positive term alone contributes. A hook, the target, or another
-rule ends it.
+is never negative: where their result is positive, a positive term alone contributes. A hook that changes relevance,
+the target, or another rule ends it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from rule_registry.operations.sampling import SAMPLERS
 aten = torch.ops.aten
 
 Gains = frozenset[fx.Node]
-"""The gains of norms, none of which may be negative if something is to hold."""
+"""What must hold of a run if something is to hold: gains of norms that may not be negative, nodes with hooks that may
+not change relevance."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Arrival:
     apart_from_zero : bool
         Only where its value is not zero.
     positive : Gains, optional
-        Only where it is positive, if none of these gains is negative; None where that is not known.
+        Only where it is positive, if these gains and hooks are as they must be; None where that is not known.
     """
 
     apart_from_zero: bool = False
@@ -73,7 +74,7 @@ def rectified_nodes(
     nonnegative : collection of fx.Node
         Nodes that are never negative.
     stops : collection of fx.Node
-        Nodes where anything may happen to relevance: those with hooks.
+        Nodes where anything may happen to relevance: those with hooks, unless these only observe.
     """
     handed: dict[tuple[fx.Node, fx.Node], list[Arrival]] = {}
     found: dict[fx.Node, Gains] = {}
@@ -81,10 +82,12 @@ def rectified_nodes(
         if node not in sites and node.target is not operator.getitem:
             continue
         arrival = _together([given for user in node.users for given in handed.get((user, node), ())])
-        if node is graph.output or node in stops:
+        if node is graph.output:
             arrival = ANYWHERE
         elif arrival.apart_from_zero and node in nonnegative:
             arrival = NOWHERE
+        if node in stops:
+            arrival = Arrival(positive=None if arrival.positive is None else arrival.positive | {node})
         if node in sites and (arrival.positive is not None or node in nonnegative):
             found[node] = frozenset() if arrival.positive is None else arrival.positive
         if node not in sites or node in merged.values():

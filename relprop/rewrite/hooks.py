@@ -75,13 +75,14 @@ class RelevanceHook(nn.Module):
         """Name of the function."""
         return str(getattr(self.hook, "__name__", type(self.hook).__name__))
 
-    def forward(self, flows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, flows: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Call the hook.
 
         Returns
         -------
-        Tensor, Tensor
-            The relevance that goes on, and the masses ``(2, S, B)`` before and behind the hook.
+        Tensor, Tensor, bool
+            The relevance that goes on, the masses ``(2, S, B)`` before and behind the hook, and whether it is known
+            that the hook only observed.
         """
         relevance = net(flows, len(self.info.seeds))
         mass = self.info.batch.sum(relevance)
@@ -92,12 +93,12 @@ class RelevanceHook(nn.Module):
         if returned is None:
             if not traced and given._version:
                 raise self._error("changed the relevance in place but returned nothing: return what it made of it")
-            return flows, torch.stack([mass, mass])
+            return flows, torch.stack([mass, mass]), not traced
         self._check(returned, relevance, traced)
         record = torch.stack([mass, self.info.batch.sum(returned)])
         if self.signs_apart and (traced or bool((returned < 0).any())):
             returned = split_signs(returned)
-        return returned, record
+        return returned, record, False
 
     def extra_repr(self) -> str:
         """Say function and place, for printed programs."""

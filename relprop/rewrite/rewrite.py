@@ -81,6 +81,7 @@ class _Rewriter:
         self.records: dict[str, fx.Node] = {}
         self.hooked: dict[str, list[fx.Node]] = {}
         self.positive: dict[fx.Node, fx.Node] = {}
+        self.observed: dict[fx.Node, list[fx.Node]] = {}
         classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
         self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes, one_pass))
 
@@ -218,9 +219,12 @@ class _Rewriter:
         return {**arguments, declared.weights[0]: weight, str(declared.bias): bias}
 
     def _rectified(self, node: fx.Node) -> fx.Node:
-        """Return whether none of the gains is negative that relevance comes through before an operation."""
+        """Return whether all holds of this run that makes relevance arrive at positive outputs alone."""
         facts = []
         for gain in self.plan.gains[node]:
+            if gain in self.hooks:
+                facts += self.observed[gain]
+                continue
             if gain not in self.positive:
                 name = f"positive_{gain.name}"
                 self.positive[gain] = self._emit(name, "call_function", positive_gains, (self.forward[gain],))
@@ -263,6 +267,7 @@ class _Rewriter:
             step = self._emit(f"both_{name}", "call_module", name, (total,))
             total = self._item(step, 0, f"hooked_{node.name}")
             self.hooked.setdefault(node.name, []).append(self._item(step, 1, f"record_{name}"))
+            self.observed.setdefault(node, []).append(self._item(step, 2, f"observed_{name}"))
         self.relevance[node] = total
         return total
 

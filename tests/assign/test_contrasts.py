@@ -192,7 +192,7 @@ class TestOnePass:
     @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
     @pytest.mark.parametrize("name", [name for name in rule_registry.names() if "/" not in name])
     def test_is_the_difference_of_two(self, name: str, kind: str) -> None:
-        if name == "abslrp-released":
+        if name in ("abslrp-released", "abslrp-paper"):
             kind = "plain"  # it knows the operations of its authors' models alone
         known = rule_registry.get(name).parameters
         rules = rule_registry.get(name, **{key: value for key, value in BOUNDS.items() if key in known})
@@ -207,7 +207,7 @@ class TestOnePass:
             if rules.linear:
                 assert distance(e.relevance, both.seeds["x"][0] - both.seeds["x"][1]) <= 1e-6
 
-    @pytest.mark.parametrize("name", ["guided-backprop", "deconvnet", "abslrp-released"])
+    @pytest.mark.parametrize("name", ["guided-backprop", "deconvnet", "abslrp-released", "abslrp-paper"])
     def test_rules_that_part_signs_say_that_they_are_not_linear(self, name: str) -> None:
         """They would be something else in one pass."""
         rules, x = rule_registry.get(name), pictures(3).double()

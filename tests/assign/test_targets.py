@@ -282,8 +282,9 @@ class TestCheck:
         monkeypatch.setattr(relprop.Explainer, "__call__", record)
         model = seeded(lambda: Lambda(forward, one=nn.Linear(192, CLASSES), other=nn.Linear(7, CLASSES)))
         relprop.check(model, x, kwargs={"y": y, "mask": mask, "steps": steps})
-        in_single = [call for call in calls if call[1]["y"].dtype == y.dtype]
-        (((noisy,), kwargs),) = [call for call in in_single if call[1]["y"] is not y]
+        in_single = [inputs for inputs, _ in calls if inputs.kwargs["y"].dtype == y.dtype]
+        (inputs,) = [inputs for inputs in in_single if inputs.kwargs["y"] is not y]
+        (noisy,), kwargs = inputs.args, inputs.kwargs
         assert 0 < (noisy - x).abs().max() < 1e-2
         assert 0 < (kwargs["y"] - y).abs().max() < 1e-2
         assert kwargs["mask"] is mask

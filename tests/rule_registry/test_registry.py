@@ -167,7 +167,7 @@ def test_a_rule_for_nothing_is_refused() -> None:
 
 def test_settings_have_few_values() -> None:
     for wrong in ({"contrast": "others"}, {"seed": "two"}):
-        with pytest.raises(ValueError, match='contrast "rest" or None, and seed "one", "output" or "signed"'):
+        with pytest.raises(ValueError, match='"log-odds" or None, and seed "one", "output" or "signed"'):
             rule_registry.define("mine", "…", **wrong)
     assert "mine" not in rule_registry.names()
 
