@@ -16,6 +16,7 @@ from rule_registry.operations.layers import (
     layer_arguments,
     weights_of,
 )
+from rule_registry.orientation import oriented_denominator
 from rule_registry.registry import define, get, names, register
 from rule_registry.rule import Mass, Parameter, Rule, blocks, passes
 from rule_registry.rule_set import Choice, RuleSet
@@ -48,6 +49,7 @@ __all__ = [
     "lrp",
     "mixed",
     "names",
+    "oriented_denominator",
     "passes",
     "positive_contribution",
     "register",
