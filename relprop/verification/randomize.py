@@ -1,0 +1,342 @@
+"""Whether a map depends on what the model learned, and on the class: weights drawn anew, and a second class.
+
+A map that stays as it is when the weights of later layers are drawn anew can't explain what these layers do: Adebayo et
+al., Sanity Checks for Saliency Maps, NeurIPS 2018, who draw from the output downwards. Rules that hand on positive parts
+alone converge to one map, whatever the class: Sixt et al., When Explanations Lie, ICML 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from relprop.assign.plan import Plan
+from relprop.assign.targets import Target
+from relprop.errors import RelpropError
+from relprop.explainer import Explainer
+from relprop.explanation.explanation import Explanation
+from relprop.graph.layers import weighted_layers
+from relprop.options import Options, spell_options
+from relprop.tracing.inputs import check_inputs
+from relprop.tracing.loading import Model
+from relprop.tracing.model_copy import structural_copy
+from relprop.verification.report import finite
+
+SIMILAR = 0.9
+"""A rank correlation from here on is called the same map."""
+
+
+class RandomizationError(RelpropError, ValueError):
+    """A model whose layers can't be drawn anew."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How much alike the magnitudes of two maps are, of each sample.
+
+    Parameters
+    ----------
+    spearman : tuple of float
+        Rank correlation, in [-1, 1]; NaN where one map is the same everywhere and the other one is not.
+    cosine : tuple of float
+        In [0, 1]; NaN where a map is zero.
+    """
+
+    spearman: tuple[float, ...]
+    cosine: tuple[float, ...]
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean rank correlation and mean cosine over the samples that have one, else NaN."""
+        return _mean(self.spearman), _mean(self.cosine)
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """What `randomize` found.
+
+    Parameters
+    ----------
+    model, rules : str
+        Class of the model and name of the rule set.
+    contrast : str
+        Against what the target was set.
+    layers : int
+        How many layers with weights lie between source and output.
+    depths : mapping of int to Similarity
+        From the number of last layers whose weights were drawn anew to how much alike the maps before and after are.
+    other_class : Similarity, optional
+        Of the maps of the target and of the class with the next largest output; None where there is no such class.
+    """
+
+    model: str
+    rules: str
+    contrast: str
+    layers: int
+    depths: Mapping[int, Similarity]
+    other_class: Similarity | None = None
+
+    @property
+    def reading(self) -> str:
+        """What the numbers say, in a line."""
+        last, most = (self.depths[count].means[0] for count in (min(self.depths), max(self.depths)))
+        if not most < SIMILAR:
+            said = "the map is the same with random weights, so it explains nothing that the model learned"
+        elif not last < SIMILAR:
+            said = "the map does not depend on the last layer, so it is hardly about the class"
+        else:
+            said = "the map depends on the weights"
+        if self.other_class is not None and self.other_class.means[0] >= SIMILAR:
+            said += "; it is nearly the same for another class (Sixt et al. 2020)"
+        return f"{said} (Adebayo et al. 2018: nearer to 0 is better)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as numbers, words and lists that JSON can hold; what is undefined is None."""
+        return {
+            "model": self.model,
+            "rules": self.rules,
+            "contrast": self.contrast,
+            "layers": self.layers,
+            "depths": [{"layers": count, **_as_dict(found)} for count, found in self.depths.items()],
+            "other_class": None if self.other_class is None else _as_dict(self.other_class),
+            "reading": self.reading,
+        }
+
+    def __str__(self) -> str:
+        rows = [(f"last {count} of {self.layers}", found) for count, found in self.depths.items()]
+        rows += [] if self.other_class is None else [("none, map of another class", self.other_class)]
+        lines = [f"{'weights drawn anew':<28} {'rank correlation':>16} {'cosine':>7}"]
+        lines += [
+            f"{what:<28} {rank:>16.3f} {cosine:>7.3f}" for what, (rank, cosine) in ((w, s.means) for w, s in rows)
+        ]
+        title = f"{self.model} under {self.rules}, contrast {self.contrast}: similarity with the map as it is"
+        return "\n".join([title, *lines, f"reading: {self.reading}"])
+
+
+@spell_options
+def randomize(
+    model: Model,
+    x: Any,
+    *,
+    target: Target = None,
+    kwargs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **options: Unpack[Options],
+) -> Randomization:
+    """Compare maps with those of copies of the model whose last layers are drawn anew, and with those of another class.
+
+    Maps are compared by their magnitude, channels of pictures summed. The target stays that of the model itself.
+
+    Parameters
+    ----------
+    model, x, target, kwargs, **options
+        As `relprop.explain` has them; the model is not changed.
+    seed : int
+        The new weights follow from it.
+
+    Returns
+    -------
+    Randomization
+        Print it.
+
+    Raises
+    ------
+    RandomizationError
+        No layer with weights lies between the source and the output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from relprop.verification.randomize import randomize
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...                             torch.nn.Linear(144, 5)).eval()
+    >>> found = randomize(model, torch.randn(2, 3, 8, 8), rules="gradient")
+    >>> found.layers, list(found.depths)
+    (2, [1, 2])
+    """
+    explainer = Explainer(model, **options)
+    inputs = check_inputs(x, kwargs)
+    plan = explainer.plan(inputs, target)
+    explanation = explainer(inputs, target)
+    meant = target if explanation.target is None else explanation.target
+    maps = magnitudes(explanation)
+    depths = depths_of(len(weight_groups(plan)))
+    found = {
+        depth: similarity(maps, magnitudes(Explainer(copied, **options)(inputs, meant)))
+        for depth, copied in randomized_copies(explainer.model, plan, depths, seed).items()
+    }
+    runner_up = next_class(explanation)
+    return Randomization(
+        model=type(explainer.model).__name__,
+        rules=explanation.rules,
+        contrast=_in_words(explanation.contrast),
+        layers=max(depths),
+        depths=found,
+        other_class=None if runner_up is None else similarity(maps, magnitudes(explainer(inputs, runner_up))),
+    )
+
+
+def depths_of(layers: int) -> tuple[int, ...]:
+    """Return how many last layers are drawn anew: one, two, three, half of all, all.
+
+    Raises
+    ------
+    RandomizationError
+        There is none.
+
+    Examples
+    --------
+    >>> depths_of(53), depths_of(2)
+    ((1, 2, 3, 26, 53), (1, 2))
+    """
+    if layers == 0:
+        raise RandomizationError(
+            "no layer with weights lies between the source and the output, so there is nothing to draw anew: name an "
+            "earlier module with at="
+        )
+    return tuple(sorted({min(depth, layers) for depth in (1, 2, 3, max(1, layers // 2), layers)}))
+
+
+def randomized_copies(
+    model: nn.Module | ExportedProgram, plan: Plan, depths: Sequence[int], seed: int = 0
+) -> dict[int, nn.Module]:
+    """Return copies of a model, by how many of their last layers are drawn anew.
+
+    The entries of each weight, and those of its bias, are permuted: what is drawn has the distribution that was
+    learned, entry by entry, and nothing else of it. A layer is drawn alike in all copies.
+
+    Parameters
+    ----------
+    model : nn.Module or ExportedProgram
+        It stays as it is; copies share the tensors that are not drawn anew.
+    plan : Plan
+        Of this model.
+    depths : sequence of int
+        Numbers of layers, counted from the output.
+    seed : int
+        Of the permutations.
+    """
+    groups = list(reversed(weight_groups(plan)))
+    own = model.module() if isinstance(model, ExportedProgram) else model
+    copies = {}
+    for depth in depths:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {id(tensor): _permuted(tensor, generator) for group in groups[:depth] for tensor in group}
+        copies[depth] = structural_copy(own)
+        for module in copies[depth].modules():
+            module.training = False  # an exported program's modules say that they are in training, and refuse eval()
+        replaced = set()
+        for module in copies[depth].modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) in drawn:
+                    module._parameters[name] = drawn[id(parameter)]
+                    replaced.add(id(parameter))
+        if len(replaced) < len(drawn):
+            raise RandomizationError(
+                f"{type(own).__name__} has weights that are no registered parameters of its modules, so they can't be "
+                "drawn anew"
+            )
+    return copies
+
+
+def weight_groups(plan: Plan) -> list[list[Tensor]]:
+    """Return the parameters of each layer with a weight, in forward order; of layers that share one, at the last."""
+    graph = plan.graph
+    groups: list[list[Tensor]] = []
+    seen: set[int] = set()
+    for node in reversed(weighted_layers(graph, list(plan.sites))):
+        names = dict.fromkeys(name for value in node.all_input_nodes for name in _parameters(plan, value))
+        tensors = [tensor for tensor in (graph.tensors[name] for name in names) if id(tensor) not in seen]
+        seen.update(map(id, tensors))
+        groups += [tensors] if tensors else []
+    return groups[::-1]
+
+
+def _parameters(plan: Plan, node: fx.Node) -> list[str]:
+    """Return the parameters that a constant is made of."""
+    if plan.graph.batch.get(node) is not None:
+        return []
+    if node.op == "get_attr":
+        return [str(node.target)] if str(node.target) in plan.graph.parameters else []
+    return [name for value in node.all_input_nodes for name in _parameters(plan, value)]
+
+
+def _permuted(tensor: Tensor, generator: torch.Generator) -> nn.Parameter:
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    return nn.Parameter(tensor.detach().flatten()[order].reshape(tensor.shape), requires_grad=tensor.requires_grad)
+
+
+def next_class(explanation: Explanation) -> Tensor | None:
+    """Return the class with the largest output but the target's and the contrast's, ``(B,)``.
+
+    None where the target is a callable, where there is no such class, and where two classes are set against each other,
+    of which the maps are those of one another but for the sign.
+    """
+    contrast, output = explanation.contrast, explanation.output
+    if explanation.target is None or output.shape[1] < (2 if contrast is None else 3):
+        return None
+    left = output.detach().float().scatter(1, explanation.target[:, None], -math.inf)
+    if isinstance(contrast, int | Tensor):
+        against = torch.as_tensor(contrast, device=left.device).expand(len(left))
+        left = left.scatter(1, against[:, None], -math.inf)
+    return left.argmax(1)
+
+
+def magnitudes(explanation: Explanation) -> Tensor:
+    """Return the magnitudes of maps, ``(B, entries)``: channels of pictures summed, all sources behind each other."""
+    maps = (m.sum(1) if m.ndim == 4 else m for m in explanation.relevances.values())
+    return torch.cat([m.detach().double().abs().flatten(1) for m in maps], 1)
+
+
+def similarity(a: Tensor, b: Tensor) -> Similarity:
+    """Compare maps ``(B, entries)``, sample by sample.
+
+    Examples
+    --------
+    >>> similarity(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[2.0, 0.0, 9.0]])).spearman
+    (0.5,)
+    """
+    pairs = list(zip(a.double(), b.double(), strict=True))
+    return Similarity(
+        tuple(_correlation(one, other) for one, other in pairs), tuple(_cosine(one, other) for one, other in pairs)
+    )
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    if torch.equal(a, b) and a.any():
+        return 1.0
+    return _cosine(*(ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b))))
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    lengths = float(a.norm()) * float(b.norm())
+    return float(a @ b) / lengths if lengths else math.nan
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return the rank of each value; equal ones share the mean of theirs."""
+    _, where, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[where]
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _as_dict(found: Similarity) -> dict[str, float | None]:
+    rank, cosine = found.means
+    return {"spearman": finite(rank), "cosine": finite(cosine)}
+
+
+def _in_words(contrast: object) -> str:
+    if contrast is None:
+        return "none"
+    return str(contrast) if isinstance(contrast, int | str) else "one class per sample"
