@@ -1,8 +1,8 @@
 """Whether a map depends on what the model learned, and on the class: weights drawn anew, and a second class.
 
-A map that stays as it is when the weights of later layers are drawn anew can't explain what these layers do: Adebayo et
-al., Sanity Checks for Saliency Maps, NeurIPS 2018, who draw from the output downwards. Rules that hand on positive parts
-alone converge to one map, whatever the class: Sixt et al., When Explanations Lie, ICML 2020.
+A map that stays as it is when the weights of later layers are drawn anew can't explain what these layers do (Adebayo et
+al., Sanity Checks for Saliency Maps, NeurIPS 2018, who draw from the output downwards). Rules that hand on positive
+parts alone converge to one map, whatever the class (Sixt et al., When Explanations Lie, ICML 2020).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Randomization:
     contrast : str
         Against what the target was set.
     layers : int
-        How many layers with weights lie between source and output.
+        How many layers with weights there are.
     depths : mapping of int to Similarity
         From the number of last layers whose weights were drawn anew to how much alike the maps before and after are.
     other_class : Similarity, optional
@@ -206,21 +206,10 @@ def depths_of(layers: int) -> tuple[int, ...]:
 def randomized_copies(
     model: nn.Module | ExportedProgram, plan: Plan, depths: Sequence[int], seed: int = 0
 ) -> dict[int, nn.Module]:
-    """Return copies of a model, by how many of their last layers are drawn anew.
+    """Return copies of a model, by how many of their last layers are drawn anew; they share the tensors that are not.
 
-    The entries of each weight, and those of its bias, are permuted: what is drawn has the distribution that was
-    learned, entry by entry, and nothing else of it. A layer is drawn alike in all copies.
-
-    Parameters
-    ----------
-    model : nn.Module or ExportedProgram
-        It stays as it is; copies share the tensors that are not drawn anew.
-    plan : Plan
-        Of this model.
-    depths : sequence of int
-        Numbers of layers, counted from the output.
-    seed : int
-        Of the permutations.
+    The entries of each weight, and those of its bias, are permuted, so that they keep the distribution that was
+    learned and nothing else of it. A layer is drawn alike in all copies.
     """
     groups = list(reversed(weight_groups(plan)))
     own = model.module() if isinstance(model, ExportedProgram) else model
@@ -322,8 +311,8 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 def _ranks(values: Tensor) -> Tensor:
     """Return the rank of each value; equal ones share the mean of theirs."""
     _, where, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[where]
+    ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
+    return ranks[where]
 
 
 def _mean(values: Sequence[float]) -> float:
