@@ -21,7 +21,8 @@ from relprop.gae.masking import LERF, MORF
 from relprop.gae.mosaics import make_mosaics, quadrant_slices
 from relprop.gae.states import MOSAIC
 from relprop.metrics import area_under, energy_inside, perturbation_curves, pointing_game
-from relprop.verification.randomize import randomized_copies, similarity, weight_groups
+from relprop.verification.randomize import randomized_copies, weight_groups
+from relprop.verification.similarity import similarity
 
 STEPS, REGION = 5, 16
 """Squares of so many pixels are removed, an equal part of them in each step."""

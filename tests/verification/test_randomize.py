@@ -13,15 +13,8 @@ from torch import Tensor, nn
 
 import relprop
 import rule_registry
-from relprop.verification.randomize import (
-    Randomization,
-    RandomizationError,
-    Similarity,
-    randomize,
-    randomized_copies,
-    similarity,
-    weight_groups,
-)
+from relprop.verification.randomize import RandomizationError, randomize, randomized_copies, weight_groups
+from relprop.verification.similarity import Randomization, Similarity, similarity
 from rule_registry import Call
 
 aten = torch.ops.aten
