@@ -61,8 +61,8 @@ class Block(nn.Module):
 def small() -> Recognised:
     torch.manual_seed(0)
     model = Small().eval().requires_grad_(False)
-    x, masks = torch.randn(7, 3, 32, 32).clamp(-3, 3), torch.zeros(3, 32, 32, dtype=torch.bool)
-    masks[:, :16, :8] = True
+    x, masks = torch.randn(7, 3, 48, 48).clamp(-3, 3), torch.zeros(3, 48, 48, dtype=torch.bool)
+    masks[:, :24, :12] = True
     objects = Pictures(x[:3], torch.tensor([0, 1, 2]), (4, 7, 8), masks)
     return Recognised("small", model, SETTING, objects, Pictures(x[3:], torch.tensor([3, 4, 0, 1]), (0, 1, 2, 3)))
 
