@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Unpack
+from weakref import WeakKeyDictionary
+
+import torch
 
 import rule_registry
-from relprop.assign.assign import assign
+from relprop.assign.assign import assign, prove_rectified
+from relprop.assign.contrasts import (
+    Against,
+    ContrastKind,
+    check_apart,
+    choose_contrast,
+    contrast_classes,
+    rules_behind_scores,
+)
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Target, check_apart, choose_contrast, target_classes
-from relprop.errors import MissingRuleError
+from relprop.assign.targets import Target, target_classes
+from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
+from relprop.graph.ending import Ending, are_probabilities, find_ending
+from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
+from relprop.graph.signs import nonnegative_nodes
 from relprop.options import DEFAULTS, Options, check_options, spell_options
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
@@ -22,6 +37,7 @@ from relprop.run.chunks import run
 from relprop.run.memory import memory_for
 from relprop.run.prepared import PreparedProgram
 from relprop.tracing.capture import capture_inputs, whole_operations
+from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
 from rule_registry import RuleSet
@@ -39,9 +55,15 @@ class Explainer:
         In evaluation mode. It is never changed.
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.
-    contrast : {"default", "rest", None} or int
-        ``"rest"`` subtracts the relevance of all other classes, seeded uniformly; a class that of this class alone:
-        why the target and not that one. The default is the rule set's own, and None for a callable target.
+    contrast : {"default", "rest", "log-odds", None}, int, sequence of int or Tensor
+        What the relevance of is subtracted. A class, or one per sample, ``(B,)``: why the target and not that one.
+        ``"rest"``: all other classes alike, each ``1 / (C - 1)`` of C. ``"log-odds"``: the other classes as probable as
+        the model holds them, ``q_s = p_s / (1 - p_t)`` of the target's probability ``p_t``; target minus ``q`` is the
+        gradient of ``log(p_t / (1 - p_t))``. It needs class scores that a softmax turns into probabilities, and takes
+        those before the softmax where the model ends in one, or in its logarithm. The default is the rule set's own,
+        with ``"rest"`` in place of ``"log-odds"`` where there are no such scores, and None for a callable target. With
+        one output there are no others: None. Under linear rules (`rule_registry.RuleSet.linear`) target and contrast
+        are one seed of both signs and one pass, under others two.
     layers : sequence of str
         Module paths, or globs of them, whose relevance is returned too. Here, in ``at`` and in ``hooks`` a module
         stands for the one tensor of its own that is used further; where there are several, name modules inside it.
@@ -122,9 +144,14 @@ class Explainer:
         inputs = check_inputs(x, kwargs)
         prepared = self.prepare(inputs, target)
         classes = target_classes(prepared.plan.graph, target, inputs.batch_size)
-        check_apart(classes, prepared.contrast)
-        explanation = assemble(prepared, run(prepared, inputs, classes, self.batch_size, self.compile))
-        check_apart(explanation.target, prepared.contrast)
+        each = None
+        if prepared.contrast == "class":
+            each = contrast_classes(prepared.plan.graph, self.contrast, inputs.batch_size)
+        against: Against = prepared.contrast if each is None else each  # type: ignore[assignment]
+        check_apart(classes, against)
+        parts = run(prepared, inputs, classes, each, self.batch_size, self.compile)
+        explanation = assemble(prepared, parts, against)
+        check_apart(explanation.target, against)
         return explanation
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
@@ -152,18 +179,52 @@ class Explainer:
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
             )
-            contrast = choose_contrast(graph, self.contrast, rules, function is not None)
+            contrast = choose_contrast(
+                graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
+            )
             hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
             key = (graph, id(rules), contrast, self.layers, self.at, hooks)
             programs = self._hooked_programs if self.hooks else graph.made
             prepared = programs.get(key)
             if prepared is None:
-                plan = assign(graph, rules, self.at)
+                plan = self._plan(graph, rules, contrast, inputs)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
+                plan = prove_rectified(plan, attached)
                 prepared = PreparedProgram(plan, rewrite(plan, contrast, layers, attached), layers, attached, contrast)
                 prepared = _keep(programs, key, prepared)
         return prepared
+
+    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs) -> Plan:
+        """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
+        if contrast != "log-odds" or (ending := _ending(graph, inputs)).softmax is None:
+            return assign(graph, rules, self.at)
+        plan = assign(graph, rules, self.at, rules_behind_scores(ending))
+        if ending.softmax not in plan.sites:
+            raise TargetError(
+                f"contrast 'log-odds' starts at the scores before the model's softmax, and at={self.at!r} is behind "
+                "them: name a module before the softmax, or pass <contrast>",
+                contrast='"rest"',
+            )
+        return replace(plan, scores=ending)
+
+
+_endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()
+
+
+def _ending(graph: Graph, inputs: Inputs) -> Ending:
+    """Return how a model ends, by its graph; where that could be probabilities, by its output for two samples too."""
+    found = _endings.get(graph)
+    if found is None:
+        found = find_ending(graph)
+        if found.kind == "scores" and graph.output in nonnegative_nodes(graph):
+            with plain_mode(), torch.no_grad():
+                two = inputs.two_samples().plain()
+                output = graph.module()(*two.slice(0, two.batch_size))
+            if are_probabilities(output):
+                found = Ending("probabilities")
+        _endings[graph] = found
+    return found
 
 
 _programs_lock = threading.Lock()

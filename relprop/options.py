@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import ParamSpec, TypedDict, TypeVar
 
-from relprop.assign.targets import Contrast
+import torch
+from torch import Tensor
+
+from relprop.assign.contrasts import Contrast
 from relprop.errors import near_names
 from relprop.rewrite.hooks import Hook
 from relprop.run.chunks import BatchSize
@@ -75,8 +78,11 @@ def check_options(options: Options) -> None:
         raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
     if options["compile"] and batch_size == "auto":
         raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
-    if contrast not in ("rest", "default", None) and (isinstance(contrast, bool) or not isinstance(contrast, int)):
-        raise ValueError(f'contrast must be "rest", "default", None or a class index, not {contrast!r}')
+    if not _may_be_contrast(contrast):
+        raise ValueError(
+            'contrast must be "rest", "log-odds", "default", None, a class index or one class index per sample, not '
+            f"{contrast!r}"
+        )
     if not isinstance(hooks, Mapping | None):
         raise TypeError(f"hooks must be a mapping from module paths to functions, not {hooks!r}")
     for pattern, hook in (hooks or {}).items():
@@ -85,3 +91,12 @@ def check_options(options: Options) -> None:
     if not isinstance(options["rules"], str | RuleSet):
         rules = options["rules"]
         raise TypeError(f"rules must be the name of a rule set, or what rule_registry.get returns, not {rules!r}")
+
+
+def _may_be_contrast(contrast: object) -> bool:
+    if contrast is None or isinstance(contrast, str):
+        return contrast in ("rest", "log-odds", "default", None)
+    if isinstance(contrast, Tensor):
+        return not (contrast.is_floating_point() or contrast.is_complex() or contrast.dtype == torch.bool)
+    values = contrast if isinstance(contrast, Sequence) else (contrast,)
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)

@@ -17,7 +17,7 @@ from rule_registry.operations.layers import (
     weights_of,
 )
 from rule_registry.registry import define, get, names, register
-from rule_registry.rule import Parameter, Rule, blocks, passes
+from rule_registry.rule import Mass, Parameter, Rule, blocks, passes
 from rule_registry.rule_set import Choice, RuleSet
 from rule_registry.select import Selector, select
 
@@ -27,6 +27,7 @@ __all__ = [
     "ChannelMap",
     "Choice",
     "LayerArguments",
+    "Mass",
     "Parameter",
     "Relevances",
     "Rule",

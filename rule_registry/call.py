@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from rule_registry.batch_axis import BatchAxis
 
 EPSILON = 1e-9
-"""Absolute part of the stabiliser in every denominator."""
+"""What published code adds to every denominator, whatever its size: see `Call.absolute`."""
 HUGE = torch.finfo(torch.float32).max ** 0.5
 """What no activation comes near; a larger number stands for infinity."""
 FAR = 1e3
@@ -58,6 +58,16 @@ class Site:
         Whether it is such a layer, and none is before it.
     masked : bool
         Whether entries of the output may stand for minus infinity, as those of attention logits under a mask do.
+    attention : bool
+        Whether it is a part of attention: its softmax, a product of two activations that feeds or follows the softmax,
+        or a layer with a weight that makes queries, keys or values or takes the result.
+    attention_weights : Slot, optional
+        Of a product that follows the softmax, the factor that comes from it.
+    evidence : int
+        At the class scores, where the evidence for a class is asked whatever the sign of its score: 1 where a larger
+        output speaks for the class, -1 where a smaller one does. Elsewhere 0.
+    rectified : bool
+        Whether relevance arrives only where the output is not negative.
     """
 
     op: OpOverload
@@ -71,6 +81,10 @@ class Site:
     last: bool = False
     input: bool = False
     masked: bool = False
+    attention: bool = False
+    attention_weights: Slot | None = None
+    evidence: int = 0
+    rectified: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,13 +93,15 @@ class Call:
 
     ``call["weight"]`` is an argument under the name the operation's schema gives it, defaults filled in;
     ``call.inputs`` are the activations among them, in the order in which a rule returns relevances. Where the
-    relevance that arrives is ``spent`` nobody else reads it, and a rule may overwrite it: see `times` and `over`.
+    relevance that arrives is ``spent`` nobody else reads it, and a rule may overwrite it: see `times` and `over`. What
+    is ``absolute`` is added to every denominator.
     """
 
     site: Site
     arguments: Mapping[str, Any]
     output: Any
     spent: bool = False
+    absolute: float = 0.0
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -190,20 +206,26 @@ def share(call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor 
 
 
 def denominator(call: Call, delta: float) -> Tensor:
-    """Stabilised magnitude of the output: ``|z| + 1e-9 + delta * mean|z|``, the mean per sample.
+    """Stabilised magnitude of the output: ``|z| + delta * mean|z|``, the mean per sample.
 
-    Masked attention logits, which carry no relevance, stay out of the mean.
+    It has no scale of its own. Where all outputs of a sample are zero it is one; where one alone is, as ``delta = 0``
+    allows, it is infinite, so that nothing is shared there. Masked attention logits, which carry no relevance, stay out
+    of the mean.
     """
     magnitude = call.result.abs()
-    if not delta:
-        return magnitude.add_(EPSILON)
+    if call.absolute and not delta:
+        return magnitude.add_(call.absolute)
     if may_be_masked(call):
         open_ = _open(call, magnitude)
         total = call.batch.sum(magnitude.where(open_, 0.0), lead=0)
         mean = total / call.batch.sum(open_.to(magnitude.dtype), lead=0).clamp(min=1)
     else:
         mean = call.batch.mean(magnitude)
-    return magnitude.add_(call.batch.spread(mean.mul(delta).add(EPSILON), magnitude.ndim))
+    if not delta:
+        alone = call.batch.spread(torch.where(mean == 0, 1.0, torch.inf).to(mean.dtype), magnitude.ndim)
+        return torch.where(magnitude == 0, alone, magnitude)
+    floor = mean.mul(delta).add(call.absolute)
+    return magnitude.add_(call.batch.spread(floor.masked_fill(floor == 0, 1.0), magnitude.ndim))
 
 
 def times(call: Call, relevance: Tensor, factor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch._ops import OpOverload
 
-from rule_registry.rule import Parameter, Rule
+from rule_registry.rule import Parameter, Rule, shown
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector, check_overload
 
@@ -33,8 +33,12 @@ class Definition:
         Defaults of the parameters that `get` accepts, and of those that it does not.
     refuse : callable, optional
         What is wrong with parameters.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers, are moves, or linear: see `Rule`.
+    choices : dict
+        Settings that `get` accepts as parameters: the words each may be, the default first.
+    version : int
+        As of `RuleSet`.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -48,6 +52,9 @@ class Definition:
     refuse: Refusal | None = None
     complex: bool = False
     moves: bool = False
+    linear: bool = False
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    version: int = 1
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
@@ -61,7 +68,7 @@ class Definition:
         TypeError
             If one is neither an operation nor a selection.
         """
-        rule = declared(rule, complex=self.complex, moves=self.moves)
+        rule = declared(rule, complex=self.complex, moves=self.moves, linear=self.linear)
         entries: dict[Any, Rule] = {**self.table, **dict(self.overrides)}
         for key in where:
             if not isinstance(key, Selector):
@@ -85,6 +92,27 @@ def declared(rule: Rule, **declarations: Any) -> Rule:
     return replace(rule, **new) if new else rule
 
 
+def choices_of(chain: Sequence[Definition]) -> dict[str, tuple[str, ...]]:
+    """Return the settings that are parameters of a rule set: what a base leaves open, it may settle."""
+    choices: dict[str, tuple[str, ...]] = {}
+    for link in reversed(chain):
+        choices = {name: words for name, words in choices.items() if name not in link.settings} | link.choices
+    return choices
+
+
+def as_switch(name: str, value: Parameter) -> bool:
+    """Return a parameter that is True or False, for which 1 and 0 stand too.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+    """
+    if value not in (0, 1):
+        raise ValueError(f"the parameter {name!r} must be True or False, not {shown(value)}")
+    return bool(value)
+
+
 def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> RuleSet:
     """Make a rule set from its definition and those it is built on.
 
@@ -100,29 +128,34 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
     TypeError
         If the rule set has no such parameter, or a rule needs one that is not there.
     ValueError
-        If a rule set of the chain refuses the parameters.
+        If a rule set of the chain refuses the parameters, or one that must be True or False is neither.
     """
     definition = chain[0]
     values: dict[str, Parameter] = {}
     fixed: dict[str, Parameter] = {}
     settings: dict[str, Any] = {}
+    choices = choices_of(chain)
     table: dict[OpOverload, Rule] = {}
     overrides: list[tuple[Selector, Rule]] = []
     for link in reversed(chain):
         values |= link.parameters | link.fixed
         fixed |= link.fixed
         settings |= link.settings
-        table |= link.table
+        own = {op: _with_mass(rule, link, settings) for op, rule in link.table.items()}
+        table |= own
         if overrides:
             # A rule of its own wins over any of the base, also over one for a narrower choice of sites.
-            overrides += [(Selector(op=op), rule) for op, rule in link.table.items()]
-        overrides += link.overrides
+            overrides += [(Selector(op=op), rule) for op, rule in own.items()]
+        overrides += [(selector, _with_mass(rule, link, settings)) for selector, rule in link.overrides]
+    values |= {name: words[0] for name, words in choices.items()}
     free = values.keys() - fixed.keys()
     unknown = parameters.keys() - free
     if unknown:
         accepted = ", ".join(sorted(free)) or "none"
         raise TypeError(f"rule set {definition.name!r} has no parameter {sorted(unknown)}; it accepts: {accepted}")
-    values |= parameters
+    switches = {name for name, value in values.items() if isinstance(value, bool)}
+    values |= {name: as_switch(name, v) if name in switches else v for name, v in parameters.items()}
+    settings |= {name: values[name] for name in choices}
     for link in chain:
         if link.refuse is not None and (wrong := link.refuse(values)):
             raise ValueError(f"rule set {definition.name!r}: {wrong}")
@@ -134,5 +167,11 @@ def build(chain: Sequence[Definition], parameters: Mapping[str, Parameter]) -> R
         table=MappingProxyType({op: rule.bind(values) for op, rule in table.items()}),
         overrides=tuple((selector, rule.bind(values)) for selector, rule in overrides),
         parameters=MappingProxyType(values),
+        version=definition.version,
         **settings,
     )
+
+
+def _with_mass(rule: Rule, link: Definition, settings: Mapping[str, Any]) -> Rule:
+    """Return a rule that says what becomes of the mass, as the rule set it is registered in has it; moves follow."""
+    return rule if link.moves or rule.mass is not None else replace(rule, mass=settings.get("mass", "conserved"))

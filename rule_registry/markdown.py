@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,6 @@ from rule_registry.definition import Definition
 from rule_registry.registry import ROOT, defined, get
 from rule_registry.rule import Rule, shown
 from rule_registry.rule_set import as_rule
-from rule_registry.select import Selector
 
 STATED = ("abslrp", "epsilon")
 """The rule sets whose rules are told operation by operation; others are told by what they change."""
@@ -66,7 +66,7 @@ def _own(definition: Definition) -> list[tuple[str, Rule]]:
     found = [(_names(ops), table[ops[0]]) for ops in _grouped(table, lambda op: _function(table[op]))]
     places: dict[tuple[str, Any], tuple[list[OpOverload], Rule]] = {}
     for selector, rule in overrides:
-        rest = str(Selector(None, selector.path, selector.module, selector.layer))
+        rest = str(replace(selector, op=None))
         ops, _ = places.setdefault((rest, _function(rule)), ([], rule))
         ops += [selector.op] if selector.op is not None else []
     found += [(f"{rest}: {_names(ops)}" if ops else rest, rule) for (rest, _), (ops, rule) in places.items()]

@@ -8,10 +8,10 @@ from itertools import product
 from numbers import Real
 from typing import Any
 
-from rule_registry.rule import Parameter, shown
+from rule_registry.rule import Number, shown
 
 
-def as_parameter(name: str, value: Any) -> Parameter:
+def as_parameter(name: str, value: Any) -> Number:
     """Return a parameter as rules have it, a number or a tuple of them, or refuse it.
 
     Raises
@@ -31,10 +31,23 @@ def as_parameter(name: str, value: Any) -> Parameter:
     return numbers if several else value
 
 
-def not_negative(*names: str) -> Callable[[Mapping[str, Parameter]], str]:
+def as_word(name: str, value: Any, words: Sequence[str]) -> str:
+    """Return a parameter that is one of some words, or refuse it.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if value not in words:
+        raise ValueError(f"the parameter {name!r} must be {' or '.join(map(repr, words))}, not {value!r}")
+    return str(value)
+
+
+def not_negative(*names: str) -> Callable[[Mapping[str, Number]], str]:
     """Return what says that one of these parameters is negative, or not a single number."""
 
-    def wrong(parameters: Mapping[str, Parameter]) -> str:
+    def wrong(parameters: Mapping[str, Number]) -> str:
         found = ((name, parameters[name]) for name in names)
         refused = [f"{name}={shown(value)}" for name, value in found if isinstance(value, tuple) or value < 0]
         return f"{', '.join(refused)} must be one number that is not negative" if refused else ""
@@ -42,7 +55,7 @@ def not_negative(*names: str) -> Callable[[Mapping[str, Parameter]], str]:
     return wrong
 
 
-def wrong_bounds(parameters: Mapping[str, Parameter]) -> str:
+def wrong_bounds(parameters: Mapping[str, Number]) -> str:
     """Say what is wrong with the bounds ``low`` and ``high``, each of which is a number or one for each channel."""
     bounds = parameters["low"], parameters["high"]
     low, high = (value if isinstance(value, tuple) else (value,) for value in bounds)

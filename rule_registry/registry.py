@@ -9,13 +9,13 @@ from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from torch._ops import OpOverload
 
-from rule_registry.definition import Definition, Refusal, build, declared
-from rule_registry.parameters import as_parameter
-from rule_registry.rule import Fold, Function, Parameter, Rule
+from rule_registry.definition import Definition, Refusal, build, choices_of, declared
+from rule_registry.parameters import as_parameter, as_word
+from rule_registry.rule import Fold, Function, Mass, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
 
@@ -23,7 +23,15 @@ F = TypeVar("F", bound=Function)
 
 ROOT = "structural"
 """The rule set that all others are built on, which explains nothing by itself."""
-SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {"name", "summary", "table", "overrides", "own", "parameters"}
+SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {
+    "name",
+    "summary",
+    "table",
+    "overrides",
+    "own",
+    "parameters",
+    "version",
+}
 """What `define` may set: the other fields of a rule set follow from what is registered."""
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
@@ -42,6 +50,9 @@ def define(
     refuse: Refusal | None = None,
     complex: bool = False,
     moves: bool = False,
+    linear: bool = False,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    version: int = 1,
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
@@ -59,10 +70,14 @@ def define(
         accept them.
     refuse : callable, optional
         From the parameters to what is wrong with them, which `get` raises; empty if all is well.
-    complex, moves : bool
-        Whether all rules registered in it hold for complex numbers too, or are moves: see `Rule`.
+    complex, moves, linear : bool
+        Whether all rules registered in it hold for complex numbers too, are moves, or linear: see `Rule`.
+    choices : mapping, optional
+        Settings that `get` accepts as parameters: the words each may be, the default first.
+    version : int
+        A rule set whose numbers change under the same name, also by those of its base, gets a new one.
     **settings
-        Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``conserves``, ``measures`` …).
+        Further fields of `RuleSet` (``default``, ``contrast``, ``seed``, ``mass`` …).
 
     Raises
     ------
@@ -73,38 +88,48 @@ def define(
     """
     if name in _definitions:
         raise ValueError(f"a rule set named {name!r} is defined already")
-    unknown = settings.keys() - SETTINGS
+    words = {setting: tuple(found) for setting, found in (choices or {}).items()}
+    unknown = (settings.keys() | words.keys()) - SETTINGS
     if unknown:
         raise TypeError(f"a rule set has no setting {sorted(unknown)}; there are: {', '.join(sorted(SETTINGS))}")
     RuleSet(name, summary, {}, **settings)  # refuses values there are not
+    for setting, found in words.items():
+        for word in found:
+            RuleSet(name, summary, {}, **{**settings, setting: word})
     if settings.get("default") is not None:
         as_rule(settings["default"])
-    own, held = ({k: as_parameter(k, v) for k, v in (given or {}).items()} for given in (parameters, fixed))
-    _definitions[name] = Definition(name, summary, base, settings, own, held, refuse, complex, moves)
+    own, held = (_numbers(given or {}) for given in (parameters, fixed))
+    _definitions[name] = Definition(
+        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version
+    )
+
+
+def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: as_parameter(name, value) for name, value in parameters.items()}
+
+
+class Declarations(TypedDict, total=False):
+    """What may be declared of a rule where it is registered, see `Rule`."""
+
+    overwrites: bool
+    moves: bool
+    picks: bool
+    opposed: bool
+    contributes: bool
+    linear: bool
+    mass: Mass
+    fold: Fold
 
 
 @overload
 def register(
-    rule_set: str,
-    *where: OpOverload | Selector,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    fold: Fold | None = None,
+    rule_set: str, *where: OpOverload | Selector, rule: None = None, **declarations: Unpack[Declarations]
 ) -> Callable[[F], F]: ...
 
 
 @overload
 def register(
-    rule_set: str,
-    *where: OpOverload | Selector,
-    rule: Rule | Function,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    fold: Fold | None = None,
+    rule_set: str, *where: OpOverload | Selector, rule: Rule | Function, **declarations: Unpack[Declarations]
 ) -> None: ...
 
 
@@ -112,11 +137,7 @@ def register(
     rule_set: str,
     *where: OpOverload | Selector,
     rule: Rule | Function | None = None,
-    overwrites: bool = False,
-    moves: bool = False,
-    picks: bool = False,
-    opposed: bool = False,
-    fold: Fold | None = None,
+    **declarations: Unpack[Declarations],
 ) -> Callable[[F], F] | None:
     """Register a rule for one or more operations, or selections of sites, in a rule set.
 
@@ -130,8 +151,9 @@ def register(
         The operations or selections.
     rule : Rule or callable, optional
         Where it is no decorator.
-    overwrites, moves, picks, opposed, fold
-        What is declared of the rule, beside what the rule itself declares: see `Rule`.
+    **declarations
+        ``overwrites``, ``moves``, ``picks``, ``opposed``, ``contributes``, ``linear``, ``mass``, ``fold``: what is
+        declared of the rule, beside what the rule itself declares. See `Rule`.
 
     Raises
     ------
@@ -140,7 +162,8 @@ def register(
     ValueError
         If one of the operations or selections has a rule in this rule set already; none is registered then.
     TypeError
-        If one is neither an operation nor a selection, there is none, or the rule can't be called.
+        If one is neither an operation nor a selection, there is none, the rule can't be called, or there is no such
+        declaration.
 
     Examples
     --------
@@ -154,9 +177,12 @@ def register(
     definition = _definition(rule_set)
     if not where:
         raise TypeError("register() needs the operations or selections that the rule is for")
+    if wrong := declarations.keys() - Declarations.__annotations__.keys():
+        known = ", ".join(Declarations.__annotations__)
+        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {known}")
 
     def add(function: F) -> F:
-        entry = declared(as_rule(function), overwrites=overwrites, moves=moves, picks=picks, opposed=opposed, fold=fold)
+        entry = declared(as_rule(function), **declarations)
         definition.add(entry, where)
         _get.cache_clear()
         return function
@@ -175,8 +201,9 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     name : str
         One of `names`.
     **parameters
-        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers, or
-        sequences of numbers, one for each channel.
+        Values in place of the rule set's defaults, for example ``delta=0.0`` for ``"abslrp"``; numbers,
+        sequences of numbers, one for each channel, True and False, or words, as ``seed="signed"`` for
+        ``"abslrp-paper"``.
 
     Raises
     ------
@@ -185,12 +212,14 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     TypeError
         If it has no such parameter, or the value is no number.
     ValueError
-        If a number is not finite, the rule set refuses these parameters together, or it is built on itself.
+        If a number is not finite, a word is none of those there are, the rule set refuses these parameters together,
+        or it is built on itself.
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
     _need_plugins()
-    values = {key: as_parameter(key, value) for key, value in parameters.items()}
+    choices = choices_of(_chain(name))
+    values = {k: as_word(k, v, choices[k]) if k in choices else as_parameter(k, v) for k, v in parameters.items()}
     return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
 
 

@@ -14,9 +14,13 @@ from rule_registry.call import Call, Relevances
 from rule_registry.operations.layers import ChannelMap
 
 Function = Callable[..., Relevances]
-Parameter = float | tuple[float, ...]
+Number = float | tuple[float, ...]
 """A number, or one for each channel."""
+Parameter = Number | str
+"""A number, one for each channel, or a word."""
 Kind = Literal["rule", "passes", "blocks", "fallback"]
+Mass = Literal["conserved", "measured", "ignored"]
+"""What becomes of the mass of relevance, its sum per seed and sample."""
 Fold = Callable[[Mapping[str, Any]], ChannelMap]
 """From the arguments of a norm, by name, to what it does to each channel."""
 
@@ -53,6 +57,17 @@ class Rule:
     opposed : bool
         Whether two inputs contribute the same with opposite signs, as numerator and denominator of a quotient do: one
         of them receives nothing where all relevance lies at outputs of one sign.
+    contributes : bool
+        Whether an input receives relevance only as far as it contributes to the output, and no contribution against the
+        sign of the output counts where that is positive. The engine may then prove where relevance arrives.
+    linear : bool
+        Whether it is linear in the relevance that arrives, as long as nothing is rescaled: one that takes its positive
+        and its negative part apart, or divides by its mass, is not. Under a rule set of linear rules a contrast is one
+        pass, under any other two.
+    mass : {"conserved", "measured", "ignored"}, optional
+        Whether `Shares` are rescaled to the mass that arrived, so that all of it is handed on; or mass is followed but
+        not rescaled, so that what biases and stabilisers absorb is reported; or neither, as under gradients. By
+        default as in the rule set that it is used in.
     fold : callable, optional
         Of a norm: from its arguments to what it does to each channel, see `rule_registry.operations.layers`. The
         engine folds that into weight and bias of the layer before, whose rule then holds for both. The function is
@@ -67,6 +82,9 @@ class Rule:
     moves: bool = False
     picks: bool = False
     opposed: bool = False
+    contributes: bool = False
+    linear: bool = False
+    mass: Mass | None = None
     fold: Fold | None = None
 
     def __call__(self, call: Call, relevance: Any) -> Relevances:
@@ -111,6 +129,10 @@ class Rule:
 
 def shown(value: Parameter) -> str:
     """Write a parameter as tables do."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value)
     return f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"{value:g}"
 
 
@@ -124,7 +146,7 @@ def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
     return ()
 
 
-passes = Rule("passes", _pass, "passes", complex=True, moves=True)
+passes = Rule("passes", _pass, "passes", complex=True, moves=True, linear=True)
 """The relevance reaches the one activation input unchanged."""
-blocks = Rule("blocks", _block, "blocks", complex=True)
+blocks = Rule("blocks", _block, "blocks", complex=True, linear=True)
 """No relevance reaches the inputs, on purpose."""

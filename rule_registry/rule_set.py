@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from torch._ops import OpOverload
 
 from rule_registry.call import Site
-from rule_registry.rule import Function, Parameter, Rule, shown
+from rule_registry.rule import Function, Mass, Parameter, Rule, shown
 from rule_registry.select import Selector, check_overload
 
 
@@ -51,18 +51,21 @@ class RuleSet:
         The rule of operations that are not in the table. Without one they are an error.
     parameters : mapping
         Values for the keyword-only parameters of the rules.
-    contrast : {"rest", None}
-        The contrast `relprop.explain` uses unless told otherwise.
-    seed : {"one", "output"}
-        Relevance at the target: one, or the output that is explained, as rules that decompose it have it.
-    conserves : bool
-        Whether every operation hands on the mass that arrived: `Shares` are rescaled to it.
-    measures : bool
-        Whether the mass is followed where it is not conserved: what biases and stabilisers absorb is reported.
+    contrast : {"rest", "log-odds", None}
+        The contrast `relprop.explain` uses unless told otherwise; ``"rest"`` in place of ``"log-odds"`` where a softmax
+        does not turn the output into probabilities, and none where there is one output.
+    seed : {"one", "output", "signed"}
+        Relevance at the target: one, or the output that is explained, as rules that decompose it have it. Signed, it
+        is one at the target and ``-1 / classes`` at all others, where these are the contrast, in one pass.
+    mass : {"conserved", "measured", "ignored"}
+        What becomes of the mass under rules that do not say, see `Rule`.
     times_input : bool
         Whether what arrives at an activation is multiplied with it: a gradient becomes a relevance.
-    largest_one : bool
-        Whether maps are divided by their largest magnitude, as some publish them.
+    normalize : {"largest", "l1", None}
+        What maps are divided by, as some publish them: their largest magnitude, or their L1 norm, which the map of
+        each seed is divided by before one is subtracted from the other. A signed seed's map stays as it is.
+    version : int
+        A rule set whose numbers change under the same name gets a new one. Files record it.
     own : tuple of (Selector, Rule)
         Those of the overrides that `derive` added: meant for a certain model.
     """
@@ -73,20 +76,50 @@ class RuleSet:
     overrides: tuple[tuple[Selector, Rule], ...] = ()
     default: Rule | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    contrast: Literal["rest"] | None = None
-    seed: Literal["one", "output"] = "one"
-    conserves: bool = True
-    measures: bool = False
+    contrast: Literal["rest", "log-odds"] | None = None
+    seed: Literal["one", "output", "signed"] = "one"
+    mass: Mass = "conserved"
     times_input: bool = False
-    largest_one: bool = False
+    normalize: Literal["largest", "l1"] | None = None
+    version: int = 1
     own: tuple[tuple[Selector, Rule], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.contrast not in ("rest", None) or self.seed not in ("one", "output"):
+        if self.contrast not in ("rest", "log-odds", None) or self.seed not in ("one", "output", "signed"):
             raise ValueError(
-                f'a rule set has contrast "rest" or None, and seed "one" or "output", not {self.contrast!r} and '
-                f"{self.seed!r}"
+                f'a rule set has contrast "rest", "log-odds" or None, and seed "one", "output" or "signed", not '
+                f"{self.contrast!r} and {self.seed!r}"
             )
+        if self.mass not in get_args(Mass):
+            raise ValueError(f"a rule set has mass {', '.join(get_args(Mass))}, not {self.mass!r}")
+        if self.normalize not in ("largest", "l1", None):
+            raise ValueError(f'a rule set has normalize "largest", "l1" or None, not {self.normalize!r}')
+
+    @property
+    def linear(self) -> bool:
+        """Whether all of it is linear in the relevance at the target, so that a contrast is one pass.
+
+        It is where nothing is rescaled to the mass that arrived, and every rule declares that it is linear.
+        """
+        return all(rule.linear and self.mass_of(rule) != "conserved" for rule in self._rules())
+
+    @property
+    def conserves(self) -> bool:
+        """Whether every rule hands on the mass that arrives."""
+        return all(self.mass_of(rule) == "conserved" for rule in self._rules())
+
+    @property
+    def measures(self) -> bool:
+        """Whether mass is followed that some rule does not hand on."""
+        return any(self.mass_of(rule) == "measured" for rule in self._rules())
+
+    def mass_of(self, rule: Rule) -> Mass:
+        """Return what becomes of the mass under a rule of this rule set."""
+        return self.mass if rule.mass is None else rule.mass
+
+    def _rules(self) -> list[Rule]:
+        rules = [*self.table.values(), *(rule for _, rule in self.overrides)]
+        return rules if self.default is None else [*rules, self.default]
 
     def find(self, site: Site) -> Rule | None:
         """Return the rule of a site, or None where there is none."""
@@ -174,7 +207,8 @@ class RuleSet:
 
     def describe(self) -> str:
         """Parameters, seed, contrast and what becomes of the mass, in a line."""
-        mass = "conserved" if self.conserves else "measured" if self.measures else "not followed"
+        kinds = {self.mass_of(rule) for rule in self._rules() if not rule.moves}
+        mass = " or ".join(sorted(kinds)) + (", by rule" if len(kinds) > 1 else "")
         parameters = ", ".join(f"{name}={shown(value)}" for name, value in sorted(self.parameters.items())) or "none"
         return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
 

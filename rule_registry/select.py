@@ -21,6 +21,7 @@ class Selector:
     path: str | None = None
     module: str | None = None
     layer: Layer | None = None
+    attention: bool | None = None
 
     def matches(self, site: Site) -> bool:
         """Whether a site is chosen."""
@@ -30,10 +31,12 @@ class Selector:
             and (self.path is None or fnmatchcase(site.path, self.path))
             and (self.module is None or self.module in names)
             and (self.layer is None or {"first": site.first, "input": site.input, "last": site.last}[self.layer])
+            and (self.attention is None or self.attention == site.attention)
         )
 
     def __str__(self) -> str:
-        parts = {"op": self.op, "path": self.path, "module": self.module, "layer": self.layer}
+        where = None if self.attention is None else "inside" if self.attention else "outside"
+        parts = {"op": self.op, "path": self.path, "module": self.module, "layer": self.layer, "attention": where}
         return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
 
 
@@ -42,6 +45,7 @@ def select(
     path: str | None = None,
     module: type | str | None = None,
     layer: Layer | None = None,
+    attention: bool | None = None,
 ) -> Selector:
     """Choose sites by operation, module path, module class and position; all that are given must hold.
 
@@ -56,6 +60,9 @@ def select(
     layer : {"first", "input", "last"}, optional
         The first or last layer with a weight, seen from the input; or every one that no other is before, of which
         models with several branches or inputs have several.
+    attention : bool, optional
+        Whether the operation is a part of attention, or none: its softmax, a product of two activations that feeds or
+        follows it, or a layer that makes queries, keys or values or takes the result. The graph decides.
 
     Raises
     ------
@@ -64,15 +71,17 @@ def select(
     TypeError
         If ``op`` is not one overload of an operation.
     """
-    if op is None and path is None and module is None and layer is None:
-        raise ValueError("select() needs an operation, a path, a module class or a layer")
+    if op is None and path is None and module is None and layer is None and attention is None:
+        raise ValueError("select() needs an operation, a path, a module class, a layer, or whether it is attention")
     if layer not in (None, *get_args(Layer)):
         raise ValueError(f'layer must be "first", "input" or "last", not {layer!r}')
     if op is not None:
         check_overload(op)
+    if attention not in (None, True, False):
+        raise ValueError(f"attention must be True or False, not {attention!r}")
     if isinstance(module, type):
         module = f"{module.__module__}.{module.__qualname__}"
-    return Selector(op, path, module, layer)
+    return Selector(op, path, module, layer, attention)
 
 
 def check_overload(op: object) -> None:

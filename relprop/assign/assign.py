@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from torch import fx
@@ -12,16 +13,19 @@ from relprop.assign.missing_rules import explain_missing
 from relprop.assign.plan import Plan
 from relprop.errors import CaptureError, InputError, MissingRuleError
 from relprop.graph.arguments import argument_nodes
+from relprop.graph.arrival import rectified_nodes
+from relprop.graph.attention import find_attention
+from relprop.graph.class_scores import class_scores
 from relprop.graph.dataflow import between, carries_relevance, is_complex, is_real
 from relprop.graph.graph import Graph, Marks
 from relprop.graph.layers import input_layers, weighted_layers
 from relprop.graph.masks import masked_nodes
 from relprop.graph.module_outputs import matching_modules, module_outputs
 from relprop.graph.signs import nonnegative_nodes
-from rule_registry import BatchAxis, RuleSet, Site
+from rule_registry import BatchAxis, Rule, RuleSet, Site
 
 
-def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
+def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping[fx.Node, Rule] | None = None) -> Plan:
     """Give every operation between the source and the target its rule.
 
     Parameters
@@ -32,6 +36,8 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         From `rule_registry.get`.
     at : str, optional
         Path of the module whose output is the source. By default the floating-point inputs are.
+    settled : mapping, optional
+        Rules of some operations that the rule set has no say in.
 
     Raises
     ------
@@ -48,12 +54,23 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
     carrying = [n for n in graph.calls() if n in reached and n not in sources and n.target is not operator.getitem]
     layers = weighted_layers(graph, carrying)
     entrances = input_layers(graph, layers)
+    attention = find_attention(graph, carrying, reached, layers)
+    scores = class_scores(graph, reached, layers, nonnegative)
     sites, assigned, missing = {}, {}, []
     for node in carrying:
         site = _site(graph, node, reached, nonnegative)
         first, last = node in layers[:1], node in layers[-1:]
-        sites[node] = replace(site, first=first, last=last, input=node in entrances, masked=node in masked)
-        rule = rules.find(sites[node])
+        sites[node] = replace(
+            site,
+            first=first,
+            last=last,
+            input=node in entrances,
+            masked=node in masked,
+            attention=node in attention.parts,
+            attention_weights=attention.weights.get(node),
+            evidence=scores.get(node, 0),
+        )
+        rule = (settled or {}).get(node) or rules.find(sites[node])
         if rule is None or not (rule.complex or is_real(node)):
             missing.append(node)
         else:
@@ -62,6 +79,22 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None) -> Plan:
         raise MissingRuleError(explain_missing(graph, rules, missing))
     merged = foldable_layers(sites, assigned, (graph.output,))
     return Plan(graph, rules, sources, sites, assigned, merged)
+
+
+def prove_rectified(plan: Plan, stops: Collection[fx.Node] = ()) -> Plan:
+    """Find the sites that relevance arrives at only where their output is not negative.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `assign`, which knows of none: there anything may happen to relevance on its way.
+    stops : collection of fx.Node
+        Where it may still: nodes with hooks.
+    """
+    nonnegative = nonnegative_nodes(plan.graph)
+    found = rectified_nodes(plan.graph, plan.sites, plan.assigned, plan.merged, nonnegative, stops)
+    sites = {node: replace(site, rectified=not found.get(node, True)) for node, site in plan.sites.items()}
+    return replace(plan, sites=sites, gains={node: tuple(gains) for node, gains in found.items() if gains})
 
 
 def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import fx
 
+from relprop.graph.ending import Ending
 from relprop.graph.graph import Graph
 from rule_registry import Rule, RuleSet, Site
 
@@ -31,6 +32,10 @@ class Plan:
         The rule of each.
     merged : mapping of fx.Node to fx.Node
         Layers that are one with the batch norm behind them, and that batch norm.
+    gains : mapping of fx.Node to tuple of fx.Node
+        Operations that relevance arrives at only where their output is not negative, if no gain of these norms is.
+    scores : Ending, optional
+        Where relevance starts at the scores before the model's last softmax: what is behind these.
     """
 
     graph: Graph
@@ -39,6 +44,18 @@ class Plan:
     sites: dict[fx.Node, Site]
     assigned: dict[fx.Node, Rule]
     merged: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    gains: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
+    scores: Ending | None = None
+
+    @property
+    def conserves(self) -> bool:
+        """Whether every operation hands on the mass that arrives: then relevance of either sign can flow apart."""
+        return all(self.rules.mass_of(rule) == "conserved" for rule in self.assigned.values())
+
+    @property
+    def measures(self) -> bool:
+        """Whether mass is followed: conserved or measured by some operation that is more than a move."""
+        return any(self.rules.mass_of(rule) != "ignored" for rule in self.assigned.values() if not rule.moves)
 
     def why(self, name: str) -> str:
         """Say which rule an operation has, and which entry of the rule set it comes from.
@@ -61,16 +78,16 @@ class Plan:
     def rows(self) -> list[Row]:
         """Return for every operation, in graph order, which rule it has and why."""
         layers = {norm: layer.name for layer, norm in self.merged.items()}
-        return [
-            Row(
-                node.name,
-                str(site.op),
-                f"one layer with {layers[node]}, whose rule holds for both"
-                if node in layers
-                else str(self.rules.explain(site)),
-            )
-            for node, site in self.sites.items()
-        ]
+        behind_scores = () if self.scores is None else self.scores.behind_scores
+
+        def why(node: fx.Node, site: Site) -> str:
+            if node in layers:
+                return f"one layer with {layers[node]}, whose rule holds for both"
+            if node in behind_scores:
+                return f"{self.assigned[node].describe()}, as the contrast starts at the scores before the softmax"
+            return str(self.rules.explain(site))
+
+        return [Row(node.name, str(site.op), why(node, site)) for node, site in self.sites.items()]
 
     def __str__(self) -> str:
         return table(self.rows())

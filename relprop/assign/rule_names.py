@@ -11,11 +11,16 @@ from rule_registry import Parameter, RuleSet
 
 
 class ParameterError(RelpropError, ValueError):
-    """A parameter that a rule set does not have, or a value that is no number."""
+    """A parameter that a rule set does not have, or a value that it can't be."""
+
+
+_SWITCHES = {"true": 1.0, "false": 0.0}
 
 
 def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RuleSet:
     """Return the rule set that ``NAME`` or ``NAME:PARAM=VALUE,...`` stands for; ``1/2/3`` is a value per channel.
+
+    A value is a number, or a word where the rule set has one, as in ``abslrp-paper:seed=signed``.
 
     Parameters
     ----------
@@ -30,7 +35,7 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
     MissingRuleError
         If there is no such rule set.
     ParameterError
-        If it has no such parameter, or the value is no number.
+        If it has no such parameter, or the value can't be one.
     """
     name, _, settings = text.partition(":")
     try:
@@ -44,15 +49,19 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
         scale = list(zip(mean, std, strict=True))
         parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
     for setting in filter(None, settings.split(",")):
-        key, _, value = setting.partition("=")
+        key, _, value = (part.strip() for part in setting.partition("="))
+        if isinstance(known.get(key), str) and key not in named:
+            named.add(key)
+            parameters[key] = value
+            continue
         try:
-            numbers = tuple(map(float, value.split("/")))
+            numbers = tuple(_SWITCHES[v] if v in _SWITCHES else float(v) for v in value.strip().lower().split("/"))
         except ValueError as error:
             raise ParameterError(f"rules {text}: {setting!r} is not PARAM=NUMBER, as in abslrp:delta=0.02") from error
-        if not all(map(isfinite, numbers)) or key.strip() in named:
+        if not all(map(isfinite, numbers)) or key in named:
             raise ParameterError(f"rules {text}: {setting!r} is not finite, or names its parameter again")
-        named.add(key.strip())
-        parameters[key.strip()] = numbers if len(numbers) > 1 else numbers[0]
+        named.add(key)
+        parameters[key] = numbers if len(numbers) > 1 else numbers[0]
     try:
         return rule_registry.get(name, **parameters)
     except (TypeError, ValueError) as error:

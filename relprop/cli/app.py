@@ -77,8 +77,9 @@ Rules = Annotated[
 Contrast = Annotated[
     str | None,
     typer.Option(
-        metavar="rest|none|CLASS",
-        help="Against all other classes, none, or one (index or name), if not as the rule set has it.",
+        metavar="rest|log-odds|none|CLASS",
+        help="Against all other classes, alike or as probable as they are, none, or one (index or name), if not as the "
+        "rule set has it.",
     ),
 ]
 Preprocessing = Annotated[
@@ -113,7 +114,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 
 
 _OPTIONS = {"contrast": "--contrast", "layers": "--layer", "batch_size": "--batch-size", "unit": "--unit"}
-_VALUES = {"None": "none", "[...]": "PATH"}
+_VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest"}
 
 
 def _as_option(name: str, value: str) -> str:

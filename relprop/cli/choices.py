@@ -52,7 +52,7 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
 
 
 def choose_contrast(text: str | None, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the argument ``contrast`` that ``rest``, ``none``, ``CLASS`` or ``INDEX`` stands for, if any was given.
+    """Return the argument ``contrast`` for ``rest``, ``log-odds``, ``none``, ``CLASS`` or ``INDEX``, if any was given.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def choose_contrast(text: str | None, labels: Sequence[str]) -> dict[str, Any]:
     if text is None:
         return {}
     text = text.strip()
-    if text in ("rest", "none"):
+    if text in ("rest", "log-odds", "none"):
         return {"contrast": None if text == "none" else text}
     return {"contrast": _class("--contrast", text, labels)}
 

@@ -74,12 +74,14 @@ def explain(
     """Draw where each picture holds more relevance for its class than for the others, and less.
 
     One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
-    the files written. A picture that can't be read is reported, skipped, and makes the exit code 1.
+    the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and
+    makes the exit code 1.
     """
     with one_line_errors(debug):
         from relprop.cli.choices import choose_contrast, choose_rules, choose_target
         from relprop.cli.explaining.output import Results, results_among
         from relprop.cli.explaining.stream import Run
+        from relprop.errors import TargetError
         from relprop.explainer import Explainer
         from relprop.files import OutputError
         from relprop.models import PictureError, find_pictures, load_classifier, sample_pictures
@@ -101,6 +103,8 @@ def explain(
             choose_target(target, classifier.labels),
         )
         against = choose_contrast(contrast, classifier.labels)
+        if choice.index is not None and choice.index == against.get("contrast"):
+            raise TargetError(f"--contrast {contrast} is --target {target} itself: name another class")
         explainer = Explainer(
             classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against
         )

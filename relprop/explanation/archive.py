@@ -79,24 +79,36 @@ def save(
 def archive_items(explanation: Maps) -> dict[str, Item]:
     """Return the arrays of an explanation by name, each with a description."""
     seeds, several = explanation.seeds, len(explanation.relevances) > 1
-    contrast = explanation.contrast is not None
-    others = "all other classes" if explanation.contrast == "rest" else f"class {explanation.contrast}"
-    kind = "relevance of the target" + (f" minus that of {others}" if contrast else "")
+    others = _others(explanation)
+    kind = "relevance of the target" + (f" minus that of {others}" if others else "")
     items = {}
     for name, value in explanation.relevances.items():
         suffix = f":{name}" if several else ""
         where = f"at {name}, shaped like it"
         items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
-        if contrast:  # else it would repeat the relevance
+        if len(seeds[name]) > 1:  # else it would repeat the relevance
             words = f"relevance of the target, then of {others}, along axis 0; both {where}"
             items[f"seeds{suffix}"] = Item(_array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}")
     items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")
     if explanation.target is not None:
         items["target"] = Item(_array(explanation.target), "index of the class explained; samples along axis 0")
+    if isinstance(explanation.contrast, Tensor):
+        words = "index of the class that the target is set against; samples along axis 0"
+        items["contrast"] = Item(_array(explanation.contrast), words)
     for name, value in explanation.layer_calls.items():
         where = f"at the output of module {name}, shaped like it; {_samples(explanation, name)}"
         items[f"layer:{name}"] = Item(_array(value), f"{kind} {where}")
     return items
+
+
+def _others(explanation: Maps) -> str:
+    against = explanation.contrast
+    if against is None:
+        return ""
+    if isinstance(against, Tensor):
+        return "another class of each sample"
+    words = {"rest": "all other classes", "log-odds": "all other classes, weighed with their probabilities"}
+    return f"class {against}" if isinstance(against, int) else words[against]
 
 
 def _samples(explanation: Maps, name: str, lead: int = 0) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
-from relprop.rewrite.signed import alike
+from relprop.rewrite.signed import pad_flows
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
 from relprop.run.prepared import PreparedProgram
@@ -24,7 +25,7 @@ def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
 
 
 @plain_mode()
-def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Explanation:
+def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against) -> Explanation:
     """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
     graph, rules = prepared.plan.graph, prepared.plan.rules
 
@@ -42,27 +43,37 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Expl
 
     def combined(node: fx.Node, seeds: Tensor) -> Tensor:
         relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
-        if rules.largest_one:
+        if rules.normalize == "largest":
             mark = graph.batch[node]
             assert isinstance(mark, BatchAxis)
-            relevance = relevance / mark.spread(mark.rows(relevance).abs().amax(1), relevance.ndim)
+            relevance = _over(mark, relevance, mark.rows(relevance).abs().amax(1))
         return relevance
 
-    seeds = {}
+    def normalized(node: fx.Node, seeds: Tensor) -> Tensor:
+        """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are."""
+        both_in_one = prepared.contrast is not None and len(seeds) == 1
+        if rules.normalize != "l1" or both_in_one:
+            return seeds
+        mark = graph.batch[node]
+        assert isinstance(mark, BatchAxis)
+        return _over(mark, seeds, mark.sum(seeds.abs()))
+
+    arrived = {}
     for k, node in enumerate(prepared.plan.sources):
-        seeds[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
-        if not seeds[node.name].isfinite().all():
+        arrived[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
+        if not arrived[node.name].isfinite().all():
             raise RelpropError(
                 f"relevance at {node.name!r} has NaN or infinite values (the model's output is "
                 f"{_finite_or_not(parts)}). Name layers to see where it starts: <layers>; a larger stabiliser of rule "
                 f"set {rules.name!r} usually helps",
                 layers="[...]",
             )
+    seeds = {node.name: normalized(node, arrived[node.name]) for node in prepared.plan.sources}
     axes = {node.name: graph.batch[node] for node in prepared.plan.sources}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
-            combined(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k]))  # type: ignore[misc]
+            combined(node, normalized(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k])))  # type: ignore[misc]
             for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
@@ -72,23 +83,29 @@ def assemble(prepared: PreparedProgram, parts: Sequence[dict[str, Any]]) -> Expl
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
-        conservation=_conservation(prepared, parts, seeds),
+        conservation=_conservation(prepared, parts, arrived),
         rules=rules.name,
-        contrast=prepared.contrast,
+        contrast=contrast,
         layers=layers,
         axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
     )
+
+
+def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
+    """Divide maps, or those of several seeds, by a size of each sample; maps of zeros stay as they are."""
+    ndim = maps.ndim - sizes.ndim + 1
+    return maps / mark.spread(torch.where(sizes == 0, 1.0, sizes), ndim)
 
 
 def _conservation(
     prepared: PreparedProgram, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]
 ) -> Conservation:
     """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
-    rules, output = prepared.plan.rules, prepared.plan.graph.output.name
-    if not (rules.conserves or rules.measures):
+    output = prepared.plan.graph.output.name
+    if not prepared.plan.measures:
         return Conservation(tuple, conserves=False)
     stops = prepared.stops
-    measured = [(part["records"], part["mass"], part["hooks"]) for part in parts]
+    measured = [(part["records"], part["mass"], part["unit"], part["hooks"]) for part in parts]
     arrived = {}
     for node in prepared.plan.sources:
         mark = prepared.plan.graph.batch[node]
@@ -96,21 +113,25 @@ def _conservation(
         arrived[node.name] = mark.sum(relevance[node.name])
 
     def trace() -> tuple[Cut, ...]:
-        steps, masses, hooks = zip(*measured, strict=True)
+        steps, masses, units, hooks = zip(*measured, strict=True)
         records = Records(
             {name: _joined([step[name] for step in steps]) for name in steps[0]},
             torch.cat(masses, 1).cpu(),
+            torch.cat(units, 1).cpu(),
             {name: mass.cpu() for name, mass in arrived.items()},
             {
                 name: [torch.cat(found, 2).cpu() for found in zip(*(hook[name] for hook in hooks), strict=True)]
                 for name in hooks[0]
             },
         )
-        return follow(stops, records, output, rules.conserves)
+        return follow(stops, records, output)
 
-    return Conservation(trace, rules.conserves)
+    at_output = torch.cat([mass / unit for _, mass, unit, _ in measured], 1)
+    return Conservation(
+        trace, prepared.plan.conserves, at_output, signed=prepared.contrast is not None and len(at_output) == 1
+    )
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
     """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
-    return None if records[0] is None else torch.cat(alike(records, 1), 2).cpu()  # type: ignore[arg-type]
+    return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()  # type: ignore[arg-type]

@@ -20,11 +20,12 @@ def map_difference(explanation: Maps) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        None without a contrast.
+        None without a contrast, and where one seed is both.
     """
-    if explanation.contrast is None:
+    seeds = next(iter(explanation.seeds.values()))
+    if len(seeds) == 1:
         return None
-    maps = next(iter(explanation.seeds.values())).double().sum(2).flatten(2)  # (2, B, pixels)
+    maps = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
     mass = maps.abs().sum(2, keepdim=True)
     target, rest = maps / torch.where(mass == 0, 1.0, mass)
     return torch.sum((target - rest).abs(), 1) / 2
@@ -33,10 +34,29 @@ def map_difference(explanation: Maps) -> Tensor | None:
 def arriving(explanation: Maps) -> Tensor | None:
     """Return what share of the output's relevance reaches the picture, ``(B,)``, under rules that do not conserve it.
 
-    Of a contrast it is the target's. None where it is conserved, or not measured.
+    Of a contrast it is the target's. None where it is conserved, or not measured; and where target and contrast are
+    one seed, whose mass is a difference that may be nothing.
     """
     kept = explanation.conservation
-    return kept.masses[-1][0] if not kept.conserves and kept.cuts else None
+    return kept.masses[-1][0] if not (kept.conserves or kept.signed) and kept.cuts else None
+
+
+def contrast_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
+    """Say what the target was set against; empty without a contrast, and classes by name where there are."""
+    against = explanation.contrast
+    if against is None:
+        return ""
+    if isinstance(against, str):
+        words = {"rest": "all other classes alike", "log-odds": "the other classes as probable as they are (log-odds)"}
+        return f"against {words[against]}"
+    return f"against {_other(against, labels)}"
+
+
+def _other(against: int | Tensor, labels: Sequence[str] | None) -> str:
+    classes = [against] if isinstance(against, int) else sorted(set(against.tolist()))
+    if len(classes) > 1:
+        return "one class each"
+    return labels[classes[0]] if labels else f"class {classes[0]}"
 
 
 def caption_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
@@ -45,9 +65,7 @@ def caption_words(explanation: Maps, labels: Sequence[str] | None = None) -> str
     words = []
     if moved is not None:
         against = explanation.contrast
-        others = "the others"
-        if isinstance(against, int):
-            others = labels[against] if labels else f"class {against}"
+        others = "the others" if isinstance(against, str | None) else _other(against, labels)
         words.append(f"the two maps, of this class and of {others}, differ by {_range(moved)}")
     if share is not None:
         words.append(f"{_range(share)} of the output's relevance reaches the picture")

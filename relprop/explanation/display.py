@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.errors import RelpropError
-from relprop.explanation.captions import caption_words
+from relprop.explanation.captions import caption_words, contrast_words
 from relprop.explanation.grids import LayoutError
 from relprop.explanation.maps import Maps
 from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
@@ -51,9 +51,10 @@ def draw(
             continue
         scaled[name or "input"] = heats
         notes[name or "input"] = [scale_note(float(scale)) for scale in scales]
+    against = contrast_words(explanation)
     caption = (
-        f"rules {explanation.rules}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, "
-        "given below it"
+        f"rules {explanation.rules}{', ' if against else ''}{against}; colours saturate at the {PERCENTILE:g}th "
+        "percentile of each map's |relevance|, given below it"
     )
     caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
     caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
@@ -88,6 +89,7 @@ def notebook_html(explanation: Maps) -> str:
     facts = {
         "relevance of": ", ".join(f"{name} {tuple(value.shape)}" for name, value in explanation.relevances.items()),
         "rules": explanation.rules,
+        "contrast": contrast_words(explanation) or "none",
         "conservation error": f"{kept.error:.1e}" if kept.cuts else "this rule set does not conserve mass",
     }
     if kept.cuts:
@@ -134,7 +136,7 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
 
 def legend_for(explanation: Maps) -> Legend:
     """Return what the colours of an explanation's maps stand for."""
-    if explanation.contrast == "rest":
+    if isinstance(explanation.contrast, str):
         return CONTRAST
     if explanation.contrast is not None:
         return replace(CONTRAST, low="-1 more of the other")

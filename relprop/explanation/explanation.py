@@ -85,7 +85,8 @@ class Explanation(Maps):
         OutputError
             If the kind of file is unknown, or it can't be written; nothing half written is left.
         """
-        contrast = "none" if self.contrast is None else self.contrast
+        against = self.contrast
+        contrast = "none" if against is None else "one class per sample" if isinstance(against, Tensor) else against
         known: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
         if self.conservation.cuts:
             known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from relprop.assign.targets import Against
+from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
 from relprop.explanation.grids import LayoutError, find_map
 from relprop.run.conservation import Conservation
@@ -26,7 +26,8 @@ class Maps:
         Relevance of each source, shaped like it; of a picture ``(B, C, H, W)``. Positive for the target, negative,
         under a contrast, for the other classes.
     seeds : mapping of str to Tensor
-        The maps of each seed before they are combined, ``(S, B, C, H, W)``.
+        The maps of each seed before they are combined, ``(S, B, C, H, W)``: of the target, and of what it is set
+        against; under linear rules one of both.
     output : Tensor
         What the model returned, ``(B, classes)``, also of a single sample whose batch axis the model squeezes away.
     target : Tensor or None
@@ -39,8 +40,9 @@ class Maps:
         Where the relevance went.
     rules : str
         Name of the rule set.
-    contrast : int, "rest" or None
-        What was subtracted: the relevance of this class, or of all other classes.
+    contrast : int, Tensor, "rest", "log-odds" or None
+        What was subtracted: the relevance of this class, of one class per sample ``(B,)``, or of all other classes,
+        alike or as probable as they are.
     """
 
     relevances: Mapping[str, Tensor]
@@ -114,6 +116,7 @@ class Maps:
             target=None if self.target is None else self.target[samples],
             conservation=self.conservation.take(samples),
             layers={path: layer(path, value) for path, value in self.layers.items()},
+            contrast=self.contrast[samples] if isinstance(self.contrast, Tensor) else self.contrast,
         )
 
     @property

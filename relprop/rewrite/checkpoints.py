@@ -28,6 +28,8 @@ class Stop:
         Whether there is no choice who receives nothing.
     opposed : bool
         Whether what one input contributes the other one takes away.
+    conserves : bool
+        Whether its rule hands on the mass that arrives.
     hooks : tuple of (str, str)
         Module path, and name of the function, of every hook that relevance goes through before.
     """
@@ -40,6 +42,7 @@ class Stop:
     blocks: bool = False
     settled: bool = False
     opposed: bool = False
+    conserves: bool = True
     hooks: tuple[tuple[str, str], ...] = ()
 
 
@@ -58,7 +61,8 @@ def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> 
             settled = rule.moves or rule.picks
             opposed = len(site.active) == 2 and rule.opposed
             names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
-            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, passed))
+            conserves = plan.rules.mass_of(rule) == "conserved"
+            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, conserves, passed))
         else:
             inputs = [node.args[0]]  # type: ignore[list-item]
             stops.append(Stop(node.name, receivers=(inputs[0].name,), hooks=passed))

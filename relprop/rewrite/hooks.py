@@ -10,11 +10,12 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, fx, nn
 
+from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Against
 from relprop.errors import CaptureError, HookError
 from relprop.graph.module_outputs import module_outputs, module_paths, no_such_module
-from relprop.rewrite.signed import apart, net
+from relprop.rewrite.seed import in_one_pass, seed_names
+from relprop.rewrite.signed import net, split_signs
 from rule_registry import BatchAxis
 from rule_registry.tracing import has_values
 
@@ -35,7 +36,7 @@ class NodeInfo:
         Where the samples lie in the output, counted without the seed axis.
     seeds : tuple of str
         What the entries of the seed axis stand for: ``("target",)``, with contrast ``("target", "rest")``
-        or the other class, ``("target", "208")``.
+        or the other class, ``("target", "208")``; where both are in one seed ``("target minus rest",)``.
     """
 
     path: str
@@ -95,7 +96,7 @@ class RelevanceHook(nn.Module):
         self._check(returned, relevance, traced)
         record = torch.stack([mass, self.info.batch.sum(returned)])
         if self.signs_apart and (traced or bool((returned < 0).any())):
-            returned = apart(returned)
+            returned = split_signs(returned)
         return returned, record
 
     def extra_repr(self) -> str:
@@ -118,7 +119,7 @@ class RelevanceHook(nn.Module):
         return HookError(f"the hook {self.called} at {self.info.path or self.info.name!r} {what}")
 
 
-def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> dict[fx.Node, list[RelevanceHook]]:
+def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: ContrastKind) -> dict[fx.Node, list[RelevanceHook]]:
     """Find where hooks are called.
 
     Parameters
@@ -128,7 +129,7 @@ def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> di
     hooks : mapping
         From module paths, or globs of them, to hooks; what matches no module is looked for among the names of
         operations and inputs.
-    contrast : int, "rest" or None
+    contrast : int, "rest", "log-odds", "class" or None
         Whether there is a second seed, and of what.
 
     Returns
@@ -141,14 +142,14 @@ def attach_hooks(plan: Plan, hooks: Mapping[str, Hook], contrast: Against) -> di
     CaptureError
         If a hook matches nothing that relevance passes as a single tensor.
     """
-    seeds = ("target",) if contrast is None else ("target", str(contrast))
+    seeds = seed_names(contrast, in_one_pass(contrast, plan.rules))
     placed: dict[fx.Node, list[RelevanceHook]] = {}
     for pattern, hook in hooks.items():
         for path, call, node in _matching(plan, pattern):
             batch = plan.graph.batch[node]
             assert isinstance(batch, BatchAxis)
             info = NodeInfo(path, node.name, _operation(node), call, batch, seeds)
-            placed.setdefault(node, []).append(RelevanceHook(hook, info, plan.rules.conserves))
+            placed.setdefault(node, []).append(RelevanceHook(hook, info, plan.conserves))
     return placed
 
 

@@ -13,11 +13,12 @@ from relprop.errors import RelpropError
 class RelevanceProgram(fx.GraphModule):
     """Forward pass and relevance of one model in one printable module.
 
-    ``program(x)`` or ``program(x, target)`` returns a dict: ``output``; ``target``, ``(B,)``; ``relevance``, a list
-    with one ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for;
-    ``mass``, that of the seeds, ``(S, B)``; ``records`` and ``hooks``, the masses behind `relprop.Conservation`, by
-    node. It holds the model's own parameters, so changed values take effect at the next call. With hooks it can be
-    exported and compiled as far as these can.
+    ``program(x)`` or ``program(x, target)`` returns a dict (one that sets each sample against a class of its own is
+    called with these too, as ``contrast``): ``output``; ``target``, ``(B,)``; ``relevance``, a list with one
+    ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for; ``mass``, that of
+    the seeds, and ``unit``, what masses are told in, ``(S, B)``; ``records`` and ``hooks``, the masses behind
+    `relprop.Conservation`, by node. It holds the model's own parameters, so changed values take effect at the next
+    call. With hooks it can be exported and compiled as far as these can.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

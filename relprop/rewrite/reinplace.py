@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from relprop.rewrite.buffers import added, added_in_place
-from relprop.rewrite.signed import gather
+from relprop.rewrite.signed import stack_outputs
 from relprop.rewrite.step import Step
 
 
@@ -43,7 +43,7 @@ def claim(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
             owned.add(node)
             if read_once(node.args[0]):
                 node.target = added_in_place
-        elif node.target is gather:
+        elif node.target is stack_outputs:
             if all(part is None or read_once(part) for part in node.args):
                 owned.add(node)
         elif node.op == "call_module" and isinstance(step := program.get_submodule(node.target), Step):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Against
 from relprop.errors import RuleError
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
@@ -19,15 +19,15 @@ from relprop.rewrite.buffers import added
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
-from relprop.rewrite.seed import Seed
-from relprop.rewrite.signed import gather, net, together
-from relprop.rewrite.step import Step
+from relprop.rewrite.seed import Seed, in_one_pass, seed_names
+from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
+from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
 
 
 def rewrite(
     plan: Plan,
-    contrast: Against = None,
+    contrast: ContrastKind = None,
     layers: Mapping[str, Sequence[fx.Node]] | None = None,
     hooks: Mapping[fx.Node, Sequence[RelevanceHook]] | None = None,
 ) -> RelevanceProgram:
@@ -37,8 +37,9 @@ def rewrite(
     ----------
     plan : Plan
         From `relprop.assign.assign`.
-    contrast : int, "rest" or None
-        Whether a second seed, of this class or uniform over the other classes, goes through in the same pass.
+    contrast : int, "rest", "log-odds", "class" or None
+        Whether a second seed, of this class, of the other classes or of one class per sample, goes through in the same
+        pass; under linear rules it is subtracted from the first before.
     layers : mapping, optional
         Further nodes whose relevance the program returns, by name.
     hooks : mapping, optional
@@ -57,7 +58,7 @@ class _Rewriter:
     def __init__(
         self,
         plan: Plan,
-        contrast: Against,
+        contrast: ContrastKind,
         layers: Mapping[str, Sequence[fx.Node]],
         hooks: Mapping[fx.Node, Sequence[RelevanceHook]],
     ) -> None:
@@ -65,8 +66,13 @@ class _Rewriter:
         self.layers = layers
         self.hooks = hooks
         self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks}
-        self.seeds = 1 if contrast is None else 2
-        self.signs_apart = bool(hooks) and plan.rules.conserves
+        self.contrast = contrast
+        one_pass = in_one_pass(contrast, plan.rules)
+        self.seeds = len(seed_names(contrast, one_pass))
+        self.signs_apart = bool(hooks) and plan.conserves
+        signed_seed = one_pass or plan.rules.seed == "output"
+        # Where all rules conserve, the flows stay apart and no step has to split them.
+        self.signed = set() if plan.conserves else signed_nodes(plan, hooks, signed_seed)
         self.graph = fx.Graph()
         self.members: dict[str, Tensor | nn.Module] = dict(plan.graph.tensors)
         self.forward: dict[fx.Node, fx.Node] = {}
@@ -74,8 +80,9 @@ class _Rewriter:
         self.relevance: dict[fx.Node, fx.Node] = {}
         self.records: dict[str, fx.Node] = {}
         self.hooked: dict[str, list[fx.Node]] = {}
+        self.positive: dict[fx.Node, fx.Node] = {}
         classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
-        self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes))
+        self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes, one_pass))
 
     def program(self) -> RelevanceProgram:
         for node in self.plan.graph.graph.nodes:
@@ -83,9 +90,9 @@ class _Rewriter:
                 break
             self.forward[node] = self.graph.node_copy(node, self.forward.__getitem__)
             self.forward[node]._rename(node.name)
-        target = self._target_input()
+        target, against = self._class_inputs()
         output = self.forward[self.plan.graph.output]
-        seed = self._emit("seeds", "call_module", self.seed, (output, target))
+        seed = self._emit("seeds", "call_module", self.seed, (output, target, self._scores(), against))
         self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
         for node in reversed(list(self.forward)):
             if node in self.wanted:
@@ -101,6 +108,7 @@ class _Rewriter:
                 "relevance": [self._returned(node) for node in self.plan.sources],
                 "layers": {name: [self._returned(node) for node in nodes] for name, nodes in self.layers.items()},
                 "mass": self._item(seed, 2, "seeds_mass"),
+                "unit": self._item(seed, 3, "seeds_unit"),
                 "records": dict(self.records),
                 "hooks": dict(self.hooked),
             }
@@ -118,12 +126,31 @@ class _Rewriter:
             return relevance
         return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
 
-    def _target_input(self) -> fx.Node:
-        name, taken = "target", {str(node.target) for node in self.plan.graph.inputs}
+    def _class_inputs(self) -> tuple[fx.Node, fx.Node | None]:
+        """Return the inputs that say which classes are explained, and against which, if that is a class."""
+        target = self._input("target", self.forward[self.plan.graph.inputs[-1]], None)
+        if self.contrast is None or self.contrast in ("rest", "log-odds"):
+            return target, None
+        return target, self._input("contrast", target, self.contrast if isinstance(self.contrast, int) else None)
+
+    def _input(self, name: str, after: fx.Node, default: int | None) -> fx.Node:
+        taken = {str(node.target) for node in self.plan.graph.inputs}
         while name in taken:
             name += "_"
-        with self.graph.inserting_after(self.forward[self.plan.graph.inputs[-1]]):
-            return self.graph.placeholder(name, default_value=None)
+        with self.graph.inserting_after(after):
+            return self.graph.placeholder(name, default_value=default)
+
+    def _scores(self) -> fx.Node | None:
+        """Return the scores before the model's last softmax, moved as its output is; None where that has none."""
+        if self.plan.scores is None or self.plan.scores.softmax is None:
+            return None
+        before, scores = self.plan.scores.softmax, self.forward[self.plan.scores.softmax.args[0]]  # type: ignore[index]
+        for node in self.plan.scores.moves:
+            moved = {before: scores}
+            scores = self.graph.node_copy(node, lambda n, moved=moved: moved.get(n) or self.forward[n])  # type: ignore[misc]
+            scores._rename(f"scores_{node.name}")
+            before = node
+        return scores
 
     def _hand_on(self, node: fx.Node) -> None:
         """Apply the rule of an operation to what arrived and collect its shares at the inputs."""
@@ -141,7 +168,8 @@ class _Rewriter:
             return
         rules = self.plan.rules
         where = self.plan.graph.describe(node)
-        step_module = Step(site, rule, where, rules.conserves, rules.measures)
+        mass = rules.mass_of(rule)
+        step_module = Step(site, rule, where, mass, nets=mass == "conserved" and node in self.signed)
         name = self._member(f"rule_{node.name}", step_module)
         args = fx.map_arg(node.args, self.forward.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.forward.__getitem__)
@@ -149,10 +177,12 @@ class _Rewriter:
         if node in self.plan.merged:
             args, kwargs = (), self._folded(node, bind_arguments(node, args, kwargs))
             output = _first_part(self.plan.merged[node])
+        if node in self.plan.gains:
+            kwargs = {**kwargs, "rectified": self._rectified(node)}
         step = self._emit(f"shares_{node.name}", "call_module", name, (arrived, self.forward[output], *args), kwargs)
         for k, source in enumerate(inputs):
             self.arriving.setdefault(source, []).append(self._item(step, k, f"to_{source.name}"))
-        if rules.conserves or rules.measures:
+        if mass != "ignored":
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
 
     def _pass_on(self, node: fx.Node, arrived: fx.Node, inputs: Sequence[fx.Node]) -> None:
@@ -187,6 +217,16 @@ class _Rewriter:
         weight, bias = (self._item(both, k, f"folded_{what}_{layer.name}") for k, what in enumerate(("weight", "bias")))
         return {**arguments, declared.weights[0]: weight, str(declared.bias): bias}
 
+    def _rectified(self, node: fx.Node) -> fx.Node:
+        """Return whether none of the gains is negative that relevance comes through before an operation."""
+        facts = []
+        for gain in self.plan.gains[node]:
+            if gain not in self.positive:
+                name = f"positive_{gain.name}"
+                self.positive[gain] = self._emit(name, "call_function", positive_gains, (self.forward[gain],))
+            facts.append(self.positive[gain])
+        return facts[0] if len(facts) == 1 else self._emit("rectified", "call_function", all_of, tuple(facts))
+
     def _collect(self, node: fx.Node) -> fx.Node | None:
         """Return the relevance at a node's output: the sum over all who used it, by part where it is a tuple."""
         if node in self.relevance:
@@ -199,7 +239,7 @@ class _Rewriter:
                     parts[user.args[1]] = self.relevance[user]  # type: ignore[index]
             if all(part is None for part in parts):
                 return None
-            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", gather, tuple(parts))
+            self.relevance[node] = self._emit(f"relevance_{node.name}", "call_function", stack_outputs, tuple(parts))
             return self.relevance[node]
         shares = self.arriving.get(node, [])
         if not shares:
@@ -215,7 +255,7 @@ class _Rewriter:
             ]
         total = shares[0]
         for share in shares[1:]:
-            total = self._emit("sum", "call_function", together if self.signs_apart else added, (total, share))
+            total = self._emit("sum", "call_function", add_flows if self.signs_apart else added, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
         for hook in self.hooks.get(node, ()):

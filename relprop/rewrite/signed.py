@@ -1,20 +1,27 @@
 """Relevance of both signs, where rules need it non-negative: its two parts flow as seeds of their own.
 
-A rule set that conserves mass rescales what it hands on to the mass that arrived, which near zero means nothing for
-a relevance whose parts cancel. So where a hook makes the relevance of S seeds negative somewhere, R+ and R- go on as
-2 S non-negative flows, and what is told of them is their difference. Rules see more seeds, and nothing else.
+A rule that conserves mass rescales what it hands on to the mass that arrived, which near zero means nothing for a
+relevance whose parts cancel. So R+ and R- of S seeds go through it as 2 S non-negative flows. Where all rules of a plan
+conserve and a hook makes relevance negative, the flows stay apart up to the sources, where their difference is the
+relevance. In a plan that mixes rules they are subtracted behind every such rule, so that their number never grows.
+Rules see more seeds, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+from relprop.assign.plan import Plan
 
 
-def apart(relevance: Tensor) -> Tensor:
-    """Put the negative parts behind the positive ones, ``(2 S, ...)``."""
+def split_signs(relevance: Any) -> Any:
+    """Put the negative parts behind the positive ones, ``(2 S, ...)``; of a tuple those of each tensor in it."""
+    if isinstance(relevance, tuple):
+        return tuple(None if part is None else split_signs(part) for part in relevance)
     return torch.cat([relevance.clamp(min=0), relevance.clamp(max=0).neg()])
 
 
@@ -25,14 +32,14 @@ def net(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
     return flows.narrow(axis, 0, seeds) - flows.narrow(axis, seeds, seeds)
 
 
-def gross(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
+def total_mass(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
     """Add the negative part of each of so many seeds."""
     if flows.shape[axis] == seeds:
         return flows
     return flows.narrow(axis, 0, seeds) + flows.narrow(axis, seeds, seeds)
 
 
-def alike(parts: Sequence[Tensor | None], axis: int = 0) -> tuple[Tensor | None, ...]:
+def pad_flows(parts: Sequence[Tensor | None], axis: int = 0) -> tuple[Tensor | None, ...]:
     """Give all parts as many flows as the one with the most: no negative part is one of zero."""
     most = max(part.shape[axis] for part in parts if part is not None)
 
@@ -46,13 +53,36 @@ def alike(parts: Sequence[Tensor | None], axis: int = 0) -> tuple[Tensor | None,
     return tuple(map(filled, parts))
 
 
-def together(first: Tensor, second: Tensor) -> Tensor:
+def add_flows(first: Tensor, second: Tensor) -> Tensor:
     """Sum of two relevances of one node, whichever of them has a negative part."""
-    a, b = alike((first, second))
+    a, b = pad_flows((first, second))
     assert a is not None and b is not None  # noqa: PT018
     return a + b
 
 
-def gather(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
+def stack_outputs(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return the relevances of an operation's several outputs; None where nobody used one."""
-    return alike(parts)
+    return pad_flows(parts)
+
+
+def signed_nodes(plan: Plan, hooked: Collection[fx.Node], at_output: bool) -> set[fx.Node]:
+    """Return the nodes that relevance of both signs may come to.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is to be rewritten.
+    hooked : collection of fx.Node
+        Nodes whose relevance a hook may replace by anything.
+    at_output : bool
+        Whether the seeds have both signs.
+    """
+    signed = {*hooked, plan.graph.output} if at_output else set(hooked)
+    for node in reversed(list(plan.graph.calls())):
+        rule = plan.assigned.get(node)
+        changes_signs = (
+            rule is not None and rule.kind != "passes" and not rule.moves and plan.rules.mass_of(rule) != "conserved"
+        )
+        if node in signed or changes_signs:
+            signed.update(node.all_input_nodes)
+    return signed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from relprop.errors import RuleError
 from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
-from rule_registry import BatchAxis, Call, Relevances, Rule, Shares, Site
+from relprop.rewrite.signed import net, split_signs
+from rule_registry import BatchAxis, Call, Mass, Relevances, Rule, Shares, Site
 from rule_registry.memory_layout import layout
+from rule_registry.tracing import has_values
 
 LOST = 1e-6
 """Where positive contributions are a smaller part of all contributions than this, the mass counts as lost."""
@@ -40,10 +43,11 @@ class Step(nn.Module):
         Its rule.
     where : str
         For error messages: operation, module path and source line.
-    conserves : bool
-        Whether contributions are rescaled to the mass that arrived, and masses recorded.
-    measures : bool
-        Whether masses are recorded though nothing is rescaled.
+    mass : {"conserved", "measured", "ignored"}
+        What becomes of the mass: `Shares` are rescaled to what arrived, it is recorded, or neither.
+    nets : bool
+        Whether relevance may arrive with both signs at a rule that conserves: then its parts go through apart, and the
+        results are subtracted.
 
     Attributes
     ----------
@@ -51,18 +55,19 @@ class Step(nn.Module):
         Whether nobody else reads the relevance that arrives, so that the rule may overwrite it.
     """
 
-    def __init__(self, site: Site, rule: Rule, where: str, conserves: bool, measures: bool = False) -> None:
+    def __init__(self, site: Site, rule: Rule, where: str, mass: Mass, nets: bool = False) -> None:
         super().__init__()
         self.overwrites = False
-        self.measures = measures
+        self.mass = mass
+        self.nets = nets
         self.site = site
+        self.rectified = replace(site, rectified=True)
         self.defaults = {
             argument.name: argument.default_value if argument.has_default_value() else None
             for argument in site.op._schema.arguments
         }
         self.rule = rule
         self.where = where
-        self.conserves = conserves
 
     def overwriting(self) -> Step:
         """Return the same step for relevance that nobody else reads."""
@@ -70,7 +75,9 @@ class Step(nn.Module):
         step.overwrites = True
         return step
 
-    def forward(self, relevance: Any, output: Any, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+    def forward(
+        self, relevance: Any, output: Any, *args: Any, rectified: bool = False, **kwargs: Any
+    ) -> tuple[Tensor | None, ...]:
         """Apply the rule.
 
         Parameters
@@ -79,6 +86,8 @@ class Step(nn.Module):
             What arrived, ``(S, *output)``.
         output, *args, **kwargs
             What the operation returned, and what it was called with.
+        rectified : bool
+            Whether this time relevance arrives only where the output is not negative, see `positive_gains`.
 
         Returns
         -------
@@ -89,26 +98,48 @@ class Step(nn.Module):
         """
         output = widen(output)
         relevance = self._fitted(output, relevance)
+        arguments = self._bind(args, kwargs)
+        site = self.rectified if rectified else self.site
+        if self.nets and not self.rule.moves:
+            return self._apply_to_both_signs(site, arguments, output, relevance)
+        return self._apply_rule(site, arguments, output, relevance)
+
+    def _apply_to_both_signs(
+        self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Apply the rule to both parts of the relevance, and subtract one result from the other."""
+        parts = relevance if isinstance(relevance, tuple) else (relevance,)
+        seeds = next(len(part) for part in parts if part is not None)
+        *flows, record = self._apply_rule(site, arguments, output, split_signs(relevance), split=True)
+        return *(net(values, seeds) for values in flows if values is not None), record
+
+    def _apply_rule(
+        self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any, split: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """Return the relevance of each input, and the record."""
         spent = self.overwrites and can_overwrite(relevance)
-        call = Call(self.site, self._bind(args, kwargs), output, spent)
-        counts = self.measures or (self.conserves and (spent or len(self.site.active) > 1))
-        arrived = _mass(self.site.output_batch, relevance) if counts else None  # the rule may overwrite it
+        call = Call(site, arguments, output, spent)
+        conserves, measures = self.mass == "conserved", self.mass == "measured"
+        counts = measures or (conserves and (spent or len(site.active) > 1))
+        arrived = _mass(site.output_batch, relevance) if counts else None  # the rule may overwrite it
         try:
             returned = self.rule(call, relevance)
         except (ValueError, NotImplementedError) as error:
             raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
+        if isinstance(returned, Shares) and self.nets and not split:  # of a move that spreads over constants
+            return self._apply_to_both_signs(site, arguments, output, relevance)
         values = self._values(returned)
         self._check(call, relevance, values)
-        given = (*call.arguments.values(), output, *(() if spent else (relevance,)))
+        given = (*arguments.values(), output, *(() if spent else (relevance,)))
         record = None
-        if isinstance(returned, Shares) and self.conserves:
+        if isinstance(returned, Shares) and conserves:
             if arrived is None:
-                arrived = _mass(self.site.output_batch, relevance)
+                arrived = _mass(site.output_batch, relevance)
             values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
-        elif self.conserves and not self.rule.moves:
+        elif conserves and not self.rule.moves:
             values = kept_apart(values, given if self.rule.overwrites else None)
-        if record is None and arrived is not None and (self.measures or len(values) > 1):
-            record = _masses(self.site, arrived, values, lossless=self.conserves)
+        if record is None and arrived is not None and (measures or len(values) > 1):
+            record = _masses(site, arrived, values, lossless=conserves)
         return *values, record
 
     def extra_repr(self) -> str:
@@ -147,6 +178,16 @@ class Step(nn.Module):
                 f"rule {self.rule} returned relevances of shapes {found} where (S, *input) are {expected}, for "
                 f"{', '.join(map(str, self.site.active))} of {self.where}"
             )
+
+
+def positive_gains(gain: Tensor) -> bool:
+    """Whether no gain of a norm is negative; unknown, and so False, to a tracer, for which there are no values."""
+    return has_values(gain) and bool((gain >= 0).all())
+
+
+def all_of(*facts: bool) -> bool:
+    """Whether all are true."""
+    return all(facts)
 
 
 def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:

@@ -31,7 +31,12 @@ BatchSize = int | Literal["auto"] | None
 
 @plain_mode()
 def run(
-    prepared: PreparedProgram, inputs: Inputs, classes: Tensor | None, batch_size: BatchSize, compile: bool
+    prepared: PreparedProgram,
+    inputs: Inputs,
+    classes: Tensor | None,
+    against: Tensor | None,
+    batch_size: BatchSize,
+    compile: bool,
 ) -> list[dict[str, Any]]:
     """Run a program on a batch, some samples after the other.
 
@@ -43,6 +48,8 @@ def run(
         All samples, ``(B, ...)``.
     classes : Tensor, optional
         Their targets, ``(B,)``; by default each sample's largest output.
+    against : Tensor, optional
+        What each is set against, ``(B,)``, if that is one class per sample.
     batch_size : int or "auto", optional
         At most so many samples at once, or as many as memory holds. By default, all of them; on a CPU, where no hook
         would be called more often for it, as many as `usual_size` says.
@@ -62,6 +69,8 @@ def run(
 
     def run_chunk(start: int, stop: int) -> dict[str, Any]:
         tensors = (*inputs.slice(start, stop), None if classes is None else classes[start:stop])
+        if against is not None:
+            tensors = (*tensors, against[start:stop])
         if compile and prepared.compiled.pays_for(stop - start):
             try:
                 return prepared.run_compiled(*tensors)

@@ -67,7 +67,8 @@ class CompiledProgram:
         Parameters
         ----------
         *inputs : Tensor
-            The program's own, and the target; samples lie along the first axis of the first.
+            The program's own, the target, or None, and a contrast of one class per sample, if there is one; samples lie
+            along the first axis of the first.
 
         Raises
         ------
@@ -75,10 +76,10 @@ class CompiledProgram:
             If there is no compiler for the device, or it can't do with the program; also at every later call for
             such inputs, at once.
         """
-        *tensors, target = inputs
-        if target is None:  # the same as the classes of the largest outputs, and no second program
-            target = torch.full(tensors[0].shape[:1], -1, device=tensors[0].device)
-        given = [tensor.clone() for tensor in (*tensors, target)]  # not expanded, whatever the strides were
+        first = inputs[0]
+        # A target of None is the same as the classes of the largest outputs, and no second program.
+        tensors = [torch.full(first.shape[:1], -1, device=first.device) if t is None else t for t in inputs]
+        given = [tensor.clone() for tensor in tensors]  # not expanded, whatever the strides were
         held = {str(node.target): getattr(self.program, str(node.target)) for node in self._tensors()}
         key = (torch.get_num_threads(), *map(_layout, (*held.values(), *given)))
         with self._lock:

@@ -26,13 +26,16 @@ class Cut:
         The operation's name in the program, its module path, ATen operation and rule; of a hook ``"hook"`` is the
         operation, and the rule the name of its function.
     mass : Tensor
-        ``(S, B)``, sum of all relevance on this cut over the relevance at the output.
+        ``(S, B)``, sum of all relevance on this cut over that at the output. Where target and contrast are one seed,
+        of both signs, here and of what is lost it is over the magnitude of that seed: its sum may be nothing.
     factor : Tensor
         ``(S, B)``, mass the rule handed on before rescaling over the mass that arrived.
     lost : Tensor
         ``(S, B)``, mass lost at this operation; what a hook took away (negative where it added).
     suspect : str
         Why the rule seems to delete relevance; empty if it does not.
+    conserves : bool
+        Whether the rule hands on the mass that arrives. What another one's bias and stabiliser absorb counts as lost.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Cut:
     factor: Tensor
     lost: Tensor
     suspect: str = ""
+    conserves: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +59,18 @@ class Conservation:
         Follows the mass and returns the cuts. It is called when they are first asked for: that takes as long as a
         hundred small operations, and most explanations are never asked.
     conserves : bool
-        Whether the rule set is meant to conserve it. Where it only measures it, relevance has both signs, and what
-        an operation's bias and stabiliser absorb counts as lost there (negative where they add to it).
+        Whether every operation hands on the mass that arrives, by its rule. Where one does not, what its bias and
+        stabiliser absorb counts as lost there (negative where they add to it): see `Cut.conserves`.
+    at_output : Tensor
+        ``(S, B)``, mass at the output, told as that at the cuts is: one, but where one seed has both signs.
+    signed : bool
+        Whether target and contrast are one seed, so that all masses are over its magnitude.
     """
 
     trace: Callable[[], tuple[Cut, ...]] = field(repr=False)
     conserves: bool = True
+    at_output: Tensor = field(default_factory=lambda: torch.ones(1, 1), repr=False)
+    signed: bool = False
 
     @cached_property
     def cuts(self) -> tuple[Cut, ...]:
@@ -76,11 +86,13 @@ class Conservation:
                 for cut in self.cuts
             )
 
-        return Conservation(traced, self.conserves)
+        at_output = self.at_output if self.at_output.shape[1] == 1 else self.at_output[:, samples]
+        return Conservation(traced, self.conserves, at_output, self.signed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is found and not what finds it, so that it can be pickled."""
-        return {"cuts": self.cuts, "conserves": self.conserves}
+        at_output = self.at_output.cpu()
+        return {"cuts": self.cuts, "conserves": self.conserves, "at_output": at_output, "signed": self.signed}
 
     @property
     def masses(self) -> Tensor:
@@ -95,7 +107,7 @@ class Conservation:
 
     @property
     def errors(self) -> Tensor:
-        """Largest deviation of a cut's mass from one in each sample, losses and hooks' work put back, ``(B,)``."""
+        """Largest deviation of a cut's mass from the output's in each sample, losses and hooks' work back, ``(B,)``."""
         return self._deviations().amax((0, 1)) if self.cuts else torch.empty(0)
 
     @property
@@ -105,7 +117,7 @@ class Conservation:
 
     def _deviations(self) -> Tensor:
         lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
-        return (self.masses + lost - 1).abs()
+        return (self.masses + lost - self.at_output.cpu()).abs()
 
     @property
     def losses(self) -> tuple[Cut, ...]:
@@ -122,6 +134,12 @@ class Conservation:
         """The cuts at which a rule seems to delete relevance, whatever rescaling made of it."""
         return tuple(cut for cut in self.cuts if cut.suspect)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some operations hand on the mass that arrives, and others do not."""
+        kinds = {cut.conserves for cut in self.cuts if cut.rule and cut.operation != HOOK}
+        return len(kinds) > 1
+
     def __str__(self) -> str:
         if not self.conserves:
             return self._absorption() if self.cuts else "conservation: this rule set does not conserve mass"
@@ -133,19 +151,36 @@ class Conservation:
             cut = self.cuts[int(deviating[0])]
             lines.append(f"  the mass deviates from {cut.name} ({cut.operation}) on: see the rules just behind it")
         lines += [f"  lost {float(cut.lost.max()):.1e} at {cut.name} ({cut.operation})" for cut in self.losses]
-        lines += self._mask_lines()
-        lines += [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._mask_lines(), *self._suspect_lines()])
 
     def _absorption(self) -> str:
-        reached = self.masses[-1]
+        reached, started = self.masses[-1], self.at_output
+        operations = [cut for cut in self.cuts if cut.rule and cut.operation != HOOK]
+        how = "not rescaled"
+        if self.mixed:
+            kept = sum(cut.conserves for cut in operations)
+            how = (
+                f"{kept} of {len(operations)} operations hand on all that arrives, largest error {self.error:.1e}; the "
+                "others are not rescaled"
+            )
         most = max((cut for cut in self.cuts if cut.operation != HOOK), key=lambda cut: float(cut.lost.abs().max()))
+        if self.signed:
+            line = (
+                f"conservation: {how}; one seed of both signs, over whose magnitude masses are told: "
+                f"{float(started.min()):.1%} to {float(started.max()):.1%} at the output, "
+                f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make "
+                f"the difference, most of it {most.name} ({most.operation})"
+            )
+            return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
         line = (
-            f"conservation: not rescaled; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
+            f"conservation: {how}; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
             f"relevance reaches the source, biases and stabilisers absorb the rest, most of it {most.name} "
             f"({most.operation})"
         )
-        return "\n".join([line, *self._mask_lines()])
+        return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
+
+    def _suspect_lines(self) -> list[str]:
+        return [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]
 
     def _mask_lines(self) -> list[str]:
         lines = []

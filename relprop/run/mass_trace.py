@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relprop.rewrite.checkpoints import Stop
-from relprop.rewrite.signed import gross, net
+from relprop.rewrite.signed import net, total_mass
 from relprop.run.conservation import HOOK, Cut
 
 WEAK = 1e-2
@@ -24,8 +24,8 @@ class Records:
     ----------
     steps : mapping of str to Tensor or None
         The record of each step, see `relprop.rewrite.step.Step`.
-    seeds : Tensor
-        Mass of the seeds, ``(S, B)``.
+    seeds, unit : Tensor
+        Mass of the seeds, and what masses are told in, ``(S, B)``.
     arrived : mapping of str to Tensor
         Mass at each source, ``(S, B)``.
     hooked : mapping of str to sequence of Tensor
@@ -34,11 +34,12 @@ class Records:
 
     steps: Mapping[str, Tensor | None]
     seeds: Tensor
+    unit: Tensor
     arrived: Mapping[str, Tensor]
     hooked: Mapping[str, Sequence[Tensor]]
 
 
-def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool) -> tuple[Cut, ...]:
+def follow(stops: Sequence[Stop], records: Records, output: str) -> tuple[Cut, ...]:
     """Follow the mass through the stops of a plan.
 
     Parameters
@@ -49,17 +50,15 @@ def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool
         Of the run.
     output : str
         Name of the node that the seeds are at.
-    conserves : bool
-        Whether the rule set is meant to conserve mass, so that what deletes it is suspect.
     """
-    seeds = records.seeds
-    unit = torch.where(seeds == 0, 1.0, seeds)
+    seeds, unit = records.seeds, records.unit
     expected = {output: seeds}
     mass, whole = seeds, True
     cuts: list[Cut] = []
 
     def cut(stop: Stop, rule: str, factor: Tensor, lost: Tensor, suspect: str = "") -> None:
-        cuts.append(Cut(stop.name, stop.path, stop.operation, rule, mass / unit, factor, lost / unit, suspect))
+        where = (stop.name, stop.path, stop.operation, rule)
+        cuts.append(Cut(*where, mass / unit, factor, lost / unit, suspect, stop.conserves))
 
     def hand(name: str, amount: Tensor) -> None:
         expected[name] = expected[name] + amount if name in expected else amount
@@ -81,9 +80,9 @@ def follow(stops: Sequence[Stop], records: Records, output: str, conserves: bool
             continue
         steps = records.steps.get(stop.name)
         if steps is not None:
-            suspect = _suspicion(steps, whole, stop) if conserves else ""
+            suspect = _suspicion(steps, whole, stop) if stop.conserves else ""
             measured, _, _, lost, *emitted = net(steps, len(seeds), 1)
-            arrived, raw = gross(steps, len(seeds), 1)[:2]
+            arrived, raw = total_mass(steps, len(seeds), 1)[:2]
             mass = mass + (measured - expected[stop.name]) + (sum(emitted) - measured)
             for receiver, amount in zip(stop.receivers, emitted, strict=True):
                 hand(receiver, amount)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import fx
 
+from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Against
 from relprop.rewrite.checkpoints import Stop, list_stops
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
@@ -32,8 +32,8 @@ class PreparedProgram:
         The nodes at the outputs of the modules in ``layers``, by path.
     hooks : mapping of fx.Node to list of RelevanceHook
         The hooks at each node.
-    contrast : int, "rest" or None
-        What the target is set against.
+    contrast : int, "rest", "log-odds", "class" or None
+        What the target is set against; ``"class"`` if each sample is against one of its own.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class PreparedProgram:
     program: RelevanceProgram
     layers: Mapping[str, list[fx.Node]]
     hooks: Mapping[fx.Node, list[RelevanceHook]]
-    contrast: Against
+    contrast: ContrastKind
     compiled: CompiledProgram = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class PreparedProgram:
     @cached_property
     def in_place_program(self) -> RelevanceProgram:
         """What explains: the program, overwriting relevances that nobody but itself reads."""
-        if not self.plan.rules.conserves:
+        if not self.plan.conserves:
             return self.program
         graph, steps = claim(self.program)
         program = RelevanceProgram(self.program, graph, "RelevanceProgram")

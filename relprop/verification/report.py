@@ -76,11 +76,11 @@ class Report:
                 "capture can't see, would do that"
             )
         kept = self.conservation
-        if kept is not None and kept.conserves:
+        if kept is not None and (kept.conserves or kept.mixed):
             if not kept.error <= CONSERVATION_LIMIT:
                 found.append(f"relevance is not conserved: a cut is off by {kept.error:.1e}")
             found += [f"{cut.name} ({cut.operation}): {cut.suspect}" for cut in kept.suspects]
-            if kept.lost > LOSS_LIMIT:
+            if kept.conserves and kept.lost > LOSS_LIMIT:
                 found.append(f"{kept.lost:.0%} of a seed's relevance was lost, where all contributions were negative")
         if self.stability is not None and not self.stability >= STABILITY_LIMIT:
             found.append(f"the map is unstable: cosine {self.stability:.3f} with itself under noise of {NOISE:g}")

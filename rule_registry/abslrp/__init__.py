@@ -1,4 +1,4 @@
-"""absLRP: the rule set ``abslrp`` by families of operations, and ``abslrp-released``, the authors' code."""
+"""absLRP: the rule set ``abslrp`` by families of operations, and the authors' code of two times."""
 
 from rule_registry.abslrp import (
     activations,
@@ -8,6 +8,7 @@ from rule_registry.abslrp import (
     elementwise,
     linear,
     norms,
+    paper,
     pooling,
     reductions,
     released,
@@ -24,6 +25,7 @@ __all__ = [
     "elementwise",
     "linear",
     "norms",
+    "paper",
     "pooling",
     "reductions",
     "released",

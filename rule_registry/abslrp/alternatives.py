@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rule_registry.call import EPSILON, Call, Shares, denominator, share
+from rule_registry.call import Call, Shares, denominator, share
 from rule_registry.operations.linear_maps import POOLED_AXES, each
 
 
@@ -52,7 +52,7 @@ def max_pool(call: Call, relevance: Tensor) -> Shares:
     spread: Callable[..., Tensor] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[dims]
     window = {"stride": stride, "dilation": dilation, "groups": channels}
     z = sum_(F.pad(x, margins), ones, **window)
-    s = relevance / (z + EPSILON)
+    s = relevance / z.masked_fill(z == 0, torch.inf)
     pulled = spread(s.flatten(0, -dims - 2), ones, **window).unflatten(0, s.shape[: -dims - 1])
     values = F.pad(pulled, [-margin for margin in margins]) * x
     return share(call, values, total=call.batch.sum(relevance.abs()))

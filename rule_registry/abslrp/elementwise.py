@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rule_registry.abslrp.definition import ABSLRP
-from rule_registry.call import Call, Relevances, Shares, Slot, denominator, only_scales, share, sum_to, times, unmasked
+from rule_registry.call import Call, Relevances, Shares, Slot, only_scales, share, sum_to, times, unmasked
 from rule_registry.operations.elementwise import PAIRS
+from rule_registry.orientation import orientation, oriented_denominator
 from rule_registry.registry import register
 from rule_registry.rule import passes
 
@@ -20,56 +21,60 @@ aten = torch.ops.aten
 register(ABSLRP, aten.neg.default, rule=passes)
 
 
-@register(ABSLRP, aten.add.Tensor, aten.add.Scalar, overwrites=True)
-def add(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Sum: each term's positive part; a constant term receives nothing."""
-    return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta)
+@register(ABSLRP, aten.add.Tensor, aten.add.Scalar, overwrites=True, contributes=True)
+def add(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+    """Sum: each term's part of the sum's own sign; a constant term receives nothing."""
+    return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta, signed)
 
 
-@register(ABSLRP, aten.sub.Tensor, aten.sub.Scalar, overwrites=True)
-def sub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Difference: positive part of the first term, negative part of the second."""
-    return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta)
+@register(ABSLRP, aten.sub.Tensor, aten.sub.Scalar, overwrites=True, contributes=True)
+def sub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+    """Difference: of the first term the part of the result's sign, of the second the other one."""
+    return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta, signed)
 
 
-@register(ABSLRP, aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True)
-def rsub(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+@register(ABSLRP, aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True, contributes=True)
+def rsub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Difference the other way round."""
-    return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta)
+    return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta, signed)
 
 
-def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float) -> Shares:
-    below = denominator(call, delta)
+def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float, signed: bool) -> Shares:
+    below = oriented_denominator(call, delta, signed)
     terms = {slot: _times(unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
-    never_negative = {slot for slot in terms if signs[slot.name] == 1 and call.is_nonnegative(slot.name)}
+    never_negative = {
+        slot
+        for slot in terms
+        if signs[slot.name] == 1 and call.is_nonnegative(slot.name) and orientation(call, signed) is None
+    }
     return _shared(call, relevance, {slot: term / below for slot, term in terms.items()}, never_negative)
 
 
-@register(ABSLRP, aten.mul.Tensor, aten.mul.Scalar, overwrites=True)
-def mul(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+@register(ABSLRP, aten.mul.Tensor, aten.mul.Scalar, overwrites=True, contributes=True)
+def mul(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
-    return _quotients(call, relevance, {"self": 1, "other": 1}, delta)
+    return _quotients(call, relevance, {"self": 1, "other": 1}, delta, signed)
 
 
-@register(ABSLRP, aten.div.Tensor, aten.div.Scalar, overwrites=True, opposed=True)
-def div(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
+@register(ABSLRP, aten.div.Tensor, aten.div.Scalar, overwrites=True, opposed=True, contributes=True)
+def div(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
-    return _quotients(call, relevance, {"self": 1, "other": -1}, delta)
+    return _quotients(call, relevance, {"self": 1, "other": -1}, delta, signed)
 
 
-@register(ABSLRP, aten.glu.default, overwrites=True)
-def glu(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+@register(ABSLRP, aten.glu.default, overwrites=True, contributes=True)
+def glu(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Gated linear unit: the product of one half with the sigmoid of the other, through which relevance passes."""
-    half, net = positive_part(call, relevance, call.result / denominator(call, delta))
+    half, net = positive_part(call, relevance, call.result / oriented_denominator(call, delta, signed))
     return share(call, torch.cat([half, half], call["dim"] % call.input.ndim + 1), net=2 * net)
 
 
 @register(ABSLRP, *PAIRS, overwrites=True, picks=True)
-def pair(call: Call, relevance: Tensor, *, delta: float) -> Relevances:
-    """Powers and their kin: pass where one of two is constant; else the positive part of ``x dz/dx`` of each."""
+def pair(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
+    """Powers and their kin: pass where one of two is constant; else ``(x dz/dx sgn z)^+`` of each."""
     if len(call.site.active) == 1:
         return sum_to(relevance, call.input.shape)
-    below, (first, second) = denominator(call, delta), call.site.active
+    below, (first, second) = oriented_denominator(call, delta, signed), call.site.active
     found = zip((first, second), _contributions(call, call.value(first), call.value(second)), strict=True)
     return _shared(call, relevance, {slot: part / below for slot, part in found})
 
@@ -86,11 +91,11 @@ def _contributions(call: Call, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.expand_as(z), z - a
 
 
-def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float) -> Relevances:
+def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: float, signed: bool) -> Relevances:
     """Share of ``self ** p * other ** q``, in which a factor contributes the output times its power."""
     if only_scales(call):
         return sum_to(relevance, call.input.shape)
-    ratio = unmasked(call, call.result) / denominator(call, delta)
+    ratio = unmasked(call, call.result) / oriented_denominator(call, delta, signed)
     return _shared(call, relevance, {slot: _times(ratio, powers[slot.name]) for slot in call.site.active})
 
 
@@ -108,7 +113,7 @@ def _shared(
 
 
 def positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the positive contributions ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
+    """Return the contributions that count ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
 
     One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.
     """

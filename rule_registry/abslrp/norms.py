@@ -8,20 +8,21 @@ from torch import Tensor
 
 from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.abslrp.elementwise import positive_part
-from rule_registry.call import Call, Shares, denominator, share
+from rule_registry.call import Call, Shares, share
 from rule_registry.operations import norms
+from rule_registry.orientation import oriented_denominator
 from rule_registry.registry import register
 
 
-@register(ABSLRP, *norms.NORMS, overwrites=True)
-def norm(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Norm with its statistics held: ``(x w / sigma)^+``, not centred."""
-    ratio = norms.scaled(call, call.input).div_(denominator(call, delta))
+@register(ABSLRP, *norms.NORMS, overwrites=True, contributes=True)
+def norm(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+    """Norm with its statistics held: ``(x w sgn z / sigma)^+``, not centred."""
+    ratio = norms.scaled(call, call.input).div_(oriented_denominator(call, delta, signed))
     values, net = positive_part(call, relevance, ratio)
     return share(call, values, net=net)
 
 
-@register(ABSLRP, norms.BATCH_NORM, overwrites=True)
-def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float) -> Shares:
+@register(ABSLRP, norms.BATCH_NORM, overwrites=True, contributes=True)
+def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float, signed: bool) -> Shares:
     """Batch norm in evaluation mode: a gain and a shift per channel."""
-    return norm(call, relevance[0], delta=delta)
+    return norm(call, relevance[0], delta=delta, signed=signed)

@@ -7,26 +7,35 @@ from torch import Tensor
 from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, over, share
 from rule_registry.operations import deviations, linear_maps, winners
+from rule_registry.orientation import halves, orientation
 from rule_registry.registry import register
 
-register(ABSLRP, *winners.EXTREMES, rule=winners.extreme, overwrites=True, picks=True)
+register(ABSLRP, *winners.EXTREMES, rule=winners.extreme, overwrites=True, picks=True, contributes=True)
 for operations, winner in winners.WINNERS:
-    register(ABSLRP, *operations, rule=winner, overwrites=True)
+    register(ABSLRP, *operations, rule=winner, overwrites=True, contributes=True)
 
 
-@register(ABSLRP, *linear_maps.AVERAGES, overwrites=True)
-def average(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Averages, sums and interpolation, whose weights are never negative: ``x^+ W^T s``."""
+@register(ABSLRP, *linear_maps.AVERAGES, overwrites=True, contributes=True)
+def average(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+    """Averages, sums and interpolation, whose weights are never negative: ``x^+ W^T s^+ + |x^-| W^T s^-``."""
+    sign, pull = orientation(call, signed), linear_maps.AVERAGES[call.site.op]
     s = over(call, relevance, denominator(call, delta))
+    if sign is not None:
+        up, down = (pull(call, part) for part in halves(s, sign))
+        values = (up * call.input.clamp(min=0)).sub_(down * call.input.clamp(max=0))
+        return share(call, values, net=call.batch.dot_(s.mul_(sign), call.result))
     x = call.input if call.site.nonnegative[0] else call.input.clamp(min=0)
-    values = linear_maps.AVERAGES[call.site.op](call, s) * x
+    values = pull(call, s) * x
     return share(call, values, net=call.batch.dot_(s, call.result))
 
 
-@register(ABSLRP, *deviations.SPREADS, overwrites=True)
-def deviation(call: Call, relevance: Tensor, *, delta: float) -> Shares:
-    """Variance, standard deviation and vector norm: positive parts of ``x_i dz/dx_i``."""
+@register(ABSLRP, *deviations.SPREADS, overwrites=True, contributes=True)
+def deviation(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+    """Variance, standard deviation and vector norm, never negative: positive parts of ``x_i dz/dx_i``."""
     s = over(call, relevance, denominator(call, delta))
     pulled = linear_maps.total(call, s * deviations.factor(call))
+    sign, products = orientation(call, signed), deviations.products(call)
+    if sign is not None:
+        s, products = s * sign, products * linear_maps.total(call, sign.unsqueeze(0))[0]
     net = deviations.degree(call) * call.batch.dot_(s, call.result)
-    return share(call, pulled * deviations.products(call).clamp(min=0), net=net)
+    return share(call, pulled * products.clamp(min=0), net=net)

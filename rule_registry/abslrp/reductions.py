@@ -8,6 +8,7 @@ from torch import Tensor
 from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Shares, denominator, over, share
 from rule_registry.operations import reductions
+from rule_registry.orientation import orientation
 from rule_registry.registry import register
 
 aten = torch.ops.aten
@@ -21,8 +22,10 @@ def smooth_maximum(call: Call, relevance: Tensor) -> Shares:
 
 
 @register(ABSLRP, *reductions.PRODUCTS, overwrites=True)
-def product(call: Call, relevance: Tensor, *, delta: float) -> Shares:
+def product(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Product of the entries of an axis: each of them contributes the output, as each factor of a product does."""
+    sign = orientation(call, signed)
+    counted = call.result if sign is None else call.result * sign
     s = over(call, relevance, denominator(call, delta))
     total = call.site.input_batch[0].sum(reductions.to_factors(call, s * call.result.abs()))
-    return share(call, reductions.to_factors(call, s * call.result.clamp(min=0)), total=total)
+    return share(call, reductions.to_factors(call, s * counted.clamp(min=0)), total=total)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ define(
     "the authors' released code, quirk by quirk, for comparison with published maps",
     base="structural",
     contrast="rest",
-    conserves=False,
-    largest_one=True,
+    mass="ignored",
+    normalize="largest",
 )
 
 
@@ -55,7 +56,7 @@ def without_negative(call: Call, relevance: Tensor) -> Tensor:
 
 def _affine(function: Callable[..., Shares]) -> Callable[[Call, Any], tuple[Tensor, ...]]:
     def rule(call: Call, relevance: Any) -> tuple[Tensor, ...]:
-        returned = function(call, relevance, delta=0.0)
+        returned = function(replace(call, absolute=EPSILON), relevance, delta=0.0, signed=False)
         # Only a product with a scalar returns relevance itself; it is a module like any other here.
         values = returned.values if isinstance(returned, Shares) else (returned,)
         return unit_shares(call, values)

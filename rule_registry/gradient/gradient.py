@@ -86,9 +86,10 @@ define(
     "gradient",
     "the input gradient of the target: each rule is a vector-Jacobian product",
     base="structural",
-    default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True),
+    default=Rule("vector_jacobian_product", vector_jacobian_product, complex=True, linear=True),
     complex=True,
-    conserves=False,
+    linear=True,
+    mass="ignored",
 )
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 

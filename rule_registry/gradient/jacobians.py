@@ -1,7 +1,7 @@
 """A general rule for operations that have none, to be chosen on purpose: absLRP's formula through the Jacobian.
 
 The contribution of an input ``x_i`` to an output ``z_j`` of any differentiable operation is ``x_i dz_j/dx_i``, and the
-formula takes the positive part of each: ``sum_j (x_i dz_j/dx_i)^+ R_j / D_j``. A single vector-Jacobian product gives
+formula takes what has the output's sign of each: ``sum_j (x_i dz_j/dx_i sgn z_j)^+ R_j / D_j``. A single product gives
 ``x_i sum_j dz_j/dx_i s_j``, in which contributions of both signs have cancelled before one could part them, and no
 few products do better without knowing the operation: it takes the entries of the Jacobian themselves. They are cheap
 where an operation is pointwise (`torch.Tag.pointwise`), since then each output has one entry of each input. For
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rule_registry.call import Call, Shares, denominator, share, sum_to
 from rule_registry.gradient.gradient import vector_jacobian_product
+from rule_registry.orientation import orientation
 from rule_registry.rule import Rule
 
 ENTRIES = 2**26
@@ -29,15 +30,15 @@ AT_ONCE = 2**20
 """Entries per sample that are in memory at once."""
 
 
-def _positive_contribution(call: Call, relevance: Any, *, delta: float) -> Shares:
-    """Positive contributions to every output that has relevance, over its magnitude."""
+def _positive_contribution(call: Call, relevance: Any, *, delta: float, signed: bool = True) -> Shares:
+    """Contributions of its own sign to every output that has relevance, over its magnitude."""
     if torch.Tag.pointwise in call.site.op.tags:
-        return _pointwise(call, relevance, delta)
+        return _pointwise(call, relevance, delta, signed)
     inputs, marks = call.inputs, call.site.input_batch
     values = [x.new_zeros(_seeds(relevance), *x.shape) for x in inputs]
     total = values[0].new_zeros(())
     for part, s in _weighed(call, relevance, delta):
-        outputs = part.batch.rows(part.result).shape[1]
+        outputs, sign = part.batch.rows(part.result).shape[1], orientation(part, signed)
         sizes = [mark.rows(x).shape[1] for mark, x in zip(marks, inputs, strict=True)]
         _check_size(call, outputs, sum(sizes))
         # Where each sample's entries lie in the flattened output: the same one of all samples makes a row.
@@ -46,7 +47,9 @@ def _positive_contribution(call: Call, relevance: Any, *, delta: float) -> Share
         for first in range(0, outputs, at_once):
             chosen = positions[:, first : first + at_once].T
             weights = s.flatten(1)[:, chosen]
-            units = s.new_zeros(len(chosen), s[0].numel()).scatter(1, chosen, 1.0).reshape(-1, *s.shape[1:])
+            counts = torch.ones_like(s[0]) if sign is None else sign
+            units = s.new_zeros(len(chosen), s[0].numel()).scatter(1, chosen, counts.flatten()[chosen])
+            units = units.reshape(-1, *s.shape[1:])
             rows = vector_jacobian_product(call, _in_place_of(call, part, units))
             for k, (x, mark, row) in enumerate(zip(inputs, marks, rows, strict=True)):
                 contributions = _contributions(x, row)
@@ -56,17 +59,19 @@ def _positive_contribution(call: Call, relevance: Any, *, delta: float) -> Share
     return share(call, *values, total=total)
 
 
-positive_contribution = Rule("positive_contribution", _positive_contribution, "fallback")
+positive_contribution = Rule("positive_contribution", _positive_contribution, "fallback", contributes=True)
 """absLRP's formula for any differentiable operation, exact; costs a Jacobian where that is not pointwise."""
 
 
-def _pointwise(call: Call, relevance: Tensor, delta: float) -> Shares:
+def _pointwise(call: Call, relevance: Tensor, delta: float, signed: bool) -> Shares:
     shape, slots = call.result.shape, call.site.active
     stretched = {slot.name: call.value(slot).expand(shape) for slot in slots}
     slopes = vector_jacobian_product(
         replace(call, arguments={**call.arguments, **stretched}), torch.ones_like(call.result).unsqueeze(0)
     )
-    s = relevance / denominator(call, delta)
+    s, sign = relevance / denominator(call, delta), orientation(call, signed)
+    if sign is not None:
+        slopes = tuple(slope * sign for slope in slopes)
     found = [_contributions(stretched[slot.name], slope[0]) for slot, slope in zip(slots, slopes, strict=True)]
     values = [sum_to(s * c.clamp(min=0), call.value(slot).shape) for slot, c in zip(slots, found, strict=True)]
     return share(call, *values, total=torch.stack([call.batch.dot(s, c.abs()) for c in found]).sum(0))

@@ -1,4 +1,10 @@
-"""The rule sets ``attnlrp`` and ``cp-lrp``, made for transformers; elsewhere they are ``epsilon``.
+"""The rule sets ``attnlrp``, ``cp-lrp`` and ``reslrp``, made for transformers.
+
+Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers, ICML 2024, state rules for
+softmax, products and norms: a first-order expansion, halves, and a division by the deviation that passes relevance on.
+What is affine in a norm, its mean and gain, is under epsilon as any layer. All these are the rules of ``epsilon``.
+What is new are the gammas of a vision transformer's layers: one of convolutions, one of the dense layers outside of
+attention. Dense layers inside have epsilon. Which these are the graph says, see `rule_registry.select`.
 
 Attention relevance weighed by gradients (Chefer et al., Transformer Interpretability Beyond Attention Visualization,
 CVPR 2021) is none of them: it multiplies each layer's attention relevance with the attention's gradient, a second pass
@@ -12,41 +18,90 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_registry.call import Call
+from rule_registry.call import Call, Relevances, sum_to, unmasked
+from rule_registry.lrp.bilinear import matmul
 from rule_registry.lrp.formula import stabilised
-from rule_registry.operations import norms, products
+from rule_registry.lrp.layers import epsilon as by_epsilon
+from rule_registry.lrp.layers import gamma as by_gamma
+from rule_registry.lrp.residuals import by_agreement
+from rule_registry.operations import products
+from rule_registry.operations.linear_maps import CONVOLUTIONS
+from rule_registry.parameters import not_negative
 from rule_registry.registry import define, register
-from rule_registry.rule import blocks, passes
+from rule_registry.rule import blocks
+from rule_registry.select import select
 
 aten = torch.ops.aten
 
-# Its softmax and its halves for the factors of a product are what ``epsilon`` does everywhere.
+DENSE = (aten.linear.default, *products.FACTORS)
+
 define(
     "attnlrp",
-    "softmax by first-order expansion, products in halves, norms pass (Achtibat et al. 2024)",
+    "softmax by first-order expansion, products in halves, gammas outside of attention (Achtibat et al. 2024)",
     base="epsilon",
-)
-# Proposition 3.4 for a norm as a whole. The authors' library applies it to the division by the deviation alone, and
-# epsilon to the mean and the bias of a layer norm, as ``epsilon`` does here; but for that the two agree.
-register(
-    "attnlrp",
-    *norms.NORMS,
-    rule=passes,
+    linear=True,
+    version=2,
+    parameters={"conv_gamma": 0.25, "dense_gamma": 0.05},
+    refuse=not_negative("conv_gamma", "dense_gamma"),
 )
 
-define("cp-lrp", "attention is held: relevance takes the path of the values alone (Ali et al. 2022)", base="epsilon")
-register("cp-lrp", aten.softmax.int, aten._softmax.default, rule=blocks)
+
+@register("attnlrp", *CONVOLUTIONS)
+def convolution(call: Call, relevance: Tensor, *, conv_gamma: float, epsilon: float, stabilizer: float) -> Relevances:
+    """LRP-gamma with a gamma of convolutions; epsilon where that is zero."""
+    if conv_gamma == 0 or call.is_active("weight"):
+        return by_epsilon(call, relevance, epsilon=epsilon)
+    return by_gamma(call, relevance, gamma=conv_gamma, stabilizer=stabilizer)
 
 
-@register("cp-lrp", aten.matmul.default, aten.bmm.default)
+@register("attnlrp", *(select(op=op, attention=False) for op in DENSE))
+def dense(call: Call, relevance: Tensor, *, dense_gamma: float, epsilon: float, stabilizer: float) -> Relevances:
+    """LRP-gamma with a gamma of dense layers; epsilon where that is zero. Of two activations half for each."""
+    if dense_gamma and len(call.site.active) == 1:
+        return by_gamma(call, relevance, gamma=dense_gamma, stabilizer=stabilizer)
+    if call.site.op in products.FACTORS:
+        return matmul(call, relevance, stabilizer=stabilizer)
+    return by_epsilon(call, relevance, epsilon=epsilon)
+
+
+define(
+    "cp-lrp",
+    "attention is held: relevance takes the path of the values alone (Ali et al. 2022)",
+    base="attnlrp",
+    linear=True,
+    version=2,
+)
+register("cp-lrp", *(select(op=op, attention=True) for op in (aten.softmax.int, aten._softmax.default)), rule=blocks)
+
+
+@register("cp-lrp", *(select(op=op, attention=True) for op in products.FACTORS))
 def values(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
-    """Matrix product: of two activations all to the values, ``a_ik v_kj R_ij / z_ij``.
-
-    The attention is the factor that is known never to be negative; where both are, or neither, the left one.
-    """
+    """Matrix product: of two activations all to the values, ``a_ik v_kj R_ij / z_ij``; none to queries and keys."""
+    if len(call.site.active) == 1:
+        return matmul(call, relevance, stabilizer=stabilizer)
     s = relevance / stabilised(call.result, stabilizer)
-    found = products.factors(call, s, lambda x, nonnegative, other, pull: pull(other) * x)
-    if len(found) == 2:
-        held = 1 if call.site.nonnegative == (False, True) else 0
-        found[held] = torch.zeros_like(found[held])
-    return found
+    return _to_values(call, products.factors(call, s, lambda x, nonnegative, other, pull: pull(other) * x))
+
+
+@register("cp-lrp", select(op=aten.mul.Tensor, attention=True))
+def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
+    """Product: of two activations all to what attention weighs; none to queries and keys."""
+    z = unmasked(call, call.result) * relevance / stabilised(call.result, stabilizer)
+    return _to_values(call, [sum_to(z, value.shape) for value in call.inputs])
+
+
+def _to_values(call: Call, found: list[Tensor]) -> list[Tensor]:
+    """Leave what is no value without relevance: both factors, where the product makes the attention's logits."""
+    held = {call.site.attention_weights} if call.site.attention_weights is not None else set(call.site.active)
+    return [torch.zeros_like(r) if slot in held else r for slot, r in zip(call.site.active, found, strict=True)]
+
+
+define(
+    "reslrp",
+    "AttnLRP, and in residual sums gamma for the terms of the sum's sign (ResLRP)",
+    base="attnlrp",
+    linear=True,
+    parameters={"residual_gamma": 1.0},
+    refuse=not_negative("residual_gamma"),
+)
+register("reslrp", aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, rule=by_agreement)

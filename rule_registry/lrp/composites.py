@@ -34,6 +34,7 @@ define(
     base="epsilon",
     parameters={"gamma": 0.25},
     refuse=not_negative("gamma"),
+    linear=True,
 )
 register("gamma", *LAYERS, rule=gamma)
 
@@ -43,6 +44,7 @@ define(
     base="epsilon",
     parameters={"alpha": 2.0, "beta": 1.0},
     refuse=wrong_alpha_beta,
+    linear=True,
 )
 register("alpha-beta", *LAYERS, rule=alpha_beta)
 
@@ -53,10 +55,10 @@ define(
     fixed={"alpha": 1.0, "beta": 0.0},
 )
 
-define("flat", "equal shares for all inputs of a neuron (Lapuschkin et al. 2019)", base="epsilon")
+define("flat", "equal shares for all inputs of a neuron (Lapuschkin et al. 2019)", base="epsilon", linear=True)
 register("flat", *LAYERS, rule=flat)
 
-define("w-squared", "shares in proportion to squared weights (Montavon et al. 2017)", base="epsilon")
+define("w-squared", "shares in proportion to squared weights (Montavon et al. 2017)", base="epsilon", linear=True)
 register("w-squared", *LAYERS, rule=w_squared)
 
 define(
@@ -65,16 +67,24 @@ define(
     base="z-plus",
     parameters={"low": LOWEST, "high": HIGHEST},
     refuse=wrong_bounds,
+    linear=True,
 )
 register("z-box", *(select(op=op, layer="first") for op in LAYERS), rule=z_box)
 
 define(
-    "epsilon-plus", "epsilon for dense layers, z+ for convolutions", base="epsilon", fixed={"alpha": 1.0, "beta": 0.0}
+    "epsilon-plus",
+    "epsilon for dense layers, z+ for convolutions",
+    base="epsilon",
+    fixed={"alpha": 1.0, "beta": 0.0},
+    linear=True,
 )
 register("epsilon-plus", *CONVOLUTIONS, rule=alpha_beta)
 
 define(
-    "epsilon-plus-flat", "epsilon for dense layers, z+ for convolutions, flat for the first layer", base="epsilon-plus"
+    "epsilon-plus-flat",
+    "epsilon for dense layers, z+ for convolutions, flat for the first layer",
+    base="epsilon-plus",
+    linear=True,
 )
 register("epsilon-plus-flat", *(select(op=op, layer="first") for op in LAYERS), rule=flat)
 
@@ -83,6 +93,7 @@ define(
     "epsilon for dense layers, alpha 2 beta 1 for convolutions",
     base="epsilon",
     fixed={"alpha": 2.0, "beta": 1.0},
+    linear=True,
 )
 register("epsilon-alpha2-beta1", *CONVOLUTIONS, rule=alpha_beta)
 
@@ -90,6 +101,7 @@ define(
     "epsilon-alpha2-beta1-flat",
     "epsilon for dense layers, alpha 2 beta 1 for convolutions, flat for the first layer",
     base="epsilon-alpha2-beta1",
+    linear=True,
 )
 register("epsilon-alpha2-beta1-flat", *(select(op=op, layer="first") for op in LAYERS), rule=flat)
 
@@ -99,12 +111,13 @@ define(
     base="epsilon",
     parameters={"gamma": 0.25, "low": LOWEST, "high": HIGHEST},
     refuse=lambda parameters: not_negative("gamma")(parameters) or wrong_bounds(parameters),
+    linear=True,
 )
 register("epsilon-gamma-box", *CONVOLUTIONS, rule=gamma)
 register("epsilon-gamma-box", *(select(op=op, layer="first") for op in CONVOLUTIONS), rule=z_box)
 
 # Probabilities that sum to one from the first winner on, so one is the seed.
-define("excitation-backprop", "probabilities of winning (Zhang et al. 2016)", base="epsilon", seed="one")
+define("excitation-backprop", "probabilities of winning (Zhang et al. 2016)", base="epsilon", seed="one", linear=True)
 register("excitation-backprop", *LAYERS, rule=excitation)
 
 register("excitation-backprop", aten.add.Tensor, rule=by_positive_part)

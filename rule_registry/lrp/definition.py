@@ -23,7 +23,7 @@ define(
     base="structural",
     parameters={"epsilon": 1e-6, "stabilizer": 1e-6},
     refuse=not_negative("epsilon", "stabilizer"),
+    linear=True,
     seed="output",
-    conserves=False,
-    measures=True,
+    mass="measured",
 )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from torch import Tensor
 
 from rule_registry.call import Call
-from rule_registry.operations import linear_maps
+from rule_registry.operations import linear_maps, products
+from rule_registry.operations.products import FACTORS
 
 
 @dataclass(frozen=True)
 class Term:
-    """A layer with another input, weight and bias; the input may be one that broadcasts."""
+    """A layer with another input, weight and bias; the input may be one that broadcasts.
+
+    A matrix product with a constant is such a layer too, whichever of its factors is the weight.
+    """
 
     x: Tensor
     weight: Tensor
@@ -35,7 +39,7 @@ def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float)
     Parameters
     ----------
     call : Call
-        Of a fully connected or convolutional layer.
+        Of a fully connected or convolutional layer, or of a matrix product with a constant.
     relevance : Tensor
         ``(S, *output)``.
     terms : sequence of Term
@@ -49,10 +53,40 @@ def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float)
 
 def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor:
     """Multiply what stands in the place of the output with each transposed weight and input, and sum."""
+    if call.site.op in FACTORS:
+        transposed = (products.factors(_product(call, t), s, lambda x, known, other, pull: pull(other)) for t in terms)
+        return reduce(Tensor.add_, (found[0] * term.x for found, term in zip(transposed, terms, strict=True)))
     return reduce(Tensor.add_, (linear_maps.layer(call, term.weight, s).mul_(term.x) for term in terms))
 
 
+def layer(call: Call) -> Term:
+    """Return a layer as it is called: input, weight and bias."""
+    if call.site.op not in FACTORS:
+        return Term(call.input, call["weight"], call["bias"])
+    weight, alpha, beta = call[_weight(call)], call.arguments.get("alpha", 1), call.arguments.get("beta", 1)
+    bias = call["self"] if "self" not in products.names(call) else None
+    return Term(
+        call.input, weight if alpha == 1 else weight * alpha, bias if beta == 1 or bias is None else bias * beta
+    )
+
+
+def _weight(call: Call) -> str:
+    """Return the factor of a matrix product that is a constant."""
+    (weight,) = (name for name in products.names(call) if not call.is_active(name))
+    return weight
+
+
+def _product(call: Call, term: Term) -> Call:
+    """Put a term's factors in the place of a matrix product's."""
+    arguments = {**call.arguments, call.site.active[0].name: term.x, _weight(call): term.weight, "alpha": 1}
+    return replace(call, arguments=arguments)
+
+
 def _output(call: Call, term: Term) -> Tensor:
+    if call.site.op in FACTORS:
+        left, right = (_product(call, term)[name] for name in products.names(call))
+        product: Tensor = left @ right
+        return product if term.bias is None else product + term.bias
     arguments = {**call.arguments, "input": term.x, "weight": term.weight, "bias": term.bias}
     output: Tensor = call.site.op(**arguments)
     return output
@@ -66,7 +100,7 @@ def signed(
     Parameters
     ----------
     call : Call
-        Of a fully connected or convolutional layer.
+        Of a fully connected or convolutional layer, or of a matrix product with a constant.
     modify : callable
         Makes the weight that positive inputs meet, and the bias.
     for_negative : callable
@@ -74,8 +108,9 @@ def signed(
     biased : bool
         Whether the bias takes part.
     """
-    x, weight, bias = call.input, call["weight"], call["bias"]
-    changed = modify(bias) if biased and bias is not None else None
+    own = layer(call)
+    x, weight = own.x, own.weight
+    changed = modify(own.bias) if biased and own.bias is not None else None
     if call.site.nonnegative[0]:
         return [Term(x, modify(weight), changed)]
     return [Term(x.clamp(min=0), modify(weight), changed), Term(x.clamp(max=0), for_negative(weight))]

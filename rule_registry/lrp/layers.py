@@ -15,7 +15,7 @@ from rule_registry.lrp.formula import Term, pulled, shares, signed, stabilised
 from rule_registry.operations import linear_maps
 from rule_registry.operations.linear_maps import LAYERS
 from rule_registry.registry import register
-from rule_registry.rule import Parameter, shown
+from rule_registry.rule import Number, shown
 from rule_registry.tracing import has_values
 
 aten = torch.ops.aten
@@ -76,7 +76,7 @@ def alpha_beta(call: Call, relevance: Tensor, *, alpha: float, beta: float, stab
     return found.mul_(alpha).sub_(shares(call, relevance, signed(call, _down, _up), stabilizer), alpha=beta)
 
 
-def wrong_alpha_beta(parameters: Mapping[str, Parameter]) -> str:
+def wrong_alpha_beta(parameters: Mapping[str, Number]) -> str:
     """Say what is wrong with a choice of alpha and beta."""
     alpha, beta = parameters["alpha"], parameters["beta"]
     if isinstance(alpha, tuple) or isinstance(beta, tuple):
@@ -111,7 +111,7 @@ def w_squared(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     return shares(call, relevance, [Term(_ones(call), call["weight"].square())], stabilizer)
 
 
-def z_box(call: Call, relevance: Tensor, *, low: Parameter, high: Parameter, stabilizer: float) -> Tensor:
+def z_box(call: Call, relevance: Tensor, *, low: Number, high: Number, stabilizer: float) -> Tensor:
     """z^B: ``x_i w_ij - low_i w_ij^+ - high_i w_ij^-`` over its sum, for inputs between two bounds.
 
     Montavon et al., Pattern Recognition 65, 2017, section 4.2 (z^B-rule).
@@ -156,7 +156,7 @@ def _ones(call: Call) -> Tensor:
     return torch.ones_like(call.input)
 
 
-def _bound(call: Call, value: Parameter) -> Tensor:
+def _bound(call: Call, value: Number) -> Tensor:
     """Shape a bound so that it can be compared with the input."""
     x, axis = call.input, call.input.ndim - 1 if call.site.op == aten.linear.default else 1
     bound = x.new_tensor(value)

@@ -14,8 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rule_registry.call import Call, Shares, share, sum_to
+from rule_registry.call import Call, Shares, share, sum_to, unmasked
 from rule_registry.lrp.formula import stabilised
+
+aten = torch.ops.aten
 
 
 def by_magnitude(call: Call, relevance: Tensor, *, stabilizer: float = 1e-6) -> Shares:
@@ -40,8 +42,35 @@ def in_halves(call: Call, relevance: Tensor) -> list[Tensor]:
     return [sum_to(relevance / len(call.site.active), value.shape) for value in call.inputs]
 
 
+def by_agreement(
+    call: Call, relevance: Tensor, *, residual_gamma: float = 1.0, stabilizer: float = 1e-6
+) -> list[Tensor]:
+    """Sum: in proportion to values, terms of the sum's sign weigh ``1 + residual_gamma`` times as much.
+
+    ``(1 + gamma [sgn a = sgn z]) a`` over the sum of these, ``z = a + b``: the gamma rule of a layer whose weights are
+    one, as ResLRP has it. What falls on a constant term is absorbed, in proportion to its value. Linear in what
+    arrives, which may have both signs.
+    """
+    signs = _signs(call)
+    terms = [unmasked(call, call.value(slot)) * signs[slot.name] for slot in call.site.active]
+    total = call.result
+    if len(terms) > 1:
+        terms = [torch.where(term.sign() == total.sign(), (1 + residual_gamma) * term, term) for term in terms]
+        total = torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+    s = relevance / stabilised(total, stabilizer)
+    return [sum_to(s * term, value.shape) for term, value in zip(terms, call.inputs, strict=True)]
+
+
+def _signs(call: Call) -> dict[str, float]:
+    """Return what each term of a sum or difference is multiplied with."""
+    alpha = call["alpha"]
+    if call.site.op in (aten.rsub.Tensor, aten.rsub.Scalar):
+        return {"self": -alpha, "other": 1}
+    return {"self": 1, "other": -alpha if call.site.op in (aten.sub.Tensor, aten.sub.Scalar) else alpha}
+
+
 def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:
-    signs = {"self": 1, "other": call["alpha"]}
+    signs = _signs(call)
     parts = [weigh(call.value(slot) * signs[slot.name]) for slot in call.site.active]
     s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts)).sum(0), stabilizer)
     values = [sum_to(s * part, part.shape) for part in parts]

@@ -3,4 +3,4 @@
 from rule_registry.registry import ROOT, define
 
 STRUCTURAL = ROOT
-define(STRUCTURAL, "moves and copies, shared by all rule sets", complex=True, moves=True)
+define(STRUCTURAL, "moves and copies, shared by all rule sets", complex=True, moves=True, linear=True)

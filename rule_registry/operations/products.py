@@ -21,9 +21,9 @@ FACTORS: dict[OpOverload, tuple[str, str]] = {
 }
 """Matrix products, and the names of their factors."""
 
-Formula = Callable[[Tensor, bool, Tensor, Callable[[Tensor], Tensor]], Tensor]
+Formula = Callable[[Tensor, bool, Tensor, Callable[..., Tensor]], Tensor]
 """From an activation, whether it is known never to be negative, the other factor, and how that is multiplied with
-what stands in the place of the output, to the relevance of the activation."""
+what stands in the place of the output (all seeds, or a slice of them), to the relevance of the activation."""
 
 
 def factors(call: Call, s: Tensor, formula: Formula) -> list[Tensor]:
@@ -50,10 +50,12 @@ def factors(call: Call, s: Tensor, formula: Formula) -> list[Tensor]:
     for slot in call.site.active:
         nonnegative = call.is_nonnegative(slot.name)
         if slot.name == left:
-            value = formula(a, nonnegative and alpha > 0, b, lambda held: s @ held.transpose(-1, -2))
+            value = formula(
+                a, nonnegative and alpha > 0, b, lambda held, part=slice(None): s[part] @ held.transpose(-1, -2)
+            )
             value = value.squeeze(-2) if row else value
         else:
-            value = formula(b, nonnegative, a, lambda held: held.transpose(-1, -2) @ s)
+            value = formula(b, nonnegative, a, lambda held, part=slice(None): held.transpose(-1, -2) @ s[part])
             value = value.squeeze(-1) if column else value
         values.append(sum_to(value, call.value(slot).shape))
     return values

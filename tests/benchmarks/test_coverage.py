@@ -109,7 +109,7 @@ def test_every_rule_set_has_a_rule_for_every_operation_of_abslrp() -> None:
     operations = set(rule_registry.get("abslrp").table)
     for name in rule_registry.names():
         rules = rule_registry.get(name)
-        if rules.default is None and name != "abslrp-released":  # made for the architectures of the released code
+        if rules.default is None and name not in ("abslrp-released", "abslrp-paper"):  # made for what the authors ran
             assert operations <= set(rules.table), name
 
 

@@ -70,6 +70,16 @@ def nan():
 def soft():
     return nn.Sequential(make(), nn.Softmax(1))
 
+def averaged():
+    class Averaged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = make()
+        def forward(self, x):
+            z = self.inner(x)
+            return (z.softmax(1) + (2 * z).softmax(1)) / 2
+    return Averaged()
+
 def failing():
     class Failing(nn.Module):
         def forward(self, x):
@@ -208,6 +218,31 @@ def test_probabilities_of_a_model_that_ends_in_softmax_are_its_output(desk):
     assert set(told["descriptions"]) == {"relevance", "seeds", "output", "target"}
 
 
+def test_a_picture_whose_class_is_the_contrast_is_skipped_by_name(desk):
+    assert explain("cat.jpg", "holiday", "--model", "own:make", "--format", "npz").exit_code == 0
+    classes = [entry["target"] for entry in entries()]
+    against = classes[0]
+    result = explain("cat.jpg", "holiday", "--model", "own:make", "--contrast", str(against), "--format", "npz")
+    assert result.exit_code == 1
+    skipped = [entry for entry in entries() if "error" in entry]
+    assert len(skipped) == classes.count(against)
+    assert skipped[0]["file"] == "cat.jpg"
+    assert f"cat.jpg: class {against}, which --contrast names, is its class" in result.stderr
+    explained = [entry for entry in entries() if "error" not in entry]
+    assert [entry["target"] for entry in explained] == [t for t in classes if t != against]
+    assert all(entry["contrast"] == against for entry in explained)
+    other = next(k for k in range(5) if k not in classes)
+    assert explain("cat.jpg", "--model", "own:make", "--contrast", str(other), "--format", "npz").exit_code == 0
+    with np.load("out/cat.npz") as arrays:
+        classifier = load_classifier("own:make")
+        x = look(Path("cat.jpg"), classifier).x[None]
+        wanted = relprop.explain(classifier.model, x, target=classes[0], contrast=other).relevance
+        np.testing.assert_allclose(arrays["relevance"], wanted.numpy(), rtol=1e-4, atol=1e-6)
+    every = explain("cat.jpg", "--model", "own:make", "--target", "top5", "--contrast", "0")
+    assert every.exit_code == 1
+    assert "is one of its 5 most probable classes" in every.stderr
+
+
 def test_odd_file_names_stop_nothing(desk):
     picture = Path("holiday/a.png").read_bytes()
     odd = [os.fsdecode(b"caf\xe9.png"), "new\nline.png", "x" * 240 + ".png"]
@@ -293,6 +328,7 @@ def test_rules_contrast_and_labels_are_heard(desk):
     for more in (
         ["--contrast", "none"],
         ["--contrast", "rest"],
+        ["--contrast", "log-odds"],
         ["--contrast", "Cat"],
         ["--rules", "abslrp:delta=0.5"],
         ["--rules", "gradient"],
@@ -305,6 +341,8 @@ def test_rules_contrast_and_labels_are_heard(desk):
     assert maps["none"].min() >= 0
     assert maps["none"].sum() == pytest.approx(1, abs=1e-5)
     assert maps["rest"].sum() == pytest.approx(0, abs=1e-5)
+    assert maps["log-odds"].sum() == pytest.approx(0, abs=1e-5)
+    assert not np.allclose(maps["rest"], maps["log-odds"], atol=1e-7)
     assert maps["Cat"].sum() == pytest.approx(0, abs=1e-5)
     assert not np.allclose(maps["rest"], maps["Cat"], atol=1e-7)
     assert not np.allclose(maps["rest"], maps["abslrp:delta=0.5"], atol=1e-7)
@@ -347,7 +385,8 @@ def test_an_unreadable_picture_is_reported_and_skipped(desk):
         (["--model", "own:make", "--target", "5"], "classes 0 to 4"),
         (["--model", "own:make", "--target", "clas 3"], "near names: .*class 3"),
         (["--model", "own:make", "--rules", "nonsense"], "no rule set named 'nonsense'.*relprop rules lists all"),
-        (["--model", "own:one"], "one output.*pass --contrast none"),
+        (["--model", "own:averaged", "--contrast", "log-odds"], "probabilities already.*pass --contrast rest"),
+        (["--model", "own:make", "--contrast", "2", "--target", "2"], "--contrast 2 is --target 2 itself"),
         (["--model", "own:make", "--rules", "abslrp:gamma=1"], "no parameter .*it accepts: delta"),
         (["--model", "own:make", "-o", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--model", "own:make", "-o", "cat.jpg"], "cannot write to cat.jpg"),
@@ -524,9 +563,9 @@ def test_check_explains_rules(desk):
 
 
 def test_check_of_a_model_with_one_output(desk):
-    assert_one_line(run.invoke(app, ["check", "cat.jpg", "--model", "own:one"]), "one output: pass --contrast none")
-    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", "--contrast", "none"])
-    assert result.exit_code == 0, result.output
+    for contrast in ([], ["--contrast", "none"], ["--contrast", "log-odds"]):
+        result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", *contrast])
+        assert result.exit_code == 0, result.output
 
 
 def test_the_version_is_told():

@@ -83,18 +83,25 @@ def apply_rule(
     input_batch: Sequence[BatchAxis] | None = None,
     output_batch: Marks = FRONT,
     first: bool = False,
+    attention: bool = False,
+    attention_weights: Slot | None = None,
+    evidence: int = 0,
+    rectified: bool = False,
     **parameters: Any,
 ) -> Applied:
     """Send relevance through one operation, as the program of a model does."""
     chosen = rule_registry.get(rules, **parameters) if isinstance(rules, str) else rules
     known = (nonnegative,) * len(active) if isinstance(nonnegative, bool) else tuple(nonnegative)
     batches = tuple(input_batch) if input_batch is not None else (FRONT,) * len(active)
-    site = Site(op, "path", "Module", tuple(active), known, batches, output_batch, first)
+    site = Site(
+        op, "path", "Module", tuple(active), known, batches, output_batch, first,
+        attention=attention, attention_weights=attention_weights, evidence=evidence, rectified=rectified,
+    )  # fmt: skip
     rule = chosen.find(site)
     assert rule is not None, f"{chosen.name} has no rule for {op}"
     if rule.kind == "passes":
         return Applied((relevance,), None)
-    step = Step(site, rule, "here", chosen.conserves, chosen.measures)
+    step = Step(site, rule, "here", chosen.mass_of(rule))
     *values, record = step(relevance, op(*args, **kwargs), *args, **kwargs)
     return Applied(tuple(values), record)
 
@@ -126,10 +133,11 @@ def formula(
     delta: float,
     inside: Sequence[Tensor],
     outside: Tensor,
+    sign: Tensor | int | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """DESIGN 4.1: positive contributions over the stabilised magnitude, rescaled jointly to the arriving mass.
+    """What counts of each contribution over the stabilised magnitude, rescaled jointly to the arriving mass.
 
-    Where the positive ones are below 1e-6 of all of them the mass is lost.
+    Where the counted ones are below 1e-6 of all of them the mass is lost.
 
     Parameters
     ----------
@@ -141,14 +149,20 @@ def formula(
         Weight of the mean magnitude in the stabiliser.
     inside, outside : Tensor
         Which sample the entries of each input, and of the output, belong to.
+    sign : Tensor or int, optional
+        Of which sign a contribution to each output counts; by default of the output's own, and positive where it is
+        zero.
 
     Returns
     -------
     list of Tensor, Tensor, Tensor
-        Relevance of each input; mass of the positive contributions before rescaling, and of all contributions.
+        Relevance of each input; mass of the counted contributions before rescaling, and of all contributions.
     """
-    s = relevance / (z.abs() + 1e-9 + delta * ((outside @ z.abs()) / outside.sum(1)) @ outside)
-    raw = [s @ part.clamp(min=0) for part in parts]
+    mean = ((outside @ z.abs()) / outside.sum(1)) @ outside
+    below = torch.where(mean == 0, 1.0, z.abs() + delta * mean)
+    s = torch.where(below == 0, 0.0, relevance / below)
+    counts = torch.where(z < 0, -1.0, 1.0) if sign is None else torch.as_tensor(sign).expand_as(z)
+    raw = [s @ (part * counts.to(z.dtype).unsqueeze(1)).clamp(min=0) for part in parts]
     mass = sum(r @ member.T for r, member in zip(raw, inside, strict=True))
     every = sum(s @ part.abs() @ member.T for part, member in zip(parts, inside, strict=True))
     factor = torch.where(mass > 1e-6 * every, relevance @ outside.T / mass, 0.0)
@@ -168,6 +182,9 @@ def compare_with_formula(
 ) -> Applied:
     """Assert that the rule of an operation and the formula hand on the same relevance.
 
+    So for both signs of the output, by the letter, at the class scores under both signs of the evidence, and where
+    relevance arrives at outputs of one sign, with the proof of that and without: see `rule_registry.orientation`.
+
     Parameters
     ----------
     op, *args, **kwargs
@@ -184,34 +201,49 @@ def compare_with_formula(
     several = isinstance(output, tuple)
     z = output[0] if several else output
     generator = torch.Generator().manual_seed(1)
-    relevance = torch.rand(SEEDS, *z.shape, generator=generator, dtype=z.dtype)
+    arriving = torch.rand(SEEDS, *z.shape, generator=generator, dtype=z.dtype)
     batches = input_batch or [FRONT] * len(inputs)
     rest = (None,) * (len(output) - 1) if several else ()
-    applied = apply_rule(
-        op,
-        args,
-        kwargs,
-        where,
-        (relevance, *rest) if several else relevance,
-        nonnegative=nonnegative,
-        input_batch=batches,
-        output_batch=(output_batch, *rest) if several else output_batch,
-        delta=delta,
-    )
-    expected, mass, every = formula(
-        contributions(held or function_of(op, arguments, where), inputs),
-        z.flatten(),
-        relevance.flatten(1),
-        delta,
+    parts = contributions(held or function_of(op, arguments, where), inputs)
+    inside, outside = (
         [samples(x.shape, mark) for x, mark in zip(inputs, batches, strict=True)],
         samples(z.shape, output_batch),
     )
-    for value, wanted, x in zip(applied.values, expected, inputs, strict=True):
-        torch.testing.assert_close(value, wanted.reshape(SEEDS, *x.shape), rtol=1e-9, atol=1e-11)
-    assert any(wanted.any() for wanted in expected), "a case in which all mass is lost compares nothing"
-    assert applied.record is not None
-    torch.testing.assert_close(applied.record[1], mass)
-    torch.testing.assert_close(applied.record[2], every)
-    handed_on = sum(mark.sum(value) for mark, value in zip(batches, applied.values, strict=True))
-    torch.testing.assert_close(handed_on + applied.lost, output_batch.sum(relevance))
+
+    def compared(case: str, relevance: Tensor, sign: int | None, **settings: Any) -> tuple[Applied, bool]:
+        applied = apply_rule(
+            op,
+            args,
+            kwargs,
+            where,
+            (relevance, *rest) if several else relevance,
+            nonnegative=nonnegative,
+            input_batch=batches,
+            output_batch=(output_batch, *rest) if several else output_batch,
+            delta=delta,
+            **settings,
+        )
+        expected, mass, every = formula(parts, z.flatten(), relevance.flatten(1), delta, inside, outside, sign)
+        for value, wanted, x in zip(applied.values, expected, inputs, strict=True):
+            torch.testing.assert_close(
+                value, wanted.reshape(SEEDS, *x.shape), rtol=1e-9, atol=1e-11, msg=lambda text: f"{case}: {text}"
+            )
+        assert applied.record is not None
+        torch.testing.assert_close(applied.record[1], mass)
+        torch.testing.assert_close(applied.record[2], every)
+        handed_on = sum(mark.sum(value) for mark, value in zip(batches, applied.values, strict=True))
+        torch.testing.assert_close(handed_on + applied.lost, output_batch.sum(relevance))
+        return applied, any(bool(wanted.any()) for wanted in expected)
+
+    applied, alive = compared("signed", arriving, None)
+    letter, alive_by_the_letter = compared("the letter", arriving, 1, signed=False)
+    assert alive or alive_by_the_letter, "a case in which all mass is lost compares nothing"
+    at_scores, _ = compared("evidence for a class", arriving, 1, evidence=1)
+    compared("evidence against a class", arriving, -1, evidence=-1)
+    rectified = arriving * (z >= 0)
+    proven, _ = compared("rectified", rectified, None, rectified=True)
+    compared("signed, rectified without a proof", rectified, None)
+    by_the_letter, _ = compared("the letter, rectified", rectified, 1, signed=False)
+    assert all(map(torch.equal, at_scores.values, letter.values)), "not the letter's own bits at the class scores"
+    assert all(map(torch.equal, proven.values, by_the_letter.values)), "not the letter's own bits where rectified"
     return applied

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import relprop
 from relprop import NodeInfo
-from relprop.rewrite.signed import alike, apart, gross, net
+from relprop.rewrite.signed import net, pad_flows, split_signs, total_mass
 from tests.helpers.hooks import Seen, keep, negative, stop
 from tests.helpers.models import kept, make, pictures
 
@@ -94,13 +94,13 @@ def test_only_a_sign_that_is_there_costs() -> None:
 
 def test_parts_of_a_relevance() -> None:
     relevance = torch.randn(2, 3, 4)
-    flows = apart(relevance)
+    flows = split_signs(relevance)
     assert flows.shape == (4, 3, 4)
     assert float(flows.min()) == 0
     assert torch.equal(net(flows, 2), relevance)
-    assert torch.equal(gross(flows, 2), relevance.abs())
+    assert torch.equal(total_mass(flows, 2), relevance.abs())
     assert net(relevance, 2) is relevance
-    one, none, two = alike([relevance, None, flows])
+    one, none, two = pad_flows([relevance, None, flows])
     assert none is None
     assert two is flows
     assert one is not None

@@ -19,6 +19,7 @@ from rule_registry.markdown import tables
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten
+BLOCKS = "Block: no relevance reaches the inputs."
 
 
 def rows(table: int) -> list[list[str]]:
@@ -68,8 +69,10 @@ def test_every_operation_is_there_once() -> None:
 
 def test_every_rule_set_is_there() -> None:
     told = {row[0].strip("`") for row in rows(1)} - {""}
-    assert told | {"abslrp", "epsilon", "abslrp-released"} == set(rule_registry.names())
-    assert tables().split("\n\n")[2].startswith("`abslrp-released` has rules for `linear`, `conv1d/2d/3d`, ")
+    assert told | {"abslrp", "epsilon", "abslrp-released", "abslrp-paper"} == set(rule_registry.names())
+    paper, released = tables().split("\n\n")[2:4]
+    assert paper.startswith("`abslrp-paper` has rules for `linear`, `conv1d/2d/3d`, ")
+    assert released.startswith("`abslrp-released` has rules for `linear`, `conv1d/2d/3d`, ")
 
 
 def test_each_row_says_what_the_rule_sets_do() -> None:
@@ -100,7 +103,11 @@ def test_rule_sets_are_told_by_what_they_change() -> None:
     box = own_rules("epsilon-gamma-box")
     assert [row[3] for row in box] == ["as of `gamma`", "as of `z-box`"]
     assert [row[0] for row in box] == ["`epsilon-gamma-box`", ""]
-    assert own_rules("attnlrp")[0][2:] == ["`layer_norm`, `rms_norm`, `group_norm`, `instance_norm`", "Pass unchanged."]
+    assert [row[2] for row in own_rules("attnlrp")] == [
+        "`conv1d/2d/3d`, `conv_transpose1d/2d/3d`",
+        "attention outside: `linear`, `matmul`, `mm`, `bmm`, `addmm`, `baddbmm`",
+    ]
+    assert own_rules("cp-lrp")[0] == ["`cp-lrp`", "`attnlrp`", "attention inside: `softmax`, `_softmax`", BLOCKS]
     assert own_rules("gradient")[-1][2:] == ["anything else", rule_registry.get("gradient").default.summary]
 
 
@@ -112,7 +119,7 @@ def test_what_is_registered_shows_up() -> None:
     assert own_rules("mine") == [
         ["`mine`", "`epsilon` with high=(1, 2)", "`relu`", "Half of it: ``|R| / 2``."],
         ["", "", "path a.*, module B", "Half of it: ``|R| / 2``."],
-        ["", "", "layer last: `gelu`", "Block: no relevance reaches the inputs."],
+        ["", "", "layer last: `gelu`", BLOCKS],
         ["", "", "anything else", "Pass unchanged."],
     ]
     assert row_of("digamma")[1:] == ["Half of it: ``|R| / 2``.", "no rule"]

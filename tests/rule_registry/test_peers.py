@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ from torch.nn import functional as F
 import relprop
 import rule_registry
 from benchmarks.peers.adapters import lxt_efficient
-from rule_registry.lrp.norms import norm as norm_with_held_deviation
+from tests.helpers.attention import CausalModel, VisionTransformer
 from tests.helpers.models import distance, seeded, settled
 
 zennit = pytest.importorskip("zennit")
 from zennit import composites, rules  # noqa: E402
 from zennit.attribution import Gradient  # noqa: E402
+from zennit.core import BasicHook  # noqa: E402
 from zennit.layer import Sum  # noqa: E402
 from zennit.torchvision import ResNetCanonizer  # noqa: E402
 from zennit.types import Linear as AnyLayer  # noqa: E402
@@ -191,85 +194,59 @@ def test_batch_norms_as_zennit_merges_them(name: str, resnet: nn.Module) -> None
     assert distance(found.relevance, theirs(exact, x, canonized, "output")) <= 1e-9
 
 
-PLAIN = SimpleNamespace(
-    linear=F.linear,
-    convolution=lambda convolve, x: convolve(x),
-    norm=lambda norm, x: norm(x),
-    activation=F.gelu,
-    add=torch.add,
-    scale=torch.mul,
-    matmul=torch.matmul,
-    softmax=torch.softmax,
-)
+def explicit(name: str, model: nn.Module, conv_gamma: float, dense_gamma: float) -> Any:
+    """LXT's operations in its mathematically explicit form, without stabilisers.
 
-
-class Transformer(nn.Module):
-    """A vision transformer of two blocks, over operations that can be replaced by those of LXT."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, 16, 4, 4)
-        self.token = nn.Parameter(torch.randn(1, 1, 16))
-        self.position = nn.Parameter(torch.randn(1, 5, 16))
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "norm1": nn.LayerNorm(16),
-                    "qkv": nn.Linear(16, 48),
-                    "proj": nn.Linear(16, 16),
-                    "norm2": nn.LayerNorm(16),
-                    "fc1": nn.Linear(16, 32),
-                    "fc2": nn.Linear(32, 16),
-                }
-            )
-            for _ in range(2)
-        )
-        self.norm = nn.LayerNorm(16)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor, ops: Any = PLAIN) -> Tensor:
-        def dense(layer: nn.Linear, x: Tensor) -> Tensor:
-            return ops.linear(x, layer.weight, layer.bias)
-
-        x = ops.convolution(self.embed, x).flatten(2).transpose(1, 2)
-        x = ops.add(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1), self.position)
-        for block in self.blocks:
-            q, k, v = dense(block.qkv, ops.norm(block.norm1, x)).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
-            attention = ops.softmax(ops.matmul(ops.scale(q, 8**-0.5), k.transpose(2, 3)), -1)
-            x = ops.add(x, dense(block.proj, ops.matmul(attention, v).transpose(1, 2).flatten(2)))
-            x = ops.add(x, dense(block.fc2, ops.activation(dense(block.fc1, ops.norm(block.norm2, x)))))
-        return dense(self.head, ops.norm(self.norm, x)[:, 0])
-
-
-def explicit(norm: str) -> Any:
-    """LXT's operations in its mathematically explicit form, without stabilisers, and with one of its rules for norms.
-
-    ``identity`` is Proposition 3.4 of Achtibat et al., AttnLRP, ICML 2024, for all of a norm: ``R_i = R_i``. Of
-    layer norm LXT takes it for the division by the deviation alone, and epsilon for what is affine in it, the mean
-    that is subtracted and the bias: ``R_i = x_i sum_j (delta_ij - 1/n) gamma_j / sigma * R_j / y_j``.
+    Gammas are zennit's rule, as LXT's example for vision transformers has it, at the layers outside of attention. Two
+    operations are not LXT's own. Its RMS norm computes in float32, so its identity rule (Eq. 9) stands around torch's.
+    Its CP-LRP is in the efficient form alone: there it detaches queries and keys, so the attention is held.
     """
     reason = "LXT is not installed (the extra peers)"
     functions = pytest.importorskip("lxt.explicit.functional", reason=reason)
     explicit_rules = pytest.importorskip("lxt.explicit.rules", reason=reason)
-    norms = {
-        "identity": explicit_rules.identity,
-        "epsilon": lambda norm, x: functions.layer_norm_grad_fn.apply(x, norm.weight, norm.bias, norm.eps, 0.0),
-    }
+
+    def projection(layer: nn.Linear, x: Tensor) -> Tensor:
+        return functions.linear_epsilon(x, layer.weight, layer.bias, 0.0)
+
+    def by_gamma(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(x)  # under zennit's hook
+
+    def held(attention: Tensor, v: Tensor) -> Tensor:
+        return explicit_rules.epsilon_lrp(lambda v: attention.detach() @ v, 0.0, v)
+
+    if dense_gamma:
+        with_gammas(model, conv_gamma, dense_gamma)
+    matmul = partial(functions.matmul, epsilon=0.0)
     return SimpleNamespace(
-        linear=partial(functions.linear_epsilon, epsilon=0.0),
-        convolution=lambda convolve, x: explicit_rules.epsilon_lrp(convolve, 0.0, x),
-        norm=norms[norm],
-        activation=partial(explicit_rules.identity, F.gelu),
+        dense=by_gamma if dense_gamma else projection,
+        projection=projection,
+        convolution=by_gamma if conv_gamma else lambda layer, x: explicit_rules.epsilon_lrp(layer, 0.0, x),
+        norm=lambda norm, x: functions.layer_norm_grad_fn.apply(x, norm.weight, norm.bias, norm.eps, 0.0),
+        root_mean_square=explicit_rules.identity,
+        gelu=partial(explicit_rules.identity, F.gelu),
+        silu=partial(explicit_rules.identity, F.silu),
         add=partial(functions.add2, epsilon=0.0),
         scale=functions.mul2,
-        matmul=partial(functions.matmul, epsilon=0.0),
-        softmax=functions.softmax,
+        multiply=functions.mul2,
+        logits=matmul if name == "attnlrp" else torch.matmul,
+        softmax=functions.softmax if name == "attnlrp" else torch.softmax,
+        attend=matmul if name == "attnlrp" else held,
     )
 
 
-def exact(name: str) -> rule_registry.RuleSet:
+def with_gammas(model: nn.Module, conv_gamma: float, dense_gamma: float) -> None:
+    """Hook zennit's gamma rule to the convolutions, and to the dense layers that the model doesn't use in attention."""
+    inside = ("q", "k", "v", "qkv", "proj", "out_proj")
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            rules.Gamma(conv_gamma, stabilizer=1e-15).register(module)
+        elif isinstance(module, nn.Linear) and path.rpartition(".")[2] not in inside:
+            rules.Gamma(dense_gamma, stabilizer=1e-15).register(module)
+
+
+def exact(name: str, **parameters: float) -> rule_registry.RuleSet:
     """A rule set without stabilisers."""
-    return rule_registry.get(name, epsilon=0.0, stabilizer=0.0)
+    return rule_registry.get(name, epsilon=0.0, stabilizer=0.0, **parameters)
 
 
 def largest(output: Tensor) -> Tensor:
@@ -277,18 +254,21 @@ def largest(output: Tensor) -> Tensor:
     return output * F.one_hot(output.argmax(1), output.shape[1])
 
 
-@pytest.mark.parametrize("norm", ["identity", "epsilon"])
-def test_attnlrp_as_lxt_has_it(norm: str) -> None:
-    model, x = kept(Transformer), torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    ours = exact("attnlrp")
-    if norm == "epsilon":
-        ours = ours.derive({aten.layer_norm.default: norm_with_held_deviation})
-    ops, source = explicit(norm), x.clone().requires_grad_()
-    output = model(source, ops)
+INPUTS = {VisionTransformer: (3, 3, 8, 8), CausalModel: (3, 5, 16)}
+
+
+@pytest.mark.parametrize(("conv_gamma", "dense_gamma"), [(0.0, 0.0), (0.25, 0.05), (1.0, 0.5)])
+@pytest.mark.parametrize("build", INPUTS)
+@pytest.mark.parametrize("name", ["attnlrp", "cp-lrp"])
+def test_lxt(name: str, build: Any, conv_gamma: float, dense_gamma: float) -> None:
+    """A vision transformer and a causal language model of two blocks, in LXT's explicit form."""
+    model, x = kept(build), torch.randn(*INPUTS[build], dtype=torch.float64)
+    hooked, source = copy.deepcopy(model), x.clone().requires_grad_()
+    output = hooked(source, explicit(name, hooked, conv_gamma, dense_gamma))
     (expected,) = torch.autograd.grad(output, source, largest(output.detach()))
-    found = relprop.explain(model, x, rules=ours)
+    found = relprop.explain(model, x, rules=exact(name, conv_gamma=conv_gamma, dense_gamma=dense_gamma))
     torch.testing.assert_close(found.output, output.detach())
-    assert distance(found.relevance, expected) <= 1e-8
+    assert distance(found.relevance, expected) <= 1e-6
 
 
 class Fused(nn.Module):
@@ -315,11 +295,27 @@ def torchvision_transformer() -> nn.Module:
     return settled(made, torch.randn(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize(("name", "build"), [("attnlrp", Fused), ("cp-lrp", torchvision_transformer)])
-def test_lxt_as_gradient_times_input(name: str, build: Any) -> None:
-    """LXT's efficient form, through the adapter that the benchmarks compare with; it has layer norm as above."""
+def timm_transformer() -> nn.Module:
+    made = timm.models.VisionTransformer(8, 4, num_classes=5, embed_dim=16, depth=2, num_heads=2)
+    return settled(made, torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("conv_gamma", "dense_gamma"), [(0.0, 0.0), (0.25, 0.05)])
+@pytest.mark.parametrize(
+    ("name", "build"), [("attnlrp", Fused), ("attnlrp", timm_transformer), ("cp-lrp", torchvision_transformer)]
+)
+def test_lxt_as_gradient_times_input(
+    name: str, build: Any, conv_gamma: float, dense_gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LXT's efficient form, through the adapter that the benchmarks compare with, with its patches for zennit."""
     pytest.importorskip("lxt", reason="LXT is not installed (the extra peers)")
     model, x = kept(build), torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    found = relprop.explain(model, x, rules=exact(name).derive({aten.layer_norm.default: norm_with_held_deviation}))
-    expected = lxt_efficient(copy.deepcopy(model))(x, found.target)
-    assert distance(found.relevance, expected) <= 1e-7
+    found = relprop.explain(model, x, rules=exact(name, conv_gamma=conv_gamma, dense_gamma=dense_gamma))
+    patched = copy.deepcopy(model)
+    explain = lxt_efficient(patched)
+    if dense_gamma:
+        patches = importlib.import_module("lxt.efficient.zennit_patches")
+        for method in ("forward", "backward"):
+            monkeypatch.setattr(BasicHook, method, getattr(patches, method))
+        with_gammas(patched, conv_gamma, dense_gamma)
+    assert distance(found.relevance, explain(x, found.target)) <= 1e-6

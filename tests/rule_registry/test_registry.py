@@ -44,7 +44,7 @@ def test_unknown_rule_set_names_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
-        ({"overrides": ((select(layer="first"), blocks),)}, TypeError, r"\['overrides'\]; there are: conserves, "),
+        ({"overrides": ((select(layer="first"), blocks),)}, TypeError, r"\['overrides'\]; there are: contrast, "),
         ({"own": ()}, TypeError, r"no setting \['own'\]"),
         ({"parameters": {"delta": float("nan")}}, ValueError, "'delta' must be finite"),
         ({"fixed": {"delta": "1"}}, TypeError, "'delta' must be a number"),
@@ -167,7 +167,7 @@ def test_a_rule_for_nothing_is_refused() -> None:
 
 def test_settings_have_few_values() -> None:
     for wrong in ({"contrast": "others"}, {"seed": "two"}):
-        with pytest.raises(ValueError, match='contrast "rest" or None, and seed "one" or "output"'):
+        with pytest.raises(ValueError, match='contrast "rest" or None, and seed "one", "output" or "signed"'):
             rule_registry.define("mine", "…", **wrong)
     assert "mine" not in rule_registry.names()
 

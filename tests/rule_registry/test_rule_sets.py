@@ -111,8 +111,10 @@ RULES: dict[str, tuple[str, dict[str, float], Layer]] = {
     "w-squared": ("w-squared", {}, by_squares),
     "z-box": ("z-box", {"low": -4.0, "high": 4.0}, by_box(-4, 4)),
     "excitation": ("excitation-backprop", {}, by_excitation),
-    "attnlrp": ("attnlrp", {}, by_epsilon(1e-6)),
-    "cp-lrp": ("cp-lrp", {}, by_epsilon(1e-6)),
+    "attnlrp": ("attnlrp", {"conv_gamma": 0.3, "dense_gamma": 0.3}, by_gamma(0.3)),
+    "attnlrp without gammas": ("attnlrp", {"conv_gamma": 0, "dense_gamma": 0}, by_epsilon(1e-6)),
+    "cp-lrp": ("cp-lrp", {"conv_gamma": 0.3, "dense_gamma": 0.3}, by_gamma(0.3)),
+    "reslrp": ("reslrp", {"conv_gamma": 0, "dense_gamma": 0}, by_epsilon(1e-6)),
 }
 SHAPES: dict[str, tuple[Any, ...]] = {
     "linear": (aten.linear.default, (3, 5), (4, 5)),
@@ -196,7 +198,7 @@ ONE: dict[str, tuple[Any, ...]] = {
     "trilinear": (aten.upsample_trilinear3d.vec, (2, 1, 2, 3, 2), ([3, 2, 5], False, None)),
     **{f"resize, {name}": (op, (2, 2, 4, 5), tuple(rest)) for name, (op, *rest) in RESIZES.items()},
 }  # fmt: skip
-LRP = ["lrp-0", "epsilon", "gamma", "alpha-beta", "flat", "attnlrp", "cp-lrp"]
+LRP = ["lrp-0", "epsilon", "gamma", "alpha-beta", "flat", "attnlrp", "cp-lrp", "reslrp"]
 
 
 def stabiliser(rules: str) -> float:
@@ -264,19 +266,154 @@ def test_cosine_similarity(rules: str) -> None:
         assert distance(value.flatten(1), half(c, z, relevance, stabiliser(rules))) <= 1e-10
 
 
-@pytest.mark.parametrize("known", [(True, False), (False, True), (False, False)])
-@pytest.mark.parametrize("op", [aten.matmul.default, aten.bmm.default])
-def test_values_path(op: Any, known: tuple[bool, bool]) -> None:
-    """Ali et al. 2022: the attention is held, all goes to the values."""
-    a, b = randn(2, 3, 4), randn(2, 4, 3)
+def slots_of_product(op: Any) -> list[rule_registry.Slot]:
+    return [rule_registry.Slot(name) for name in rule_registry.weights_of(op)]
+
+
+@pytest.mark.parametrize("weights", [0, 1, None], ids=["left", "right", "logits"])
+@pytest.mark.parametrize("op", [aten.matmul.default, aten.bmm.default, aten.mul.Tensor])
+def test_values_path(op: Any, weights: int | None) -> None:
+    """Ali et al. 2022: the attention is held, all goes to the values; to queries and keys goes nothing."""
+    a, b = randn(2, 3, 3), randn(2, 3, 3)
     z, parts = op(a, b), contributions(op, [a, b])
-    names = [argument.name for argument in op._schema.arguments]
+    active = slots(["self", "other" if op != aten.bmm.default else "mat2"])
     relevance = torch.randn(SEEDS, *z.shape, dtype=torch.float64)
-    found = apply_rule(op, (a, b), {}, slots(names), relevance, rules="cp-lrp", nonnegative=known).values
-    values = 0 if known == (False, True) else 1
-    expected = proportional(parts[values], z.flatten(), relevance.flatten(1))
-    assert distance(found[values].flatten(1), expected) <= 1e-10
-    assert not found[1 - values].any()
+    found = apply_rule(
+        op, (a, b), {}, active, relevance,
+        rules="cp-lrp", attention=True, attention_weights=None if weights is None else active[weights],
+    ).values  # fmt: skip
+    for k, (value, c) in enumerate(zip(found, parts, strict=True)):
+        if weights is None or k == weights:
+            assert not value.any()
+        else:
+            assert distance(value.flatten(1), proportional(c, z.flatten(), relevance.flatten(1))) <= 1e-10
+
+
+@pytest.mark.parametrize("op", [aten.matmul.default, aten.bmm.default])
+def test_products_outside_of_attention_are_in_halves(op: Any) -> None:
+    a, b = randn(2, 3, 4), randn(2, 4, 3)
+    z, relevance = op(a, b), torch.randn(SEEDS, 2, 3, 3, dtype=torch.float64)
+    for rules in ("attnlrp", "cp-lrp", "reslrp"):
+        found = apply_rule(op, (a, b), {}, slots_of_product(op), relevance, rules=rules).values
+        for value, c in zip(found, contributions(op, [a, b]), strict=True):
+            assert distance(value.flatten(1), half(c, z.flatten(), relevance.flatten(1), EPSILON)) <= 1e-10
+
+
+DENSE: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any], str]] = {
+    # operation, arguments of which None is the activation, further ones, its name
+    "linear": (aten.linear.default, (None, randn(4, 3), randn(4)), {}, "input"),
+    "matmul": (aten.matmul.default, (None, randn(3, 4)), {}, "self"),
+    "matmul from the left": (aten.matmul.default, (randn(4, 2), None), {}, "other"),
+    "several": (aten.matmul.default, (None, randn(2, 3, 4)), {}, "self"),
+    "vector": (aten.matmul.default, (None, randn(3)), {}, "self"),
+    "bmm": (aten.bmm.default, (None, randn(2, 3, 4)), {}, "self"),
+    "addmm": (aten.addmm.default, (randn(4), None, randn(3, 4)), {"beta": -0.5, "alpha": -2}, "mat1"),
+    "addmm from the left": (aten.addmm.default, (randn(3), randn(4, 2), None), {"alpha": 2}, "mat2"),
+    "baddbmm": (aten.baddbmm.default, (randn(2, 2, 4), None, randn(2, 3, 4)), {}, "batch1"),
+}
+
+
+@pytest.mark.parametrize("positive", [False, True], ids=["signed", "nonnegative"])
+@pytest.mark.parametrize("case", DENSE.values(), ids=DENSE.keys())
+def test_dense_layers_inside_and_outside_of_attention(case: Any, positive: bool) -> None:
+    """Whichever operation a layer is spelled as: gamma 0.05 outside of attention, epsilon inside."""
+    op, given, further, name = case
+    x = randn(2, 3) if op in (aten.addmm.default, aten.linear.default) else randn(2, 2, 3)
+    x = x.abs() if positive else x
+
+    def layer(x: Tensor) -> Tensor:
+        return op(*(x if value is None else value for value in given), **further)
+
+    z, (c,) = layer(x), contributions(layer, [x])
+    w = c / x.flatten()
+    b = z.flatten() - c.sum(1)
+    relevance = torch.randn(SEEDS, *z.shape, dtype=torch.float64)
+    arguments = tuple(x if value is None else value for value in given)
+    axis = rule_registry.BatchAxis(1) if name == "mat2" else FRONT
+    for rules in ("attnlrp", "cp-lrp", "reslrp"):
+        for attention, rule in ((False, by_gamma(0.05)), (True, by_epsilon(EPSILON))):
+            found = apply_rule(
+                op, arguments, further, slots([name]), relevance,
+                rules=rules, nonnegative=positive, attention=attention, input_batch=[axis], output_batch=axis,
+            ).values[0]  # fmt: skip
+            assert distance(found.flatten(1), rule(x.flatten(), w, b, relevance.flatten(1))) <= 1e-9
+
+
+def test_gamma_of_convolutions_and_of_dense_layers() -> None:
+    """The defaults of AttnLRP for vision transformers: 0.25 for the patch embedding, 0.05 for the rest."""
+    assert dict(rule_registry.get("attnlrp").parameters) == {
+        "conv_gamma": 0.25, "dense_gamma": 0.05, "epsilon": 1e-6, "stabilizer": 1e-6,
+    }  # fmt: skip
+    x, weight = randn(2, 3, 6), randn(4, 3, 2)
+    relevance = torch.randn(SEEDS, 2, 4, 5, dtype=torch.float64)
+    where: Any = (aten.conv1d.default, (x, weight), {}, slots(["input"]), relevance)
+    expected = apply_rule(*where, rules="gamma", gamma=0.25).values[0]
+    for rules in ("attnlrp", "cp-lrp", "reslrp"):
+        for attention in (True, False):
+            assert torch.equal(apply_rule(*where, rules=rules, attention=attention).values[0], expected)
+
+
+SUMS: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...], dict[str, Any], tuple[float, float]]] = {
+    "sum": (aten.add.Tensor, (2, 3, 4), (2, 3, 4), {}, (1, 1)),
+    "sum, broadcast": (aten.add.Tensor, (2, 3, 1), (2, 3, 4), {}, (1, 1)),
+    "multiple": (aten.add.Tensor, (2, 3, 4), (2, 3, 4), {"alpha": -0.5}, (1, -0.5)),
+    "difference": (aten.sub.Tensor, (2, 3, 4), (2, 1, 4), {}, (1, -1)),
+    "difference the other way round": (aten.rsub.Tensor, (2, 3, 4), (2, 3, 4), {"alpha": 2}, (-2, 1)),
+}
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("case", SUMS.values(), ids=SUMS.keys())
+def test_residual_rule(case: Any, gamma: float) -> None:
+    """A sum as a layer whose input is both terms, one behind the other: its matrix, and the gamma of equal signs."""
+    op, left, right, further, factors = case
+    a, b = randn(*left), randn(*right)
+    z = op(a, b, **further)
+    ones = [torch.autograd.functional.jacobian(lambda x, k=k: op(*((x, b) if k == 0 else (a, x)), **further), (a, b)[k])
+            for k in (0, 1)]  # fmt: skip
+    matrix = torch.cat([part.reshape(z.numel(), -1) for part in ones], 1)
+    assert set(matrix.unique().tolist()) <= {0, *factors}
+    c = matrix * torch.cat([a.flatten(), b.flatten()])
+    favoured = c * (1 + gamma * (c.sign() == z.flatten().sign()[:, None]))
+    relevance = torch.randn(SEEDS, *z.shape, dtype=torch.float64)
+    expected = proportional(favoured, favoured.sum(1), relevance.flatten(1))
+    found = apply_rule(
+        op, (a, b), further, slots(["self", "other"]), relevance, rules="reslrp", residual_gamma=gamma
+    ).values
+    assert distance(torch.cat([value.flatten(1) for value in found], 1), expected) <= 1e-10
+    # Conserving, but for the stabiliser, and linear in what arrives
+    total = sum(value.flatten(1).sum(1) for value in found)
+    torch.testing.assert_close(total, relevance.flatten(1).sum(1), rtol=1e-3, atol=1e-3)
+    apart = apply_rule(
+        op, (a, b), further, slots(["self", "other"]), -2 * relevance, rules="reslrp", residual_gamma=gamma
+    )
+    for value, scaled in zip(found, apart.values, strict=True):
+        torch.testing.assert_close(scaled, -2 * value)
+
+
+def test_residual_rule_where_terms_cancel_or_one_is_constant() -> None:
+    a = torch.tensor([[2.0, -1.0, 0.0]], dtype=torch.float64)
+    relevance = torch.ones(1, 1, 3, dtype=torch.float64)
+    (x, y) = apply_rule(
+        aten.add.Tensor, (a, -a), {}, slots(["self", "other"]), relevance, rules="reslrp", stabilizer=0.0
+    ).values
+    assert not x.any()
+    assert not y.any()  # nothing is shared at a zero
+    (alone,) = apply_rule(
+        aten.add.Tensor, (a, torch.full_like(a, 2.0)), {}, slots(["self"]), relevance, rules="reslrp", stabilizer=0.0
+    ).values
+    torch.testing.assert_close(alone, torch.tensor([[[0.5, -1.0, 0.0]]], dtype=torch.float64))  # absorbed as by epsilon
+
+
+def test_residual_rule_in_another_set() -> None:
+    a, b = randn(2, 3), randn(2, 3)
+    relevance = torch.rand(SEEDS, 2, 3, dtype=torch.float64)
+    derived = rule_registry.get("abslrp").derive({aten.add.Tensor: rule_registry.lrp.residuals.by_agreement})
+    where: Any = (aten.add.Tensor, (a, b), {}, slots(["self", "other"]), relevance)
+    for found, expected in zip(
+        apply_rule(*where, rules=derived).values, apply_rule(*where, rules="reslrp").values, strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dim", [1, -1])
@@ -289,7 +426,12 @@ def test_softmax(dim: int) -> None:
     for rules in ("epsilon", "attnlrp"):
         found = apply_rule(aten.softmax.int, (x, dim), {}, slots(["self"]), relevance, rules=rules).values[0]
         assert distance(found, expected) <= 1e-10
-    assert rule_registry.get("cp-lrp").table[aten.softmax.int].kind == "blocks"
+    outside = apply_rule(aten.softmax.int, (x, dim), {}, slots(["self"]), relevance, rules="cp-lrp").values[0]
+    assert distance(outside, expected) <= 1e-10  # class probabilities are no attention
+    site = rule_registry.Site(
+        aten.softmax.int, "", "", tuple(slots(["self"])), (False,), (FRONT,), FRONT, attention=True
+    )
+    assert str(rule_registry.get("cp-lrp").find(site)) == "blocks"
 
 
 def test_masked_logits_receive_nothing() -> None:
@@ -346,18 +488,21 @@ NORMS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("case", NORMS.values(), ids=NORMS.keys())
 def test_norms(case: tuple[Any, ...]) -> None:
-    """Ali et al. 2022, LN-rule: the deviation is held, centring is a sum as any other; under AttnLRP they pass."""
+    """Ali et al. 2022, LN-rule: the deviation is held, centring is a sum as any other; AttnLRP says the same.
+
+    Proposition 3.4 of Achtibat et al. 2024 lets the division by the deviation pass relevance on, whatever the deviation
+    is; the rest is affine and under epsilon.
+    """
     op, shape, arguments, held = case
     x = randn(*shape) + 0.5
     z = op(x, *arguments)
     torch.testing.assert_close(held(x), z)
     (c,) = contributions(held, [x])
     relevance = torch.randn(SEEDS, *shape, dtype=torch.float64)
-    found = apply_rule(op, (x, *arguments), {}, slots(["input"]), relevance, rules="epsilon").values[0]
     expected = proportional(c, z.flatten(), relevance.flatten(1)).reshape(SEEDS, *shape)
-    assert distance(found, expected) <= 1e-10
-    passed = apply_rule(op, (x, *arguments), {}, slots(["input"]), relevance, rules="attnlrp").values[0]
-    assert passed is relevance
+    for rules in ("epsilon", "attnlrp", "cp-lrp", "reslrp"):
+        found = apply_rule(op, (x, *arguments), {}, slots(["input"]), relevance, rules=rules).values[0]
+        assert distance(found, expected) <= 1e-10
 
 
 @pytest.mark.parametrize(
@@ -483,13 +628,12 @@ def test_input_times_gradient_at_layers() -> None:
 
 
 def test_seeds() -> None:
-    """One, or the output itself; the rest's is the mean of the other outputs; so for a callable target."""
+    """One, or the output itself; less the mean of the other outputs, in one pass; so for a callable target."""
     model = Lambda(lambda m, x: 2 * x + 0.0).eval()
     x = torch.tensor([[1.0, -3.0, 2.0], [5.0, 0.0, 1.0]])
     e = relprop.explain(model, x, rules="epsilon", target=[1, 0], contrast="rest")
-    torch.testing.assert_close(e.seeds["x"][0], torch.tensor([[0.0, -6, 0], [10, 0, 0]]))
-    torch.testing.assert_close(e.seeds["x"][1], torch.tensor([[1.0, 0, 2], [0, 0, 1]]))
-    torch.testing.assert_close(e.relevance, e.seeds["x"][0] - e.seeds["x"][1])
+    torch.testing.assert_close(e.seeds["x"][0], torch.tensor([[-1.0, -6, -2], [10, 0, -1]]))
+    torch.testing.assert_close(e.relevance, e.seeds["x"][0])
     assert relprop.explain(model, x, rules="epsilon").seeds["x"].shape[0] == 1
     called = relprop.explain(model, x, rules="epsilon", target=lambda output: output[:, 0] - output[:, 1])
     torch.testing.assert_close(called.relevance.sum(1), torch.tensor([8.0, 10.0]))

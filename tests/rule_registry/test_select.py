@@ -57,7 +57,7 @@ def test_select_by_everything_together() -> None:
 
 
 def test_select_of_everything_is_refused() -> None:
-    with pytest.raises(ValueError, match="a path, a module class or a layer"):
+    with pytest.raises(ValueError, match="a path, a module class, a layer, or whether it is attention"):
         select()
 
 

@@ -101,7 +101,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("target", "contrast", "message"),
         [
-            ([0, 3, 3], 3, r"target itself of 2 of 3 samples, the first of them sample 1"),
+            ([0, 3, 3], 3, r"target itself of 2 of 3 samples, which are 1, 2"),
             (1, CLASSES, r"contrast 5 is out of range: the model has classes 0 to 4"),
             (1, -1, r"contrast -1 is out of range"),
             (lambda output: output[:, 0], 2, r"contrast=2 needs classes"),
@@ -115,14 +115,17 @@ class TestTargets:
         model, x = kept("plain"), pictures(3)
         with pytest.raises(TargetError, match="target itself of"):
             relprop.explain(model, x, contrast=int(model(x).argmax(1)[0]))
-        with pytest.raises(ValueError, match="or a class index, not True"):
+        with pytest.raises(ValueError, match="a class index or one class index per sample, not True"):
             relprop.Explainer(model, contrast=True)
 
     def test_contrast_with_one_class(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval()
-        with pytest.raises(TargetError, match=r"at least two classes.*contrast=None"):
-            relprop.explain(model, pictures(2))
-        assert relprop.explain(model, pictures(2), contrast=None).relevance.shape == (2, 3, 8, 8)
+        for contrast in ("default", "rest", None):
+            e = relprop.explain(model, pictures(2), contrast=contrast)  # there are no others
+            assert e.contrast is None
+            assert e.relevance.shape == (2, 3, 8, 8)
+        with pytest.raises(TargetError, match="contrast 1 is out of range"):
+            relprop.explain(model, pictures(2), contrast=1)
 
     def test_contrast_with_a_callable(self) -> None:
         with pytest.raises(TargetError, match=r"needs classes.*contrast=None"):

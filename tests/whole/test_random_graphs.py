@@ -210,6 +210,17 @@ def check_mass(model: nn.Module, x: Tensor) -> None:
     assert torch.equal(again.output, contrastive.output)
 
 
+def check_absorbed(model: nn.Module, x: Tensor) -> None:
+    """What rules without rescaling hand on and what they report as absorbed is together the output."""
+    for name in ("attnlrp", "reslrp"):
+        found = relprop.explain(model, x, rules=name, contrast=None)
+        assert found.relevance.isfinite().all(), name
+        absorbed = torch.stack([cut.lost.flatten() for cut in found.conservation.cuts])  # shares of the output
+        share = found.relevance.flatten(1).sum(1) / found.output.detach().amax(1)
+        scale = 1 + float(absorbed.abs().sum(0).max())
+        torch.testing.assert_close(share + absorbed.sum(0), torch.ones_like(share), rtol=0, atol=1e-9 * scale)
+
+
 def check_overwriting(model: nn.Module, x: Tensor) -> None:
     explainer = relprop.Explainer(model)
     with torch.no_grad():
@@ -281,6 +292,7 @@ def check_everything(model: RandomModel) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_gradient(model, x)
     check_mass(model, x)
+    check_absorbed(model, x)
     check_overwriting(model, x)
     check_signs(model, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

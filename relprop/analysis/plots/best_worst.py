@@ -156,5 +156,5 @@ def _class_words(entry: Ranked, names: tuple[str, ...]) -> str:
 
 
 def _legend(results: Results, negative: bool) -> Legend:
-    contrast = results.method_config().get("contrast") == "rest"
+    contrast = results.method_config().get("contrast") in ("rest", "log-odds")
     return CONTRAST if negative and contrast else SIGNED if negative else PLAIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from relprop.cli.explaining.picture import Looked
-from relprop.explanation.captions import caption_words
+from relprop.explanation.captions import caption_words, contrast_words
 from relprop.explanation.display import draw as draw_maps
 from relprop.explanation.display import legend_for
 from relprop.explanation.explanation import Explanation
@@ -32,6 +32,8 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
     what, legend = _what(classifier, rules, looked), legend_for(explanation)
+    against = contrast_words(explanation, classifier.labels)
+    what += f", {against}" if against else ""
     words = caption_words(explanation, classifier.labels)
     said = f"\n{words}" if words else ""
     if len(heats) > 1:

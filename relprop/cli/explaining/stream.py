@@ -75,11 +75,7 @@ class Run:
                 batch.append(look(path, self.classifier))
             except (PictureError, TransformError) as error:
                 message = str(error) if isinstance(error, PictureError) else f"{readable(str(path))}: {error}"
-                self.failed += 1
-                self.results.fail(path, message)
-                progress.update()
-                with progress.external_write_mode():
-                    warn(message)
+                self._fail(path, message, progress)
             if len(batch) > 1 and batch[-1].x.shape != batch[0].x.shape:
                 # A transform of one's own may leave pictures their sizes; one batch has one.
                 yield batch[:-1]
@@ -92,25 +88,51 @@ class Run:
 
     def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
         x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
-        start, count = time.perf_counter(), self.choice.top
-        target = self.choice.index if count == 1 else self._most_probable(x).flatten()
+        start, count, against = time.perf_counter(), self.choice.top, self.explainer.contrast
+        target: int | Tensor | None = self.choice.index
+        if count > 1 or (target is None and isinstance(against, int)):
+            classes = self._most_probable(x)
+            if isinstance(against, int):
+                apart = (classes != against).all(1)
+                batch = self._without_skipped(batch, apart.tolist(), progress)
+                x, classes = x[apart], classes[apart]
+            if not batch:
+                return
+            target = classes.flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         self.seconds += time.perf_counter() - start
         if self.oracle is None:
             self.oracle = self._oracle_error(x[:2])
         for k, looked in enumerate(batch):
-            classes = explanation[k * count : (k + 1) * count]
-            self.results.write(looked, classes)
+            part = explanation[k * count : (k + 1) * count]
+            self.results.write(looked, part)
             self.explained += 1
-            kept, note = classes.conservation, "these rules do not conserve relevance"
+            kept, note = part.conservation, "these rules do not conserve relevance"
             if kept.cuts:
                 self.conservation = max(self.conservation or 0.0, kept.error)
                 note = f"conservation error {kept.error:.1e}"
-            if (share := arriving(classes)) is not None:
+            if (share := arriving(part)) is not None:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, classes))}  {note}")
+                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
+
+    def _without_skipped(self, batch: Sequence[Looked], apart: Sequence[bool], progress: Any) -> list[Looked]:
+        """Return the pictures of other classes than the one they are set against; report and count the others."""
+        name = self.classifier.labels[self.explainer.contrast]  # type: ignore[index]
+        among = "its class" if self.choice.top == 1 else f"one of its {self.choice.top} most probable classes"
+        for looked, kept in zip(batch, apart, strict=True):
+            if not kept:
+                message = f"{readable(str(looked.path))}: {name}, which --contrast names, is {among}"
+                self._fail(looked.path, message, progress)
+        return [looked for looked, kept in zip(batch, apart, strict=True) if kept]
+
+    def _fail(self, path: Path, message: str, progress: Any) -> None:
+        self.failed += 1
+        self.results.fail(path, message)
+        progress.update()
+        with progress.external_write_mode():
+            warn(message)
 
     def _oracle_error(self, x: Tensor) -> float:
         """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""

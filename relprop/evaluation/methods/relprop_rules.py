@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import rule_registry
-from relprop.evaluation.methods.base import Asked, Method, version_of
+from relprop.evaluation.methods.base import Asked, Method, MethodError, version_of
 from relprop.explainer import Explainer
 from relprop.gae.protocols import maps_of
+from relprop.tracing.inputs import check_inputs
 from rule_registry import RuleSet
 
 
@@ -18,9 +20,15 @@ class Relevance(Method):
     """An `Explainer`, whatever its rules."""
 
     def __init__(self, explainer: Explainer) -> None:
+        if isinstance(explainer.contrast, Sequence | Tensor) and not isinstance(explainer.contrast, str):
+            raise MethodError(
+                "a contrast of one class per sample goes with one batch, and an evaluation asks for many: pass "
+                "<contrast>",
+                contrast='"rest"',
+            )
         self.explainer = explainer
         rules = explainer.rules if isinstance(explainer.rules, RuleSet) else rule_registry.get(explainer.rules)
-        self.config = describe_rules(rules) | {
+        self.config: dict[str, Any] = describe_rules(rules) | {
             "package": "relprop",
             "version": version_of("relprop"),
             "contrast": rules.contrast if explainer.contrast == "default" else explainer.contrast,
@@ -38,7 +46,8 @@ class Relevance(Method):
 
     def prepare(self, x: Tensor) -> None:
         """Capture the model and find a rule for each of its operations."""
-        self.explainer.plan(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+        target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.config["contrast"] = self.explainer.prepare(check_inputs(x, None), target).contrast  # the default, settled
 
 
 def describe_rules(rules: RuleSet) -> dict[str, Any]:

@@ -69,12 +69,13 @@ def test_sum_with_a_number_as_a_tensor_argument(op: Any, number: float) -> None:
 
 
 def test_constant_minus_activation_by_hand() -> None:
-    """``c - x`` hands on to the negative entries of x alone."""
+    """By the letter ``c - x`` hands on to the negative entries of x alone, else also to a positive one above c."""
     x = torch.tensor([[2.0, -1.0, -3.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 3, dtype=torch.float64)
-    applied = apply_rule(aten.rsub.Scalar, (x, 1.0), {}, slots(["self"]), relevance, delta=0.0)
-    raw = torch.tensor([[0.0, 1 / 2, 3 / 4]], dtype=torch.float64)
-    torch.testing.assert_close(applied.values[0][0], 3 * raw / raw.sum())
+    for first, signed_ in ((0.0, False), (2.0, True)):
+        applied = apply_rule(aten.rsub.Scalar, (x, 1.0), {}, slots(["self"]), relevance, delta=0.0, signed=signed_)
+        raw = torch.tensor([[first, 1 / 2, 3 / 4]], dtype=torch.float64)
+        torch.testing.assert_close(applied.values[0][0], 3 * raw / raw.sum())
 
 
 def test_masked_logits_stay_out_of_the_stabiliser() -> None:

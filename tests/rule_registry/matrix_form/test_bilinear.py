@@ -85,11 +85,14 @@ def test_quotient_of_activations(left: tuple[int, ...], right: tuple[int, ...]) 
 
 
 def test_quotient_by_hand() -> None:
-    """Numerator z^+, denominator (-z)^+: a positive quotient speaks for the numerator alone."""
+    """The numerator enlarges a quotient of either sign, the denominator none; by the letter they are z^+, (-z)^+."""
     a = torch.tensor([[6.0, -6.0]], dtype=torch.float64)
     b = torch.tensor([[2.0, 2.0]], dtype=torch.float64)
     relevance = torch.tensor([[[1.0, 3.0]]], dtype=torch.float64)
     applied = apply_rule(aten.div.Tensor, (a, b), {}, slots(["self", "other"]), relevance, delta=0.0)
+    torch.testing.assert_close(applied.values[0], torch.tensor([[[1.0, 3.0]]], dtype=torch.float64))
+    assert not applied.values[1].any()
+    applied = apply_rule(aten.div.Tensor, (a, b), {}, slots(["self", "other"]), relevance, delta=0.0, signed=False)
     torch.testing.assert_close(applied.values[0], torch.tensor([[[1.0, 0.0]]], dtype=torch.float64))
     torch.testing.assert_close(applied.values[1], torch.tensor([[[0.0, 3.0]]], dtype=torch.float64))
 

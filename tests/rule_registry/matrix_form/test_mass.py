@@ -82,17 +82,28 @@ def test_lost_mass_is_counted(case: tuple[Any, ...], delta: float) -> None:
     op, args, active = case
     args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
     relevance = torch.rand(SEEDS, *op(*args).shape, dtype=torch.float64)
-    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta)
+    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta, signed=False)
     assert all(torch.equal(value, torch.zeros_like(value)) for value in applied.values)
     torch.testing.assert_close(applied.lost, FRONT.sum(relevance))
     torch.testing.assert_close(applied.arrived, applied.lost)
+
+
+@deltas
+@pytest.mark.parametrize("case", [case for name, case in LOSING.items() if "zero" not in name])
+def test_nothing_is_lost_where_contributions_are_negative_as_the_output_is(case: tuple[Any, ...], delta: float) -> None:
+    """But for a constant minus an activation below it, which speaks against a positive output."""
+    op, args, active = case
+    args = tuple(a.double() if isinstance(a, Tensor) else a for a in args)
+    relevance = torch.rand(SEEDS, *op(*args).shape, dtype=torch.float64)
+    applied = apply_rule(op, args, {}, slots(active), relevance, delta=delta)
+    assert bool(applied.lost.any()) is (op == aten.rsub.Scalar)
 
 
 def test_mass_is_lost_for_one_sample_alone() -> None:
     x = torch.tensor([[1.0, 2.0], [-1.0, -2.0]], dtype=torch.float64)
     relevance = torch.ones(1, 2, 1, dtype=torch.float64)
     weight = torch.ones(1, 2, dtype=torch.float64)
-    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance, signed=False)
     torch.testing.assert_close(applied.values[0].sum(-1), torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(applied.lost, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
 
@@ -103,6 +114,6 @@ def test_threshold_of_loss(part: float, lost: bool) -> None:
     x = torch.ones(1, 2, dtype=torch.float64)
     weight = torch.tensor([[part, -1.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 1, dtype=torch.float64)
-    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance)
+    applied = apply_rule(aten.linear.default, (x, weight), {}, slots(["input"]), relevance, signed=False)
     assert bool(applied.lost.any()) is lost
     assert float(applied.values[0].sum() + applied.lost.sum()) == pytest.approx(1)

@@ -48,13 +48,18 @@ def test_layer_norm(normalized: list[int], affine: bool) -> None:
 
 
 def test_layer_norm_is_not_centred() -> None:
-    """An entry below the mean but above zero receives relevance, in proportion to itself and not to its offset."""
+    """An entry below the mean but above zero is in proportion to itself: what it hands on depends on the mean's side.
+
+    Below the mean its output is negative, which it makes no larger; by the paper's letter it receives relevance still.
+    """
     x = torch.tensor([[1.0, 2.0, 9.0]], dtype=torch.float64)
     relevance = torch.ones(1, 1, 3, dtype=torch.float64)
-    applied = apply_rule(aten.layer_norm.default, (x, [3]), {}, slots(["input"]), relevance, delta=0.0)
-    centred = (x - x.mean()).abs()
-    expected = x / centred
-    torch.testing.assert_close(applied.values[0][0], 3 * expected / expected.sum())
+    args = (aten.layer_norm.default, (x, [3]), {}, slots(["input"]), relevance)
+    letter = apply_rule(*args, delta=0.0, signed=False)
+    expected = x / (x - x.mean()).abs()
+    torch.testing.assert_close(letter.values[0][0], 3 * expected / expected.sum())
+    applied = apply_rule(*args, delta=0.0)
+    torch.testing.assert_close(applied.values[0][0], torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("affine", [True, False])

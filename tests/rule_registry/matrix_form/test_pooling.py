@@ -123,7 +123,7 @@ def test_max_pool_shared_by_proportion(
     units = torch.eye(x.numel(), dtype=torch.float64).unflatten(1, shape)
     holds = torch.stack([op(unit, *window).flatten() for unit in units], 1)
     parts = holds * x.clamp(min=0).flatten()
-    shares = parts / (parts.sum(1, keepdim=True) + 1e-9)
+    shares = parts / parts.sum(1, keepdim=True).clamp(min=1e-300)
     member = samples(shape, FRONT)
     raw = relevance.flatten(1) @ shares
     arrived = relevance.flatten(2).sum(2)

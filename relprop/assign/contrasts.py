@@ -1,0 +1,127 @@
+"""Contrasts: what the target is set against, checked and settled before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor, fx
+
+import rule_registry
+from relprop.assign.targets import check_classes, layout
+from relprop.errors import TargetError
+from relprop.graph.ending import Ending
+from relprop.graph.graph import Graph
+from rule_registry import BatchAxis, Rule, RuleSet
+
+Contrast = int | Sequence[int] | Tensor | Literal["rest", "log-odds", "default"] | None
+"""What may be asked for."""
+Against = int | Tensor | Literal["rest", "log-odds"] | None
+"""A contrast that is settled: one class, one per sample ``(B,)``, all others in one of two ways, or none."""
+ContrastKind = int | Literal["rest", "log-odds", "class"] | None
+"""What a program is made for; of one class per sample these are an input."""
+NAMED = 20
+"""Samples that an error names at most."""
+
+_REFUSALS = {
+    "sigmoid": "it ends in a sigmoid, so each class has a probability of its own and no softmax makes them",
+    "cosine": "its outputs are cosine similarities without a scale, of which a softmax makes no probabilities",
+    "probabilities": "its outputs are probabilities already, and not those of one softmax whose scores could be taken",
+}
+
+
+def choose_contrast(
+    graph: Graph, contrast: Contrast, rules: RuleSet, callable_target: bool, ending: Callable[[], Ending]
+) -> ContrastKind:
+    """Settle the contrast; raise a `TargetError` where output, target and contrast do not go together.
+
+    Parameters
+    ----------
+    graph : Graph
+        As captured.
+    contrast : int, sequence of int, Tensor, {"rest", "log-odds", "default"} or None
+        What was asked for.
+    rules : RuleSet
+        Whose own contrast is the default.
+    callable_target : bool
+        Whether the target is a function of the output.
+    ending : callable
+        Returns how the model ends; it is called where that matters.
+    """
+    shape, mark = graph.output.meta["val"].shape, graph.batch.get(graph.output)
+    apart = mark is None or mark == BatchAxis(0)  # an output without a mark does not depend on the samples at all
+    wanted = _kind(contrast) if not _is_default(contrast) else None if callable_target else rules.contrast
+    if callable_target:
+        if not apart or len(shape) != 1:
+            raise TargetError(
+                f"a callable target must return one number per sample, (B,), not {layout(shape, mark)}; for example "
+                "lambda output: output[:, 3:5].logsumexp(1)"
+            )
+        if wanted is not None:
+            raise TargetError(
+                f"contrast {wanted!r} needs classes; a callable target has none, so pass <contrast>", contrast="None"
+            )
+        return None
+    if not apart or len(shape) != 2:
+        raise TargetError(
+            f"the output is {layout(shape, mark)}, not (B, classes): give target a function of it that returns one "
+            "number per sample, name another output with <output>, or wrap the model in a module that returns "
+            "(B, classes)",
+            output="...",
+        )
+    if wanted in ("rest", "log-odds") and shape[1] == 1:
+        return None  # there are no others
+    if isinstance(wanted, int) and not 0 <= wanted < shape[1]:
+        raise TargetError(f"contrast {wanted} is out of range: the model has classes 0 to {shape[1] - 1}")
+    if wanted == "log-odds" and (refusal := _REFUSALS.get(ending().kind)):
+        if _is_default(contrast):
+            return "rest"
+        raise TargetError(
+            f"contrast 'log-odds' needs class scores that a softmax turns into probabilities; of this model {refusal}: "
+            "pass <contrast>",
+            contrast='"rest"',
+        )
+    return wanted
+
+
+def _is_default(contrast: Contrast) -> bool:
+    return isinstance(contrast, str) and contrast == "default"
+
+
+def _kind(contrast: Contrast) -> ContrastKind:
+    """Return what kind of program a contrast that was asked for needs."""
+    if contrast is None or isinstance(contrast, int):
+        return contrast
+    if isinstance(contrast, str):
+        return "log-odds" if contrast == "log-odds" else "rest"
+    return "class"
+
+
+def contrast_classes(graph: Graph, contrast: Contrast, batch: int) -> Tensor:
+    """Return a contrast of one class per sample as ``(B,)``, or raise one clear `TargetError`."""
+    assert not isinstance(contrast, str)
+    return check_classes("contrast", contrast, graph, batch)
+
+
+def check_apart(classes: Tensor | None, against: Against) -> None:
+    """Raise a `TargetError` that names the samples of which a class is to be set against itself."""
+    if classes is None or against is None or isinstance(against, str):
+        return
+    same = classes == against
+    if not same.any():
+        return
+    samples = same.nonzero()[:, 0].tolist()
+    named = ", ".join(map(str, samples[:NAMED])) + (f" and {len(samples) - NAMED} more" if len(samples) > NAMED else "")
+    told = f"contrast {against}" if isinstance(against, int) else "the contrast"
+    raise TargetError(
+        f"{told} is the target itself of {len(samples)} of {len(classes)} samples, which are {named} (counted from 0): "
+        "name another class, or another target for these"
+    )
+
+
+def rules_behind_scores(ending: Ending) -> Mapping[fx.Node, Rule]:
+    """Return the rules by which a seed at the output comes to the scores before the softmax as it is."""
+    if ending.softmax is None:
+        return {}
+    moves = rule_registry.get("structural").table
+    return {ending.softmax: rule_registry.passes} | {node: moves[node.target] for node in ending.moves}  # type: ignore[index]
