@@ -21,6 +21,7 @@ from relprop.assign.rule_names import choose_rules
 from relprop.errors import RelpropError
 from relprop.evaluation.methods import CONTROLS, Asked, MethodContext, make_methods
 from relprop.explainer import Explainer
+from relprop.rewrite.seed import in_one_pass, seed_names
 from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, select, share
 from rule_registry.abslrp import alternatives, released
 from rule_registry.lrp import residuals
@@ -89,15 +90,15 @@ class Variant:
         return any(selector.matches(site) for selector in chosen for site in sites)
 
     def count_passes(self, setting: Setting) -> int:
-        """Count the backward passes of a map: rules that are not linear need one for either side of a contrast."""
+        """Count the backward passes of a map: one for each seed."""
         if not self.rules:
             return self.passes
-        # Rule sets say so once linear ones take one signed pass.
-        return 1 if self.contrast == "none" or getattr(self.rule_set(setting), "linear", False) else 2
+        contrast = None if self.contrast == "none" else self.contrast
+        return len(seed_names(contrast, in_one_pass(contrast, self.rule_set(setting))))
 
     def explainer(self, model: nn.Module, setting: Setting) -> Explainer:
         """Return what explains a model by these rules."""
-        contrast: Any = None if self.contrast == "none" else self.contrast
+        contrast = None if self.contrast == "none" else self.contrast
         return Explainer(model, rules=self.rule_set(setting), contrast=contrast, batch_size=BATCH)
 
     def method(self, model: nn.Module, setting: Setting) -> Any:
@@ -182,6 +183,7 @@ def _parameters() -> Iterable[tuple[str, Contrast]]:
     yield from ((LETTER, contrast) for contrast in CONTRASTS)
     for start in (f"{LETTER},", "abslrp:"):
         yield from ((f"{start}delta={delta:g}", "rest") for delta in DELTAS)
+    yield "abslrp-paper:seed=signed", "rest"
     for name in rule_registry.names():
         known = rule_registry.get(name).parameters
         contrast = rule_registry.get(name).contrast or "none"
