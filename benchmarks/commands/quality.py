@@ -66,7 +66,7 @@ def ablation(
     results: Results = RESULTS,
     markdown: Markdown = None,
     quickly: Annotated[
-        bool, quick(models=[_SMALL], variants="[ac]* none", default="abslrp none", objects=3, pictures=4, redrawn=1)
+        bool, quick(models=[_SMALL], variants="epsilon none", default="abslrp none", objects=3, pictures=4, redrawn=1)
     ] = False,
 ) -> None:
     """Judge rule sets, contrasts, open choices and other methods; a rerun goes on where the last one ended."""
