@@ -7,19 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.coverage import sweep
-from benchmarks.quality import ablation, gae
+from benchmarks.quality import comparison, gae
 from benchmarks.records.tables import read
 from benchmarks.speed import compare
 from relprop.errors import RelpropError
 from relprop.files import put_between
 
 TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
-    "ablation": ablation.tables,
+    "ablation": comparison.tables,
+    "ablation-summary": comparison.summary,
     "coverage": sweep.markdown,
     "gae": gae.markdown,
     "speed": compare.markdown,
 }
-"""What makes tables of the rows of a file, by the command that wrote it."""
+"""What makes tables of the rows of a file, by what stands in the lines around them: a command, and perhaps what else it
+has to say."""
+RECORDED = {"ablation-summary": "ablation-report"}
+"""How the names of the files begin that are told of, where not with the command: a summary is of what is reported."""
 
 
 class RecordError(RelpropError, FileNotFoundError):
@@ -31,22 +35,23 @@ def markers(command: str) -> tuple[str, str]:
     return f"<!-- benchmarks {command} -->", f"<!-- benchmarks {command} end -->"
 
 
-def tables(command: str, results: Path) -> str:
-    """Return the tables of all files that a command has recorded in a folder, each with the file's name.
+def tables(name: str, results: Path) -> str:
+    """Return the tables of all files recorded in a folder that are told of under a name, each with the file's name.
 
     Raises
     ------
     RecordError
         There is none.
     """
-    paths = sorted(results.glob(f"{command}-*.csv"), key=lambda path: [_order(part) for part in _parts(path)])
+    begin = RECORDED.get(name, name)
+    paths = sorted(results.glob(f"{begin}-*.csv"), key=lambda path: [_order(part) for part in _parts(path)])
     if not paths:
-        raise RecordError(f"{results} has no {command}-*.csv: run python -m benchmarks {command} first")
-    return "\n\n".join(f"{TABLES[command](read(path)[1])}\n\nFrom `{path.name}`." for path in paths)
+        raise RecordError(f"{results} has no {begin}-*.csv: run python -m benchmarks {name.partition('-')[0]} first")
+    return "\n\n".join(f"{TABLES[name](read(path)[1])}\n\nFrom `{path.name}`." for path in paths)
 
 
 def put_tables(command: str, results: Path, file: Path) -> None:
-    """Write the tables of a command into a file.
+    """Write the tables of a command into a file, where it has lines for them.
 
     Raises
     ------
@@ -55,7 +60,10 @@ def put_tables(command: str, results: Path, file: Path) -> None:
     OutputError
         The file can't be written, or has not the lines between which they belong.
     """
-    put_between(file, *markers(command), tables(command, results))
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    names = [name for name in TABLES if name.partition("-")[0] == command]
+    for name in [name for name in names if markers(name)[0] in text] or [command]:
+        put_between(file, *markers(name), tables(name, results))
 
 
 def _parts(path: Path) -> list[str]:

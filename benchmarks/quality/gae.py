@@ -6,25 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from torch import nn
 from tqdm import tqdm
 
 import relprop
 from benchmarks.quality.coco import DataError
-from benchmarks.quality.recognised import labelled_pictures, setting_of
+from benchmarks.quality.recognised import Half, labelled_pictures, setting_of
+from benchmarks.quality.variants import Variant
 from relprop.analysis.reports.summaries import MethodSummary
+from relprop.evaluation.methods import CONTROLS
 from relprop.models import load_classifier
 
-FAST = (
-    "abslrp",
-    "epsilon-plus",
-    "input-times-gradient",
-    "grad-cam.GradCAM",
-    "random",
-    "constant",
-    "centre",
-)
+FAST = ("abslrp", "epsilon-plus", "input-times-gradient", "grad-cam.GradCAM", *CONTROLS)
 SLOW = ("abslrp-released", "captum.IntegratedGradients:n_steps=8")
 OF_TRANSFORMERS = ("attention-rollout",)
 
@@ -67,7 +62,15 @@ class GaeRow:
     seconds: float
 
 
-def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> list[GaeRow]:
+def score(
+    name: str,
+    shared: Path,
+    pictures: int,
+    slow: bool,
+    files: Path,
+    finalists: Sequence[Variant] = (),
+    half: Half | None = None,
+) -> list[GaeRow]:
     """Evaluate a model, or go on with a run that was broken off, and return a row for each method.
 
     Parameters
@@ -82,6 +85,10 @@ def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> li
         Whether those that take longest are among them.
     files
         Folder for the HDF5 files of the runs.
+    finalists
+        What is scored beside the controls, in place of the usual methods.
+    half
+        The half of the pictures that is scored; by default both.
 
     Raises
     ------
@@ -89,13 +96,16 @@ def score(name: str, shared: Path, pictures: int, slow: bool, files: Path) -> li
         Pictures or weights aren't there, or there is no such model.
     """
     setting = setting_of(name)
-    chosen = [(file, target) for _, file, target in labelled_pictures(shared)[:pictures]]
+    chosen = [(file, target) for _, file, target in labelled_pictures(shared, half)[:pictures]]
     if len(chosen) < pictures:
         raise DataError(f"there are {len(chosen)} labelled pictures, not {pictures}")
     classifier = load_classifier(name, shared / "assets" / "weights" / setting.weights)
-    path = files / f"{name}-{pictures}pictures.h5"
+    path = files / f"{name}-{'' if half is None else f'{half}-'}{pictures}pictures.h5"
     files.mkdir(parents=True, exist_ok=True)
-    methods = [*FAST, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
+    names = [*FAST, *(SLOW if slow else ()), *(OF_TRANSFORMERS if "vit" in name else ())]
+    assert isinstance(classifier.model, nn.Module)
+    methods: dict[str, Any] = {method: method for method in (CONTROLS if finalists else names)}
+    methods = {one.name: one.method(classifier.model, setting) for one in finalists} | methods
     with tqdm(desc=name, unit="sample", disable=None) as bar:
 
         def show(done: float, total: int | None) -> None:

@@ -2,7 +2,8 @@
 
 Of the COCO pictures those count whose most likely class names the main object, where the crop shows any of it; the
 mask goes through the same resizing and cropping as the picture. Of the labelled ImageNet pictures those that are
-classified right, in an order drawn from a seed.
+classified right, in an order drawn from a seed. Both are cut into two halves, drawn from the same seed: choices are
+made on one, and what was chosen is reported on the other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
@@ -20,22 +22,36 @@ from torch import Tensor, nn
 
 from benchmarks.quality.classifiers import CLASSIFIERS, Setting
 from benchmarks.quality.coco import Coco, DataError
+from relprop.gae.states import PICTURE
 from relprop.models import load_classifier
 
 SEED = 0
+
+
+class Half(StrEnum):
+    """Which half of the pictures: the one that choices are made on, or the one that is reported."""
+
+    CHOOSE = "choose"
+    REPORT = "report"
+
+    def holds(self, place: int) -> bool:
+        """Whether a place in the drawn order is in this half."""
+        return place % 2 == (self is Half.REPORT)
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Pictures as the model sees them, ``(B, C, H, W)``, their classes and which of all samples they are.
 
-    ``masks`` are the outlines of their objects, bool ``(B, H, W)``, where these are known.
+    ``masks`` are the outlines of their objects, bool ``(B, H, W)``, where these are known; ``state`` is what they show
+    of the sample, see `relprop.gae.states`.
     """
 
     x: Tensor
     target: Tensor
     indices: tuple[int, ...]
     masks: Tensor | None = None
+    state: int = PICTURE
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Recognised:
     labelled: Pictures
 
 
-def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognised:
+def recognise(name: str, shared: Path, objects: int | None, pictures: int, half: Half) -> Recognised:
     """Load a model and find what it recognises.
 
     Parameters
@@ -59,7 +75,9 @@ def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognise
     shared
         The folder that holds ``assets/``.
     objects, pictures
-        How many of each kind, at most.
+        How many of each kind, at most; None are all.
+    half
+        Of which they are.
 
     Raises
     ------
@@ -69,8 +87,8 @@ def recognise(name: str, shared: Path, objects: int, pictures: int) -> Recognise
     setting, coco = setting_of(name), Coco.open(shared)
     model = load_classifier(name, coco.weights_of(setting.weights)).model
     assert isinstance(model, nn.Module)
-    outlined = list(islice(_objects(model, setting, coco), objects))
-    labelled = list(islice(_labelled(model, setting, shared), pictures))
+    outlined = list(islice(_objects(model, setting, coco, half), objects))
+    labelled = list(islice(_labelled(model, setting, shared, half), pictures))
     return Recognised(
         name,
         model.requires_grad_(False),
@@ -90,8 +108,10 @@ def setting_of(name: str) -> Setting:
     return CLASSIFIERS[name]
 
 
-def _objects(model: nn.Module, setting: Setting, coco: Coco) -> Iterator[tuple[Tensor, int, int, Tensor]]:
-    for index, sample in enumerate(coco.samples):
+def _objects(model: nn.Module, setting: Setting, coco: Coco, half: Half) -> Iterator[tuple[Tensor, int, int, Tensor]]:
+    order = np.random.default_rng(SEED).permutation(len(coco.samples)).tolist()
+    for index in (index for place, index in enumerate(order) if half.holds(place)):
+        sample = coco.samples[index]
         picture, outline = sample.read()
         x, mask = setting.picture(picture), setting.mask(outline)
         target = _predict(model, x)
@@ -99,16 +119,23 @@ def _objects(model: nn.Module, setting: Setting, coco: Coco) -> Iterator[tuple[T
             yield x, target, index, mask
 
 
-def _labelled(model: nn.Module, setting: Setting, shared: Path) -> Iterator[tuple[Tensor, int, int]]:
-    for index, file, target in labelled_pictures(shared):
+def _labelled(model: nn.Module, setting: Setting, shared: Path, half: Half) -> Iterator[tuple[Tensor, int, int]]:
+    for index, file, target in labelled_pictures(shared, half):
         with Image.open(file) as picture:
             x = setting.picture(picture.convert("RGB"))
         if _predict(model, x) == target:
             yield x, target, index
 
 
-def labelled_pictures(shared: Path) -> list[tuple[int, Path, int]]:
+def labelled_pictures(shared: Path, half: Half | None = None) -> list[tuple[int, Path, int]]:
     """Return the labelled ImageNet pictures in an order drawn from a seed: number, file and class index of each.
+
+    Parameters
+    ----------
+    shared
+        The folder that holds ``assets/``.
+    half
+        The half that is wanted; by default all.
 
     Raises
     ------
@@ -121,7 +148,8 @@ def labelled_pictures(shared: Path) -> list[tuple[int, Path, int]]:
     with (folder / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     order = np.random.default_rng(SEED).permutation(len(rows)).tolist()
-    return [(index, folder / rows[index]["file"], int(rows[index]["class_index"])) for index in order]
+    wanted = [index for place, index in enumerate(order) if half is None or half.holds(place)]
+    return [(index, folder / rows[index]["file"], int(rows[index]["class_index"])) for index in wanted]
 
 
 def _predict(model: nn.Module, x: Tensor) -> int:

@@ -1,18 +1,27 @@
-"""What is compared: every rule set, absLRP with one choice made otherwise, and maps that know nothing."""
+"""What is compared: rule sets with every contrast, other choices of absLRP, other methods, and maps that know nothing.
+
+A variant of rules is called as ``relprop explain`` names the rule set, with the contrast behind it: ``epsilon-plus
+log-odds``, ``abslrp:delta=0.001 rest``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-import relprop
 import rule_registry
-from benchmarks.quality.recognised import Pictures, Recognised
-from relprop import gae
+from benchmarks.quality.classifiers import Setting
+from benchmarks.quality.recognised import Pictures
+from relprop.assign.rule_names import choose_rules
+from relprop.errors import RelpropError
+from relprop.evaluation.methods import CONTROLS, Asked, MethodContext, make_methods
+from relprop.explainer import Explainer
+from relprop.rewrite.seed import in_one_pass, seed_names
 from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, select, share
 from rule_registry.abslrp import alternatives, released
 from rule_registry.lrp import residuals
@@ -20,59 +29,184 @@ from rule_registry.operations import elementwise
 
 aten = torch.ops.aten
 
-DEFAULT = "abslrp"
+DEFAULT = "abslrp:signed=0 rest"
+"""What `relprop.explain` did before the evidence: the paper's letter, against all other classes alike."""
 BATCH = 4
+FINALISTS = 8
+"""How many variants are reported, at most."""
 
-Kind = Literal["rule set", "choice", "control"]
+Contrast = Literal["none", "rest", "log-odds"]
+CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
+Kind = Literal["rule set", "parameter", "choice", "method", "control"]
+Explain = Callable[[Pictures], Tensor]
+"""From pictures to their maps."""
+
+
+class VariantError(RelpropError, ValueError):
+    """A name that stands for no variant."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method under a name: a rule set with its contrast, or a control where there is none."""
+    """A method under a name.
+
+    Attributes
+    ----------
+    kind, name
+        For the tables.
+    rules
+        What relprop explains with, if it does; else `name` is one of `relprop.evaluate`'s methods.
+    contrast
+        Of these rules.
+    changes
+        What is exchanged in the rules.
+    passes
+        Backward passes through the network per map, where it is none of relprop's.
+    """
 
     kind: Kind
     name: str
-    rules: RuleSet | None = None
-    contrast: Literal["default"] | None = "default"
+    rules: str = ""
+    contrast: Contrast = "none"
+    changes: Mapping[Any, Any] | None = None
+    passes: int = 0
 
-    def changes(self, sites: Iterable[Site]) -> bool:
-        """Whether the choice is about any of the operations; without overrides it is about all."""
-        chosen = [] if self.rules is None else self.rules.overrides
-        return self.kind != "choice" or not chosen or any(s.matches(site) for s, _ in chosen for site in sites)
+    def rule_set(self, setting: Setting) -> RuleSet:
+        """Return the rules, which may depend on what black and white are.
 
-    def maps(self, recognised: Recognised, pictures: Pictures) -> Tensor:
-        """Return the relevance of all pictures."""
-        if self.rules is not None:
-            explainer = relprop.Explainer(recognised.model, rules=self.rules, contrast=self.contrast, batch_size=BATCH)
-            return explainer(pictures.x, pictures.target).relevance
-        count, size = len(pictures.x), pictures.x.shape[2:]
-        if self.name == "random":
-            return gae.random_map(pictures.indices, size, seed=0)
-        return gae.constant_map(count, size) if self.name == "constant" else gae.centre_map(count, size)
+        Raises
+        ------
+        MissingRuleError, ParameterError
+            There is no such rule set, or it has no such parameter.
+        """
+        rules = choose_rules(self.rules, setting.mean, setting.std)
+        return rules.derive(self.changes) if self.changes else rules
+
+    def concerns(self, sites: Iterable[Site], setting: Setting) -> bool:
+        """Whether what is exchanged is about any of the operations."""
+        if not self.changes:
+            return True
+        chosen = [selector for selector, _ in self.rule_set(setting).own]
+        return any(selector.matches(site) for selector in chosen for site in sites)
+
+    def count_passes(self, setting: Setting) -> int:
+        """Count the backward passes of a map: one for each seed."""
+        if not self.rules:
+            return self.passes
+        contrast = None if self.contrast == "none" else self.contrast
+        return len(seed_names(contrast, in_one_pass(contrast, self.rule_set(setting))))
+
+    def explainer(self, model: nn.Module, setting: Setting) -> Explainer:
+        """Return what explains a model by these rules."""
+        contrast = None if self.contrast == "none" else self.contrast
+        return Explainer(model, rules=self.rule_set(setting), contrast=contrast, batch_size=BATCH)
+
+    def method(self, model: nn.Module, setting: Setting) -> Any:
+        """Return what `relprop.evaluate` takes for it."""
+        return self.explainer(model, setting) if self.rules else self.name
+
+    def on(self, model: nn.Module, setting: Setting) -> Explain:
+        """Make the function that explains a model's pictures, batch by batch."""
+        (method,) = make_methods({"it": self.method(model, setting)}, MethodContext(model)).values()
+
+        def explain(pictures: Pictures) -> Tensor:
+            parts = []
+            for start in range(0, len(pictures.x), BATCH):
+                x, target = (t[start : start + BATCH] for t in (pictures.x, pictures.target))
+                index = pictures.indices[start : start + BATCH]
+                parts.append(method.maps(Asked(x.clone(), target, index, (pictures.state,) * len(index))).detach())
+            return torch.cat(parts)
+
+        return explain
 
 
-def variants(low: tuple[float, ...], high: tuple[float, ...]) -> list[Variant]:
-    """List what is compared, the default first.
-
-    Parameters
-    ----------
-    low, high
-        What black and white are in the model's scale, for the rule sets that need bounds.
-    """
-    named = [DEFAULT, *(name for name in rule_registry.names() if name != DEFAULT)]
+def variants() -> list[Variant]:
+    """List what is compared."""
     return [
-        *(Variant("rule set", name, _bounded(name, low, high)) for name in named),
-        *(Variant("choice", name, rule_registry.get(DEFAULT, delta=delta)) for name, delta in DELTAS.items()),
-        *(Variant("choice", name, rule_registry.get(DEFAULT).derive(changes)) for name, changes in CHOICES.items()),
-        Variant("choice", "contrast: none", rule_registry.get(DEFAULT), None),
-        *(Variant("control", name) for name in ("random", "constant", "centre")),
+        *(_of_rules("rule set", rules, contrast) for rules in rule_registry.names() for contrast in CONTRASTS),
+        *(_of_rules("parameter", rules, contrast) for rules, contrast in _parameters()),
+        *(
+            Variant("choice", f"{base}, {name} rest", base, "rest", changes)
+            for base in BASES
+            for name, changes in CHOICES.items()
+        ),
+        *(Variant("method", name, passes=count) for name, count in METHODS.items()),
+        *(Variant("control", name) for name in CONTROLS),
     ]
 
 
-def _bounded(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> RuleSet:
-    bounds = {"low": low, "high": high}
-    needed = rule_registry.get(name).parameters.keys() & bounds
-    return rule_registry.get(name, **{key: bounds[key] for key in needed})
+def choose(pattern: str, finalists: Sequence[str], default: str) -> list[Variant]:
+    """Return the variants with names of a pattern, or the finalists; first of all the one they are compared with.
+
+    Raises
+    ------
+    VariantError
+        A name stands for none, or there are more than eight finalists.
+    """
+    first = find_variant(default)
+    if finalists:
+        others = [find_variant(name) for name in dict.fromkeys(finalists) if name != default]
+    else:
+        others = [one for one in variants() if fnmatchcase(one.name, pattern) and one.name != default]
+    if finalists and len(others) >= FINALISTS:
+        raise VariantError(f"{len(others)} finalists and the default are more than {FINALISTS}: choose fewer")
+    return [first, *others]
+
+
+def find_variant(name: str) -> Variant:
+    """Return the variant of a name: one that is listed, or a rule set with parameters and a contrast.
+
+    Raises
+    ------
+    VariantError
+        It stands for none.
+    """
+    for variant in variants():
+        if variant.name == name:
+            return variant
+    rules, _, ending = name.rpartition(" ")
+    for contrast in CONTRASTS:
+        if ending == contrast and rules.partition(":")[0] in rule_registry.names():
+            return _of_rules("parameter", rules, contrast)
+    raise VariantError(
+        f'there is no variant "{name}": write a rule set and its contrast, as "abslrp:delta=0.001 rest" or '
+        f'"epsilon-plus none" (contrasts are {", ".join(CONTRASTS)}), or one of {", ".join((*METHODS, *CONTROLS))}'
+    )
+
+
+def _of_rules(kind: Kind, rules: str, contrast: Contrast) -> Variant:
+    return Variant(kind, f"{rules} {contrast}", rules, contrast)
+
+
+def _parameters() -> Iterable[tuple[str, Contrast]]:
+    """Yield every value of a parameter, for the rule sets and contrasts whose default it may become."""
+    yield from ((LETTER, contrast) for contrast in CONTRASTS)
+    for start in (f"{LETTER},", "abslrp:"):
+        yield from ((f"{start}delta={delta:g}", "rest") for delta in DELTAS)
+    yield "abslrp-paper:seed=signed", "rest"
+    for name in rule_registry.names():
+        known = rule_registry.get(name).parameters
+        contrast = rule_registry.get(name).contrast or "none"
+        for key, values in GAMMAS.items():
+            yield from (
+                (f"{name}:{key}={value:g}", contrast) for value in values if key in known and known[key] != value
+            )
+
+
+LETTER = "abslrp:signed=0"
+"""Positive contributions alone, whatever the sign of the output."""
+BASES = (LETTER, "abslrp")
+"""The rule sets that a choice is made in."""
+DELTAS = (0, 1e-3, 3e-2, 1e-1)
+"""Beside 1e-2, the default."""
+GAMMAS: Mapping[str, tuple[float, ...]] = {"dense_gamma": (0, 0.05), "residual_gamma": (0, 1)}
+METHODS = {
+    "grad-cam.GradCAM": 1,
+    "grad-cam.HiResCAM": 1,
+    "captum.IntegratedGradients:n_steps=16": 16,
+    "attention-rollout": 0,
+}
+"""What people would use instead, and its backward passes."""
 
 
 def _first_passes(call: Call, relevance: Any) -> Tensor:
@@ -86,7 +220,6 @@ def _released_norm(call: Call, relevance: Tensor) -> Shares:
     return share(call, released.layer_norm(call, relevance))
 
 
-DELTAS = {"stabiliser: 0": 0.0, "stabiliser: 0.001": 1e-3, "stabiliser: 0.03": 3e-2, "stabiliser: 0.1": 1e-1}
 _RESIDUAL = select(op=aten.add.Tensor, path="?*")  # a ViT adds its position embedding in the model itself
 CHOICES: Mapping[str, Mapping[Any, Any]] = {
     "layer norm: passes": {aten.layer_norm.default: passes},
