@@ -12,16 +12,9 @@ import torch
 
 import rule_registry
 from relprop.assign.assign import assign, prove_rectified
-from relprop.assign.contrasts import (
-    Against,
-    ContrastKind,
-    check_apart,
-    choose_contrast,
-    contrast_classes,
-    rules_behind_scores,
-)
+from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
 from relprop.assign.plan import Plan
-from relprop.assign.targets import Target, target_classes
+from relprop.assign.targets import Target
 from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
@@ -144,16 +137,9 @@ class Explainer:
         """
         inputs = check_inputs(x, kwargs)
         prepared = self.prepare(inputs, target)
-        classes = target_classes(prepared.plan.graph, target, inputs.batch_size)
-        each = None
-        if prepared.contrast == "class":
-            each = contrast_classes(prepared.plan.graph, self.contrast, inputs.batch_size)
-        against: Against = prepared.contrast if each is None else each  # type: ignore[assignment]
-        check_apart(classes, against)
-        parts = run(prepared, inputs, classes, each, self.batch_size, self.compile)
-        explanation = assemble(prepared, parts, against, Provenance.of(self.model, prepared.plan.rules))
-        check_apart(explanation.target, against)
-        return explanation
+        classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
+        parts = run(prepared, inputs, classes, self.batch_size, self.compile)
+        return assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.

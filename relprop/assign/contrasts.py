@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, fx
 
 import rule_registry
-from relprop.assign.targets import check_classes, layout
+from relprop.assign.targets import Target, check_classes, layout, target_classes
 from relprop.errors import TargetError
 from relprop.graph.ending import Ending
 from relprop.graph.graph import Graph
@@ -97,10 +98,38 @@ def _kind(contrast: Contrast) -> ContrastKind:
     return "class"
 
 
-def contrast_classes(graph: Graph, contrast: Contrast, batch: int) -> Tensor:
-    """Return a contrast of one class per sample as ``(B,)``, or raise one clear `TargetError`."""
-    assert not isinstance(contrast, str)
-    return check_classes("contrast", contrast, graph, batch)
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What is explained of each sample of a batch, and against what.
+
+    Parameters
+    ----------
+    target : Tensor, optional
+        Classes ``(B,)``; None for each sample's largest output, or a target that is a function.
+    against : int, Tensor, "rest", "log-odds" or None
+        The contrast, settled.
+    """
+
+    target: Tensor | None
+    against: Against
+
+    def slice(self, start: int, stop: int) -> tuple[Tensor | None, ...]:
+        """Return what a program takes for some samples: their target and, where each has its own, their contrast."""
+        target = None if self.target is None else self.target[start:stop]
+        return (target, self.against[start:stop]) if isinstance(self.against, Tensor) else (target,)
+
+
+def choose_classes(graph: Graph, target: Target, contrast: Contrast, kind: ContrastKind, batch: int) -> Classes:
+    """Settle target and contrast of each sample, or raise one clear `TargetError`."""
+    classes = target_classes(graph, target, batch)
+    against: Against
+    if kind == "class":
+        assert not isinstance(contrast, str)
+        against = check_classes("contrast", contrast, graph, batch)
+    else:
+        against = kind
+    check_apart(classes, against)
+    return Classes(classes, against)
 
 
 def check_apart(classes: Tensor | None, against: Against) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from relprop.assign.contrasts import Against
+from relprop.assign.contrasts import Against, check_apart
 from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
@@ -29,7 +29,15 @@ def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
 def assemble(
     prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against, provenance: Provenance | None = None
 ) -> Explanation:
-    """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass."""
+    """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass.
+
+    Raises
+    ------
+    TargetError
+        If a predicted class is what it should be set against.
+    RelpropError
+        If relevance is not finite.
+    """
     graph, rules = prepared.plan.graph, prepared.plan.rules
 
     def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
@@ -81,11 +89,13 @@ def assemble(
         ]
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
+    target = None if parts[0]["target"] is None else joined(lambda part: part["target"], 0)
+    check_apart(target, contrast)
     return Explanation(
         relevances={node.name: combined(node, seeds[node.name]) for node in prepared.plan.sources},
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
-        target=None if parts[0]["target"] is None else joined(lambda part: part["target"], 0),
+        target=target,
         conservation=_conservation(prepared, parts, arrived),
         rules=rules.name,
         contrast=contrast,

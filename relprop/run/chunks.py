@@ -6,8 +6,8 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from relprop.assign.contrasts import Classes
 from relprop.graph.graph import Graph
 from relprop.run.auto_batch import run_auto_batched
 from relprop.run.compiled import NotCompiledError
@@ -33,8 +33,7 @@ BatchSize = int | Literal["auto"] | None
 def run(
     prepared: PreparedProgram,
     inputs: Inputs,
-    classes: Tensor | None,
-    against: Tensor | None,
+    classes: Classes,
     batch_size: BatchSize,
     compile: bool,
 ) -> list[dict[str, Any]]:
@@ -46,10 +45,8 @@ def run(
         The program, and what it was made from.
     inputs : Inputs
         All samples, ``(B, ...)``.
-    classes : Tensor, optional
-        Their targets, ``(B,)``; by default each sample's largest output.
-    against : Tensor, optional
-        What each is set against, ``(B,)``, if that is one class per sample.
+    classes : Classes
+        What is explained of them, and against what.
     batch_size : int or "auto", optional
         At most so many samples at once, or as many as memory holds. By default, all of them; on a CPU, where no hook
         would be called more often for it, as many as `usual_size` says.
@@ -68,9 +65,7 @@ def run(
     batch, device, inputs = inputs.batch_size, inputs.device, inputs.plain()
 
     def run_chunk(start: int, stop: int) -> dict[str, Any]:
-        tensors = (*inputs.slice(start, stop), None if classes is None else classes[start:stop])
-        if against is not None:
-            tensors = (*tensors, against[start:stop])
+        tensors = (*inputs.slice(start, stop), *classes.slice(start, stop))
         if compile and prepared.compiled.pays_for(stop - start):
             try:
                 return prepared.run_compiled(*tensors)
