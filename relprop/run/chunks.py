@@ -66,12 +66,15 @@ def run(
 
     def run_chunk(start: int, stop: int) -> dict[str, Any]:
         tensors = (*inputs.slice(start, stop), *classes.slice(start, stop))
+        refused = ""
         if compile and prepared.compiled.pays_for(stop - start):
             try:
                 return prepared.run_compiled(*tensors)
             except NotCompiledError as error:
-                prepared.compiled.warn_once(str(error))
+                refused = str(error)
         returned: dict[str, Any] = prepared.in_place_program(*tensors)
+        if refused:  # an error of a rule was raised before
+            prepared.compiled.warn_once(refused)
         return returned
 
     with memory_for(batch):
