@@ -22,8 +22,8 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
 }
 """What makes tables of the rows of a file, by what stands in the lines around them: a command, and perhaps what else it
 has to say."""
-RECORDED = {"ablation-summary": "ablation-report"}
-"""How the names of the files begin that are told of, where not with the command: a summary is of what is reported."""
+RECORDED = {"ablation-summary": "ablation"}
+"""How the names of the files begin that are told of, where not with the command."""
 
 
 class RecordError(RelpropError, FileNotFoundError):

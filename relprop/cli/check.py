@@ -46,6 +46,13 @@ def check(
     explain_rules: Annotated[
         bool, typer.Option("--explain-rules", help="Also say for every operation which rule it has, and why.")
     ] = False,
+    randomize: Annotated[
+        bool,
+        typer.Option(
+            "--randomize",
+            help="Also compare with maps of the model with its last layers drawn anew, and of another class.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -59,6 +66,7 @@ def check(
         from relprop.errors import RelpropError
         from relprop.models import load_classifier
         from relprop.run.memory import memory_for
+        from relprop.verification.randomize import randomize as randomize_model
 
         choose_rules(rules)  # a typo is told before a model is loaded
         try:
@@ -68,15 +76,18 @@ def check(
                 rule_set = choose_rules(rules, classifier.mean, classifier.std)
                 against = choose_contrast(contrast, classifier.labels)
                 report = relprop.check(classifier.model, x, rules=rule_set, **against)
+                redrawn = randomize_model(classifier.model, x, rules=rule_set, **against) if randomize else None
         except RelpropError as error:
             if as_json:
                 typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
             raise
         if as_json:
             assignment = {"assignment": [row._asdict() for row in report.assignment]} if explain_rules else {}
-            typer.echo(json.dumps(report.as_dict() | assignment, indent=2))
+            randomization = {} if redrawn is None else {"randomization": redrawn.as_dict()}
+            typer.echo(json.dumps(report.as_dict() | assignment | randomization, indent=2))
         else:
-            typer.echo("\n\n".join([report.explain_rules()] * explain_rules + [str(report)]))
+            pages = [*[report.explain_rules()] * explain_rules, str(report)]
+            typer.echo("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
         if not report.ok:
             raise typer.Exit(FAILED)
 

@@ -75,6 +75,15 @@ def test_check_explains_rules(desk):
     assert "assignment" not in json.loads(run.invoke(app, [*model, "--json"]).stdout)
 
 
+def test_check_compares_with_weights_drawn_anew(desk):
+    result = run.invoke(app, ["check", "cat.jpg", "--model", "own:make", "--randomize", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)["randomization"]
+    assert found
+    printed = run.invoke(app, ["check", "cat.jpg", "--model", "own:make", "--randomize"])
+    assert "Adebayo" in printed.output
+
+
 def test_check_of_a_model_with_one_output(desk):
     for contrast in ([], ["--contrast", "none"], ["--contrast", "log-odds"]):
         result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", *contrast])

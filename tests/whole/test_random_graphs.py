@@ -8,6 +8,7 @@ by themselves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle, islice, product
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import relprop
+import rule_registry
 from relprop.graph.signs import nonnegative_nodes
 
 CHANNELS, SIZE, CLASSES, BATCH = 3, 4, 4, 2
@@ -221,6 +223,31 @@ def check_absorbed(model: nn.Module, x: Tensor) -> None:
         torch.testing.assert_close(share + absorbed.sum(0), torch.ones_like(share), rtol=0, atol=1e-9 * scale)
 
 
+CONTRASTS = (None, "rest", "log-odds", 1)
+AUTHORS = ("abslrp-paper", "abslrp-released")
+"""Rule sets for the operations of their authors' models alone."""
+CHOICES = cycle(product(CONTRASTS, [name for name in rule_registry.names() if name not in AUTHORS]))
+SETS_OF_A_MODEL = 6
+
+
+def check_rule_sets(model: nn.Module, x: Tensor) -> None:
+    """Some rule sets and contrasts, others for every model: finite, and every cut's mass accounted for."""
+    known = {"low": -9.0, "high": 9.0}
+    target = model(x).argmin(1)
+    for contrast, name in islice(CHOICES, SETS_OF_A_MODEL):
+        bounds = {key: value for key, value in known.items() if key in rule_registry.get(name).parameters}
+        rules = rule_registry.get(name, **bounds)
+        against = (target + 1) % model(x).shape[1] if contrast == 1 else contrast
+        e = relprop.explain(model, x, rules=rules, contrast=against, target=target)
+        what = (name, contrast)
+        assert e.relevance.isfinite().all(), what
+        kept = e.conservation
+        if kept.cuts:
+            assert kept.error <= 1e-9 * max(1.0, float(kept.masses.abs().max())), (what, str(kept))
+        if kept.conserves:
+            assert kept.masses[-1].sub(1).abs().max() <= 1e-9 + kept.lost, (what, str(kept))
+
+
 def check_overwriting(model: nn.Module, x: Tensor) -> None:
     explainer = relprop.Explainer(model)
     with torch.no_grad():
@@ -293,6 +320,7 @@ def check_everything(model: RandomModel) -> None:
     check_gradient(model, x)
     check_mass(model, x)
     check_absorbed(model, x)
+    check_rule_sets(model, x)
     check_overwriting(model, x)
     check_signs(model, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
