@@ -227,7 +227,7 @@ CONTRASTS = (None, "rest", "log-odds", 1)
 AUTHORS = ("abslrp-paper", "abslrp-released")
 """Rule sets for the operations of their authors' models alone."""
 CHOICES = cycle(product(CONTRASTS, [name for name in rule_registry.names() if name not in AUTHORS]))
-SETS_OF_A_MODEL = 6
+SETS_OF_A_MODEL = 4
 
 
 def check_rule_sets(model: nn.Module, x: Tensor) -> None:
