@@ -155,7 +155,7 @@ def evaluate(
     """
     start = time.perf_counter()
     if resume and overwrite:
-        raise InputError("pass resume=True or overwrite=True, not both")
+        raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     maps = stored_maps(relevance)
     settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard))
     chosen = Metrics(metrics)
