@@ -113,14 +113,21 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)")
 
 
-_OPTIONS = {"contrast": "--contrast", "layers": "--layer", "batch_size": "--batch-size", "unit": "--unit"}
-_VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest"}
+_OPTIONS = {
+    "batch_size": "--batch-size",
+    "contrast": "--contrast",
+    "layers": "--layer",
+    "overwrite": "--overwrite",
+    "resume": "--resume",
+    "unit": "--unit",
+}
+_VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest", "True": ""}
 
 
 def _as_option(name: str, value: str) -> str:
     """Write an option of a Python function as the command line takes it, or say that only Python has it."""
     if name in _OPTIONS:
-        return f"{_OPTIONS[name]} {_VALUES.get(value, value)}"
+        return f"{_OPTIONS[name]} {_VALUES.get(value, value)}".rstrip()
     return f"{name}={value} (of relprop.explain in Python)"
 
 

@@ -138,7 +138,7 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--baseline", "0/0"), 1, "the baseline has 2 values"),
         (("--limit", "3"), 1, "takes four different pictures, the data set has 3"),
         (("--truth", "labels.csv"), 1, "cannot read labels labels.csv: No such file"),
-        (("--resume", "--overwrite"), 1, "either resumed or overwritten"),
+        (("--resume", "--overwrite"), 1, "pass --resume or --overwrite, not both"),
         (("-o", "missing/run.h5"), 1, "cannot write missing/run.h5: there is no folder missing\n"),
         (("--shard", "0/3", "--unit", "4"), 1, "1 unit of work: too few for 3 shards; give all of them --unit 1\n"),
         (("--shard", "0/9"), 1, "2 units of work: too few for 9 shards; they are 4 mosaics, which are not cut\n"),

@@ -69,7 +69,7 @@ def test_a_file_is_neither_overwritten_nor_resumed_unasked(tmp_path: Path) -> No
     with pytest.raises(OutputError, match="exists"):
         run(tmp_path / "run.h5", ["constant"], count=8)
     assert run(tmp_path / "run.h5", ["random"], count=8, overwrite=True).methods.keys() == {"random"}
-    with pytest.raises(InputError, match="either resumed or overwritten"):
+    with pytest.raises(InputError, match="pass resume=True or overwrite=True, not both"):
         run(tmp_path / "run.h5", ["random"], count=8, overwrite=True, resume=True)
 
 
