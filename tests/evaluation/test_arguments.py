@@ -48,4 +48,4 @@ def test_the_output_explained_is_part_of_a_method() -> None:
 
 def test_a_key_that_an_older_file_lacks_means_none() -> None:
     assert differences({"at": None}, {"at": None, "output": None}) == {}
-    assert differences({"at": None}, {"at": None, "output": 1}) == {"output": ("nothing", "1")}
+    assert differences({"at": None}, {"at": None, "output": 1}) == {"output": ("null", "1")}
