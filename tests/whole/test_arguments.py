@@ -104,7 +104,7 @@ class TestTargets:
             ([0, 3, 3], 3, r"target itself of 2 of 3 samples, which are 1, 2"),
             (1, CLASSES, r"contrast 5 is out of range: the model has classes 0 to 4"),
             (1, -1, r"contrast -1 is out of range"),
-            (lambda output: output[:, 0], 2, r"contrast=2 needs classes"),
+            (lambda output: output[:, 0], 2, r"contrast 2 needs classes"),
         ],
     )
     def test_contrast_refused(self, target: Any, contrast: int, message: str) -> None:
