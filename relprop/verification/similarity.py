@@ -104,8 +104,9 @@ def similarity(a: Tensor, b: Tensor) -> Similarity:
 
     Examples
     --------
-    >>> similarity(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[2.0, 0.0, 9.0]])).spearman
-    (0.5,)
+    >>> found = similarity(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[2.0, 0.0, 9.0]]))
+    >>> round(found.spearman[0], 6)
+    0.5
     """
     pairs = list(zip(a.double(), b.double(), strict=True))
     return Similarity(

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import relprop
+import rule_registry
 from benchmarks.zoo import converted, ecosystem
 from benchmarks.zoo.entries import Entry, Subject
 from relprop.errors import RelpropError, TargetError
 from relprop.extras import MissingExtraError
+from relprop.tracing.inputs import check_inputs
 from relprop.verification.oracle import gradient_oracle
 
 ENTRIES = {f"{entry.source}/{entry.name}": entry for entry in ecosystem.entries()}
@@ -49,7 +51,8 @@ def check(key: str) -> None:
     assert e.conservation.error <= 1e-5
 
     told = {name: subject.options.get(name) for name in ("target", "at", "output")}
-    error, dtype = gradient_oracle(subject.model, subject.inputs, subject.kwargs, **told)
+    inputs = check_inputs(subject.inputs, subject.kwargs)
+    error, dtype = gradient_oracle(subject.model, inputs, rules=rule_registry.get("abslrp"), **told)
     # Keras takes its inputs, means and products to its own precision, whatever that of the weights is.
     limits = (torch.float32, 1e-5) if entry.source == "keras" else (torch.float64, 1e-8)
     assert (dtype, error <= limits[1]) == (limits[0], True), error

@@ -22,9 +22,9 @@ def test_python_reads_arguments_and_the_shell_options() -> None:
     error = raised()
     assert "say which of its outputs is meant with output=..., or" in str(error)
     assert "output=... (of relprop.explain in Python), or" in error.spell(_as_option)
-    one = seeded(lambda: nn.Linear(4, 1))
+    model = seeded(lambda: nn.Linear(4, 3))
     with pytest.raises(relprop.TargetError) as caught:
-        relprop.explain(one, torch.randn(2, 4), contrast="rest")
+        relprop.explain(model, torch.randn(2, 4), target=lambda output: output[:, 0], contrast="rest")
     assert str(caught.value).endswith("pass contrast=None")
     assert caught.value.spell(_as_option).endswith("pass --contrast none")
 
