@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # inherits it.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave one in so many cases of a sweep in the first ring, before ``-m`` chooses."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (sweep := item.get_closest_marker("sweep")) is not None:
+            name = item.nodeid.split("[")[0]
+            if seen[name] % sweep.kwargs["every"]:
+                item.add_marker(pytest.mark.full)
+            seen[name] += 1
 
 
 @pytest.fixture(autouse=True)

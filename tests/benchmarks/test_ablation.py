@@ -235,6 +235,7 @@ def test_redrawn_copies_are_compared(small: Recognised) -> None:
 
 
 @needs_assets
+@pytest.mark.full
 def test_on_real_weights(tmp_path: Path) -> None:
     arguments = ["ablation", "--models", "squeezenet1_1", "--variants", "c[eo]*", "--default", "random"]
     few = ["--objects", "3", "--pictures", "4", "--redrawn", "0", "--half", "report"]

@@ -46,6 +46,7 @@ def read(folder: Path, name: str, kind: Any, conditions: str = CPU.on_machine) -
     return rows
 
 
+@pytest.mark.full
 def test_speed_writes_a_row_for_every_job(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     code, output = run("speed", "--quick", "--results", tmp_path)
@@ -59,6 +60,7 @@ def test_speed_writes_a_row_for_every_job(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.full
 def test_other_rule_sets_take_turns_too_and_a_typo_is_told_before_anything_is_measured(tmp_path: Path) -> None:
     options = ("--rules", "epsilon", "--rules", "gamma:gamma=0.1", "--repeats", "1", "--results", tmp_path)
     code, output = run("speed", "--quick", *options)
@@ -107,6 +109,7 @@ def test_floor_counts_times_and_profiles(tmp_path: Path) -> None:
     assert sum(float(row["share"]) for row in beside) == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.full
 def test_scale_writes_a_row_for_every_point_and_compares_it_with_an_earlier_file(tmp_path: Path) -> None:
     old = tmp_path / "old.csv"
     old.write_text("axis,model,batch,side,peak_mib\nbatch,test_resnet,1,,1e-3\nbatch,test_resnet,3,,7\n")

@@ -19,6 +19,7 @@ LINEAR = ("gradient", "epsilon", "lrp-0", "input-times-gradient")
 
 @pytest.mark.parametrize("rules", LINEAR)
 @pytest.mark.parametrize("contrast", [None, "rest"])
+@pytest.mark.full
 def test_maps_of_complementary_concepts_add_up(rules: str, contrast: Any) -> None:
     model, x = make("convolutional").double(), pictures(3).double()
 

@@ -59,15 +59,18 @@ def check(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", KINDS)
+@pytest.mark.full
 def test_one_of_each_kind(key: str) -> None:
     check(key)
 
 
+@pytest.mark.full
 def test_segmentation_with_a_mask() -> None:
     """Torchvision's own, at 96 pixels."""
     check("torchvision/lraspp_mobilenet_v3_large")
 
 
+@pytest.mark.full
 def test_clip_has_the_pictures_along_the_second_axis_of_what_it_says_of_texts() -> None:
     _, subject = build("huggingface/CLIPModel zero-shot")
     e = relprop.explain(subject.model, subject.inputs, kwargs=subject.kwargs, output="logits_per_image")

@@ -22,6 +22,7 @@ needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="shared/assets is 
 class TestPrecision:
     @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.full
     def test_half_precision_models(self, kind: str, dtype: torch.dtype) -> None:
         model, x = make(kind), pictures(4)
         target = model(x).argmax(1)
@@ -61,6 +62,7 @@ def _vit() -> tuple[nn.Module, Tensor]:
 class TestBatches:
     @pytest.mark.parametrize("kind", ["convolutional", "transformer", "windows", "heads-batch-second"])
     @pytest.mark.parametrize("size", [1, 2])
+    @pytest.mark.full
     def test_chunks_change_nothing(self, kind: str, size: int) -> None:
         model, x = make(kind), models.KINDS[kind][1](3)
         whole = relprop.explain(model, x, layers=["head"])

@@ -134,6 +134,7 @@ def test_an_infinite_attention_mask():
 
 
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon", "gradient"])
+@pytest.mark.full
 def test_classes_masked_out_by_minus_infinity(rules):
     """As if there were no such classes, but for the others' seeds."""
     torch.manual_seed(0)
@@ -185,6 +186,7 @@ def _relative(mask, masked_last):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.full
 def test_attention_scores_that_are_masked_before_a_bias_is_added(mask):
     x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
     models = [_relative(mask, masked_last) for masked_last in (False, True)]

@@ -101,6 +101,7 @@ def x() -> Tensor:
     return torch.randn(*SHAPE, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_nobody_writes_that_it_has_no_rule(operation: Callable[[Tensor], Tensor], x: Tensor) -> None:
     model = of(operation)
