@@ -17,13 +17,13 @@ from relprop.graph.arrival import rectified_nodes
 from relprop.graph.attention import find_attention
 from relprop.graph.class_scores import class_scores
 from relprop.graph.dataflow import between, carries_relevance, is_complex, is_real
-from relprop.graph.graph import Graph, Marks
+from relprop.graph.graph import Graph
 from relprop.graph.layers import input_layers, weighted_layers
 from relprop.graph.masks import masked_nodes
 from relprop.graph.module_outputs import matching_modules, module_outputs
 from relprop.graph.rectifiers import before_rectifiers
 from relprop.graph.signs import nonnegative_nodes
-from rule_registry import BatchAxis, Rule, RuleSet, Site
+from rule_registry import Rule, RuleSet, Site
 
 
 def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping[fx.Node, Rule] | None = None) -> Plan:
@@ -133,11 +133,6 @@ def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[f
         module_type=origin.module_type,
         active=tuple(slot for slot, _ in active),
         nonnegative=tuple(value in nonnegative for _, value in active),
-        input_batch=tuple(_single(graph.batch[value]) for _, value in active),
+        input_batch=tuple(graph.axis(value) for _, value in active),
         output_batch=batch,
     )
-
-
-def _single(mark: Marks) -> BatchAxis:
-    assert isinstance(mark, BatchAxis), "an operation takes tensors, not tuples"
-    return mark

@@ -44,8 +44,7 @@ def assemble(
         return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
 
     def seeds_at(node: fx.Node, pick: Callable[[dict[str, Any]], Tensor]) -> Tensor:
-        mark = graph.batch[node]
-        assert isinstance(mark, BatchAxis)
+        mark = graph.axis(node)
         if mark.outer == 1:
             return joined(pick, mark.axis + 1)
         # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
@@ -55,8 +54,7 @@ def assemble(
     def combined(node: fx.Node, seeds: Tensor) -> Tensor:
         relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
         if rules.normalize == "largest":
-            mark = graph.batch[node]
-            assert isinstance(mark, BatchAxis)
+            mark = graph.axis(node)
             relevance = _over(mark, relevance, mark.rows(relevance).abs().amax(1))
         return relevance
 
@@ -65,8 +63,7 @@ def assemble(
         both_in_one = prepared.contrast is not None and len(seeds) == 1
         if rules.normalize != "l1" or both_in_one:
             return seeds
-        mark = graph.batch[node]
-        assert isinstance(mark, BatchAxis)
+        mark = graph.axis(node)
         return _over(mark, seeds, mark.sum(seeds.abs()))
 
     arrived = {}
@@ -80,7 +77,7 @@ def assemble(
                 layers="[...]",
             )
     seeds = {node.name: normalized(node, arrived[node.name]) for node in prepared.plan.sources}
-    axes = {node.name: graph.batch[node] for node in prepared.plan.sources}
+    axes = {node.name: graph.axis(node) for node in prepared.plan.sources}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
@@ -88,7 +85,7 @@ def assemble(
             for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
-        axes |= {layer_name(path, k): graph.batch[node] for k, node in enumerate(nodes)}
+        axes |= {layer_name(path, k): graph.axis(node) for k, node in enumerate(nodes)}
     target = None if parts[0]["target"] is None else joined(lambda part: part["target"], 0)
     check_apart(target, contrast)
     return Explanation(
@@ -100,7 +97,7 @@ def assemble(
         rules=rules.name,
         contrast=contrast,
         layers=layers,
-        axes={name: mark for name, mark in axes.items() if isinstance(mark, BatchAxis)},
+        axes=axes,
         provenance=provenance,
     )
 
@@ -122,9 +119,7 @@ def _conservation(
     measured = [(part["records"], part["mass"], part["unit"], part["hooks"]) for part in parts]
     arrived = {}
     for node in prepared.plan.sources:
-        mark = prepared.plan.graph.batch[node]
-        assert isinstance(mark, BatchAxis)
-        arrived[node.name] = mark.sum(relevance[node.name])
+        arrived[node.name] = prepared.plan.graph.axis(node).sum(relevance[node.name])
 
     def trace() -> tuple[Cut, ...]:
         steps, masses, units, hooks = zip(*measured, strict=True)

@@ -83,6 +83,12 @@ class Graph:
         types = {v.dtype for v in values if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())}
         return max(types, key=lambda dtype: torch.finfo(dtype).eps)
 
+    def axis(self, node: fx.Node) -> BatchAxis:
+        """Return where the samples lie in a tensor that has them."""
+        mark = self.batch[node]
+        assert isinstance(mark, BatchAxis), "a tuple of tensors has an axis for each, and a constant has none"
+        return mark
+
     def module(self) -> fx.GraphModule:
         """Return the forward pass alone, as a module."""
         return fx.GraphModule(dict(self.tensors), self.graph)
