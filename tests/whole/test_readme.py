@@ -20,7 +20,9 @@ from relprop.verification import oracle
 from tests.helpers.paths import ROOT
 
 README = ROOT / "README.md"
-PAGES = sorted(path for path in ROOT.glob("**/README.md") if ".venv" not in path.parts)
+PAGES = sorted(
+    path for path in ROOT.glob("**/README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 """The README, and those of the folders."""
 
 
