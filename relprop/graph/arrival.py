@@ -24,6 +24,7 @@ from relprop.graph.graph import Graph
 from relprop.graph.rectifiers import is_rectifier
 from rule_registry import Rule, Site
 from rule_registry.operations import norms, products, winners
+from rule_registry.operations.elementwise import DIFFERENCES, PRODUCTS, QUOTIENTS, REVERSED_DIFFERENCES, SUMS
 from rule_registry.operations.linear_maps import AVERAGES, BICUBIC, LAYERS
 from rule_registry.operations.sampling import SAMPLERS
 
@@ -163,7 +164,7 @@ def _sum(name: str, site: Site, arguments: Mapping[str, Any], arrival: Arrival, 
 
 
 def _difference(name: str, site: Site, arguments: Mapping[str, Any], arrival: Arrival, holds: IsNonnegative) -> Arrival:
-    first = "other" if site.op in (aten.rsub.Tensor, aten.rsub.Scalar) else "self"
+    first = "other" if site.op in REVERSED_DIFFERENCES else "self"
     return Arrival(True, arrival.positive) if name == first and arguments.get("alpha", 1) == 1 else BY_CONTRIBUTION
 
 
@@ -178,7 +179,7 @@ def _entries(name: str, site: Site, arguments: Mapping[str, Any], arrival: Arriv
     """Say it of products and quotients of entries, through which relevance passes if one is a constant scalar."""
     if len(site.active) == 1 and site.evidence:
         return ANYWHERE
-    if name == "other" and site.op in (aten.div.Tensor, aten.div.Scalar):
+    if name == "other" and site.op in QUOTIENTS:
         return ANYWHERE
     positive = arrival.positive if holds(arguments["other" if name == "self" else "self"]) else None
     return Arrival(arrival.apart_from_zero or len(site.active) == 2, positive)
@@ -195,9 +196,9 @@ _TRANSFERS: dict[Any, Transfer] = {
     **dict.fromkeys((*LAYERS, *BICUBIC, aten.cosine_similarity.default), _layer),
     **dict.fromkeys(AVERAGES, _average),
     **dict.fromkeys(SAMPLERS, _sampler),
-    **dict.fromkeys((aten.add.Tensor, aten.add.Scalar), _sum),
-    **dict.fromkeys((aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar), _difference),
+    **dict.fromkeys(SUMS, _sum),
+    **dict.fromkeys((*DIFFERENCES, *REVERSED_DIFFERENCES), _difference),
     **dict.fromkeys(products.FACTORS, _product),
-    **dict.fromkeys((aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar), _entries),
+    **dict.fromkeys((*PRODUCTS, *QUOTIENTS), _entries),
     **dict.fromkeys((*norms.NORMS, norms.BATCH_NORM), _norm),
 }

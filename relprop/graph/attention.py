@@ -22,7 +22,15 @@ from relprop.graph.dataflow import carries_relevance
 from relprop.graph.graph import Graph
 from rule_registry import Slot
 from rule_registry.operations.deviations import SPREADS
-from rule_registry.operations.elementwise import ELEMENTWISE, PAIRS
+from rule_registry.operations.elementwise import (
+    DIFFERENCES,
+    ELEMENTWISE,
+    PAIRS,
+    PRODUCTS,
+    QUOTIENTS,
+    REVERSED_DIFFERENCES,
+    SUMS,
+)
 from rule_registry.operations.norms import BATCH_NORM, NORMS
 from rule_registry.operations.products import FACTORS
 from rule_registry.operations.winners import EXTREMES
@@ -33,9 +41,8 @@ Origin = frozenset[fx.Node]
 _NOTHING: Origin = frozenset()
 
 _SOFTMAXES = (aten.softmax.int, aten._softmax.default)
-_SUMS = {aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Tensor, aten.rsub.Scalar}
-_QUOTIENTS = {aten.div.Tensor, aten.div.Scalar}
-_SCALING = {*_SUMS, *_QUOTIENTS, aten.mul.Tensor, aten.mul.Scalar, aten.neg.default}
+_SUMS = {*SUMS, *DIFFERENCES, *REVERSED_DIFFERENCES}
+_SCALING = {*_SUMS, *QUOTIENTS, *PRODUCTS, aten.neg.default}
 _NORMS = {*NORMS, BATCH_NORM}
 _FUNCTIONS = {*ELEMENTWISE, *PAIRS}
 _STATISTICS = {aten.mean.dim, aten.mean.default, aten.sum.dim_IntList, *SPREADS, *EXTREMES}
@@ -165,7 +172,7 @@ class _Origins:
             return _NOTHING.union(*map(self.of, values))
         if op in _NORMS:
             return self.of(values[0]) if node.args[0] is values[0] else _NOTHING
-        if op in _QUOTIENTS and node.args[0] is not values[0]:
+        if op in QUOTIENTS and node.args[0] is not values[0]:
             return _NOTHING
         if number == 1 and (op in _SCALING or (op in FACTORS and node not in self.layers)):
             return self.of(values[0])

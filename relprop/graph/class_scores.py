@@ -13,6 +13,7 @@ import rule_registry
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.graph import Graph
 from rule_registry.operations import winners
+from rule_registry.operations.elementwise import DIFFERENCES, PRODUCTS, QUOTIENTS, REVERSED_DIFFERENCES, SUMS
 from rule_registry.operations.linear_maps import AVERAGES
 
 aten = torch.ops.aten
@@ -95,23 +96,20 @@ def _slopes(graph: Graph, node: fx.Node, nonnegative: Collection[fx.Node]) -> li
     if target in _TERMS:
         first, second = _TERMS[target]
         alpha = _sign(graph, arguments.get("alpha", 1), nonnegative)
-        by_name = {first: 1, second: alpha if target in _SUMS else -alpha}
+        by_name = {first: 1, second: alpha if target in SUMS else -alpha}
         return [(value, by_name[slot.name]) for slot, value in inputs if slot.name in by_name]
-    if target in _SCALED:
+    if target in PRODUCTS or target in QUOTIENTS:
         constant = [name for name in ("self", "other") if not _is_activation(graph, arguments[name])]
-        if len(constant) == 1 and (target in _PRODUCTS or constant == ["other"]):
+        if len(constant) == 1 and (target in PRODUCTS or constant == ["other"]):
             sign = _sign(graph, arguments[constant[0]], nonnegative)
             return [(value, sign) for slot, value in inputs if slot.name not in constant]
     return []
 
 
-_SUMS = {aten.add.Tensor, aten.add.Scalar}
 _TERMS: dict[Any, tuple[str, str]] = {
-    **dict.fromkeys((*_SUMS, aten.sub.Tensor, aten.sub.Scalar), ("self", "other")),
-    **dict.fromkeys((aten.rsub.Tensor, aten.rsub.Scalar), ("other", "self")),
+    **dict.fromkeys((*SUMS, *DIFFERENCES), ("self", "other")),
+    **dict.fromkeys(REVERSED_DIFFERENCES, ("other", "self")),
 }
-_PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar}
-_SCALED = {*_PRODUCTS, aten.div.Tensor, aten.div.Scalar}
 
 
 def _is_activation(graph: Graph, value: Any) -> bool:

@@ -12,10 +12,9 @@ import rule_registry
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import value_inputs
 from relprop.graph.graph import Graph
+from rule_registry.operations.elementwise import PRODUCTS, QUOTIENTS
 
 aten = torch.ops.aten
-
-_SCALED = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 
 
 def is_rectifier(target: Any, arguments: Mapping[str, Any]) -> bool:
@@ -43,7 +42,7 @@ def _rectifies(node: fx.Node) -> bool:
 
 def _is_inert(node: fx.Node) -> bool:
     """Whether a node moves its one input, or multiplies it with a positive number."""
-    if node.target in _SCALED:
+    if node.target in PRODUCTS or node.target in QUOTIENTS:
         factor = _arguments(node)["other"]
         return isinstance(factor, int | float) and factor > 0
     moves = node.target in rule_registry.get("structural").table

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rule_registry.abslrp.definition import ABSLRP
 from rule_registry.call import Call, Relevances, Shares, Slot, only_scales, share, sum_to, times, unmasked
-from rule_registry.operations.elementwise import PAIRS
+from rule_registry.operations.elementwise import DIFFERENCES, PAIRS, PRODUCTS, QUOTIENTS, REVERSED_DIFFERENCES, SUMS
 from rule_registry.orientation import orientation, oriented_denominator
 from rule_registry.registry import register
 from rule_registry.rule import passes
@@ -21,19 +21,19 @@ aten = torch.ops.aten
 register(ABSLRP, aten.neg.default, rule=passes)
 
 
-@register(ABSLRP, aten.add.Tensor, aten.add.Scalar, overwrites=True, contributes=True)
+@register(ABSLRP, *SUMS, overwrites=True, contributes=True)
 def add(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Sum: each term's part of the sum's own sign; a constant term receives nothing."""
     return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta, signed)
 
 
-@register(ABSLRP, aten.sub.Tensor, aten.sub.Scalar, overwrites=True, contributes=True)
+@register(ABSLRP, *DIFFERENCES, overwrites=True, contributes=True)
 def sub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Difference: of the first term the part of the result's sign, of the second the other one."""
     return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta, signed)
 
 
-@register(ABSLRP, aten.rsub.Scalar, aten.rsub.Tensor, overwrites=True, contributes=True)
+@register(ABSLRP, *REVERSED_DIFFERENCES, overwrites=True, contributes=True)
 def rsub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
     """Difference the other way round."""
     return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta, signed)
@@ -50,13 +50,13 @@ def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float, s
     return _shared(call, relevance, {slot: term / below for slot, term in terms.items()}, never_negative)
 
 
-@register(ABSLRP, aten.mul.Tensor, aten.mul.Scalar, overwrites=True, contributes=True)
+@register(ABSLRP, *PRODUCTS, overwrites=True, contributes=True)
 def mul(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Product: of an activation with a scalar inert, with a constant affine, of two activations bilinear."""
     return _quotients(call, relevance, {"self": 1, "other": 1}, delta, signed)
 
 
-@register(ABSLRP, aten.div.Tensor, aten.div.Scalar, overwrites=True, opposed=True, contributes=True)
+@register(ABSLRP, *QUOTIENTS, overwrites=True, opposed=True, contributes=True)
 def div(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Quotient: the numerator's contribution is ``z``, the denominator's ``-z``; a scalar changes nothing."""
     return _quotients(call, relevance, {"self": 1, "other": -1}, delta, signed)

@@ -8,7 +8,7 @@ from torch import Tensor
 from rule_registry.call import Call, only_scales, sum_to, unmasked
 from rule_registry.lrp.definition import EPSILON
 from rule_registry.lrp.formula import stabilised
-from rule_registry.operations.elementwise import PAIRS
+from rule_registry.operations.elementwise import DIFFERENCES, PAIRS, PRODUCTS, QUOTIENTS, REVERSED_DIFFERENCES, SUMS
 from rule_registry.registry import register
 from rule_registry.rule import passes
 
@@ -17,19 +17,19 @@ aten = torch.ops.aten
 register(EPSILON, aten.neg.default, rule=passes)
 
 
-@register(EPSILON, aten.add.Tensor, aten.add.Scalar)
+@register(EPSILON, *SUMS)
 def add(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Sum: each term in proportion to its value; what falls on a constant term is absorbed."""
     return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, stabilizer)
 
 
-@register(EPSILON, aten.sub.Tensor, aten.sub.Scalar)
+@register(EPSILON, *DIFFERENCES)
 def sub(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Difference: a sum with the second term negative."""
     return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, stabilizer)
 
 
-@register(EPSILON, aten.rsub.Scalar, aten.rsub.Tensor)
+@register(EPSILON, *REVERSED_DIFFERENCES)
 def rsub(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Difference the other way round."""
     return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, stabilizer)
@@ -43,7 +43,7 @@ def _terms(call: Call, relevance: Tensor, signs: dict[str, float], stabilizer: f
     ]
 
 
-@register(EPSILON, aten.mul.Tensor, aten.mul.Scalar)
+@register(EPSILON, *PRODUCTS)
 def mul(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Product: with a constant a layer of one weight; of two activations half for each.
 
@@ -63,7 +63,7 @@ def glu(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
     return torch.cat([half, half], call["dim"] % call.input.ndim + 1)
 
 
-@register(EPSILON, aten.div.Tensor, aten.div.Scalar)
+@register(EPSILON, *QUOTIENTS)
 def div(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
     """Quotient: all to the numerator, the denominator held as norms hold theirs; to it where that is constant."""
     if only_scales(call) or not call.is_active("self"):

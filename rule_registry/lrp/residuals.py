@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rule_registry.call import Call, Shares, share, sum_to, unmasked
 from rule_registry.lrp.formula import stabilised
+from rule_registry.operations.elementwise import DIFFERENCES, REVERSED_DIFFERENCES
 
 aten = torch.ops.aten
 
@@ -64,9 +65,9 @@ def by_agreement(
 def _signs(call: Call) -> dict[str, float]:
     """Return what each term of a sum or difference is multiplied with."""
     alpha = call["alpha"]
-    if call.site.op in (aten.rsub.Tensor, aten.rsub.Scalar):
+    if call.site.op in REVERSED_DIFFERENCES:
         return {"self": -alpha, "other": 1}
-    return {"self": 1, "other": -alpha if call.site.op in (aten.sub.Tensor, aten.sub.Scalar) else alpha}
+    return {"self": 1, "other": -alpha if call.site.op in DIFFERENCES else alpha}
 
 
 def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:

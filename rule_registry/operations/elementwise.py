@@ -1,10 +1,17 @@
-"""Functions of single entries: of one, or of two that are no sum, product or quotient of these."""
+"""Functions of single entries: of one, or of two, which sums, products and quotients are too."""
 
 from __future__ import annotations
 
 import torch
 
 aten = torch.ops.aten
+
+SUMS = (aten.add.Tensor, aten.add.Scalar)
+DIFFERENCES = (aten.sub.Tensor, aten.sub.Scalar)
+REVERSED_DIFFERENCES = (aten.rsub.Tensor, aten.rsub.Scalar)
+"""Differences of which the first argument is subtracted."""
+PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
+QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 
 ELEMENTWISE = (
     aten.abs.default,
