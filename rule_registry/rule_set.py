@@ -64,6 +64,8 @@ class RuleSet:
     normalize : {"largest", "l1", None}
         What maps are divided by, as some publish them: their largest magnitude, or their L1 norm, which the map of
         each seed is divided by before one is subtracted from the other. A signed seed's map stays as it is.
+    purpose : str
+        What it is good for, in words: lists group rule sets by it. Those built on it have the same.
     version : int
         A rule set whose numbers change under the same name gets a new one. Files record it.
     own : tuple of (Selector, Rule)
@@ -81,6 +83,7 @@ class RuleSet:
     mass: Mass = "conserved"
     times_input: bool = False
     normalize: Literal["largest", "l1"] | None = None
+    purpose: str = ""
     version: int = 1
     own: tuple[tuple[Selector, Rule], ...] = ()
 
@@ -205,11 +208,19 @@ class RuleSet:
             default=self.default if default is None else as_rule(default).bind(self.parameters),
         )
 
+    def kinds_of_mass(self) -> frozenset[Mass]:
+        """Return what becomes of the mass under its rules, moves aside; several where that depends on the rule."""
+        return frozenset(self.mass_of(rule) for rule in self._rules() if not rule.moves)
+
+    def describe_parameters(self) -> str:
+        """Return the parameters and their values, by name."""
+        return ", ".join(f"{name}={shown(value)}" for name, value in sorted(self.parameters.items()))
+
     def describe(self) -> str:
         """Parameters, seed, contrast and what becomes of the mass, in a line."""
-        kinds = {self.mass_of(rule) for rule in self._rules() if not rule.moves}
+        kinds = self.kinds_of_mass()
         mass = " or ".join(sorted(kinds)) + (", by rule" if len(kinds) > 1 else "")
-        parameters = ", ".join(f"{name}={shown(value)}" for name, value in sorted(self.parameters.items())) or "none"
+        parameters = self.describe_parameters() or "none"
         return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
 
     def __str__(self) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relprop.cli.app import Debug, app, one_line_errors
+
+if TYPE_CHECKING:
+    from rule_registry import RuleSet
 
 BEGIN, END = "<!-- relprop rules -->", "<!-- relprop rules end -->"
 """Lines of a markdown file that the tables of rules stand between."""
@@ -26,7 +29,7 @@ def rules(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the rule sets and what they do, or one of them rule by rule."""
+    """List the rule sets by what they are good for, or one of them rule by rule."""
     if name is not None and markdown is not None:
         raise typer.BadParameter("--markdown is about all rule sets: leave NAME out")
     with one_line_errors(debug):
@@ -34,6 +37,7 @@ def rules(
         from relprop.cli.choices import choose_rules
         from relprop.files import put_between
         from rule_registry.markdown import tables
+        from rule_registry.purposes import OTHERS, PURPOSES
 
         if markdown is not None:
             put_between(markdown, BEGIN, END, tables())
@@ -41,10 +45,29 @@ def rules(
         if name is not None:
             typer.echo(str(choose_rules(name)))
             return
-        for known in rule_registry.names():
-            rule_set = rule_registry.get(known)
-            typer.echo(f"{known:<26} {rule_set.summary}")
-            typer.echo(f"{'':<26} {rule_set.describe()}")
+        groups: dict[str, list[RuleSet]] = {purpose: [] for purpose in PURPOSES}
+        for rule_set in map(rule_registry.get, rule_registry.names()):
+            groups.setdefault(rule_set.purpose or OTHERS, []).append(rule_set)
+        for purpose, members in groups.items():
+            typer.echo(f"{purpose}:")
+            for rule_set in members:
+                typer.echo(f"  {rule_set.name:<26} {rule_set.summary}")
+                typer.echo(f"  {'':<26} {_facts(rule_set)}")
+
+
+def _facts(rule_set: RuleSet) -> str:
+    """Say what a map by a rule set costs, what it is set against, and what becomes of the relevance."""
+    from relprop.rewrite.seed import in_one_pass, seed_names
+
+    passes = len(seed_names(rule_set.contrast, in_one_pass(rule_set.contrast, rule_set)))
+    facts = [f"contrast {rule_set.contrast or 'none'}", f"{passes} backward pass{'es' if passes > 1 else ''}"]
+    kinds = rule_set.kinds_of_mass()
+    if "ignored" in kinds:
+        facts.append("does not conserve relevance")
+    else:
+        facts += ["conserves relevance"] if "conserved" in kinds else []
+        facts += ["measures what biases absorb"] if "measured" in kinds else []
+    return "; ".join(filter(None, [*facts, rule_set.describe_parameters()]))
 
 
 @app.command(epilog="Example: relprop metrics")

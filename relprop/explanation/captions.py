@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, log10
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.explanation.maps import Maps
+
+NEARLY_SAME = 0.01
+"""Maps that differ by less are about what all classes have in common: their difference is easily misread."""
 
 
 def map_difference(explanation: Maps) -> Tensor | None:
     """Return by how much the target's map and that of what it is set against differ, ``(B,)`` in [0, 1].
 
-    It is their total variation distance: half the sum over all pixels of ``|R_target - R_rest|``, each of them summed
-    over the channels and divided by the sum of its magnitudes. So it is the share of one map's relevance that would
-    have to move to make it the other: 0 where they are equal, 1 where they have no pixel in common.
+    It is ``|R_target - R_rest|_1 / (|R_target|_1 + |R_rest|_1)`` of maps that are summed over the channels: 0 where
+    they are equal, 1 where they have no pixel in common.
 
     Returns
     -------
@@ -25,10 +30,57 @@ def map_difference(explanation: Maps) -> Tensor | None:
     seeds = next(iter(explanation.seeds.values()))
     if len(seeds) == 1:
         return None
-    maps = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
-    mass = maps.abs().sum(2, keepdim=True)
-    target, rest = maps / torch.where(mass == 0, 1.0, mass)
-    return torch.sum((target - rest).abs(), 1) / 2
+    target, rest = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
+    mass = target.abs().sum(1) + rest.abs().sum(1)
+    return (target - rest).abs().sum(1) / torch.where(mass == 0, 1.0, mass)
+
+
+def nearly_same(explanation: Maps) -> NDArray[np.bool_]:
+    """Return for which samples the target's map is nearly that of what it is set against, ``(B,)``."""
+    moved = map_difference(explanation)
+    if moved is None:
+        return np.zeros(len(explanation), bool)
+    return (moved < NEARLY_SAME).cpu().numpy()
+
+
+def caution(explanation: Maps, labels: Sequence[str] | None = None) -> str:
+    """Warn of a map whose colours show hardly anything; empty where there is none.
+
+    Of several samples it is about all that are `nearly_same`, which are drawn pale.
+    """
+    same, moved = nearly_same(explanation), map_difference(explanation)
+    if moved is None or not same.any():
+        return ""
+    rest = _percent(float(moved[torch.from_numpy(same).to(moved.device)].max()))
+    both = f"{100 - float(rest):.{len(rest.partition('.')[2])}f} % the same"
+    others = others_words(explanation, labels)
+    if len(explanation) == 1:
+        name = target_words(explanation, labels)
+        return f"Caution: the maps for {name} and for {others} are {both}; colours show the remaining {rest} %"
+    which = "all maps" if same.all() else "the pale maps"
+    return f"Caution: {which} of a class and of {others} are at least {both}; colours show the rest"
+
+
+def target_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
+    """Name the class of a single sample; of several, say whose it is."""
+    if explanation.target is None:
+        return "the target"
+    if len(explanation) > 1:
+        return "its class"
+    target = int(explanation.target[0])
+    return labels[target] if labels else f"class {target}"
+
+
+def others_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
+    """Name what the target is set against."""
+    against = explanation.contrast
+    return "the others" if isinstance(against, str | None) else _other(against, labels)
+
+
+def _percent(share: float) -> str:
+    """Write a share as a percentage, to one digit, or to the first that is not zero."""
+    digits = 1 if share <= 0 else max(1, ceil(-log10(100 * share)))
+    return f"{100 * share:.{digits}f}"
 
 
 def arriving(explanation: Maps) -> Tensor | None:
@@ -64,9 +116,9 @@ def caption_words(explanation: Maps, labels: Sequence[str] | None = None) -> str
     kept, share, moved = explanation.conservation, arriving(explanation), map_difference(explanation)
     words = []
     if moved is not None:
-        against = explanation.contrast
-        others = "the others" if isinstance(against, str | None) else _other(against, labels)
-        words.append(f"the two maps, of this class and of {others}, differ by {_range(moved)}")
+        words.append(
+            f"the two maps, of this class and of {others_words(explanation, labels)}, differ by {_range(moved)}"
+        )
     if share is not None:
         words.append(f"{_range(share)} of the output's relevance reaches the picture")
     elif not kept.conserves:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from math import isfinite
 
@@ -15,12 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.errors import RelpropError
-from relprop.explanation.captions import caption_words, contrast_words
+from relprop.explanation.captions import (
+    caption_words,
+    caution,
+    contrast_words,
+    nearly_same,
+    others_words,
+    target_words,
+)
 from relprop.explanation.grids import LayoutError
 from relprop.explanation.maps import Maps
-from relprop.pictures.colours import PERCENTILE, robust_scale, scale_note
+from relprop.pictures.colours import PALE, PERCENTILE, Array, robust_scale, scale_note
 from relprop.pictures.sheets import layer_sheet, map_sheet
-from relprop.pictures.tiles import CONTRAST, PLAIN, SIGNED, Legend, encode
+from relprop.pictures.tiles import PLAIN, SIGNED, Legend, encode
 
 NOTEBOOK_SAMPLES = 16
 """Samples of a batch that a notebook shows; a larger picture would only slow it down."""
@@ -43,7 +49,7 @@ def draw(
     undrawn = []
     for name in (None, *explanation.layer_calls):
         try:
-            heats, scales = robust_scale(explanation.summed(name).cpu().numpy())
+            heats, scales = heats_of(explanation, name)
         except LayoutError:
             if name is None:
                 raise
@@ -61,10 +67,12 @@ def draw(
     said = caption_words(explanation)
     caption += f"\n{said}" if said else ""
     caption += f"\n{remark}" if remark else ""
-    legend = legend_for(explanation)
+    legend, warning = legend_for(explanation), caution(explanation)
     if not explanation.layers:
         heats, words = scaled["input"], notes["input"]
-        return map_sheet(pictures, heats, titles, caption, columns=columns or 4, notes=words, legend=legend)
+        return map_sheet(
+            pictures, heats, titles, caption, columns=columns or 4, notes=words, legend=legend, caution=warning
+        )
     return layer_sheet(
         pictures,
         titles,
@@ -73,7 +81,22 @@ def draw(
         columns=columns or 7,
         notes=[{name: words[k] for name, words in notes.items()} for k in range(samples)],
         legend=legend,
+        caution=warning,
     )
+
+
+def heats_of(explanation: Maps, layer: str | None = None) -> tuple[NDArray[np.float64], Array]:
+    """Return the maps at the input or at a layer as they are drawn, ``(B, H, W)`` in [-1, 1], and the scale of each.
+
+    Maps that are `nearly_same` as those they are set against are pale.
+
+    Raises
+    ------
+    LayoutError
+        The layer has no maps.
+    """
+    heats, scales = robust_scale(explanation.summed(layer).cpu().numpy())
+    return np.where(nearly_same(explanation)[:, None, None], PALE, 1.0) * heats, scales
 
 
 def notebook_picture(explanation: Maps) -> bytes | None:
@@ -134,12 +157,12 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
     return images
 
 
-def legend_for(explanation: Maps) -> Legend:
-    """Return what the colours of an explanation's maps stand for."""
-    if isinstance(explanation.contrast, str):
-        return CONTRAST
+def legend_for(explanation: Maps, labels: Sequence[str] | None = None) -> Legend:
+    """Return what the colours of an explanation's maps stand for; classes by name where there are."""
+    pale = bool(nearly_same(explanation).all())
     if explanation.contrast is not None:
-        return replace(CONTRAST, low="-1 more of the other")
+        low, high = (words(explanation, labels) for words in (others_words, target_words))
+        return Legend(f"-1 more for {low}", f"more for {high} +1", pale=pale)
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 

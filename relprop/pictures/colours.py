@@ -15,13 +15,17 @@ Pixels = NDArray[np.uint8]
 PERCENTILE = 99.5
 """Where colours saturate: a few pixels of a relevance map dwarf all others."""
 
+PALE = 0.35
+"""What a map is scaled by whose colours must not be taken for much."""
+
 BLUR = 0.012
 """How far an overlay joins neighbouring pixels, in picture widths."""
 
 _STEPS = 128  # colours on either side of zero, which has one of its own
 _COLOURS: Pixels = colormaps["RdBu_r"].resampled(2 * _STEPS + 1)(np.arange(2 * _STEPS + 1), bytes=True)[:, :3]
 _OPAQUE = 0.92  # the opacity of the strongest relevance: the object stays visible under it
-_STRONG = 0.72  # where on the scale an overlay takes its two colours from: the ends are too dark over shadows
+# The two colours of an overlay, equally far from any grey in CIELAB: a darker blue is lost in shadows.
+_COLD, _WARM = np.float32([36, 110, 216]), np.float32([192, 53, 56])
 
 
 class DrawingError(RelpropError, ValueError):
@@ -122,6 +126,5 @@ def _blend(picture: Pixels, heat: NDArray[np.float32]) -> Pixels:
     # Without a contrast hardly a pixel is without relevance: a steeper curve keeps that from tinting all of it.
     curve = np.float32(0.75 if (heat < 0).any() else 1.4)
     opacity = (_OPAQUE * np.abs(heat) ** curve)[..., None]
-    cold, warm = heat_colours(np.array([-_STRONG, _STRONG])).astype(np.float32)
-    colour = np.where((heat > 0)[..., None], warm, cold)
+    colour = np.where((heat > 0)[..., None], _WARM, _COLD)
     return np.asarray(np.rint(grey + (colour - grey) * opacity), np.uint8)

@@ -25,6 +25,7 @@ def panel(
     original: Original | None = None,
     *,
     legend: Legend | None = None,
+    caution: str = "",
 ) -> Figure:
     """Draw picture, heat map with its colour bar, and overlay side by side; then the whole original picture.
 
@@ -44,6 +45,8 @@ def panel(
         the box is veiled.
     legend : Legend, optional
         Words of the colour bar. The default tells no contrast from other maps with negative relevance.
+    caution : str
+        What keeps the map from being misread, above all else.
     """
     size = tile_size(picture.shape[:2], _PANEL)
     tiles = [
@@ -53,7 +56,7 @@ def panel(
     ]
     if original is not None:
         tiles.append(Tile(_whole(*original, height=size[0]), "over the original; veiled: not seen"))
-    return tile_sheet([tiles], caption, title, legend=legend or legend_of(heat), legend_column=1)
+    return tile_sheet([tiles], caption, title, legend=legend or legend_of(heat), legend_column=1, caution=caution)
 
 
 def _whole(pixels: Pixels, heat: Array, box: Box, height: int) -> Pixels:

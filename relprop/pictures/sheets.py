@@ -23,6 +23,7 @@ def class_sheet(
     columns: int = 5,
     notes: Sequence[str] = (),
     legend: Legend | None = None,
+    caution: str = "",
 ) -> Figure:
     """Draw one picture and what speaks for each of several classes: overlays, and below them the maps.
 
@@ -40,7 +41,7 @@ def class_sheet(
         Classes side by side; further ones follow below.
     notes : sequence of str
         K words below the maps, see `scale_note`.
-    legend : Legend, optional
+    legend, caution
         As in `panel`.
     """
     size = tile_size(picture.shape[:2], _CLASS)
@@ -50,7 +51,7 @@ def class_sheet(
         rows.append([shown, *(Tile(scaled(overlay(picture, heat), size), name) for heat, name, _ in line)])
         rows.append([None, *(Tile(heat_colours(sharp(heat, size)), note=note) for heat, _, note in line)])
         shown = None
-    return tile_sheet(rows, caption, title, legend=legend or legend_of(*heats), legend_column=1)
+    return tile_sheet(rows, caption, title, legend=legend or legend_of(*heats), legend_column=1, caution=caution)
 
 
 def layer_sheet(
@@ -63,6 +64,7 @@ def layer_sheet(
     columns: int = 7,
     notes: Sequence[Mapping[str, str]] = (),
     legend: Legend | None = None,
+    caution: str = "",
 ) -> Figure:
     """Draw one row per target: its maps at the input and at layers, over the picture.
 
@@ -80,7 +82,7 @@ def layer_sheet(
         Maps side by side; longer rows go on below, indented.
     notes : sequence of mapping of str to str
         R mappings from layers to words below their maps, see `scale_note`.
-    legend : Legend, optional
+    legend, caution
         As in `panel`.
     """
     lines: list[list[Tile | None]] = []
@@ -97,7 +99,7 @@ def layer_sheet(
             indent = None
         lines.append([])
     heats = [heat for maps in rows for heat in maps.values()]
-    return tile_sheet(lines[:-1], caption, title, legend=legend or legend_of(*heats))
+    return tile_sheet(lines[:-1], caption, title, legend=legend or legend_of(*heats), caution=caution)
 
 
 def map_sheet(
@@ -109,6 +111,7 @@ def map_sheet(
     columns: int = 4,
     notes: Sequence[str] = (),
     legend: Legend | None = None,
+    caution: str = "",
 ) -> Figure:
     """Draw the maps of a batch side by side, over their pictures where those are given.
 
@@ -124,7 +127,7 @@ def map_sheet(
         Words at the bottom.
     columns : int
         Maps in a row.
-    legend : Legend, optional
+    legend, caution
         As in `panel`.
     """
     size = tile_size(heats.shape[1:] if pictures is None else pictures.shape[1:3], _CLASS)
@@ -135,7 +138,7 @@ def map_sheet(
     tiles = [
         Tile(image, title, note) for image, title, note in zip(images, titles, notes or [""] * len(heats), strict=True)
     ]
-    return tile_sheet(in_lines(tiles, columns), caption, legend=legend or legend_of(heats))
+    return tile_sheet(in_lines(tiles, columns), caption, legend=legend or legend_of(heats), caution=caution)
 
 
 def _over(picture: Pixels | None, heat: Array) -> Pixels:

@@ -17,7 +17,7 @@ from matplotlib.image import BboxImage
 from matplotlib.transforms import Bbox, TransformedBbox
 
 from relprop.files import written_whole
-from relprop.pictures.colours import Array, Pixels, heat_colours, resized
+from relprop.pictures.colours import PALE, Array, Pixels, heat_colours, resized
 from relprop.pictures.lettering import DPI, Style, fit
 
 _EDGE, _GAP, _ROOM = 18, 14, 8  # pixels: around the sheet, between columns, between a row and the next
@@ -58,19 +58,23 @@ class Legend:
         Words at its ends.
     signed : bool
         Whether there are colours below zero; without, the bar starts at zero.
+    pale : bool
+        Whether its colours are pale, as those of the maps.
     """
 
     low: str
     high: str
     signed: bool = True
+    pale: bool = False
 
 
-CONTRAST = Legend("-1 more of the others", "more of this class +1")
+CONTRAST = Legend("-1 more for the others", "more for the class +1")
 SIGNED = Legend("-1 negative", "positive +1")
 PLAIN = Legend("0 no relevance", "most relevance 1", signed=False)
 
 
 _HEAD, _NAME, _NOTE = Style(15, "#1a1a1a", bold=True), Style(9.5, "#1a1a1a"), Style(9, "#5c5c5c")
+_CAUTION = Style(11, "#a33a00", bold=True)
 
 
 def in_lines(items: Sequence[T], length: int) -> list[Sequence[T]]:
@@ -130,6 +134,7 @@ def tile_sheet(
     *,
     legend: Legend | None = CONTRAST,
     legend_column: int = 0,
+    caution: str = "",
 ) -> Figure:
     """Draw rows of tiles, their columns aligned.
 
@@ -145,8 +150,11 @@ def tile_sheet(
         Words of the colour bar; None where no relevance is shown.
     legend_column : int
         Under which column the colour bar stands.
+    caution : str
+        What keeps the maps from being misread, above all else.
     """
     sheet = _Sheet(_columns(rows), legend is not None)
+    sheet.write(caution, _CAUTION, lines=3)
     sheet.write(title, _HEAD, lines=2)
     for row in rows:
         sheet.place(row)
@@ -225,12 +233,14 @@ class _Sheet:
         width = max(self.columns[column], _BAR_WIDTH)
         left = min(self.left(column), _EDGE + self.inner - width)
         ramp = np.linspace(-1.0 if legend.signed else 0.0, 1.0, width)[None].repeat(_BAR, 0)
-        self.images.append((left, self.y, heat_colours(ramp)))
+        self.images.append((left, self.y, heat_colours(ramp * PALE if legend.pale else ramp)))
         self.y += _BAR + 2
-        words = [(left, legend.low, "left"), (left + width, legend.high, "right")]
-        words += [(left + width // 2, "0", "center")] if legend.signed else []
-        self.words += [(x, self.y, text, _NOTE, side) for x, text, side in words]
-        self.y += _NOTE.line + _ROOM // 2
+        ends = [(left, legend.low, "left"), (left + width, legend.high, "right")]
+        fitted = [(x, fit(text, width // 2 - _GAP, _NOTE, 2), side) for x, text, side in ends]
+        fitted += [(left + width // 2, ["0"], "center")] if legend.signed else []
+        for x, lines, side in fitted:
+            self.words += [(x, self.y + k * _NOTE.line, line, _NOTE, side) for k, line in enumerate(lines)]
+        self.y += max(len(lines) for _, lines, _ in fitted) * _NOTE.line + _ROOM // 2
 
     def figure(self) -> Figure:
         """Draw all of it: the pixels as one image, the words as text."""

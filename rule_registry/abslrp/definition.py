@@ -12,6 +12,7 @@ outputs lie near zero.
 """
 
 from rule_registry.parameters import not_negative
+from rule_registry.purposes import SHARP
 from rule_registry.registry import define
 
 ABSLRP = "abslrp"
@@ -22,5 +23,6 @@ define(
     parameters={"delta": 1e-2, "signed": True},
     refuse=not_negative("delta"),
     contrast="rest",
+    purpose=SHARP,
     version=2,  # 1: by the paper's letter, with a stabiliser of a scale of its own
 )

@@ -17,6 +17,7 @@ from rule_registry.abslrp.paper_core import Pull, affine, alone, both, of_positi
 from rule_registry.call import Call, Slot, only_scales, sum_to
 from rule_registry.moves import structural
 from rule_registry.operations import linear_maps, norms, products, winners
+from rule_registry.purposes import PUBLISHED
 from rule_registry.registry import define, register
 from rule_registry.select import select
 
@@ -28,6 +29,7 @@ define(
     base="structural",
     choices={"seed": ("one", "signed")},
     contrast="rest",
+    purpose=PUBLISHED,
     mass="ignored",
     normalize="l1",
 )

@@ -22,6 +22,7 @@ from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import EPSILON, Call, Shares
 from rule_registry.moves.structural import select as put_back
 from rule_registry.operations import winners
+from rule_registry.purposes import PUBLISHED
 from rule_registry.registry import define, register
 from rule_registry.select import select
 
@@ -32,6 +33,7 @@ define(
     "the authors' released code, quirk by quirk, for comparison with published maps",
     base="structural",
     contrast="rest",
+    purpose=PUBLISHED,
     mass="ignored",
     normalize="largest",
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rule_registry.call import Call
 from rule_registry.operations import norms
+from rule_registry.purposes import GRADIENTS
 from rule_registry.registry import define, register
 from rule_registry.rule import Rule, blocks
 from rule_registry.tracing import is_exported
@@ -90,6 +91,7 @@ define(
     complex=True,
     linear=True,
     mass="ignored",
+    purpose=GRADIENTS,
 )
 register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 

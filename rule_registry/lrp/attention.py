@@ -28,6 +28,7 @@ from rule_registry.lrp.residuals import by_agreement
 from rule_registry.operations import products
 from rule_registry.operations.linear_maps import CONVOLUTIONS
 from rule_registry.parameters import not_negative
+from rule_registry.purposes import FAITHFUL, TRANSFORMERS
 from rule_registry.registry import define, register
 from rule_registry.rule import blocks
 from rule_registry.select import select
@@ -40,6 +41,7 @@ define(
     "attnlrp",
     "softmax by first-order expansion, products in halves, gammas outside of attention (Achtibat et al. 2024)",
     base="epsilon",
+    purpose=TRANSFORMERS,
     linear=True,
     version=2,
     parameters={"conv_gamma": 0.25, "dense_gamma": 0.05},
@@ -114,6 +116,7 @@ define(
     fixed={"conv_gamma": 0.0, "alpha": 1.0, "beta": 0.0},
     parameters={"dense_gamma": 0.0, "residual_gamma": 1.0},
     contrast="log-odds",
+    purpose=FAITHFUL,
     linear=True,
 )
 register("epsilon-plus-residual", *CONVOLUTIONS, rule=alpha_beta)

@@ -13,6 +13,7 @@ from rule_registry.lrp.layers import alpha_beta, excitation, flat, gamma, w_squa
 from rule_registry.lrp.residuals import by_positive_part
 from rule_registry.operations.linear_maps import CONVOLUTIONS, LAYERS
 from rule_registry.parameters import not_negative, wrong_bounds
+from rule_registry.purposes import COMPOSITES
 from rule_registry.registry import define, register
 from rule_registry.select import select
 
@@ -75,6 +76,7 @@ define(
     "epsilon-plus",
     "epsilon for dense layers, z+ for convolutions",
     base="epsilon",
+    purpose=COMPOSITES,
     fixed={"alpha": 1.0, "beta": 0.0},
     linear=True,
 )
@@ -92,6 +94,7 @@ define(
     "epsilon-alpha2-beta1",
     "epsilon for dense layers, alpha 2 beta 1 for convolutions",
     base="epsilon",
+    purpose=COMPOSITES,
     fixed={"alpha": 2.0, "beta": 1.0},
     linear=True,
 )
@@ -109,6 +112,7 @@ define(
     "epsilon-gamma-box",
     "epsilon for dense layers, gamma for convolutions, z^B for the first one",
     base="epsilon",
+    purpose=COMPOSITES,
     parameters={"gamma": 0.25, "low": LOWEST, "high": HIGHEST},
     refuse=lambda parameters: not_negative("gamma")(parameters) or wrong_bounds(parameters),
     linear=True,

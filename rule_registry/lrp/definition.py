@@ -14,6 +14,7 @@ every rule set built on it.
 """
 
 from rule_registry.parameters import not_negative
+from rule_registry.purposes import LRP
 from rule_registry.registry import define
 
 EPSILON = "epsilon"
@@ -26,4 +27,5 @@ define(
     linear=True,
     seed="output",
     mass="measured",
+    purpose=LRP,
 )

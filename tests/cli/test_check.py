@@ -14,6 +14,7 @@ import torch
 
 import rule_registry
 from relprop.cli import app
+from rule_registry.purposes import OTHERS, PURPOSES, SHARP
 from tests.helpers.cli import assert_one_line, run
 from tests.helpers.paths import ROOT
 
@@ -98,9 +99,22 @@ def test_the_version_is_told():
 
 def test_rules_are_listed_and_shown():
     listed = run.invoke(app, ["rules"]).stdout
-    assert re.search(r"^abslrp +positive contributions.*\n +parameters delta=0.01, signed=True;", listed, re.MULTILINE)
-    assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in rule_registry.names())
+    facts = "contrast rest; 2 backward passes; conserves relevance; delta=0.01, signed=True"
+    assert re.search(rf"^  abslrp +positive contributions.*\n +{facts}$", listed, re.MULTILINE)
+    assert all(len(re.findall(rf"^  {name} ", listed, re.MULTILINE)) == 1 for name in rule_registry.names())
     assert re.search(r"aten\.relu\.default +pass", run.invoke(app, ["rules", "abslrp"]).stdout)
+
+
+def test_rule_sets_stand_under_what_they_are_good_for(own_registry):
+    rule_registry.define("a-descendant", "of absLRP", base="abslrp")
+    rule_registry.define("a-stranger", "of nobody", base="structural")
+    rule_registry.define("a-guest", "for sounds", base="epsilon", purpose="spectrograms", contrast="rest")
+    groups = dict(re.findall(r"^(\S.*):\n((?:  .*\n)+)", run.invoke(app, ["rules"]).stdout, re.MULTILINE))
+    assert list(groups)[: len(PURPOSES)] == list(PURPOSES)
+    assert "  a-descendant " in groups[SHARP]
+    assert "  a-stranger " in groups[OTHERS]
+    assert re.search(r"a-guest +for sounds\n +contrast rest; 1 backward pass; measures", groups["spectrograms"])
+    assert re.search(r"a-stranger .*\n +contrast none; 1 backward pass$", groups[OTHERS], re.MULTILINE)
 
 
 def test_models_are_listed_with_where_their_weights_are(packaged):

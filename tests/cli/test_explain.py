@@ -155,8 +155,8 @@ def test_odd_file_names_stop_nothing(desk):
 @pytest.mark.parametrize(
     ("rules", "contrast", "words"),
     [
-        ("abslrp", "rest", "-1 more of the others"),
-        ("abslrp", 3, "-1 more of the other"),
+        ("abslrp", "rest", "-1 more for the others"),
+        ("abslrp", 3, "-1 more for the fourth"),
         ("epsilon", None, "-1 negative"),
         ("abslrp", None, "0 no relevance"),
     ],
@@ -167,6 +167,7 @@ def test_the_legend_speaks_of_other_classes_where_they_took_part(desk, rules, co
     looked = look(Path("cat.jpg"), classifier)
     x = torch.stack([looked.x] * targets)
     found = relprop.explain(classifier.model, x, target=list(range(targets)), rules=rules, contrast=contrast)
+    words = words.replace("the fourth", classifier.labels[3])
     assert words in [text.get_text() for text in draw(classifier, rules, looked, found).texts]
 
 

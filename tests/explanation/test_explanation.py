@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 import relprop
-from relprop.explanation.captions import arriving, caption_words, map_difference
+from relprop.explanation.captions import arriving, caption_words, caution, map_difference
+from relprop.explanation.display import heats_of
 from relprop.explanation.grids import find_map
 from relprop.files import OutputError
+from relprop.pictures.colours import PALE
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_show_draws_a_row_per_sample_with_its_layers(explained, images):
     figure = explained.show(images)
     assert words(figure).count("0") == 1 + 3, "the colour bar's zero, and layer 0 of three samples"
     assert f"class {int(explained.target[2])}  {float(explained.probability[2]):.1%}" in words(figure)
-    assert "-1 more of the others" in words(figure)
+    assert {"-1 more for the others", "more for its class +1"} < set(words(figure))
     named = explained.show(titles=["cat", "dog", "goose"])
     assert {"cat", "dog", "goose"} < set(words(named))
 
@@ -151,7 +153,7 @@ def test_show_lists_layers_that_are_no_maps():
         e.heatmap("1")
 
 
-@pytest.mark.parametrize(("contrast", "word"), [("rest", "more of this class +1"), (None, "most relevance 1")])
+@pytest.mark.parametrize(("contrast", "word"), [("rest", "more for its class +1"), (None, "most relevance 1")])
 def test_legend_says_what_was_asked(contrast, word):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
@@ -161,10 +163,11 @@ def test_legend_says_what_was_asked(contrast, word):
     assert "positive +1" in words(signed)
 
 
-def test_the_difference_of_two_maps_is_their_total_variation(explained):
+def test_the_difference_of_two_maps_is_what_does_not_overlap(explained):
     found = map_difference(explained)
     target, rest = next(iter(explained.seeds.values())).sum(2).numpy()
-    by_hand = [1 - np.minimum(t / t.sum(), r / r.sum()).sum() for t, r in zip(target, rest, strict=True)]
+    # Both maps are positive and of mass one, so what differs is what lies in one of them alone.
+    by_hand = [1 - np.minimum(t, r).sum() for t, r in zip(target, rest, strict=True)]
     assert found.tolist() == pytest.approx(by_hand, abs=1e-6)
     assert 0 < min(by_hand) < max(by_hand) < 1
     low, high = f"{found.min():.1%}", f"{found.max():.1%}"
@@ -174,8 +177,60 @@ def test_the_difference_of_two_maps_is_their_total_variation(explained):
     assert caption_words(explained[0]).endswith(f"differ by {found[0]:.1%}")
     apart = torch.zeros(2, 1, 3, 4, 4)
     assert map_difference(replace(explained[0], seeds={"x": apart})).tolist() == [0]
-    apart[0, ..., :2], apart[1, ..., 2:] = 3.0, 0.1
+    apart[0, ..., :2], apart[1, ..., 2:] = 3.0, -0.1
     assert map_difference(replace(explained[0], seeds={"x": apart})).tolist() == [pytest.approx(1)]
+
+
+def nearly_the_same(explained, shares):
+    """Let the maps of some samples differ by given shares alone."""
+    seeds = torch.ones(2, len(shares), 3, 8, 8)
+    for k, share in enumerate(shares):
+        seeds[0, k, :, :4] += share
+        seeds[0, k, :, 4:] -= share
+        seeds[1, k, :, :4] -= share
+        seeds[1, k, :, 4:] += share
+    return replace(explained[: len(shares)], seeds={"x": seeds}, relevances={"x": seeds[0] - seeds[1]}, layers={})
+
+
+def strongest(figure):
+    """Return how far the darkest pixel of a figure's maps and colour bar is from white."""
+    return 255 - float(np.asarray(figure.get_children()[1].get_array())[..., :3].mean(2).min())
+
+
+def test_a_map_of_hardly_any_difference_says_so_first_and_is_pale(explained):
+    e = nearly_the_same(explained, [0.001])
+    target = int(e.target[0])
+    first = (
+        f"Caution: the maps for class {target} and for the others are 99.9 % the same; colours show the remaining 0.1 %"
+    )
+    figure = e.show()
+    assert " ".join(words(figure)).startswith(first)
+    clear = nearly_the_same(explained, [0.02])
+    assert not any("Caution" in word for word in words(clear.show()))
+    assert strongest(figure) < 0.5 * strongest(clear.show())
+    assert first.replace(f"class {target}", "dog").replace("the others", "cat") == caution(
+        replace(e, contrast=(target + 1) % 5), {target: "dog", (target + 1) % 5: "cat"}
+    )
+    assert "99.96 % the same; colours show the remaining 0.04 %" in caution(nearly_the_same(explained, [0.0004]))
+    assert "100.0 % the same; colours show the remaining 0.0 %" in caution(nearly_the_same(explained, [0.0]))
+
+
+def test_of_several_maps_the_pale_ones_are_meant(explained):
+    some = nearly_the_same(explained, [0.001, 0.3, 0.004])
+    assert caution(some) == (
+        "Caution: the pale maps of a class and of the others are at least 99.6 % the same; colours show the rest"
+    )
+    heats, _ = heats_of(some)
+    assert np.abs(heats).max((1, 2)).tolist() == pytest.approx([PALE, 1, PALE])
+    assert caution(nearly_the_same(explained, [0.001, 0.002])).startswith("Caution: all maps of a class and")
+
+
+def test_one_signed_pass_has_no_second_map_to_be_the_same_as():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
+    e = relprop.explain(model, torch.randn(1, 3, 9, 9), rules="epsilon", contrast="rest")
+    assert caution(e) == ""
+    assert float(np.abs(heats_of(e)[0]).max()) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from relprop.files import OutputError
 from relprop.pictures import (
     CONTRAST,
     DrawingError,
+    Legend,
     Tile,
     class_sheet,
     heat_colours,
@@ -290,11 +291,34 @@ def test_panel_shows_picture_map_and_overlay_at_one_size(shape: tuple[int, int])
 
 def test_legend_names_a_contrast_only_where_there_is_one() -> None:
     heat = np.full((4, 4), 0.5)
-    contrast = {"-1 more of the others", "0", "more of this class +1"}
+    contrast = {"-1 more for the others", "0", "more for the class +1"}
     assert contrast < set(words_of(panel(GREY, heat - 0.6, "t", "c", legend=CONTRAST)))
     assert not contrast & set(words_of(panel(GREY, heat, "t", "c")))
     assert {"-1 negative", "positive +1"} < set(words_of(panel(GREY, heat - 0.6, "t", "c")))
-    assert "more of this class +1" not in words_of(tile_sheet([[Tile(GREY)]], legend=None))
+    assert "more for the class +1" not in words_of(tile_sheet([[Tile(GREY)]], legend=None))
+
+
+def test_long_names_at_the_ends_of_the_legend_stay_apart() -> None:
+    long = "Staffordshire bullterrier, Staffordshire bull terrier, and all that is bred from either of them"
+    found = words_of(
+        panel(GREY, np.full((4, 4), -0.5), "t", "c", legend=Legend(f"-1 more for {long}", f"more for {long} +1"))
+    )
+    assert sum(word.startswith("-1 more for Staff") for word in found) == 1
+    assert found[-1] == "c"
+    assert any(word.endswith("+1") for word in found)
+    assert not any(long in word for word in found)
+
+
+def test_both_signs_stand_out_from_shadows_and_light_alike() -> None:
+    for grey in (0, 128, 255):
+        picture = np.full((8, 8, 3), grey, np.uint8)
+        plain, cold, warm = (
+            cv2.cvtColor(np.float32(overlay(picture, np.full((8, 8), heat))) / 255, cv2.COLOR_RGB2LAB)[4, 4]
+            for heat in (1e-9, -1.0, 1.0)
+        )
+        away = [float(np.linalg.norm(colour - plain)) for colour in (cold, warm)]
+        assert min(away) > 45
+        assert max(away) < 1.3 * min(away)
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (900, 300), (300, 900), (100, 3000), (3000, 100)])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from relprop.cli.explaining.picture import Looked
-from relprop.explanation.captions import caption_words, contrast_words
+from relprop.explanation.captions import caption_words, caution, contrast_words
 from relprop.explanation.display import draw as draw_maps
-from relprop.explanation.display import legend_for
+from relprop.explanation.display import heats_of, legend_for
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import class_probabilities
 from relprop.models import Classifier
-from relprop.pictures import PERCENTILE, class_sheet, panel, robust_scale, scale_note, scale_words
+from relprop.pictures import PERCENTILE, class_sheet, panel, scale_note, scale_words
 
 
 def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -28,10 +28,11 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     explanation : Explanation
         One sample for each class explained.
     """
-    heats, scales = robust_scale(explanation.summed().cpu().numpy())
+    heats, scales = heats_of(explanation)
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
-    what, legend = _what(classifier, rules, looked), legend_for(explanation)
+    what, legend = _what(classifier, rules, looked), legend_for(explanation, classifier.labels)
+    warning = caution(explanation, classifier.labels)
     against = contrast_words(explanation, classifier.labels)
     what += f", {against}" if against else ""
     words = caption_words(explanation, classifier.labels)
@@ -41,9 +42,10 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
         caption = (
             f"{what}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
         )
-        return class_sheet(seen, heats, titles, f"{caption}{said}", notes=notes, legend=legend)
+        return class_sheet(seen, heats, titles, f"{caption}{said}", notes=notes, legend=legend, caution=warning)
     caption = f"{what}; {scale_words(float(scales[0]))}"
-    return panel(seen, heats[0], titles[0], f"{caption}{said}", looked.original_with(heats[0]), legend=legend)
+    original = looked.original_with(heats[0])
+    return panel(seen, heats[0], titles[0], f"{caption}{said}", original, legend=legend, caution=warning)
 
 
 def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:

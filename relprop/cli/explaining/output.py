@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relprop.cli.explaining.drawing import draw, draw_layers, targets_of
 from relprop.cli.explaining.picture import Looked
+from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import class_probabilities
 from relprop.files import OutputError
@@ -124,6 +125,7 @@ class Results:
             "weights": self.classifier.origin,
             "rules": self.rules,
             "contrast": explanation.contrast,
+            "map_difference": None if (moved := map_difference(explanation)) is None else float(moved[0]),
             **({} if explanation.provenance is None else explanation.provenance.as_dict()),
             "size": looked.view and looked.view.size,
             "box": looked.view and looked.view.box,
