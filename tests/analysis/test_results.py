@@ -496,6 +496,7 @@ except SystemExit as left:
 """
 
 
+@pytest.mark.full
 def test_results_are_read_where_torch_is_not_installed(path, results, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, str(path), str(tmp_path)], capture_output=True, text=True, check=False
@@ -512,6 +513,7 @@ def test_results_are_read_where_torch_is_not_installed(path, results, tmp_path):
     }
 
 
+@pytest.mark.full
 def test_public_names_are_lazy_and_ordinary():
     script = (
         "import sys, relprop, relprop.cli\n"

@@ -165,6 +165,7 @@ def words_of(figure):
     return texts
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("count", [1, 12])
 def test_plots_of_one_and_of_many_methods(tmp_path, count):
     names = ["random", *(f"a-method-of-a-rather-long-name:option={k}" for k in range(1, count))]

@@ -303,6 +303,7 @@ def assert_equal(one, other):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize("start", range(4))
 def test_a_slice_is_the_explanation_of_those_samples(merged, start):
     whole, pairs, _ = merged

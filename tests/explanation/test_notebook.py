@@ -56,6 +56,7 @@ def decoded(data):
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
 
 
+@pytest.mark.full
 def test_an_explanation_is_a_picture_and_words(outputs):
     (output,) = outputs[0]
     drawn = decoded(output.data["image/png"])

@@ -41,6 +41,7 @@ def model(function: Callable[[nn.Module, Tensor], Tensor]) -> nn.Module:
     return Lambda(lambda m, x: function(m, m.first(x).tanh()), **members).double().eval()
 
 
+@pytest.mark.sweep(every=17)
 @pytest.mark.parametrize("case", SCORES.values(), ids=SCORES.keys())
 def test_evidence_at_the_last_layers(case: tuple[Callable[[nn.Module, Tensor], Tensor], list[int]]) -> None:
     function, expected = case

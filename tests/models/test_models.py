@@ -406,6 +406,7 @@ def _accuracy(classifier: Classifier, count: int) -> float:
     return float(np.mean([p == int(row["class_index"]) for p, row in zip(predicted, rows, strict=True)]))
 
 
+@pytest.mark.sweep(every=4)
 @needs_assets
 @pytest.mark.parametrize(
     ("name", "file", "least"),

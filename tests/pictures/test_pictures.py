@@ -250,6 +250,7 @@ def test_a_sheet_can_be_saved_at_another_resolution(scale: float) -> None:
     assert (drawn == (0, 0, 255)).all(2).sum() == pytest.approx(200 * 100 * scale**2, rel=0.05)
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize(
     "title",
     [
@@ -347,6 +348,7 @@ def test_original_shows_what_was_seen_and_veils_the_rest(shape: tuple[int, int])
     assert tile[~(seen | veiled)].min() < 40, "the box has a dark outline"
 
 
+@pytest.mark.full
 def test_class_sheet_shows_every_class_and_its_map() -> None:
     heats = np.random.default_rng(0).uniform(-1, 1, (7, 20, 30))
     names = [f"class number {k} {k}.0%" for k in range(7)]

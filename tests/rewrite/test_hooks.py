@@ -21,6 +21,7 @@ from tests.helpers.models import CLASSES, Lambda, distance, kept, make, pictures
 # What a hook is told
 
 
+@pytest.mark.sweep(every=5)
 @pytest.mark.parametrize(
     ("kind", "rules", "layer"),
     [
@@ -120,6 +121,7 @@ def test_batch_norm_has_a_hook_where_it_merges() -> None:
     assert not seen.last.any()
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize("kind", ["windows", "heads", "heads-batch-second", "transformer"])
 @pytest.mark.parametrize("size", [1, 2])
 def test_chunks_and_merged_batch_axes(kind: str, size: int) -> None:
@@ -292,6 +294,7 @@ def test_programs_with_hooks_do_not_pile_up_and_follow_the_model() -> None:
     assert distance(after.relevance, before.relevance) <= 1e-5
 
 
+@pytest.mark.full
 def test_a_hook_that_refers_to_the_model_keeps_nobody_alive() -> None:
     class Keeper:
         def __init__(self, model: nn.Module) -> None:
@@ -319,6 +322,7 @@ def test_the_model_is_untouched() -> None:
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("hook", [keep(slice(0, 3)), negative], ids=["mask", "signed"])
 def test_a_program_exports_if_its_hooks_can(hook: Any) -> None:
     explainer = relprop.Explainer(kept("plain"), hooks={"features": hook})

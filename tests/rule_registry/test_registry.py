@@ -172,6 +172,7 @@ def test_settings_have_few_values() -> None:
     assert "mine" not in rule_registry.names()
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("returned", [None, 3, [None], "relevance"])
 def test_what_is_no_relevance_is_told_with_the_place(returned: Any) -> None:
     model, x = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 3)

@@ -88,6 +88,7 @@ def assert_committed(file: h5py.File) -> int:
     return count
 
 
+@pytest.mark.full
 def test_a_run_killed_between_any_two_writes_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, killed = tmp_path / "run.h5", tmp_path / "killed.h5"
     EvaluationWriter.create(path, config(SAMPLES), LAYOUT, range(SAMPLES), methods=METHODS).close()

@@ -147,6 +147,7 @@ with Telling.resume(sys.argv[1], config(100), LAYOUT) as writer:
 """
 
 
+@pytest.mark.full
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     path, unbroken = tmp_path / "run.h5", tmp_path / "unbroken.h5"
     EvaluationWriter.create(path, config(100), LAYOUT, range(100), methods=METHODS).close()

@@ -13,6 +13,7 @@ from tests.helpers.models import Lambda, distance, gradient, make, pictures, see
 
 
 class TestOutputs:
+    @pytest.mark.full
     def test_by_key_and_by_index(self) -> None:
         head = nn.Linear(8, 3)
         x = torch.randn(2, 8)

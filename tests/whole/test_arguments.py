@@ -98,6 +98,7 @@ class TestTargets:
             difference = output[range(3), [1, 0, 4]] - output[:, 3]
             torch.testing.assert_close(found.relevance, torch.autograd.grad(difference.sum(), source)[0])
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         ("target", "contrast", "message"),
         [
