@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
@@ -26,20 +27,49 @@ DEFAULT_MODEL = "tf_efficientnet_lite0"
 _UsageError: Any = typer.BadParameter.__base__
 
 
+ORDER = ("explain", "check", "evaluate", "summary", "compare", "plot", "export", "merge", "rules", "metrics", "models")
+"""The commands as help lists them: what people begin with comes first."""
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
 class _OneLineUsage(TyperGroup):
-    """Commands whose misuse is told in one line too."""
+    """Commands in the order of use, whose misuse is one line too."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
         except _UsageError as error:
             command = error.ctx.command_path if error.ctx else "relprop"
-            warn(f"{error.format_message().rstrip('.')}. See {command} --help")
+            words = error.format_message().rstrip(".").replace("Value error, ", "")
+            warn(f"{words}{'' if words.endswith('?') else '.'} See {command} --help")
             code = MISUSED
         sys.exit(code or 0)
 
 
-app = typer.Typer(cls=_OneLineUsage, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+class _Command(TyperCommand):
+    """A command whose help has metavars alone: some versions of typer add Python's types, and braces."""
+
+    def get_help(self, ctx: Any) -> str:
+        text = re.sub(r"\{([A-Z]+)\}", r"\1", super().get_help(ctx))
+        return re.sub(r"^(  [A-Z]+) (<\S+>)", lambda line: line[1] + " " * (1 + len(line[2])), text, flags=re.MULTILINE)
+
+
+app = typer.Typer(
+    cls=_OneLineUsage,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(summary: str, example: str) -> Callable[[F], F]:
+    """Add a function as a command, with its line in the list of commands and the example below its help."""
+    return app.command(cls=_Command, short_help=summary, epilog=f"Example: {example}")
 
 
 def _tell_versions(asked: bool) -> None:
@@ -54,7 +84,10 @@ def main(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_tell_versions, help="Tell the version of this and what it stands on."
+            "--version",
+            is_eager=True,
+            callback=_tell_versions,
+            help="Show the versions of relprop and of the libraries it uses.",
         ),
     ] = False,
 ) -> None:
@@ -78,8 +111,8 @@ Contrast = Annotated[
     str | None,
     typer.Option(
         metavar="rest|log-odds|none|CLASS",
-        help="Against all other classes, alike or as probable as they are, none, or one (index or name), if not as the "
-        "rule set has it.",
+        help="What the class is compared with: all others (rest), what the model confuses it with (log-odds), one "
+        "class, or nothing (none); else as the rule set has it.",
     ),
 ]
 Preprocessing = Annotated[

@@ -18,7 +18,7 @@ from relprop.cli.app import (
     Preprocessing,
     Rules,
     Weights,
-    app,
+    command,
     one_line_errors,
     warn,
 )
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from relprop.models import Classifier
 
 
-@app.command(epilog="Example: relprop check --model tf_efficientnet_lite0 --json")
+@command("Check that a model is explained correctly.", "relprop check --model tf_efficientnet_lite0 --json")
 def check(
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PICTURES]...", help="Pictures to check on, all at once; else two of foolbox."),
+        typer.Argument(metavar="PICTURES", help="Pictures to check on, all at once; else two of foolbox."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,

@@ -19,7 +19,7 @@ from relprop.cli.app import (
     Preprocessing,
     Rules,
     Weights,
-    app,
+    command,
     one_line_errors,
     warn,
 )
@@ -33,10 +33,13 @@ class Format(StrEnum):
     H5 = "h5"
 
 
-@app.command(epilog="Example: relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out")
+@command(
+    "Draw relevance maps of pictures.",
+    "relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out",
+)
 def explain(
     pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PICTURES]...", help="Picture files, or folders of them.")
+        list[Path] | None, typer.Argument(metavar="PICTURES", help="Picture files, or folders of them.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
@@ -63,7 +66,8 @@ def explain(
     ] = False,
     device: Device = None,
     format: Annotated[
-        list[Format] | None, typer.Option(help="What is written for each picture; repeatable. [default: png]")
+        list[Format] | None,
+        typer.Option(metavar="png|npz|h5", help="What is written for each picture; repeatable. [default: png]"),
     ] = None,
     sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
     output: Annotated[
@@ -71,7 +75,7 @@ def explain(
     ] = Path("out"),
     debug: Debug = False,
 ) -> None:
-    """Draw where each picture holds more relevance for its class than for the others, and less.
+    """Draw relevance maps: which pixels matter more (red) or less (blue) for the class than for the others.
 
     One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
     the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relprop.cli.app import Debug, app, one_line_errors
+from relprop.cli.app import Debug, command, one_line_errors
 
 if TYPE_CHECKING:
     from rule_registry import RuleSet
@@ -17,9 +17,9 @@ BEGIN, END = "<!-- relprop rules -->", "<!-- relprop rules end -->"
 """Lines of a markdown file that the tables of rules stand between."""
 
 
-@app.command(epilog="Example: relprop rules abslrp")
+@command("List the rule sets, or the rules of one.", "relprop rules abslrp")
 def rules(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show every rule of this rule set.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show every rule of this rule set.")] = None,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -70,7 +70,7 @@ def _facts(rule_set: RuleSet) -> str:
     return "; ".join(filter(None, [*facts, rule_set.describe_parameters()]))
 
 
-@app.command(epilog="Example: relprop metrics")
+@command("List the scores beside GAE.", "relprop metrics")
 def metrics(debug: Debug = False) -> None:
     """List the scores that relprop evaluate has beside GAE."""
     with one_line_errors(debug):
@@ -83,10 +83,10 @@ def metrics(debug: Debug = False) -> None:
             typer.echo(f"{'':<16} {low:g} to {high:g}, {metric.declared.direction}{masks}")
 
 
-@app.command(epilog="Example: relprop models 'vit_tiny*'")
+@command("List the models that have a name.", "relprop models 'vit_tiny*'")
 def models(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="[PATTERN]", help="List the names that match, as in 'resnet*'.")
+        str | None, typer.Argument(metavar="PATTERN", help="List the names that match, as in 'resnet*'.")
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -69,7 +69,7 @@ def scale_words(scale: float, percentile: float = PERCENTILE) -> str:
 
 def scale_note(scale: float) -> str:
     """Say below one of several maps what its 1 stands for."""
-    return f"1 is {scale:.2g}" if scale else "no relevance here"
+    return f"full colour = {scale:.2g}" if scale else "no relevance here"
 
 
 def heat_colours(heat: Array) -> Pixels:

@@ -182,7 +182,7 @@ def test_conditions_that_cannot_be_met_are_refused() -> None:
         graph_jobs(CPU)
     if not torch.cuda.is_available():
         with (
-            pytest.raises(DeviceError, match="there is no device 'cuda'"),
+            pytest.raises(DeviceError, match="unknown device 'cuda'"),
             Conditions(Device.CUDA, Dtype.FLOAT32, 1).in_force(),
         ):
             pass

@@ -160,8 +160,8 @@ def test_odd_file_names_stop_nothing(desk):
 @pytest.mark.parametrize(
     ("rules", "contrast", "words"),
     [
-        ("abslrp", "rest", "-1 more for the others"),
-        ("abslrp", 3, "-1 more for the fourth"),
+        ("abslrp", "rest", "more for the others"),
+        ("abslrp", 3, "more for the fourth"),
         ("epsilon", None, "-1 negative"),
         ("abslrp", None, "0 no relevance"),
     ],
