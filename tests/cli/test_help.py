@@ -39,8 +39,8 @@ def test_help_has_metavars_alone(command):
         ("explain", "which pixels matter more (red) or less (blue) for the class than for the others."),
         (
             "explain",
-            "What the class is compared with: all others (rest), what the model confuses it with (log-odds), one class, "
-            "or nothing (none)",
+            "What the class is compared with: all others (rest), what the model confuses it with (log-odds), "
+            "one class, or nothing (none)",
         ),
         ("evaluate", "--relevance none|map|channels "),
         ("merge", "merge [OPTIONS] SHARD..."),
