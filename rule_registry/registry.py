@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -57,6 +58,9 @@ def define(
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
 
+    The module that defined a rule set may define it again, as a notebook cell that runs again does: what is registered
+    in it stays.
+
     Parameters
     ----------
     name, summary : str
@@ -82,12 +86,13 @@ def define(
     Raises
     ------
     ValueError
-        If the name is taken, a setting can't have that value, or a parameter is not finite.
+        If the name is taken by another module, a setting can't have that value, or a parameter is not finite.
     TypeError
         If there is no such setting, the default rule can't be called, or a parameter is no number.
     """
-    if name in _definitions:
-        raise ValueError(f"a rule set named {name!r} is defined already")
+    module, earlier = sys._getframe(1).f_globals.get("__name__", ""), _definitions.get(name)
+    if earlier is not None and earlier.module != module:
+        raise ValueError(f"a rule set named {name!r} is defined already, by {earlier.module}")
     words = {setting: tuple(found) for setting, found in (choices or {}).items()}
     unknown = (settings.keys() | words.keys()) - SETTINGS
     if unknown:
@@ -99,9 +104,11 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = (_numbers(given or {}) for given in (parameters, fixed))
+    registered = {} if earlier is None else {"table": earlier.table, "overrides": earlier.overrides}
     _definitions[name] = Definition(
-        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version
+        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version, module, **registered
     )
+    _get.cache_clear()
 
 
 def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -160,7 +167,8 @@ def register(
     LookupError
         If there is no such rule set.
     ValueError
-        If one of the operations or selections has a rule in this rule set already; none is registered then.
+        If one of the operations or selections has another rule in this rule set already; none is registered then. A
+        function of the same module and name replaces the one before.
     TypeError
         If one is neither an operation nor a selection, there is none, the rule can't be called, or there is no such
         declaration.

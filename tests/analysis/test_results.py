@@ -519,6 +519,7 @@ def test_public_names_are_lazy_and_ordinary():
         "import sys, relprop, relprop.cli\n"
         "assert not {'torch', 'cv2', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules), sorted(sys.modules)\n"
         "assert set(relprop.__all__) <= set(dir(relprop))\n"
+        "assert relprop.__version__ and relprop.gae.score and relprop.models.load_classifier and relprop.store\n"
         "import relprop.tracing.capture, relprop.verification.check\n"
         "assert callable(relprop.capture) and callable(relprop.check)\n"
         "assert all(getattr(relprop, name) is not None for name in relprop.__all__)\n"
