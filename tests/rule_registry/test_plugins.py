@@ -81,6 +81,7 @@ def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_an_installed_package_adds_a_rule_set(plug_in: Path) -> None:
     done = run(plug_in, "-c", USE)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ def check(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(mass + lost, torch.ones(2, 2), atol=1e-4, rtol=0)
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("name", FAST)
 def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(*build(name, 64, **FAST[name]), monkeypatch)
