@@ -104,10 +104,12 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = (_numbers(given or {}) for given in (parameters, fixed))
-    registered = {} if earlier is None else {"table": earlier.table, "overrides": earlier.overrides}
-    _definitions[name] = Definition(
-        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version, module, **registered
+    definition = Definition(
+        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version, module
     )
+    if earlier is not None:
+        definition.table, definition.overrides = earlier.table, earlier.overrides
+    _definitions[name] = definition
     _get.cache_clear()
 
 

@@ -31,8 +31,8 @@ def map_difference(explanation: Maps) -> Tensor | None:
     if len(seeds) == 1:
         return None
     target, rest = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
-    mass = target.abs().sum(1) + rest.abs().sum(1)
-    return (target - rest).abs().sum(1) / torch.where(mass == 0, 1.0, mass)
+    mass, apart = target.abs().sum(1) + rest.abs().sum(1), (target - rest).abs().sum(1)
+    return torch.where(mass == 0, 0.0, apart / mass)
 
 
 def nearly_same(explanation: Maps) -> NDArray[np.bool_]:
