@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{token_hex(6)}.part{path.suffix}")  # short: the length of a name is limited
     try:
         yield part
+        _synchronize(part)
         part.replace(path)
     except OutputError:  # an OSError, too, but in our words already
         raise
@@ -34,6 +36,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is in its place by now, or could not even be made
             part.unlink()
+
+
+def _synchronize(path: Path) -> None:
+    """Have the system put a file on the disk: some only then say that there is no room, or an error."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def put_between(path: Path, begin: str, end: str, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.faults.jobs import NAME
+from tests.faults.explanation_jobs import save_h5
+from tests.faults.jobs import NAME, add_method, image, join, prepare, run, stream
 from tests.faults.library import build, drawn, trials, writes_of
 
 
@@ -18,43 +21,66 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("library"))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all trials work; what jobs read is in it."""
+    made = tmp_path_factory.mktemp("trials")
+    prepare(made)
+    return made
+
+
 def everything(path: Path) -> dict[str, Any]:
-    """Return all values and attributes of a file."""
+    """Return all values and attributes of a file, but when it was begun."""
     found: dict[str, Any] = {}
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = item[()].tobytes()
+            values = item.asstr()[()].tolist() if h5py.check_string_dtype(item.dtype) else item[()].tobytes()
+            found[name] = (str(item.dtype), item.shape, values)
 
     with h5py.File(path) as file:
         file.visititems(take)
-        for name in file.attrs:
-            found[f"@{name}"] = np.asarray(file.attrs[name]).tobytes()
+        for name in set(file.attrs) - {"created"}:
+            found[f"@{name}"] = np.asarray(file.attrs[name]).tolist()
     return found
 
 
-def assert_told_or_right(library: Path, job: str, folder: Path, kind: str, count: int) -> None:
-    """Let a job's writes fail: a run that ends well has all values, another one says so and leaves nothing behind."""
-    writes = writes_of(library, job, folder)
-    wanted = everything(folder / "count-0" / NAME)
-    outcomes = trials(library, job, folder, kind, drawn(count, writes))
-    print(f"{job}, {kind}: of {writes} writes failed {outcomes}")
-    assert set(outcomes.values()) <= {"done", "told"}, outcomes
+def assert_told_or_right(library: Path, job: Callable[[Path], None], folder: Path, kind: str, count: int) -> None:
+    """Let a job's writes fail: a run that ends well is right; another one says so, and the next has the same bits."""
+    where = f"{job.__module__}:{job.__name__}"
+    writes = writes_of(library, where, folder)
+    wanted = everything(folder / f"{job.__name__}-count-0" / NAME)
+    outcomes = trials(library, where, folder, kind, drawn(count, writes))
+    print(f"{where}, {kind}: of {writes} writes {len(outcomes)} failed: {Counter(outcomes.values())} {outcomes}")
     for number, outcome in outcomes.items():
-        files = {path.name for path in (folder / f"{kind}-{number}").iterdir()} - {"log.txt"}
-        if outcome == "done":
-            assert files == {NAME}, (number, files)
-            assert everything(folder / f"{kind}-{number}" / NAME) == wanted, number
-        else:
-            assert files == set(), (number, files)
+        place = folder / f"{job.__name__}-{kind}-{number}"
+        assert outcome in ("done", "told"), f"{kind} of write {number}: {outcome}\n{(place / 'log.txt').read_text()}"
+        if outcome == "told":
+            job(place)
+        assert {path.name for path in place.iterdir()} == {"log.txt", NAME}, (number, outcome)
+        assert everything(place / NAME) == wanted, (number, outcome)
 
 
 @pytest.mark.parametrize("kind", ["eio", "short", "full"])
-def test_a_file_made_in_memory(library: Path, tmp_path: Path, kind: str) -> None:
-    assert_told_or_right(library, "tests.faults.jobs:image", tmp_path, kind, 4)
+def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
+    assert_told_or_right(library, image, folder, kind, 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "kind"), [(run, "eio"), (stream, "eio"), (add_method, "eio"), (join, "eio"), (run, "full")]
+)
+def test_a_run(library: Path, folder: Path, job: Callable[[Path], None], kind: str) -> None:
+    assert_told_or_right(library, job, folder, kind, 4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "count"), [("eio", 20), ("short", 5), ("full", 10)])
+@pytest.mark.parametrize("job", [run, stream, add_method, join])
+def test_many_runs(library: Path, folder: Path, job: Callable[[Path], None], kind: str, count: int) -> None:
+    assert_told_or_right(library, job, folder, kind, count)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["eio", "full"])
-def test_an_explanation_is_saved_or_not(library: Path, tmp_path: Path, kind: str) -> None:
-    assert_told_or_right(library, "tests.faults.explanation_jobs:save_h5", tmp_path, kind, 20)
+def test_an_explanation_is_saved_or_not(library: Path, folder: Path, kind: str) -> None:
+    assert_told_or_right(library, save_h5, folder, kind, 1)

@@ -54,6 +54,6 @@ if __name__ == "__main__":
     module, _, name = place.partition(":")
     job = getattr(importlib.import_module(module), name)
     for number in numbers:
-        outcome = run(job, Path(where, f"{kind}-{number}"), kind, int(number))
+        outcome = run(job, Path(where, f"{name}-{kind}-{number}"), kind, int(number))
         if outcome != "child":
             print(number, outcome, flush=True)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from relprop.files import OutputError, written_whole
 from relprop.store.description import check_identity, method_names, read_layout, read_method
 from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import check_free, open_hdf5, settle_end, telling_output_errors
 from relprop.store.layout import Layout, Method
 from relprop.store.reading import open_evaluation
@@ -52,12 +53,12 @@ def begin(
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     check_free(path)
     with written_whole(path) as part:
-        with telling_output_errors(path, new=True), build.new_file(part) as file:
+        with telling_output_errors(path, new=True), build.new_file(part) as file, writing(file) as held:
             size = build.allocated_bytes(build.fields_of(layout, chosen), layout, len(rows))
             reserve(file, path, size, new=True)
-            build.create(file, config, layout, rows, versions)
+            build.create(file, config, layout, rows, versions, held)
             for method in chosen:
-                build.add_method(file, method, layout)
+                build.add_method(file, method, layout, held)
         trim(part)
 
 
@@ -90,13 +91,13 @@ def _add(path: Path, methods: Iterable[Method], size: int) -> None:
             _require_room(path, path.stat().st_size + size)
             shutil.copyfile(path, part)
             shutil.copymode(path, part)
-        with telling_output_errors(path), open_hdf5(part, "r+") as file:
+        with telling_output_errors(path), open_hdf5(part, "r+") as file, writing(file) as held:
             reserve(file, path, size)
             build.even_out(file)
             layout = read_layout(file)
             file.attrs.modify("complete", np.uint8(0))
             for method in methods:
-                build.add_method(file, method, layout)
+                build.add_method(file, method, layout, held)
         trim(part)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from relprop.store.description import is_complete
 from relprop.store.errors import StoreError
 from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.handles import handles_of, synchronize
 from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
 from relprop.store.layout import Layout, Method, map_fields, method_fields
 from relprop.store.schema import State
@@ -53,6 +54,7 @@ class EvaluationWriter(OpenEvaluation):
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         super().__init__(path, file)
+        self._held = handles_of(file)  # until it is closed: see relprop.store.hdf5.handles
         self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
 
     @classmethod
@@ -245,6 +247,8 @@ class EvaluationWriter(OpenEvaluation):
         if any(absent.values()):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
+        with telling_output_errors(self._path):
+            synchronize(self._file)  # what can't be put on the disk is told before the file says that it is complete
         self._set_complete(True)
 
     def close(self) -> None:
@@ -253,7 +257,11 @@ class EvaluationWriter(OpenEvaluation):
             return
         self._pending.clear()
         with telling_output_errors(self._path):
-            self._file.close()
+            try:
+                synchronize(self._file)
+            finally:
+                self._held.clear()
+                self._file.close()
             trim(self._path)
 
     def __enter__(self) -> Self:
