@@ -72,7 +72,7 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
     if labels.max() > np.iinfo(np.uint16).max or samples.index.max() > np.iinfo(np.uint32).max:
         raise AnalysisError("ViRelAy keeps labels as uint16 and indices as uint32, these samples have larger ones")
     with written_whole(path) as part:
-        with telling_output_errors(path, new=True), h5py.File(part, "w") as file, writing(file) as held:
+        with telling_output_errors(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
             _reserve(file, 4 * (math.prod(shape) + len(done) * (len(results.class_names) + 64)))
             columns = {"label": labels.astype(np.uint16), "index": samples.index.astype(np.uint32)}
             held += [file.create_dataset(name, data=values) for name, values in columns.items()]

@@ -28,8 +28,11 @@ DESCRIPTION = 1 << 13
 
 
 def new_file(path: Path) -> h5py.File:
-    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's."""
-    return h5py.File(path, "w", fs_strategy="none")
+    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's.
+
+    Whoever calls it has locked the file.
+    """
+    return h5py.File(path, "w", fs_strategy="none", locking=False)
 
 
 def create(
@@ -86,12 +89,25 @@ def grows(file: h5py.File) -> bool:
     return bool(file["sample"].maxshape == (None,))
 
 
+def make_indices(file: h5py.File) -> None:
+    """Give each data set of a stream the index of its chunks, by a row that comes and goes.
+
+    HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set.
+    """
+    if grows(file):
+        for length in (1, 0):
+            for data in _along_samples(file):
+                data.resize(length, axis=0)
+            file["sample"].resize(length, axis=0)
+            file.flush()
+
+
 def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
     """Add rows at the end for samples with these indices in the data set, ``sample`` last.
 
     A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
-    right is one between the writes of a flush that makes a data set's first chunk, when no row is committed yet, or
-    splits a node of its chunks' index, every 32 chunks: it can spoil that data set.
+    right is one between the writes of a flush that splits a node of a chunks' index, every 32 chunks: it can spoil that
+    data set.
     """
     old = len(file["sample"])
     for data in _along_samples(file):
