@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from relprop.errors import RelpropError, RelpropWarning
+from relprop.terminal import printable
 from relprop.versions import versions
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -44,7 +45,7 @@ app = typer.Typer(cls=_OneLineUsage, add_completion=False, pretty_exceptions_ena
 
 def _tell_versions(asked: bool) -> None:
     if asked:
-        typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
+        say("\n".join(f"{name} {version}" for name, version in versions().items()))
         raise typer.Exit
 
 
@@ -60,7 +61,7 @@ def main(
 ) -> None:
     """Show by relevance propagation which pixels made a model say what it says."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 Model = Annotated[
@@ -70,6 +71,7 @@ Model = Annotated[
         help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
     ),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
 Rules = Annotated[
     str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
@@ -119,6 +121,7 @@ _OPTIONS = {
     "layers": "--layer",
     "overwrite": "--overwrite",
     "resume": "--resume",
+    "trust": "--trust",
     "unit": "--unit",
 }
 _VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest", "True": ""}
@@ -155,7 +158,12 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 def warn(message: str) -> None:
     """Say something on one line of stderr."""
-    typer.echo(f"relprop: {one_line(message)}", err=True)
+    say(f"relprop: {one_line(message)}", err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text, which may hold names and messages of strangers, so that it steers no terminal."""
+    typer.echo(printable(text), err=err)
 
 
 def one_line(message: str) -> str:
