@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -31,6 +31,7 @@ SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {
     "own",
     "parameters",
     "version",
+    "origin",
 }
 """What `define` may set: the other fields of a rule set follow from what is registered."""
 PLUGINS = "rule_registry.rules"
@@ -225,7 +226,13 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
 
 @lru_cache(maxsize=32)
 def _get(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
-    return build(_chain(name), dict(parameters))
+    return replace(build(_chain(name), dict(parameters)), origin=(name, parameters))
+
+
+def get_again(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
+    """Return the rule set of an origin, see `RuleSet`."""
+    _need_plugins()
+    return _get(name, parameters)
 
 
 def _chain(name: str) -> list[Definition]:
