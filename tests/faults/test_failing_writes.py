@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.faults.evaluation_jobs import evaluation
 from tests.faults.explanation_jobs import save_h5
 from tests.faults.jobs import NAME, add_method, image, join, prepare, run, stream
 from tests.faults.library import build, drawn, trials, writes_of
@@ -36,7 +37,8 @@ def everything(path: Path) -> dict[str, Any]:
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             values = item.asstr()[()].tolist() if h5py.check_string_dtype(item.dtype) else item[()].tobytes()
-            found[name] = (str(item.dtype), item.shape, values)
+            if not name.endswith("/seconds"):
+                found[name] = (str(item.dtype), item.shape, values)
 
     with h5py.File(path) as file:
         file.visititems(take)
@@ -78,6 +80,11 @@ def test_a_run(library: Path, folder: Path, job: Callable[[Path], None], kind: s
 @pytest.mark.parametrize("job", [run, stream, add_method, join])
 def test_many_runs(library: Path, folder: Path, job: Callable[[Path], None], kind: str, count: int) -> None:
     assert_told_or_right(library, job, folder, kind, count)
+
+
+@pytest.mark.full
+def test_an_evaluation_is_told_or_right(library: Path, folder: Path) -> None:
+    assert_told_or_right(library, evaluation, folder, "eio", 10)
 
 
 @pytest.mark.full
