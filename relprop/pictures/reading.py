@@ -49,7 +49,9 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
                 jpeg.draft("RGB", (1, 1))
                 jpeg.load()
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if width else None
-    except (OSError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
         raise PictureError(f"cannot read picture {path}: {first_line(error)}") from error
     if decoded is None:
         raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")

@@ -55,12 +55,12 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already: choose another name, or overwrite it")
-    if out.resolve() in (Path(path).resolve() for path in paths):
-        raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
     with ExitStack() as stack:
         there = out.exists()
         if there:  # held until another one is in its place
             stack.enter_context(lock_to_replace(out))
+        if out.resolve() in (Path(path).resolve() for path in paths):
+            raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
         shards = [stack.enter_context(open_evaluation(path)) for path in paths]
         shards = _in_order(shards)
         index = _all_samples(shards)

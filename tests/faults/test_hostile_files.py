@@ -62,6 +62,17 @@ def test_what_leads_out_of_a_file_is_refused(tmp_path: Path, make: Callable[[h5p
     assert sorted(os.listdir(tmp_path)) == ["run.h5", "victim"]
 
 
+def test_maps_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    from relprop.evaluation.methods import MethodError
+    from relprop.evaluation.methods.precomputed import Precomputed
+
+    (tmp_path / "victim").write_bytes(SECRET)
+    with h5py.File(tmp_path / "maps.h5", "w") as file:
+        file.create_dataset("maps", (4, 2, 2), "f4", external=[(str(tmp_path / "victim"), 0, 64)])
+    with pytest.raises(MethodError, match="is refused"):
+        Precomputed(tmp_path / "maps.h5")
+
+
 def test_soft_links_and_circles_within_a_file_do_no_harm(tmp_path: Path) -> None:
     path = write_file(tmp_path / "run.h5", range(4), config(4))
     with h5py.File(path, "r+") as file:

@@ -71,12 +71,7 @@ def lock_to_write(path: Path) -> Lock:
     MissingFileError, BusyError, FormatError, OutputError
     """
     _require_file(path)
-    while True:
-        lock = _locked(path, "r+")
-        if lock.is_of(path):
-            break
-        lock.release()  # another file was put in its place meanwhile
-        _require_file(path)
+    lock = lock_to_replace(path)
     if LOCKS and not lock.works:
         warnings.warn(
             f"{path} can't be locked, so nothing keeps a second writer away: see to it that there is only one",
@@ -93,7 +88,9 @@ def lock_to_replace(path: Path) -> Lock:
     BusyError, OutputError
         Somebody has it open; it can't be written.
     """
-    return _locked(path, "r+")
+    while not (lock := _locked(path, "r+")).is_of(path):  # another one was put in its place meanwhile
+        lock.release()
+    return lock
 
 
 def settle_end(path: Path) -> None:
