@@ -84,11 +84,11 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
                 attribution[rows] = _with_channels(block.relevance())
                 prediction[rows] = block.output()
         trim(part)
-    held = f"ViRelAy attribution database of {method}: {' x '.join(map(str, shape))} maps"
+    holds = f"ViRelAy attribution database of {method}: {' x '.join(map(str, shape))} maps"
     remark = ""
     if unlabelled.any():
         remark = f"{int(unlabelled.sum())} samples have no label; the class explained takes its place"
-    return Written(str(path), held, remark)
+    return Written(str(path), holds, remark)
 
 
 def _with_channels(maps: NDArray[np.float32]) -> NDArray[np.float32]:
