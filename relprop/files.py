@@ -113,7 +113,7 @@ def _claim(place: Path) -> tuple[Path, Lock]:
             raise
         except OSError:  # somebody is writing it, or it is none of ours
             break
-        if not lock.works:
+        if not lock.held:
             if part.stat().st_size == 0:
                 part.unlink()
             lock.release()

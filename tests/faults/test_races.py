@@ -155,6 +155,26 @@ def test_what_a_kill_leaves_is_gone_after_the_next_start(path: Path, moment: str
     assert os.listdir(path.parent) == ["run.h5"]
 
 
+LOCKED_BY_HDF5 = """
+import sys
+from relprop.store import *
+from tests.faults.jobs import ADDED
+from tests.helpers.store_files import LAYOUT, METHODS, config, write_all
+with EvaluationWriter.resume(sys.argv[1], config(4), LAYOUT, methods=[*METHODS, ADDED]) as writer:
+    try: open_evaluation(sys.argv[1])
+    except BusyError: write_all(writer, [*METHODS, ADDED])
+with EvaluationWriter.create(sys.argv[1], config(4), LAYOUT, range(4), methods=METHODS, overwrite=True) as writer:
+    write_all(writer)
+print("written")
+"""
+
+
+def test_where_hdf5_locks_by_itself_it_is_let(path: Path) -> None:
+    said, errors = python(LOCKED_BY_HDF5, path, env={"HDF5_USE_FILE_LOCKING": "TRUE"}).communicate()
+    assert (said.strip(), errors) == ("written", "")
+    assert os.listdir(path.parent) == ["run.h5"]
+
+
 TOGETHER = """
     import sys, time
     from relprop.store import *
