@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
@@ -16,6 +14,7 @@ from torch._ops import OpOverload
 
 from rule_registry.definition import Definition, Refusal, build, choices_of, declared
 from rule_registry.parameters import as_parameter, as_word
+from rule_registry.plugins import need_plugins
 from rule_registry.rule import Fold, Function, Mass, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
@@ -32,10 +31,9 @@ SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {
     "own",
     "parameters",
     "version",
+    "origin",
 }
 """What `define` may set: the other fields of a rule set follow from what is registered."""
-PLUGINS = "rule_registry.rules"
-"""Entry-point group under which other packages name the modules that register their rules."""
 
 
 _definitions: dict[str, Definition] = {}
@@ -227,7 +225,7 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
-    _need_plugins()
+    need_plugins()
     choices = choices_of(_chain(name))
     values = {k: as_word(k, v, choices[k]) if k in choices else as_parameter(k, v) for k, v in parameters.items()}
     return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
@@ -235,7 +233,13 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
 
 @lru_cache(maxsize=32)
 def _get(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
-    return build(_chain(name), dict(parameters))
+    return replace(build(_chain(name), dict(parameters)), origin=(name, parameters))
+
+
+def get_again(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
+    """Return the rule set of an origin, see `RuleSet`."""
+    need_plugins()
+    return _get(name, parameters)
 
 
 def _chain(name: str) -> list[Definition]:
@@ -264,50 +268,13 @@ def names() -> list[str]:
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
-    _need_plugins()
+    need_plugins()
     return sorted(_definitions.keys() - {ROOT})
-
-
-@lru_cache(maxsize=1)
-def load_plugins() -> str:
-    """Import what other packages register under the entry-point group ``rule_registry.rules``, once.
-
-    Returns
-    -------
-    str
-        What is wrong with the first that fails; empty if all is well. It is kept, as importing a package that
-        registered half of its rules again would fail for another reason.
-    """
-    _this_thread.loads = True
-    try:
-        for entry in entry_points(group=PLUGINS):
-            try:
-                entry.load()
-            except Exception as error:  # whatever a package raises when it is imported
-                package = entry.dist.name if entry.dist is not None else "a package"
-                return (
-                    f"the rules that {package} registers as {entry.name!r} ({entry.value}) can't be loaded: "
-                    f"{type(error).__name__}: {error}; repair {package}, or uninstall it"
-                )
-        return ""
-    finally:
-        _this_thread.loads = False
-
-
-_this_thread = threading.local()
-
-
-def _need_plugins() -> None:
-    if getattr(_this_thread, "loads", False):
-        return  # one of them looks up what there is
-    failure = load_plugins()
-    if failure:
-        raise ImportError(failure)
 
 
 def defined() -> Mapping[str, Definition]:
     """Return what each rule set adds to its base, in the order of their definition."""
-    _need_plugins()
+    need_plugins()
     return MappingProxyType(_definitions)
 
 

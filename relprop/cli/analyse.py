@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from relprop.cli.app import AsJson, Debug, command, one_line_errors
+from relprop.cli.app import AsJson, Debug, command, one_line_errors, say
 
 if TYPE_CHECKING:
     from relprop.analysis import Results
@@ -82,7 +82,7 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the PNG files go.")],
     pictures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The data set's pictures, where the names in FILE do not lead to them."),
+        typer.Option(metavar="DIR", help="Folder of the data set's pictures; no others are drawn."),
     ] = None,
     by: By = "gae",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
@@ -142,4 +142,4 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
 
 
 def _tell(found: _Told, as_json: bool) -> None:
-    typer.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))
+    say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

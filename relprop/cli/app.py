@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from relprop.cli.terminal import printable
 from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
 
@@ -74,7 +75,7 @@ def command(summary: str, example: str) -> Callable[[F], F]:
 
 def _tell_versions(asked: bool) -> None:
     if asked:
-        typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
+        say("\n".join(f"{name} {version}" for name, version in versions().items()))
         raise typer.Exit
 
 
@@ -93,7 +94,7 @@ def main(
 ) -> None:
     """Show by relevance propagation which pixels made a model say what it says."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 Model = Annotated[
@@ -103,6 +104,7 @@ Model = Annotated[
         help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
     ),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
 Rules = Annotated[
     str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
@@ -152,6 +154,7 @@ _OPTIONS = {
     "layers": "--layer",
     "overwrite": "--overwrite",
     "resume": "--resume",
+    "trust": "--trust",
     "unit": "--unit",
 }
 _VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest", "True": ""}
@@ -188,7 +191,12 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 def warn(message: str) -> None:
     """Say something on one line of stderr."""
-    typer.echo(f"relprop: {one_line(message)}", err=True)
+    say(f"relprop: {one_line(message)}", err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text, which may hold names and messages of strangers, so that it steers no terminal."""
+    typer.echo(printable(text), err=err)
 
 
 def one_line(message: str) -> str:

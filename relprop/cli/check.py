@@ -17,9 +17,11 @@ from relprop.cli.app import (
     Model,
     Preprocessing,
     Rules,
+    Trust,
     Weights,
     command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -39,6 +41,7 @@ def check(
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     rules: Rules = "abslrp",
     contrast: Contrast = None,
     preprocessing: Preprocessing = None,
@@ -70,7 +73,7 @@ def check(
 
         choose_rules(rules)  # a typo is told before a model is loaded
         try:
-            classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
+            classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device, trust=trust)
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
                 rule_set = choose_rules(rules, classifier.mean, classifier.std)
@@ -79,15 +82,15 @@ def check(
                 redrawn = randomize_model(classifier.model, x, rules=rule_set, **against) if randomize else None
         except RelpropError as error:
             if as_json:
-                typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
+                say(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
             raise
         if as_json:
             assignment = {"assignment": [row._asdict() for row in report.assignment]} if explain_rules else {}
             randomization = {} if redrawn is None else {"randomization": redrawn.as_dict()}
-            typer.echo(json.dumps(report.as_dict() | assignment | randomization, indent=2))
+            say(json.dumps(report.as_dict() | assignment | randomization, indent=2))
         else:
             pages = [*[report.explain_rules()] * explain_rules, str(report)]
-            typer.echo("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
+            say("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
         if not report.ok:
             raise typer.Exit(FAILED)
 

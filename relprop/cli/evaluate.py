@@ -22,9 +22,11 @@ from relprop.cli.app import (
     Device,
     Model,
     Preprocessing,
+    Trust,
     Weights,
     command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -71,6 +73,7 @@ def evaluate(
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,7 +148,9 @@ def evaluate(
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
         places = sample_pictures() if data is None else data
-        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        classifier = load_classifier(
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust
+        )
         dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(
@@ -180,7 +185,7 @@ def evaluate(
             kept = f"what {output} holds is whole, --resume goes on" if output.exists() else "nothing was done yet"
             warn(f"interrupted; {kept}")
             raise typer.Exit(INTERRUPTED) from None
-        typer.echo(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
+        say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
         if found.failed:
             raise typer.Exit(FAILED)
 
@@ -200,7 +205,7 @@ def merge(
         merge_files(shards, output, overwrite=overwrite)
         with open_evaluation(output) as file:
             count, methods = len(file["sample"]), ", ".join(file["methods"])
-        typer.echo(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
+        say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
 
 
 @contextmanager

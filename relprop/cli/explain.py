@@ -18,9 +18,11 @@ from relprop.cli.app import (
     Model,
     Preprocessing,
     Rules,
+    Trust,
     Weights,
     command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -43,6 +45,7 @@ def explain(
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     rules: Rules = "abslrp",
     target: Annotated[
         str | None,
@@ -101,7 +104,9 @@ def explain(
         if not paths:
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded
-        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        classifier = load_classifier(
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust
+        )
         rule_set, choice = (
             choose_rules(rules, classifier.mean, classifier.std),
             choose_target(target, classifier.labels),
@@ -119,6 +124,6 @@ def explain(
             except KeyboardInterrupt:
                 warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {results.index} lists is whole")
                 raise typer.Exit(INTERRUPTED) from None
-        typer.echo(run.summary())
+        say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)

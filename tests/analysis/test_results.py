@@ -533,7 +533,11 @@ def test_pictures_of_the_sheet_are_found(tmp_path):
     from relprop.analysis.plots.data_pictures import find_picture
 
     (written,) = write_pictures(tmp_path / "data", ["a.png"], (6, 8))
-    assert find_picture(written, None).shape == (6, 8, 3)
+    assert find_picture(written, tmp_path / "data").shape == (6, 8, 3)
+    assert find_picture(written, tmp_path).shape == (6, 8, 3)
+    for name in (written, "../data/a.png", "..", "a" * 5000, "a\0b", "", "/"):
+        assert find_picture(name, tmp_path / "other") is None
+        assert find_picture(name, None) is None
     assert find_picture("a.png", tmp_path / "data") is not None
     assert find_picture("elsewhere/a.png", tmp_path / "data") is not None
     assert find_picture("a.png", None) is None

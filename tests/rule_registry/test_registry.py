@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import relprop
 import rule_registry
 from relprop.errors import MissingRuleError
-from rule_registry import Call, blocks, passes, registry, select
+from rule_registry import Call, blocks, passes, plugins, registry, select
 from tests.helpers.rules import doubled, site, value_of
 
 pytestmark = pytest.mark.usefixtures("own_registry")
@@ -260,8 +260,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
     def entry_points(group: str) -> list[EntryPoint]:
         return list(entries) if group == "rule_registry.rules" else []
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
-    registry.load_plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    plugins.load_plugins.cache_clear()
     registry._get.cache_clear()
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from torch import Tensor
 from torch.export import ExportedProgram
 from tqdm import tqdm
 
-from relprop.cli.app import warn
+from relprop.cli.app import say, warn
 from relprop.cli.choices import Choice
 from relprop.cli.explaining.drawing import readable, verdicts
 from relprop.cli.explaining.output import Results
@@ -122,7 +121,7 @@ class Run:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
+                say(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
     def _without_skipped(self, batch: Sequence[Looked], apart: Sequence[bool], progress: Any) -> list[Looked]:
         """Return the pictures of other classes than the one they are set against; report and count the others."""
