@@ -54,7 +54,7 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already: choose another name, or overwrite it")
+        raise OutputError(f"{out} exists: pass <overwrite> or another name", overwrite="True")
     with ExitStack() as stack:
         there = out.exists()
         if there:  # held until another one is in its place

@@ -109,7 +109,7 @@ def test_resuming_and_adding_a_method(folder: Path) -> None:
     assert invoke(*QUICK, "-o", "run.h5")[0] == 0
     code, _, err = invoke(*QUICK, "-o", "run.h5")
     assert code == 1
-    assert "run.h5 exists already" in err
+    assert "run.h5 exists: pass --resume or --overwrite" in err
     code, out, _ = invoke(*EVALUATE, "--methods", "constant", "-o", "run.h5", "--resume", "--json")
     told = json.loads(out)
     assert code == 0

@@ -69,7 +69,14 @@ def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "kind"), [(run, "eio"), (stream, "eio"), (add_method, "eio"), (join, "eio"), (run, "full")]
+    ("job", "kind"),
+    [
+        (run, "eio"),
+        *(
+            pytest.param(job, kind, marks=pytest.mark.full)
+            for job, kind in [(stream, "eio"), (add_method, "eio"), (join, "eio"), (run, "full")]
+        ),
+    ],
 )
 def test_a_run(library: Path, folder: Path, job: Callable[[Path], None], kind: str) -> None:
     assert_told_or_right(library, job, folder, kind, 4)

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from relprop import files
-from relprop.files import OutputError, written_whole
+from relprop.files import OutputError, whole, written_whole
 from relprop.store import BusyError, EvaluationWriter, merge, open_evaluation
 from relprop.store.hdf5 import opening
 from relprop.store.writing import create
@@ -50,7 +49,7 @@ def before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, action: Call
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(create.shutil, "copyfile"), (create, "trim"), (files, "_put_in_place"), (create, "reserve")]
+    ("module", "name"), [(create.shutil, "copyfile"), (create, "trim"), (whole, "_put_in_place"), (create, "reserve")]
 )
 def test_nobody_writes_while_a_method_is_added(
     path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
@@ -78,7 +77,7 @@ def test_nobody_writes_while_a_method_is_added(
 @pytest.mark.parametrize("how", ["begin", "merge"])
 def test_a_file_that_came_meanwhile_stays(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     other = path.with_name("new.h5")
-    before(monkeypatch, files, "_put_in_place", lambda: shutil.copyfile(path, other) and None)
+    before(monkeypatch, whole, "_put_in_place", lambda: shutil.copyfile(path, other) and None)
     write = {
         "begin": lambda: EvaluationWriter.create(other, config(4), LAYOUT, range(4)),
         "merge": lambda: merge([path], other),
@@ -125,12 +124,12 @@ def test_a_link_to_a_file_stays_one(path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from relprop import files
+from relprop.files import whole
 from relprop.store import EvaluationWriter
 from tests.faults.jobs import ADDED
 from tests.helpers.store_files import LAYOUT, METHODS, config
 def kill(*_): os.kill(os.getpid(), 9)
-if sys.argv[2] == "before": files._put_in_place = kill
+if sys.argv[2] == "before": whole._put_in_place = kill
 else: Path.unlink = kill
 path = Path(sys.argv[1])
 if path.exists(): EvaluationWriter.resume(path, config(4), LAYOUT, methods=[*METHODS, ADDED])

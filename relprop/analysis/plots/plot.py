@@ -119,8 +119,8 @@ def plot(
         without |= sheet.without
     if without:
         remarks.append(
-            f"{len(without)} of the best and worst samples are drawn without their pictures, which are looked for "
-            'below one folder alone: to have them, say pictures="DIR" (--pictures DIR)'
+            f"{len(without)} of the best and worst samples are drawn without their pictures, which were not found: "
+            'pass pictures="DIR" (--pictures DIR)'
         )
     return Plots(tuple(map(str, files)), tuple(remarks))
 

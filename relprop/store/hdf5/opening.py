@@ -152,9 +152,7 @@ def _locked(path: Path, mode: Literal["r", "r+"]) -> Lock:
 def _busy(path: Path, mode: str = "r") -> BusyError:
     if mode == "r":
         return BusyError(f"{path} is being written; read it when the run has ended, or has been stopped")
-    return BusyError(
-        f"{path} is open elsewhere, to be written or read; a file has one writer, and no readers beside it"
-    )
+    return BusyError(f"{path} is being written or read by another relprop: wait until it has ended")
 
 
 def _translated(path: Path, error: OSError) -> StoreError:

@@ -50,7 +50,7 @@ def begin(
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already: resume it, or overwrite it")
+        raise OutputError(f"{path} exists: pass <resume> or <overwrite>", resume="True", overwrite="True")
     if not path.parent.exists():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     with ExitStack() as stack:
