@@ -12,6 +12,7 @@ import torch
 
 import rule_registry
 from relprop.assign.assign import assign, prove_rectified
+from relprop.assign.combined_targets import fold_target, rules_of_target
 from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
@@ -169,12 +170,14 @@ class Explainer:
             contrast = choose_contrast(
                 graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
             )
+            if function is not None:
+                graph = fold_target(graph, rules, self.at)
             hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
             key = (graph, id(rules), contrast, self.layers, self.at, hooks)
             programs = self._hooked_programs if self.hooks else graph.made
             prepared = programs.get(key)
             if prepared is None:
-                plan = self._plan(graph, rules, contrast, inputs)
+                plan = self._plan(graph, rules, contrast, inputs, function is not None)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
                 plan = prove_rectified(plan, attached)
@@ -182,8 +185,10 @@ class Explainer:
                 prepared = _keep(programs, key, prepared)
         return prepared
 
-    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs) -> Plan:
+    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs, function: bool) -> Plan:
         """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
+        if function:
+            return assign(graph, rules, self.at, rules_of_target(graph))
         if contrast != "log-odds" or (ending := _ending(graph, inputs)).softmax is None:
             return assign(graph, rules, self.at)
         plan = assign(graph, rules, self.at, rules_behind_scores(ending))
