@@ -20,7 +20,7 @@ from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
-from relprop.graph.ending import Ending, are_probabilities, find_ending
+from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
 from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
@@ -81,6 +81,13 @@ class Explainer:
         That takes minutes at the first call, and again for every other shape and memory layout, and where more samples
         are explained at once than before; fewer, as what a batch leaves over, are explained by the program as it is.
         What can't be compiled, with hooks say, is explained so too, and one warning tells why.
+    probability : {"softmax", "sigmoid", "output"}, optional
+        What makes probabilities of the output, for titles and `Explanation.probability`; ``"output"``: it is made of
+        them. By default the graph tells: a last softmax or sigmoid, or the logarithm of one; else it is the softmax,
+        and of a single output nothing.
+    channel_axis : int, optional
+        The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
+        By default it is the one that the first convolution sums over, else that of one or three entries.
 
     Notes
     -----
@@ -111,6 +118,8 @@ class Explainer:
         self.batch_size = chosen["batch_size"]
         self.hooks = dict(chosen["hooks"] or {})
         self.compile = chosen["compile"]
+        self.probability = chosen["probability"]
+        self.channel_axis = chosen["channel_axis"]
         _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
@@ -140,7 +149,9 @@ class Explainer:
         prepared = self.prepare(inputs, target)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
-        return assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
+        link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
+        made_by = Provenance.of(self.model, prepared.plan.rules)
+        return assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
