@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import typer
 from torch import Tensor
-from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from relprop.cli.app import warn
@@ -138,7 +137,7 @@ class Run:
         """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
         try:
             with memory_for(len(x)):
-                return gradient_oracle_error(self.classifier.model, x)
+                return gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
         except OutOfMemoryError:
             return nan
 
@@ -149,5 +148,4 @@ class Run:
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
-        model = self.classifier.model
-        return model.module() if isinstance(model, ExportedProgram) else model
+        return self.classifier.scores
