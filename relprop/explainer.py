@@ -12,6 +12,7 @@ import torch
 
 import rule_registry
 from relprop.assign.assign import assign, prove_rectified
+from relprop.assign.combined_targets import fold_target, rules_of_target
 from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
@@ -19,7 +20,7 @@ from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
-from relprop.graph.ending import Ending, are_probabilities, find_ending
+from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
 from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
@@ -80,6 +81,13 @@ class Explainer:
         That takes minutes at the first call, and again for every other shape and memory layout, and where more samples
         are explained at once than before; fewer, as what a batch leaves over, are explained by the program as it is.
         What can't be compiled, with hooks say, is explained so too, and one warning tells why.
+    probability : {"softmax", "sigmoid", "output"}, optional
+        What makes probabilities of the output, for titles and `Explanation.probability`; ``"output"``: it is made of
+        them. By default the graph tells: a last softmax or sigmoid, or the logarithm of one; else it is the softmax,
+        and of a single output nothing.
+    channel_axis : int, optional
+        The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
+        By default it is the one that the first convolution sums over, else that of one or three entries.
 
     Notes
     -----
@@ -110,6 +118,8 @@ class Explainer:
         self.batch_size = chosen["batch_size"]
         self.hooks = dict(chosen["hooks"] or {})
         self.compile = chosen["compile"]
+        self.probability = chosen["probability"]
+        self.channel_axis = chosen["channel_axis"]
         _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
@@ -139,7 +149,9 @@ class Explainer:
         prepared = self.prepare(inputs, target)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
-        explanation = assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
+        link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
+        made_by = Provenance.of(self.model, prepared.plan.rules)
+        explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
         _refuse_ruled_out(explanation)
         return explanation
 
@@ -171,12 +183,14 @@ class Explainer:
             contrast = choose_contrast(
                 graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
             )
+            if function is not None:
+                graph = fold_target(graph, rules, self.at)
             hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
             key = (graph, id(rules), contrast, self.layers, self.at, hooks)
             programs = self._hooked_programs if self.hooks else graph.made
             prepared = programs.get(key)
             if prepared is None:
-                plan = self._plan(graph, rules, contrast, inputs)
+                plan = self._plan(graph, rules, contrast, inputs, function is not None)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
                 plan = prove_rectified(plan, attached)
@@ -184,8 +198,10 @@ class Explainer:
                 prepared = _keep(programs, key, prepared)
         return prepared
 
-    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs) -> Plan:
+    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs, function: bool) -> Plan:
         """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
+        if function:
+            return assign(graph, rules, self.at, rules_of_target(graph))
         if contrast != "log-odds" or (ending := _ending(graph, inputs)).softmax is None:
             return assign(graph, rules, self.at)
         plan = assign(graph, rules, self.at, rules_behind_scores(ending))

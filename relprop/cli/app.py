@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -97,6 +98,14 @@ def main(
         say(context.get_help())
 
 
+class ProbabilityLink(StrEnum):
+    """What makes probabilities of an output."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    OUTPUT = "output"
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -120,6 +129,16 @@ Contrast = Annotated[
 Preprocessing = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
+]
+ModelOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--model-output", metavar="NAME", help="The output with the classes, where a model returns several: 1.scores."
+    ),
+]
+Probability = Annotated[
+    ProbabilityLink | None,
+    typer.Option(help="What makes probabilities of the output, for titles, if not what the model's graph tells."),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
@@ -151,13 +170,14 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 _OPTIONS = {
     "batch_size": "--batch-size",
     "contrast": "--contrast",
+    "output": "--model-output",
     "layers": "--layer",
     "overwrite": "--overwrite",
     "resume": "--resume",
     "trust": "--trust",
     "unit": "--unit",
 }
-_VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest", "True": ""}
+_VALUES = {"None": "none", "[...]": "PATH", "...": "NAME", '"rest"': "rest", "True": ""}
 
 
 def _as_option(name: str, value: str) -> str:

@@ -15,6 +15,7 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
     Rules,
     Trust,
@@ -44,6 +45,7 @@ def check(
     trust: Trust = False,
     rules: Rules = "abslrp",
     contrast: Contrast = None,
+    model_output: ModelOutput = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
     explain_rules: Annotated[
@@ -73,11 +75,13 @@ def check(
 
         choose_rules(rules)  # a typo is told before a model is loaded
         try:
-            classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device, trust=trust)
+            classifier = load_classifier(
+                model, weights, preprocessing=preprocessing, device=device, trust=trust, output=model_output
+            )
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
                 rule_set = choose_rules(rules, classifier.mean, classifier.std)
-                against = choose_contrast(contrast, classifier.labels)
+                against = choose_contrast(contrast, classifier.labels) | {"output": model_output}
                 report = relprop.check(classifier.model, x, rules=rule_set, **against)
                 redrawn = randomize_model(classifier.model, x, rules=rule_set, **against) if randomize else None
         except RelpropError as error:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,7 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
     Trust,
     Weights,
@@ -122,6 +123,7 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
     ] = None,
+    model_output: ModelOutput = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
@@ -149,8 +151,10 @@ def evaluate(
             check_name(name)
         places = sample_pictures() if data is None else data
         classifier = load_classifier(
-            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
         )
+        if model_output is not None:  # what is scored returns one tensor
+            classifier = replace(classifier, model=classifier.scores, output=None)
         dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(

@@ -16,7 +16,9 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
+    Probability,
     Rules,
     Trust,
     Weights,
@@ -62,6 +64,8 @@ def explain(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
     ] = None,
+    model_output: ModelOutput = None,
+    probability: Probability = None,
     preprocessing: Preprocessing = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Explanations computed at once.")] = 8,
     compile: Annotated[
@@ -105,7 +109,7 @@ def explain(
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(
-            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
         )
         rule_set, choice = (
             choose_rules(rules, classifier.mean, classifier.std),
@@ -115,7 +119,14 @@ def explain(
         if choice.index is not None and choice.index == against.get("contrast"):
             raise TargetError(f"--contrast {contrast} is --target {target} itself: name another class")
         explainer = Explainer(
-            classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against
+            classifier.model,
+            rules=rule_set,
+            layers=layer or (),
+            output=model_output,
+            batch_size=batch_size,
+            compile=compile,
+            probability=None if probability is None else probability.value,
+            **against,
         )
         with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
             run = Run(classifier, explainer, choice, results)

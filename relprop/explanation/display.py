@@ -20,6 +20,7 @@ from relprop.explanation.captions import (
     contrast_words,
     nearly_same,
     others_words,
+    single_answer,
     target_words,
 )
 from relprop.explanation.grids import LayoutError
@@ -103,6 +104,10 @@ def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
     if len(explanation.relevances) > 1 or explanation.relevance.ndim != 4:
         return None
+    try:
+        explanation.summed()
+    except LayoutError:  # a notebook shows the numbers; who asks for the picture is told why there is none
+        return None
     return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
 
 
@@ -136,7 +141,7 @@ def notebook_html(explanation: Maps) -> str:
 
 
 def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
-    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that or from tensors ``(B, 3, H, W)`` in [0, 1].
+    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that, or from tensors in [0, 1] of either order of axes.
 
     Raises
     ------
@@ -146,6 +151,8 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
     if len(images) != samples:
         raise RelpropError(f"there are {len(images)} pictures for {samples} samples")
     if isinstance(images, Tensor):
+        if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
+            images = images.permute(0, 3, 1, 2)
         if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
             raise RelpropError(
                 f"pictures must be (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3), not {tuple(images.shape)} from "
@@ -169,6 +176,8 @@ def legend_for(explanation: Maps, labels: Sequence[str] | None = None) -> Legend
 def _titles(explanation: Maps) -> list[str]:
     if explanation.target is None:
         return [f"sample {k}" for k in range(len(explanation))]
+    if explanation.output.shape[1] == 1:
+        return single_answer(explanation)
     pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
     return [
         f"class {target}" + (f"  {probability:.1%}" if isfinite(probability) else "") for target, probability in pairs

@@ -47,6 +47,7 @@ def load_classifier(
     labels: str | PathLike[str] | None = None,
     device: str | None = None,
     trust: bool = False,
+    output: str | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -75,6 +76,9 @@ def load_classifier(
     trust
         Whether a ``.pt2`` file that holds more than tensors and sizes is loaded, which carries out what its maker wrote
         into it.
+    output
+        Which output has the classes, where the model returns several: its name, its number, or the way to it, as
+        ``"1.scores"``.
 
     Raises
     ------
@@ -97,9 +101,9 @@ def load_classifier(
     chosen = None if preprocessing is None else find_architectures(preprocessing)[0].preprocessing()
     names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
-        loaded = load_program(name, file, chosen, trust)
+        loaded = load_program(name, file, chosen, trust, output)
     elif is_function(name):
-        loaded = load_own(name, file, chosen, place)
+        loaded = load_own(name, file, chosen, place, output)
     else:
         loaded = load_named(name, file, chosen)
     known = names or loaded.labels or imagenet_labels(loaded.classes)
@@ -108,5 +112,5 @@ def load_classifier(
         move(loaded.model, place)
     used = loaded.preprocessing
     return Classifier(
-        loaded.name, loaded.model, known, used.transform, used.mean, used.std, loaded.origin, used.assumed
+        loaded.name, loaded.model, known, used.transform, used.mean, used.std, loaded.origin, used.assumed, output
     )

@@ -25,6 +25,21 @@ from relprop.models import find_pictures, load_classifier, read_picture
 from tests.cli.test_check import environment
 from tests.helpers.cli import assert_one_line, entries, explain, run
 
+SEVERAL = """
+from torch import nn
+from own import make as one
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = one()
+    def forward(self, x):
+        scores = self.inner(x)
+        return {"features": x, "heads": {"scores": scores, "boxes": scores[:, :4]}}
+
+make = Several
+"""
+
 
 @pytest.mark.full
 def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_path):
@@ -182,8 +197,35 @@ def test_a_single_output_has_no_probability(desk):
     (entry,) = entries()
     assert entry["probability"] is entry["predicted_probability"] is None
     with np.load(Path("out", entry["paths"]["npz"])) as arrays:
-        assert f"class 0, output {float(arrays['output'].item()):.3g}" in result.output
+        assert f"class 0: what makes it larger, output {float(arrays['output'].item()):.3g}" in result.output
     assert "100.0%" not in result.output
+
+
+def test_what_makes_probabilities_can_be_given(desk):
+    assert explain("cat.jpg", "--model", "own:one", "--probability", "sigmoid", "--format", "npz").exit_code == 0
+    (entry,) = entries()
+    with np.load(Path("out", entry["paths"]["npz"])) as arrays:
+        assert entry["probability"] == pytest.approx(1 / (1 + np.exp(-arrays["output"].item())), rel=1e-5)
+
+
+def test_one_of_several_outputs_is_named(desk):
+    Path("several.py").write_text(SEVERAL)
+    sys.modules.pop("several", None)
+    assert_one_line(
+        explain("cat.jpg", "--model", "several:make"),
+        r"name one of its outputs with --model-output NAME, features, heads\.scores, heads\.boxes",
+    )
+    assert_one_line(
+        explain("cat.jpg", "--model", "several:make", "--model-output", "heads"),
+        r"holds 2 tensors: name one of them with --model-output NAME\. There are: .*heads\.scores \(2, 5\)",
+    )
+    chosen = explain("cat.jpg", "--model", "several:make", "--model-output", "heads.scores", "--format", "npz")
+    assert chosen.exit_code == 0, chosen.output
+    with np.load("out/cat.npz") as arrays:
+        found = arrays["relevance"]
+    assert explain("cat.jpg", "--model", "own:make", "--format", "npz", "-o", "plain").exit_code == 0
+    with np.load("plain/cat.npz") as arrays:
+        np.testing.assert_allclose(found, arrays["relevance"], atol=1e-6)
 
 
 @pytest.mark.full

@@ -75,10 +75,11 @@ def test_the_evidence_for_a_class_with_a_negative_score() -> None:
     assert torch.equal(found, relprop.explain(head, x, target=0, contrast=None, rules=letter).relevance)
 
 
-def test_a_target_that_subtracts_scores_of_one_layer_is_no_class_score() -> None:
+def test_a_target_that_subtracts_scores_of_one_layer_is_the_score_of_a_combined_one() -> None:
     x = torch.randn(2, 6, dtype=torch.float64)
     explainer = relprop.Explainer(model(lambda m, h: m.a(h)))
     plan = explainer.plan(x, target=lambda output: output[:, 3] - output[:, 1])
-    assert {node.name: site.evidence for node, site in plan.sites.items()}["a"] == 0
+    assert {node.name: site.evidence for node, site in plan.sites.items()}["a"] == 1
+    assert next(node for node in plan.sites if node.name == "a").meta["val"].shape[1] == 1
     plan = explainer.plan(x, target=lambda output: output[:, 1:3].mean(1))
     assert {node.name: site.evidence for node, site in plan.sites.items()}["a"] == 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from relprop.cli.app import say, warn
@@ -144,7 +143,7 @@ class Run:
         """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
         try:
             with memory_for(len(x)):
-                return gradient_oracle_error(self.classifier.model, x)
+                return gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
         except OutOfMemoryError:
             return nan
 
@@ -155,5 +154,4 @@ class Run:
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
-        model = self.classifier.model
-        return model.module() if isinstance(model, ExportedProgram) else model
+        return self.classifier.scores
