@@ -138,7 +138,10 @@ ModelOutput = Annotated[
 ]
 Probability = Annotated[
     ProbabilityLink | None,
-    typer.Option(help="What makes probabilities of the output, for titles, if not what the model's graph tells."),
+    typer.Option(
+        metavar="softmax|sigmoid|output",
+        help="What makes probabilities of the output, for titles, if not what the model's graph tells.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]

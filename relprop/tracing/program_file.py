@@ -25,6 +25,7 @@ _ALLOWED = ("torch.ops.", "_operator.", "math.")
 _EXPRESSIONS = {
     *("Symbol", "Integer", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "ModularIndexing"),
     *("Where", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "PowByNatural", "FloatPow", "IntTrueDiv"),
+    *("Mul", "Add", "Pow", "Rational", "Float", "Abs"),
     *("FloatTrueDiv", "CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
     *("True", "False", "true", "false", "oo", "int_oo", "L", "args", "kwargs", "size", "stride"),
 }

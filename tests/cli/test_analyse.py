@@ -126,8 +126,8 @@ def test_plot_says_how_to_get_pictures(tmp_path):
     found = relprop_("plot", "run.h5", "-o", tmp_path, "--count", "2")
     assert found.exit_code == 0
     assert found.stdout.splitlines()[-1] == (
-        "4 of the best and worst samples are drawn without their pictures, which are looked for below one folder "
-        'alone: to have them, say pictures="DIR" (--pictures DIR)'
+        "4 of the best and worst samples are drawn without their pictures, which were not found: "
+        'pass pictures="DIR" (--pictures DIR)'
     )
 
 
