@@ -240,9 +240,9 @@ def test_an_error_inside_a_hook_is_the_users_own() -> None:
 
 def test_places_there_are_not() -> None:
     model, x = kept("plain"), pictures(2)
-    with pytest.raises(CaptureError, match=r"hook .* no module 'nowhere' .*features, features\.0.* nor .*operation"):
+.*features\.0.* nor .*operation"):
         relprop.explain(model, x, hooks={"nowhere": stop})
-    with pytest.raises(CaptureError, match=r"hook .* no module 'feature\.0' .*near names: features\.0"):
+    with pytest.raises(CaptureError, match=r"hook .* no module matches 'feature\.0'.*near names: features\.0"):
         relprop.explain(model, x, hooks={"feature.0": stop})
     with pytest.raises(CaptureError, match=r"no relevance passes 'features\.0'"):
         relprop.explain(model, x, at="features.1", hooks={"features.0": stop})

@@ -93,5 +93,5 @@ class TestLayers:
         assert isinstance(e.layers["head"], Tensor)
 
     def test_unknown_module(self) -> None:
-        with pytest.raises(CaptureError, match=r"no module 'blocks\.\*'.*features\.0"):
+        with pytest.raises(CaptureError, match=r"no module matches 'blocks\.\*'.*features\.0"):
             relprop.explain(make("plain"), pictures(2), layers=["blocks.*"])
