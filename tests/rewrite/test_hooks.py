@@ -240,7 +240,7 @@ def test_an_error_inside_a_hook_is_the_users_own() -> None:
 
 def test_places_there_are_not() -> None:
     model, x = kept("plain"), pictures(2)
-.*features\.0.* nor .*operation"):
+    with pytest.raises(CaptureError, match=r"hook .* no module matches 'nowhere'.*features\.0.* nor .*operation"):
         relprop.explain(model, x, hooks={"nowhere": stop})
     with pytest.raises(CaptureError, match=r"hook .* no module matches 'feature\.0'.*near names: features\.0"):
         relprop.explain(model, x, hooks={"feature.0": stop})
