@@ -68,18 +68,8 @@ def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
     assert_told_or_right(library, image, folder, kind, 1)
 
 
-@pytest.mark.parametrize(
-    ("job", "kind"),
-    [
-        (run, "eio"),
-        *(
-            pytest.param(job, kind, marks=pytest.mark.full)
-            for job, kind in [(stream, "eio"), (add_method, "eio"), (join, "eio"), (run, "full")]
-        ),
-    ],
-)
-def test_a_run(library: Path, folder: Path, job: Callable[[Path], None], kind: str) -> None:
-    assert_told_or_right(library, job, folder, kind, 4)
+def test_a_run(library: Path, folder: Path) -> None:
+    assert_told_or_right(library, run, folder, "eio", 4)
 
 
 @pytest.mark.full

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ TOLD, RAW = 7, 8
 
 def run(job: Callable[[Path], None], folder: Path, kind: str, nth: int) -> str:
     """Return ``done``, ``told``, ``raw`` or ``signal N``."""
+    shutil.rmtree(folder, ignore_errors=True)  # of another test's trial of the same number
     folder.mkdir(parents=True)
     child = os.fork()
     if not child:
