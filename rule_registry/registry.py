@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
+import torch
 from torch._ops import OpOverload
 
 from rule_registry.definition import Definition, Refusal, build, choices_of, declared
@@ -290,6 +293,8 @@ _this_thread = threading.local()
 def _need_plugins() -> None:
     if getattr(_this_thread, "loads", False):
         return  # one of them looks up what there is
+    if "torchvision" in sys.modules and hasattr(torch.ops.torchvision, "deform_conv2d"):
+        import_module("rule_registry.vision")  # its operations exist only where it is imported
     failure = load_plugins()
     if failure:
         raise ImportError(failure)
