@@ -228,4 +228,6 @@ def class_probabilities(output: Tensor, link: Link = "softmax") -> Tensor:
     output = output.float()
     if link == "softmax":
         return torch.full_like(output, torch.nan) if output.shape[1] == 1 else output.softmax(1)
-    return {"sigmoid": torch.sigmoid, "exp": torch.exp, "output": torch.clone}[link](output)
+    if link == "sigmoid":
+        return output.sigmoid()
+    return output.exp() if link == "exp" else output.clone()

@@ -190,7 +190,7 @@ class _Finder:
             return False
         given = bind_arguments(layer, layer.args, layer.kwargs)
         if layer.target in FACTORS:
-            held = [value for name, value in given.items() if name != FACTORS[layer.target][0]]  # type: ignore[index]
+            held = [value for name, value in given.items() if name != FACTORS[layer.target][0]]
             bias = given.get("self") if "mat1" in given else None
             plain = (
                 layer.meta["val"].ndim == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -99,7 +100,8 @@ class _Folder:
         shape = list(combination.top.meta["val"].shape[1:])
         folded = [(layer, *self.coefficients(combination, layer)) for layer in combination.layers]
         if combination.sign < 0:
-            folded = [(layer, *(self.emit(aten.neg.default, value) for value in values)) for layer, *values in folded]
+            negated = partial(self.emit, aten.neg.default)
+            folded = [(layer, negated(rows), negated(constant)) for layer, rows, constant in folded]
         _, _, constant = folded[0]
         alone = len(folded) == 1
         total, *parts = (self.layer(layer, rows, constant if alone else None) for layer, rows, _ in folded)
@@ -141,7 +143,7 @@ class _Folder:
                 return values[argument]
             return self.copies[argument]
 
-        arguments: Any = fx.map_arg((node.args, node.kwargs), value)  # type: ignore[arg-type]
+        arguments: Any = fx.map_arg((node.args, node.kwargs), value)
         return self.emit(node.target, *arguments[0], **arguments[1])
 
     def layer(self, layer: Layer, rows: fx.Node, constant: fx.Node | None) -> fx.Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -99,10 +99,18 @@ class Classifier:
     _views: dict[tuple[int, int], View] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def scores(self) -> Callable[[Tensor], Tensor]:
-        """The model as a function from a batch to ``(B, classes)``; a module unless there are several outputs."""
+    def scores(self) -> nn.Module:
+        """The model as a module from a batch to ``(B, classes)``."""
         model = self.model.module() if isinstance(self.model, ExportedProgram) else self.model
-        return model if self.output is None else OneOutput(model, self.output).eval()
+        if self.output is None:
+            return model
+        alone = OneOutput(model, self.output)
+        alone.training = False  # the modules of an exported program refuse eval()
+        return alone
+
+    def alone(self) -> Classifier:
+        """Return the classifier whose model returns its classes alone."""
+        return self if self.output is None else replace(self, model=self.scores, output=None)
 
     @property
     def device(self) -> torch.device:
