@@ -151,7 +151,9 @@ class Explainer:
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
-        return assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
+        explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
+        _refuse_ruled_out(explanation)
+        return explanation
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -210,6 +212,21 @@ class Explainer:
                 contrast='"rest"',
             )
         return replace(plan, scores=ending)
+
+
+def _refuse_ruled_out(explanation: Explanation) -> None:
+    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it."""
+    output, target = explanation.output, explanation.target
+    if target is None or output.ndim != 2:
+        return
+    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
+    if bool(chosen.isfinite().all()):
+        return
+    sample = int((~chosen.isfinite()).nonzero()[0])
+    raise TargetError(
+        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
+        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
+    )
 
 
 _endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()

@@ -71,7 +71,7 @@ def _refuse_multi_hot(name: str, given: Any, count: int, batch: int) -> None:
         return
     by_sample = rows.ndim == 2 and rows.shape[1] == count and count > 1
     of_all = rows.ndim == 1 and len(rows) == count and (len(rows) != batch or rows.dtype == torch.bool)
-    if not (by_sample or of_all) or rows.is_complex() or not bool(((rows == 0) | (rows == 1)).all()):
+    if not (by_sample or of_all) or rows.is_complex() or not bool(((rows == 0) | (rows == 1)).all() and rows.any()):
         return
     classes = (rows[0] if by_sample else rows).nonzero()[:, 0].tolist()
     raise TargetError(

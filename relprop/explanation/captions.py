@@ -30,10 +30,9 @@ def map_difference(explanation: Maps) -> Tensor | None:
     source, seeds = next(iter(explanation.seeds.items()))
     if len(seeds) == 1:
         return None
-    maps = seeds.double().sum(1 + explanation.axis_to_sum(source)).flatten(2)  # (2, B, pixels)
-    target, rest = maps[0], maps[1]
-    mass = target.abs().sum(1) + rest.abs().sum(1)
-    return (target - rest).abs().sum(1) / torch.where(mass == 0, 1.0, mass)
+    target, rest = seeds.double().sum(1 + explanation.axis_to_sum(source)).flatten(2)  # (2, B, pixels)
+    mass, apart = target.abs().sum(1) + rest.abs().sum(1), (target - rest).abs().sum(1)
+    return torch.where(mass == 0, 0.0, apart / mass)
 
 
 def nearly_same(explanation: Maps) -> NDArray[np.bool_]:

@@ -63,7 +63,7 @@ def draw(
         f"rules {explanation.rules}{', ' if against else ''}{against}; colours saturate at the {PERCENTILE:g}th "
         "percentile of each map's |relevance|, given below it"
     )
-    caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
+    caption += "; overlays are smoothed and rescaled to the map's peak" if pictures is not None else ""
     caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
     said = caption_words(explanation)
     caption += f"\n{said}" if said else ""
@@ -169,7 +169,7 @@ def legend_for(explanation: Maps, labels: Sequence[str] | None = None) -> Legend
     pale = bool(nearly_same(explanation).all())
     if explanation.contrast is not None:
         low, high = (words(explanation, labels) for words in (others_words, target_words))
-        return Legend(f"-1 more for {low}", f"more for {high} +1", pale=pale)
+        return Legend(f"more for {low}", f"more for {high}", pale=pale)
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 

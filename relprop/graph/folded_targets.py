@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -100,8 +99,10 @@ class _Folder:
         shape = list(combination.top.meta["val"].shape[1:])
         folded = [(layer, *self.coefficients(combination, layer)) for layer in combination.layers]
         if combination.sign < 0:
-            negated = partial(self.emit, aten.neg.default)
-            folded = [(layer, negated(rows), negated(constant)) for layer, rows, constant in folded]
+            folded = [
+                (layer, self.emit(aten.neg.default, rows), self.emit(aten.neg.default, constant))
+                for layer, rows, constant in folded
+            ]
         _, _, constant = folded[0]
         alone = len(folded) == 1
         total, *parts = (self.layer(layer, rows, constant if alone else None) for layer, rows, _ in folded)

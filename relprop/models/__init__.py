@@ -46,6 +46,7 @@ def load_classifier(
     preprocessing: str | None = None,
     labels: str | PathLike[str] | None = None,
     device: str | None = None,
+    trust: bool = False,
     output: str | None = None,
 ) -> Classifier:
     """Load a classifier.
@@ -72,6 +73,9 @@ def load_classifier(
         of ImageNet-1k or of one of its larger variants, else numbers.
     device
         Where the model goes, as PyTorch names it; without it it stays where it is loaded, a named one on the CPU.
+    trust
+        Whether a ``.pt2`` file that holds more than tensors and sizes is loaded, which carries out what its maker wrote
+        into it.
     output
         Which output has the classes, where the model returns several: its name, its number, or the way to it, as
         ``"1.scores"``.
@@ -83,7 +87,7 @@ def load_classifier(
     ModelError
         The model can't be made or run, or is no classifier of RGB pictures.
     CaptureError
-        The exported program can't be read.
+        The exported program can't be read, or is not trusted.
     WeightsError
         The file is unreadable or belongs to another architecture, the download failed, or there are none.
     LabelsError
@@ -97,7 +101,7 @@ def load_classifier(
     chosen = None if preprocessing is None else find_architectures(preprocessing)[0].preprocessing()
     names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
-        loaded = load_program(name, file, chosen, output)
+        loaded = load_program(name, file, chosen, trust, output)
     elif is_function(name):
         loaded = load_own(name, file, chosen, place, output)
     else:

@@ -101,7 +101,7 @@ class Classifier:
     @property
     def scores(self) -> nn.Module:
         """The model as a module from a batch to ``(B, classes)``."""
-        model = self.model.module() if isinstance(self.model, ExportedProgram) else self.model
+        model: nn.Module = self.model.module() if isinstance(self.model, ExportedProgram) else self.model
         if self.output is None:
             return model
         alone = OneOutput(model, self.output)

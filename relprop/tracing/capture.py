@@ -21,7 +21,13 @@ from relprop.tracing.build_graph import build_graph
 from relprop.tracing.export import Wrapped, export, gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
 from relprop.tracing.inputs import Inputs, check_inputs
-from relprop.tracing.loading import Model, load_model, refuse_fixed_program, refuse_training
+from relprop.tracing.loading import (
+    Model,
+    load_model,
+    refuse_fixed_program,
+    refuse_training,
+    refuse_unusual_weights,
+)
 from relprop.tracing.lowering.lower import lower
 from relprop.tracing.model_copy import callable_copy, drop_observers
 from relprop.tracing.outputs import choose_output
@@ -170,6 +176,7 @@ def _capture(
     output: str | int | None,
     keep: frozenset[OpOverload],
 ) -> _Captured:
+    refuse_unusual_weights(model)
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
     runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)

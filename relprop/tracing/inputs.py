@@ -133,6 +133,9 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     if isinstance(x, Inputs):
         return x
     args = tuple(x) if isinstance(x, tuple | list) else (x,)
+    for where, leaf in pytree.tree_flatten_with_path((args, dict(kwargs or {})))[0]:
+        if isinstance(leaf, Tensor) and (kind := without_plain_values(leaf)):
+            raise InputError(f"input {pytree.keystr(where)} is a {kind} tensor: pass one with plain values")
     inputs = Inputs.of(args, dict(kwargs or {}))
     marks = iter(inputs.batched)
     for where, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
@@ -148,6 +151,17 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     if not any(inputs.batched):
         raise InputError("every input is a single number; one of them must have a batch axis in front")
     return inputs
+
+
+def without_plain_values(tensor: Tensor) -> str:
+    """Say what a tensor is that does not hold one number for each entry; empty if it does."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return "sparse" if "sparse" in str(tensor.layout) else str(tensor.layout)
+    if tensor.is_quantized:
+        return "quantized"
+    return "meta" if tensor.is_meta else ""
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:

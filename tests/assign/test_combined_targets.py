@@ -112,10 +112,12 @@ def compare(ending: str, target: str) -> None:
     function, weights, shift = TARGETS[target]
     found = relprop.explain(model, x, target=function)
     expected = relprop.explain(one_output(weights, shift), x, target=0)
-    assert distance(found.relevance, expected.relevance) <= 1e-9
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.output, function(model(x)))
     assert found.conservation.error <= 1e-9
-    torch.testing.assert_close(found.relevance.flatten(1).sum(1), torch.ones(3).double())
+    # Where nothing speaks for the combination there is nothing to hand on: that is counted as lost.
+    lost = torch.stack([cut.lost[0] for cut in found.conservation.cuts]).sum(0)
+    torch.testing.assert_close(found.relevance.flatten(1).sum(1) + lost, torch.ones(3).double())
 
 
 @pytest.mark.parametrize(("ending", "target"), SHORT)

@@ -25,13 +25,15 @@ def is_program(name: str) -> bool:
     return Path(name).suffix.lower() == ".pt2"
 
 
-def load_program(name: str, weights: Path | None, chosen: Preprocessing | None, output: str | None = None) -> Loaded:
+def load_program(
+    name: str, weights: Path | None, chosen: Preprocessing | None, trust: bool, output: str | None = None
+) -> Loaded:
     """Load a ``.pt2`` file.
 
     Raises
     ------
     CaptureError
-        It is missing or is no exported program.
+        It is missing, is no exported program, or is not trusted.
     ModelError
         It is no classifier of RGB pictures; see `inspect_program`.
     WeightsError
@@ -40,7 +42,7 @@ def load_program(name: str, weights: Path | None, chosen: Preprocessing | None, 
     if weights is not None:
         raise WeightsError(f"{name} carries its own weights: leave out --weights {weights}")
     with _quiet_export():
-        program = load_exported(name)
+        program = load_exported(name, trust=trust)
     return inspect_program(name, program, chosen, f"file {name}", output)
 
 
