@@ -34,7 +34,7 @@ def tables() -> str:
 
 def _operations() -> Iterator[list[str]]:
     stated, moves = [get(name).table for name in STATED], defined()[ROOT].table
-    operations = [op for op in dict.fromkeys(op for table in stated for op in table)]
+    operations = list(dict.fromkeys(op for table in stated for op in table))
     operations = [op for op in operations if op not in moves and op.namespace == "aten"]
     for alike in _grouped(operations, lambda op: [_function(table.get(op)) for table in stated]):
         first, *others = (table.get(alike[0]) for table in stated)

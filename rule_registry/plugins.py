@@ -53,8 +53,9 @@ def need_plugins() -> None:
     """
     if getattr(_this_thread, "loads", False):
         return  # one of them looks up what there is
-    if "torchvision" in sys.modules and hasattr(torch.ops.torchvision, "deform_conv2d"):
-        import_module("rule_registry.vision")  # its operations exist only where it is imported
     failure = load_plugins()
     if failure:
         raise ImportError(failure)
+    if "torchvision" in sys.modules and hasattr(torch.ops.torchvision, "deform_conv2d"):
+        for module in ("vision", "deformable"):  # its operations exist only where it is imported
+            import_module(f"rule_registry.{module}")
