@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -161,8 +161,7 @@ def evaluate(
             trust=trust,
             output=model_output,
         )
-        if model_output is not None:  # what is scored returns one tensor
-            classifier = replace(classifier, model=classifier.scores, output=None)
+        classifier = classifier.alone()  # what is scored returns one tensor
         dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(
