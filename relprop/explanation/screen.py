@@ -23,7 +23,7 @@ def show_figure(figure: Figure) -> None:
     if _in_notebook():
         from IPython.display import Image, display
 
-        display(Image(png))
+        display(Image(png))  # type: ignore[no-untyped-call]
         return
     _open_window(png)
 
@@ -37,10 +37,10 @@ def _in_notebook() -> bool:
 
 def _open_window(png: bytes) -> None:
     import matplotlib.pyplot as plt  # it chooses a screen, which nobody needs who only draws
+    from matplotlib.backends.registry import BackendFilter, backend_registry
 
-    if plt.get_backend().lower() in plt.matplotlib.backends.backend_registry.list_builtin(  # type: ignore[attr-defined]
-        plt.matplotlib.backends.BackendFilter.NON_INTERACTIVE  # type: ignore[attr-defined]
-    ):
+    drawing_only = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)  # type: ignore[no-untyped-call]
+    if plt.get_backend().lower() in drawing_only:
         warnings.warn(
             f"there is no screen to show maps on (matplotlib draws with {plt.get_backend()}): write them to a file, "
             'with e.save("maps.png")',
@@ -48,7 +48,9 @@ def _open_window(png: bytes) -> None:
             stacklevel=4,
         )
         return
-    pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     height, width = pixels.shape[:2]
     window = plt.figure(figsize=(width / 100, height / 100), dpi=100)
     window.figimage(pixels)
