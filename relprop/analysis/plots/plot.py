@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from matplotlib.figure import Figure
 
 from relprop.analysis.plots.bars import draw_bars
 from relprop.analysis.plots.best_worst import draw_extremes
@@ -19,6 +22,7 @@ from relprop.files import OutputError
 from relprop.pictures import write_png
 
 if TYPE_CHECKING:
+    from relprop.analysis.reports.summaries import Summary
     from relprop.analysis.results import Results
 
 
@@ -85,44 +89,96 @@ def plot(
     OutputError
         If the folder can't be written.
     """
-    if not results.methods or not len(results):
-        raise AnalysisError(f"{results.path} has no methods or no samples to plot")
-    if by not in results.score_info:
-        results.score(by, results.methods[0])  # raises, and tells the scores there are
     folder = Path(folder)
+    check_drawable(results, by)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
-    summary = results.summary(seed=seed)
-    files, remarks = [], []
-    without: set[int] = set()
-    for name, figure in (
-        ("bars", draw_bars(summary, results.score_info[by])),
-        ("scatter", draw_scatter(results, summary)),
-        ("curves", draw_curves(results, summary)),
-    ):
-        files.append(folder / f"{name}.png")
-        write_png(figure, files[-1])
+    files, remarks = [], Remarks(results)
+    for drawn in draw_all(results, results.summary(seed=seed), remarks, pictures=pictures, by=by, k=k):
+        method = f".{_in_file_names(drawn.method)}" if drawn.method else ""
+        files.append(folder / f"{drawn.name}{method}.png")
+        write_png(drawn.figure, files[-1])
+    return Plots(tuple(map(str, files)), remarks.lines())
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One plot.
+
+    Parameters
+    ----------
+    name : {"bars", "scatter", "curves", "best-worst"}
+        What it shows.
+    method : str
+        Of which method, empty where it is of all.
+    figure : Figure
+        The plot.
+    """
+
+    name: str
+    method: str
+    figure: Figure
+
+
+class Remarks:
+    """What was not drawn, or not whole, and why."""
+
+    def __init__(self, results: Results) -> None:
+        self.path = results.path
+        self.maps = True
+        self.unscored: list[str] = []
+        self.without: set[int] = set()
+
+    def lines(self) -> tuple[str, ...]:
+        """Return them as sentences."""
+        found = (
+            []
+            if self.maps
+            else [f"best and worst samples are not drawn, as {self.path} holds no relevance maps: {KEEP_MAPS}"]
+        )
+        found += self.unscored
+        if self.without:
+            found.append(
+                f"{len(self.without)} of the best and worst samples are drawn without their pictures, which were not "
+                'found: pass pictures="DIR" (--pictures DIR)'
+            )
+        return tuple(found)
+
+
+def check_drawable(results: Results, by: str) -> None:
+    """Refuse what has nothing to plot, and a score that no method has."""
+    if not results.methods or not len(results):
+        raise AnalysisError(f"{results.path} has no methods or no samples to plot")
+    if by not in results.score_info:
+        results.score(by, results.methods[0])  # raises, and tells the scores there are
+
+
+def draw_all(
+    results: Results,
+    summary: Summary,
+    remarks: Remarks,
+    *,
+    pictures: str | PathLike[str] | None,
+    by: str,
+    k: int,
+) -> Iterator[Drawn]:
+    """Draw every plot one after the other, see `plot`; what can't be drawn goes to the remarks."""
+    yield Drawn("bars", "", draw_bars(summary, results.score_info[by]))
+    yield Drawn("scatter", "", draw_scatter(results, summary))
+    yield Drawn("curves", "", draw_curves(results, summary))
     with_maps = [method.method for method in summary.methods if results.has_maps(method.method)]
-    if not with_maps:
-        remarks.append(f"best and worst samples are not drawn, as {results.path} holds no relevance maps: {KEEP_MAPS}")
+    remarks.maps = bool(with_maps)
     place = None if pictures is None else Path(pictures)
     for method in with_maps:
         scored = by in results[method].score_info
         sheet = draw_extremes(results, method, by, k, place) if scored else None
         if sheet is None:
-            remarks.append(f"best and worst samples of {method} are not drawn: none has {by}")
+            remarks.unscored.append(f"best and worst samples of {method} are not drawn: none has {by}")
             continue
-        files.append(folder / f"best-worst.{_in_file_names(method)}.png")
-        write_png(sheet.figure, files[-1])
-        without |= sheet.without
-    if without:
-        remarks.append(
-            f"{len(without)} of the best and worst samples are drawn without their pictures, which were not found: "
-            'pass pictures="DIR" (--pictures DIR)'
-        )
-    return Plots(tuple(map(str, files)), tuple(remarks))
+        remarks.without |= sheet.without
+        yield Drawn("best-worst", method, sheet.figure)
 
 
 def _in_file_names(method: str) -> str:
