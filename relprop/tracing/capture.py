@@ -137,7 +137,14 @@ def capture_inputs(
         known = graphs.pop(key, [])
         found = next((captured for captured in known if captured.serves(keep)), None)
         if found is None:
-            found = _capture(model, inputs.two_samples(), target, output, keep)
+            try:
+                found = _capture(model, inputs.two_samples(), target, output, keep)
+            except ModelFailsError as error:
+                if _runs_with_batch_axis(model, inputs):
+                    raise InputError(
+                        f"{error}. It runs on the same input with a batch axis in front: pass x[None]"
+                    ) from error
+                raise
             known = [*known[-_CACHE_LIMIT + 1 :], found]
         while len(graphs) >= _CACHE_LIMIT:
             graphs.pop(next(iter(graphs)))
@@ -206,6 +213,21 @@ def _capture(
     return _Captured(graph, composites, composites & keep)
 
 
+class ModelFailsError(InputError):
+    """The user's own model fails on the user's own input."""
+
+
+def _runs_with_batch_axis(model: nn.Module | ExportedProgram, inputs: Inputs) -> bool:
+    """Whether a model that fails on an input would run on it as the one sample of a batch."""
+    runnable = model.module() if isinstance(model, ExportedProgram) else callable_copy(model)[0]
+    args, kwargs = inputs.map(lambda tensor, batched: tensor[None] if batched else tensor)
+    try:
+        runnable(*args, **kwargs)
+    except Exception:  # whatever the model raises
+        return False
+    return True
+
+
 def _call(wrapped: Wrapped, inputs: Inputs) -> Any:
     """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
     buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
@@ -216,7 +238,7 @@ def _call(wrapped: Wrapped, inputs: Inputs) -> Any:
     except Exception as error:  # whatever the model raises
         held = next(wrapped.parameters(), None)
         weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
-        raise InputError(
+        raise ModelFailsError(
             f"{type(wrapped.model).__name__} fails on an input of {inputs.describe()}{weights}, the first axis being "
             f"the batch: {type(error).__name__}: {first_line(error)}"
         ) from error
