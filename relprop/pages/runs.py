@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from relprop.analysis import Comparisons, Results, ScoreInfo, Summary
-from relprop.analysis.plots.plot import Remarks, check_drawable, draw_all
+from relprop.analysis.plots.plot import plot
 from relprop.analysis.reports.summaries import HEADLINE, PARTS
 from relprop.pages.thumbnails import data_uri
 from relprop.pictures.tiles import encode
@@ -109,12 +110,10 @@ def describe_run(
     AnalysisError, UnknownMethodError
         If there is nothing to show, or no such method or score.
     """
-    check_drawable(run, by)
+    drawn = plot(run, pictures=pictures, by=by, k=EXTREMES, seed=seed)
     summary = run.summary(confidence, seed)
     found = run.score_info
     names = [*HEADLINE, *(name for name in found if name not in {*HEADLINE, *PARTS})]
-    remarks = Remarks(run)
-    plots = tuple(_plots(run, summary, remarks, pictures, by))
     config = run.config
     return Section(
         run.path.name,
@@ -124,8 +123,8 @@ def describe_run(
         tuple(name for name in PARTS if name in found),
         summary,
         _compare(run, summary, reference, by, confidence, seed),
-        plots,
-        tuple(filter(None, (remark, *remarks.lines()))),
+        tuple(_plots(drawn.figures)),
+        tuple(filter(None, (remark, *drawn.remarks))),
         run.failures().entries,
         _json(config),
         {name: _json(run.method_config(name)) for name in run.methods},
@@ -145,11 +144,12 @@ def _compare(
     return run.compare_all(reference, others, by, confidence, seed) if others else None
 
 
-def _plots(run: Results, summary: Summary, remarks: Remarks, pictures: Path | None, by: str) -> Iterator[Plot]:
-    for drawn in draw_all(run, summary, remarks, pictures=pictures, by=by, k=EXTREMES):
-        title = _TITLES[drawn.name] + (f" of {drawn.method}" if drawn.method else "")
-        pixels = _pixels(drawn.figure)
-        yield Plot(title, data_uri(pixels, lossless=drawn.name != "best-worst"), pixels.shape[1], pixels.shape[0])
+def _plots(figures: Mapping[str, Figure]) -> Iterator[Plot]:
+    for name, figure in figures.items():
+        kind, _, method = name.partition(".")
+        title = _TITLES[kind] + (f" of {unquote(method)}" if method else "")
+        pixels = _pixels(figure)
+        yield Plot(title, data_uri(pixels, lossless=not method), pixels.shape[1], pixels.shape[0])
 
 
 def _pixels(figure: Figure) -> Any:

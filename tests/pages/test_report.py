@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import relprop
 from relprop.analysis import AnalysisError, UnknownMethodError
+from relprop.analysis.plots import Plots
 from relprop.cli import app
 from relprop.files import OutputError
 from relprop.pages import gallery, thumbnails
@@ -35,7 +36,7 @@ def desk(tmp_path_factory):
 @pytest.fixture
 def no_plots(monkeypatch):
     """Plots have a test of their own, and take most of the time."""
-    monkeypatch.setattr("relprop.pages.runs.draw_all", lambda *results, **options: iter(()))
+    monkeypatch.setattr("relprop.pages.runs.plot", lambda *results, **options: Plots((), ()))
 
 
 def write_run(path, methods=METHODS, **options):
