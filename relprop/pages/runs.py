@@ -110,8 +110,9 @@ def describe_run(
     AnalysisError, UnknownMethodError
         If there is nothing to show, or no such method or score.
     """
-    drawn = plot(run, pictures=pictures, by=by, k=EXTREMES, seed=seed)
     summary = run.summary(confidence, seed)
+    comparisons = _compare(run, summary, reference, by, confidence, seed)
+    drawn = plot(run, pictures=pictures, by=by, k=EXTREMES, seed=seed)
     found = run.score_info
     names = [*HEADLINE, *(name for name in found if name not in {*HEADLINE, *PARTS})]
     config = run.config
@@ -122,7 +123,7 @@ def describe_run(
         {name: found[name] for name in names if name in found},
         tuple(name for name in PARTS if name in found),
         summary,
-        _compare(run, summary, reference, by, confidence, seed),
+        comparisons,
         tuple(_plots(drawn.figures)),
         tuple(filter(None, (remark, *drawn.remarks))),
         run.failures().entries,

@@ -183,7 +183,7 @@ def test_shards_are_one_run(tmp_path, no_plots):
         ({"confidence": 95}, AnalysisError, "between 0 and 1, not 95"),
     ],
 )
-def test_what_can_not_be_done_is_said_and_leaves_nothing(desk, monkeypatch, no_plots, options, error, words):
+def test_what_can_not_be_done_is_said_and_leaves_nothing(desk, monkeypatch, options, error, words):
     monkeypatch.chdir(desk[0])
     before = sorted(desk[0].rglob("*"))
     with pytest.raises(error, match=words):
