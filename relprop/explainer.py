@@ -34,6 +34,7 @@ from relprop.tracing.capture import capture_inputs, whole_operations
 from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
+from relprop.tracing.subclasses import as_given
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
@@ -139,7 +140,12 @@ class Explainer:
         prepared = self.prepare(inputs, target)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
-        return assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
+        e = assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
+        if all(type(tensor) is torch.Tensor for tensor in inputs.given):
+            return e
+        given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
+        relevances = {name: as_given(r, given[name]) if name in given else r for name, r in e.relevances.items()}
+        return replace(e, relevances=relevances)
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.

@@ -14,17 +14,19 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 import rule_registry
-from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
-from relprop.tracing.export import Wrapped, export, gradient_regions, plain_mode
+from relprop.tracing.example import Subject, call_example
+from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
 from relprop.tracing.inputs import Inputs, check_inputs
-from relprop.tracing.loading import Model, load_model, refuse_fixed_program, refuse_training
+from relprop.tracing.loading import Model, load_model, refuse_fixed_program, refuse_opaque, refuse_training
 from relprop.tracing.lowering.lower import lower
-from relprop.tracing.model_copy import callable_copy, drop_observers
 from relprop.tracing.outputs import choose_output
+from relprop.tracing.trace import trace
+from relprop.tracing.undisturbed import undisturbed
 from rule_registry import RuleSet
 
 _lock = threading.RLock()
@@ -47,9 +49,10 @@ def capture(
     until the model's structure, one of its settings, the identity of one of its tensors, or what a target refers to
     changes.
 
-    Forward hooks that return something, set an attribute of their module, or write into a tensor they are given, are
-    part of the model. One that only observes is called once, on ordinary tensors, when the model is captured, and is
-    no part of the graph.
+    Forward hooks that return something, set an attribute of their module, write into a tensor they are given, or keep
+    a feature that the forward reads later, are part of the model. One that only observes is called on ordinary tensors
+    when the model is captured, and is no part of the graph. What hooks write to is copied for these calls, or put back
+    after them: the user's own objects stay as they are.
 
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.
@@ -115,9 +118,8 @@ def capture_inputs(
     keep: frozenset[OpOverload],
 ) -> Graph:
     """Capture a loaded model for checked inputs, see `capture`; composite operations in ``keep`` stay whole."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("a TorchScript module can't be traced: pass the nn.Module it was made from")
     if isinstance(model, nn.Module):
+        refuse_opaque(model)
         refuse_training(model)
     with _lock, plain_mode():
         key = (
@@ -131,7 +133,8 @@ def capture_inputs(
         known = graphs.pop(key, [])
         found = next((captured for captured in known if captured.serves(keep)), None)
         if found is None:
-            found = _capture(model, inputs.two_samples(), target, output, keep)
+            with undisturbed(model) as put_back:
+                found = _capture(model, inputs, target, output, keep, put_back)
             known = [*known[-_CACHE_LIMIT + 1 :], found]
         while len(graphs) >= _CACHE_LIMIT:
             graphs.pop(next(iter(graphs)))
@@ -158,21 +161,18 @@ class _Captured:
 
 def _capture(
     model: nn.Module | ExportedProgram,
-    inputs: Inputs,
+    given: Inputs,
     target: Callable[[Any], Tensor] | None,
     output: str | int | None,
     keep: frozenset[OpOverload],
+    put_back: Callable[[], None],
 ) -> _Captured:
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
-    runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
-    if isinstance(target, nn.Module):
-        target, held = callable_copy(target)
-        originals |= held
     as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
-    wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
-    reference = _call(wrapped, inputs)
-    drop_observers(wrapped)
+    subject = Subject(model, target, None if as_it_is is not None else output, put_back)
+    example = call_example(subject, given)
+    inputs, reference = example.inputs, example.returned
     if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
         raise TargetError(f"a callable target must return one number per sample, (B,), not {found}")
@@ -182,7 +182,8 @@ def _capture(
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    program, composites = lower(export(wrapped, inputs) if as_it_is is None else as_it_is, keep)
+    program, originals = trace(subject, example) if as_it_is is None else (as_it_is, {})
+    program, composites = lower(program, keep)
     if flat.isnan().any():
         raise InputError(
             f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
@@ -195,24 +196,13 @@ def _capture(
             "inputs it was exported with"
         )
     mark_batch(graph, [node for node, batched in zip(graph.inputs, inputs.batched, strict=True) if batched])
-    _check_equal(run_and_prove(graph, inputs), flat, graph.precision, type(model).__name__)
+    computed = run_and_prove(graph, inputs)
+    _check_equal(computed[0], flat, graph.precision, type(model).__name__)
+    if example.needs_hooks and example.for_others is not None:  # what was kept at an earlier call would be the same
+        others, _ = choose_output(example.for_others, None)
+        if not others.isnan().any():
+            _check_equal(computed[1], others, graph.precision, type(model).__name__)
     return _Captured(graph, composites, composites & keep)
-
-
-def _call(wrapped: Wrapped, inputs: Inputs) -> Any:
-    """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
-    buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
-    try:
-        return torch.func.functional_call(wrapped, buffers, inputs.map(lambda tensor, _: tensor.clone()))
-    except RelpropError:  # of the output that is meant, or the target
-        raise
-    except Exception as error:  # whatever the model raises
-        held = next(wrapped.parameters(), None)
-        weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
-        raise InputError(
-            f"{type(wrapped.model).__name__} fails on an input of {inputs.describe()}{weights}, the first axis being "
-            f"the batch: {type(error).__name__}: {first_line(error)}"
-        ) from error
 
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError
+from relprop.tracing.subclasses import as_plain
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -30,12 +32,15 @@ class Inputs:
         The tensors among them, in order.
     batched : tuple of bool
         Which of these hold the samples along their first axis: ``(B, ...)``.
+    given : tuple of Tensor
+        The tensors as they were given, of classes of their own perhaps; empty for inputs made of others.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
     batched: tuple[bool, ...]
+    given: tuple[Tensor, ...] = ()
 
     @staticmethod
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
@@ -95,14 +100,18 @@ class Inputs:
 
     def two_samples(self) -> Inputs:
         """Return inputs with exactly two samples: a batch of one would be built into the graph."""
+        return self.samples(2)
 
-        def two(tensor: Tensor, batched: bool) -> Tensor:
+    def samples(self, count: int) -> Inputs:
+        """Return inputs with so many samples, the same ones over again where there are fewer."""
+
+        def take(tensor: Tensor, batched: bool) -> Tensor:
             if not batched:
                 return tensor.clone()
-            first = tensor[:2]
-            return first.clone() if len(first) == 2 else torch.cat([first, first])
+            times = -(-count // len(tensor))
+            return torch.cat([tensor[:count]] * times)[:count]
 
-        return self.replace(two)
+        return self.replace(take)
 
     def slice(self, start: int, stop: int) -> list[Tensor]:
         """Return the tensors for the samples from one to, but without, another."""
@@ -132,8 +141,11 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     """
     if isinstance(x, Inputs):
         return x
+    for where, leaf in pytree.tree_flatten_with_path((x, kwargs), is_leaf=_is_packed)[0]:
+        _refuse_packed(pytree.keystr(where), leaf)
     args = tuple(x) if isinstance(x, tuple | list) else (x,)
-    inputs = Inputs.of(args, dict(kwargs or {}))
+    (args, kwargs), given = as_plain((args, dict(kwargs or {})))
+    inputs = replace(Inputs.of(args, kwargs), given=given)
     marks = iter(inputs.batched)
     for where, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
         name = pytree.keystr(where)
@@ -148,6 +160,24 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     if not any(inputs.batched):
         raise InputError("every input is a single number; one of them must have a batch axis in front")
     return inputs
+
+
+def _is_packed(leaf: Any) -> bool:
+    return isinstance(leaf, PackedSequence)
+
+
+def _refuse_packed(name: str, leaf: Any) -> None:
+    """Raise an `InputError` for what holds tensors, but none that has the samples in front."""
+    if _is_packed(leaf):
+        raise InputError(
+            f"input {name} is a PackedSequence, in which the samples are mixed: pass the padded tensor, "
+            "(B, T, ...), and a model that takes it without packing it"
+        )
+    if isinstance(leaf, Mapping):  # one that torch was not told of
+        raise InputError(
+            f"input {name} is a {type(leaf).__name__} of {', '.join(map(str, leaf))}: if the model takes these by "
+            "name, pass x=() and kwargs=dict(...) of it"
+        )
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:

@@ -51,13 +51,13 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
             f"<output>, or give target a function of the whole output. There are: {_contents(returned)}",
             output="...",
         )
-    for path, value, k in _tensors(returned):
+    for path, value, k in tensors_of(returned):
         if len(path) == 1 and output == path[0]:
             return value, k
     raise CaptureError(f"the model has no output {output!r}; there are: {_contents(returned)}")
 
 
-def _tensors(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
+def tensors_of(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
     """Return every tensor with its path of keys, and its position among all leaves."""
     if is_dataclass(returned) and pytree.tree_is_leaf(returned):  # one that torch was not told of
         returned = {field.name: getattr(returned, field.name) for field in fields(returned)}
@@ -70,5 +70,5 @@ def _key(entry: Any) -> Any:
 
 
 def _contents(returned: Any) -> str:
-    rows = [f"{'.'.join(map(str, path))} {tuple(value.shape)}" for path, value, _ in _tensors(returned)]
+    rows = [f"{'.'.join(map(str, path))} {tuple(value.shape)}" for path, value, _ in tensors_of(returned)]
     return ", ".join(rows) or "no tensors at all"
