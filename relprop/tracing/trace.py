@@ -78,10 +78,13 @@ def _check_guards(program: ExportedProgram) -> None:
     for size in sizes:
         environment = size.node.shape_env
         for guard in environment.guards:
-            symbols = guard.expr.free_symbols
-            is_unlike = isinstance(guard.expr, sympy.Ne) and any(part.is_number for part in guard.expr.args)
-            if symbols and not is_unlike and not _always_holds(guard.expr):
+            if guard.expr.free_symbols and not _is_unlike(guard.expr) and not _always_holds(guard.expr):
                 raise CaptureError(f"the graph holds only where {guard.expr}")
+
+
+def _is_unlike(condition: Any) -> bool:
+    """Whether a condition on sizes says no more than that one is not a number."""
+    return isinstance(condition, sympy.Ne) and all(part.is_number or part.is_Symbol for part in condition.args)
 
 
 def _always_holds(condition: Any) -> bool:

@@ -19,7 +19,7 @@ def anchor_points(maps: list[Tensor], strides: Tensor) -> tuple[Tensor, Tensor]:
         columns = torch.arange(width, dtype=level.dtype) + 0.5
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         points.append(torch.stack([x, y]).flatten(1))
-        sizes.append(torch.full((1, height * width), float(stride), dtype=level.dtype))
+        sizes.append(torch.full((1, height * width), stride, dtype=level.dtype))
     return torch.cat(points, 1)[None], torch.cat(sizes, 1)[None]
 
 

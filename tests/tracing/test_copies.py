@@ -24,7 +24,7 @@ class Rebuilding(nn.Module):
         self.head = nn.Linear(8, CLASSES)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rebuilding:
-        twin = Rebuilding()
+        twin = Rebuilding().to(self.head.weight.dtype)
         twin.load_state_dict(self.state_dict())
         memo[id(self)] = twin
         return twin
