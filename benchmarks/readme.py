@@ -22,7 +22,7 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
 }
 """What makes tables of the rows of a file, by what stands in the lines around them: a command, and perhaps what else it
 has to say."""
-RECORDED = {"ablation-summary": "ablation"}
+RECORDED = {"ablation-summary": "ablation-report"}
 """How the names of the files begin that are told of, where not with the command."""
 
 

@@ -81,10 +81,16 @@ _HOMES = {
     "gradient_oracle_error": "relprop.verification.oracle",
 }
 """The module of each public name."""
+_PACKAGES = ("gae", "metrics", "models", "store")
+"""Packages for users, which are attributes without an import of their own."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name (PEP 562)."""
+    if name == "__version__":
+        return import_module("relprop.versions").version("relprop")
+    if name in _PACKAGES:
+        return import_module(f"relprop.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     try:
@@ -103,4 +109,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names before they are imported, too."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES, "__version__"})

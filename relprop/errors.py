@@ -66,11 +66,19 @@ class HookError(RelpropError):
     """A relevance hook returned something that can't take the place of the relevance it was given."""
 
 
+NEAR = 5
+"""So many names are suggested at most."""
+
+
 def near_names(word: str, known: Iterable[str]) -> str:
-    """Return words for the end of a message that suggest what a mistyped name may have meant; empty if nothing."""
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), folded, n=5)
-    return f"; near names: {', '.join(folded[name] for name in near)}" if near else ""
+    """Return words for the end of a message that suggest what a mistyped name may have meant; empty if nothing.
+
+    Names that contain the word come first.
+    """
+    folded, part = {name.casefold(): name for name in known}, word.casefold()
+    containing = [name for name in folded if len(part) > 2 and part in name]
+    near = dict.fromkeys([*containing, *difflib.get_close_matches(part, folded, n=NEAR)])
+    return f"; near names: {', '.join(folded[name] for name in list(near)[:NEAR])}" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import torch
 
 import rule_registry
 from relprop.assign.assign import assign, prove_rectified
+from relprop.assign.combined_targets import fold_target, rules_of_target
 from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
@@ -19,7 +20,7 @@ from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
-from relprop.graph.ending import Ending, are_probabilities, find_ending
+from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
 from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
@@ -34,7 +35,7 @@ from relprop.tracing.capture import capture_inputs, whole_operations
 from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
-from relprop.tracing.subclasses import as_given
+from relprop.tracing.unusual_tensors import as_given
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
@@ -81,6 +82,13 @@ class Explainer:
         That takes minutes at the first call, and again for every other shape and memory layout, and where more samples
         are explained at once than before; fewer, as what a batch leaves over, are explained by the program as it is.
         What can't be compiled, with hooks say, is explained so too, and one warning tells why.
+    probability : {"softmax", "sigmoid", "output"}, optional
+        What makes probabilities of the output, for titles and `Explanation.probability`; ``"output"``: it is made of
+        them. By default the graph tells: a last softmax or sigmoid, or the logarithm of one; else it is the softmax,
+        and of a single output nothing.
+    channel_axis : int, optional
+        The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
+        By default it is the one that the first convolution sums over, else that of one or three entries.
 
     Notes
     -----
@@ -111,6 +119,8 @@ class Explainer:
         self.batch_size = chosen["batch_size"]
         self.hooks = dict(chosen["hooks"] or {})
         self.compile = chosen["compile"]
+        self.probability = chosen["probability"]
+        self.channel_axis = chosen["channel_axis"]
         _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
@@ -140,12 +150,13 @@ class Explainer:
         prepared = self.prepare(inputs, target)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
-        e = assemble(prepared, parts, classes.against, Provenance.of(self.model, prepared.plan.rules))
-        if all(type(tensor) is torch.Tensor for tensor in inputs.given):
-            return e
+        link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
+        made_by = Provenance.of(self.model, prepared.plan.rules)
+        explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
+        _refuse_ruled_out(explanation)
         given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
-        relevances = {name: as_given(r, given[name]) if name in given else r for name, r in e.relevances.items()}
-        return replace(e, relevances=relevances)
+        relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
+        return replace(explanation, relevances=relevances)
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -175,12 +186,14 @@ class Explainer:
             contrast = choose_contrast(
                 graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
             )
+            if function is not None:
+                graph = fold_target(graph, rules, self.at)
             hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
             key = (graph, id(rules), contrast, self.layers, self.at, hooks)
             programs = self._hooked_programs if self.hooks else graph.made
             prepared = programs.get(key)
             if prepared is None:
-                plan = self._plan(graph, rules, contrast, inputs)
+                plan = self._plan(graph, rules, contrast, inputs, function is not None)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
                 plan = prove_rectified(plan, attached)
@@ -188,8 +201,10 @@ class Explainer:
                 prepared = _keep(programs, key, prepared)
         return prepared
 
-    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs) -> Plan:
+    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs, function: bool) -> Plan:
         """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
+        if function:
+            return assign(graph, rules, self.at, rules_of_target(graph))
         if contrast != "log-odds" or (ending := _ending(graph, inputs)).softmax is None:
             return assign(graph, rules, self.at)
         plan = assign(graph, rules, self.at, rules_behind_scores(ending))
@@ -200,6 +215,21 @@ class Explainer:
                 contrast='"rest"',
             )
         return replace(plan, scores=ending)
+
+
+def _refuse_ruled_out(explanation: Explanation) -> None:
+    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it."""
+    output, target = explanation.output, explanation.target
+    if target is None or output.ndim != 2:
+        return
+    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
+    if bool(chosen.isfinite().all()):
+        return
+    sample = int((~chosen.isfinite()).nonzero()[0])
+    raise TargetError(
+        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
+        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
+    )
 
 
 _endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec, TypedDict, TypeVar
+from typing import Literal, ParamSpec, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Options(TypedDict, total=False):
     batch_size: BatchSize
     hooks: Mapping[str, Hook] | None
     compile: bool
+    probability: Literal["softmax", "sigmoid", "output"] | None
+    channel_axis: int | None
 
 
 DEFAULTS: Options = {
@@ -42,6 +44,8 @@ DEFAULTS: Options = {
     "batch_size": None,
     "hooks": None,
     "compile": False,
+    "probability": None,
+    "channel_axis": None,
 }
 
 
@@ -76,6 +80,12 @@ def check_options(options: Options) -> None:
     batch_size, contrast, hooks = options["batch_size"], options["contrast"], options["hooks"]
     if not (batch_size in (None, "auto") or (isinstance(batch_size, int) and batch_size >= 1)):
         raise ValueError(f'batch_size must be at least 1, or "auto" or None, not {batch_size!r}')
+    if options["probability"] not in (None, "softmax", "sigmoid", "output"):
+        raise ValueError(f'probability must be "softmax", "sigmoid", "output" or None, not {options["probability"]!r}')
+    if options["channel_axis"] not in (None, 1, 2, 3, -1, -2, -3):
+        raise ValueError(
+            f"channel_axis must be an axis of a picture behind that of the samples, not {options['channel_axis']!r}"
+        )
     if options["compile"] and batch_size == "auto":
         raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
     if not _may_be_contrast(contrast):

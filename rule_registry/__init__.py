@@ -3,6 +3,7 @@
 Rules are pure functions of tensors and know no graph; the engine that applies them is the package `relprop`.
 """
 
+import rule_registry.pickling  # noqa: F401 - says how rule sets are pickled
 from rule_registry import abslrp, gradient, lrp, mixed
 from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import Call, Relevances, Shares, Site, Slot, denominator, share, sum_to

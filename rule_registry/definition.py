@@ -39,6 +39,8 @@ class Definition:
         Settings that `get` accepts as parameters: the words each may be, the default first.
     version : int
         As of `RuleSet`.
+    module : str
+        Where it is defined: a notebook cell or a module that runs again may define it again.
     table, overrides
         What is registered, as in `RuleSet`.
     """
@@ -55,16 +57,19 @@ class Definition:
     linear: bool = False
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     version: int = 1
+    module: str = ""
     table: dict[OpOverload, Rule] = field(default_factory=dict)
     overrides: list[tuple[Selector, Rule]] = field(default_factory=list)
 
     def add(self, rule: Rule, where: Sequence[OpOverload | Selector]) -> None:
         """Enter a rule for operations or selections: for all of them, or for none where one is refused.
 
+        A function of the same module and name replaces the one before: a notebook cell may run again.
+
         Raises
         ------
         ValueError
-            If one of them has a rule already.
+            If one of them has another rule already.
         TypeError
             If one is neither an operation nor a selection.
         """
@@ -73,7 +78,7 @@ class Definition:
         for key in where:
             if not isinstance(key, Selector):
                 check_overload(key)
-            if key in entries:
+            if key in entries and not entries[key].is_renewed_by(rule):
                 raise ValueError(
                     f"rule set {self.name!r} already has the rule {entries[key]} for {key}; override it with "
                     "RuleSet.derive, or define a rule set with this one as its base"
@@ -81,7 +86,7 @@ class Definition:
             entries[key] = rule
         for key in where:
             if isinstance(key, Selector):
-                self.overrides.append((key, rule))
+                self.overrides = [(other, found) for other, found in self.overrides if other != key] + [(key, rule)]
             else:
                 self.table[key] = rule
 

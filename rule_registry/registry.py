@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import threading
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
@@ -15,6 +14,7 @@ from torch._ops import OpOverload
 
 from rule_registry.definition import Definition, Refusal, build, choices_of, declared
 from rule_registry.parameters import as_parameter, as_word
+from rule_registry.plugins import need_plugins
 from rule_registry.rule import Fold, Function, Mass, Parameter, Rule
 from rule_registry.rule_set import RuleSet, as_rule
 from rule_registry.select import Selector
@@ -31,10 +31,9 @@ SETTINGS = frozenset(f.name for f in fields(RuleSet)) - {
     "own",
     "parameters",
     "version",
+    "origin",
 }
 """What `define` may set: the other fields of a rule set follow from what is registered."""
-PLUGINS = "rule_registry.rules"
-"""Entry-point group under which other packages name the modules that register their rules."""
 
 
 _definitions: dict[str, Definition] = {}
@@ -56,6 +55,9 @@ def define(
     **settings: Any,
 ) -> None:
     """Open a rule set under a name, to be filled with `register`.
+
+    The module that defined a rule set may define it again, as a notebook cell that runs again does: what is registered
+    in it stays.
 
     Parameters
     ----------
@@ -82,12 +84,13 @@ def define(
     Raises
     ------
     ValueError
-        If the name is taken, a setting can't have that value, or a parameter is not finite.
+        If the name is taken by another module, a setting can't have that value, or a parameter is not finite.
     TypeError
         If there is no such setting, the default rule can't be called, or a parameter is no number.
     """
-    if name in _definitions:
-        raise ValueError(f"a rule set named {name!r} is defined already")
+    module, earlier = sys._getframe(1).f_globals.get("__name__", ""), _definitions.get(name)
+    if earlier is not None and earlier.module != module:
+        raise ValueError(f"a rule set named {name!r} is defined already, by {earlier.module}")
     words = {setting: tuple(found) for setting, found in (choices or {}).items()}
     unknown = (settings.keys() | words.keys()) - SETTINGS
     if unknown:
@@ -99,9 +102,13 @@ def define(
     if settings.get("default") is not None:
         as_rule(settings["default"])
     own, held = (_numbers(given or {}) for given in (parameters, fixed))
-    _definitions[name] = Definition(
-        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version
+    definition = Definition(
+        name, summary, base, settings, own, held, refuse, complex, moves, linear, words, version, module
     )
+    if earlier is not None:
+        definition.table, definition.overrides = earlier.table, earlier.overrides
+    _definitions[name] = definition
+    _get.cache_clear()
 
 
 def _numbers(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -160,7 +167,8 @@ def register(
     LookupError
         If there is no such rule set.
     ValueError
-        If one of the operations or selections has a rule in this rule set already; none is registered then.
+        If one of the operations or selections has another rule in this rule set already; none is registered then. A
+        function of the same module and name replaces the one before.
     TypeError
         If one is neither an operation nor a selection, there is none, the rule can't be called, or there is no such
         declaration.
@@ -217,7 +225,7 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
-    _need_plugins()
+    need_plugins()
     choices = choices_of(_chain(name))
     values = {k: as_word(k, v, choices[k]) if k in choices else as_parameter(k, v) for k, v in parameters.items()}
     return _get(name, tuple(sorted(values.items(), key=lambda item: item[0])))
@@ -225,7 +233,13 @@ def get(name: str, **parameters: Parameter | Sequence[float]) -> RuleSet:
 
 @lru_cache(maxsize=32)
 def _get(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
-    return build(_chain(name), dict(parameters))
+    return replace(build(_chain(name), dict(parameters)), origin=(name, parameters))
+
+
+def get_again(name: str, parameters: tuple[tuple[str, Parameter], ...]) -> RuleSet:
+    """Return the rule set of an origin, see `RuleSet`."""
+    need_plugins()
+    return _get(name, parameters)
 
 
 def _chain(name: str) -> list[Definition]:
@@ -254,50 +268,13 @@ def names() -> list[str]:
     ImportError
         If a package that registers rules can't be loaded; it is named.
     """
-    _need_plugins()
+    need_plugins()
     return sorted(_definitions.keys() - {ROOT})
-
-
-@lru_cache(maxsize=1)
-def load_plugins() -> str:
-    """Import what other packages register under the entry-point group ``rule_registry.rules``, once.
-
-    Returns
-    -------
-    str
-        What is wrong with the first that fails; empty if all is well. It is kept, as importing a package that
-        registered half of its rules again would fail for another reason.
-    """
-    _this_thread.loads = True
-    try:
-        for entry in entry_points(group=PLUGINS):
-            try:
-                entry.load()
-            except Exception as error:  # whatever a package raises when it is imported
-                package = entry.dist.name if entry.dist is not None else "a package"
-                return (
-                    f"the rules that {package} registers as {entry.name!r} ({entry.value}) can't be loaded: "
-                    f"{type(error).__name__}: {error}; repair {package}, or uninstall it"
-                )
-        return ""
-    finally:
-        _this_thread.loads = False
-
-
-_this_thread = threading.local()
-
-
-def _need_plugins() -> None:
-    if getattr(_this_thread, "loads", False):
-        return  # one of them looks up what there is
-    failure = load_plugins()
-    if failure:
-        raise ImportError(failure)
 
 
 def defined() -> Mapping[str, Definition]:
     """Return what each rule set adds to its base, in the order of their definition."""
-    _need_plugins()
+    need_plugins()
     return MappingProxyType(_definitions)
 
 

@@ -100,6 +100,15 @@ class Rule:
         values = ", ".join(f"{name}={shown(value)}" for name, value in sorted(bound.items()))
         return f"{self}({values})" if values else str(self)
 
+    def is_renewed_by(self, other: Rule) -> bool:
+        """Whether another rule is of a function of the same module and name."""
+        origins = [
+            (rule.name, getattr(function, "__module__", None), getattr(function, "__qualname__", None))
+            for rule in (self, other)
+            for function in [rule.function.func if isinstance(rule.function, partial) else rule.function]
+        ]
+        return origins[0] == origins[1]
+
     @property
     def summary(self) -> str:
         """First line of the function's documentation; the name where it has none."""

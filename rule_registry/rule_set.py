@@ -70,6 +70,8 @@ class RuleSet:
         A rule set whose numbers change under the same name gets a new one. Files record it.
     own : tuple of (Selector, Rule)
         Those of the overrides that `derive` added: meant for a certain model.
+    origin : tuple, optional
+        Name and parameters by which the registry makes it, or what it was derived from, again.
     """
 
     name: str
@@ -86,6 +88,7 @@ class RuleSet:
     purpose: str = ""
     version: int = 1
     own: tuple[tuple[Selector, Rule], ...] = ()
+    origin: tuple[str, tuple[tuple[str, Parameter], ...]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.contrast not in ("rest", "log-odds", None) or self.seed not in ("one", "output", "signed"):

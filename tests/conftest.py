@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rule_registry import registry
+from rule_registry import plugins, registry
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Processes that each take all cores get into each other's way; small models are as fast on one. What tests start
@@ -49,4 +49,4 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     registry._get.cache_clear()
     yield
     registry._get.cache_clear()
-    registry.load_plugins.cache_clear()
+    plugins.load_plugins.cache_clear()

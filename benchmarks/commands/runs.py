@@ -97,7 +97,7 @@ def evaluate(
 @app.command(epilog="Example: python -m benchmarks stream ../shared/assets/images/imagenet1k_one_per_class")
 def stream(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Pictures; by default some that mean nothing.")
+        Path | None, typer.Argument(metavar="FOLDER", help="Pictures; by default some that mean nothing.")
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="A model.")] = "tf_efficientnet_lite0",
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights.")] = None,

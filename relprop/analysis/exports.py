@@ -15,6 +15,8 @@ from relprop.files import OutputError, written_whole
 if TYPE_CHECKING:
     from relprop.analysis.results import Results
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""How text begins that a spreadsheet carries out."""
 SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".nc": "netCDF"}
 
 
@@ -53,7 +55,8 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
         A file of an evaluation, or a selection from it.
     path : path
         ``.csv`` or ``.parquet``: one row for each sample and method, as `Results.to_pandas`. ``.nc``: labelled arrays,
-        as `Results.to_xarray`.
+        as `Results.to_xarray`. In a ``.csv`` an apostrophe comes before text that a spreadsheet would take
+        for a formula.
     maps : bool
         Of netCDF: also relevance maps, masks and outputs.
 
@@ -89,10 +92,20 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
     table = results.to_pandas()
     with written_whole(path) as part:
         if suffix == ".csv":
-            table.to_csv(part, index=False)
+            _without_formulas(table).to_csv(part, index=False)
         else:
             table.to_parquet(part, index=False, engine="pyarrow")
     return Written(str(path), f"{len(table)} rows, one for each sample and method")
+
+
+def _without_formulas(table: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would take for a formula and carry out."""
+
+    def safe(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+
+    text = table.select_dtypes(exclude=["number", "bool"])
+    return table.assign(**{name: column.map(safe) for name, column in text.items()}).rename(columns=safe)
 
 
 def check_place(results: Results, path: Path) -> None:

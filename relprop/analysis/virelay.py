@@ -17,6 +17,8 @@ from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError
 from relprop.files import written_whole
 from relprop.store import State
 from relprop.store.hdf5.disk_space import MARGIN, trim
+from relprop.store.hdf5.handles import writing
+from relprop.store.hdf5.opening import telling_output_errors
 
 if TYPE_CHECKING:
     from relprop.analysis.results import Results
@@ -70,22 +72,23 @@ def export_virelay(results: Results, path: str | PathLike[str], method: str | No
     if labels.max() > np.iinfo(np.uint16).max or samples.index.max() > np.iinfo(np.uint32).max:
         raise AnalysisError("ViRelAy keeps labels as uint16 and indices as uint32, these samples have larger ones")
     with written_whole(path) as part:
-        with h5py.File(part, "w") as file:
+        with telling_output_errors(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
             _reserve(file, 4 * (math.prod(shape) + len(done) * (len(results.class_names) + 64)))
-            file["label"] = labels.astype(np.uint16)
-            file["index"] = samples.index.astype(np.uint32)
+            columns = {"label": labels.astype(np.uint16), "index": samples.index.astype(np.uint32)}
+            held += [file.create_dataset(name, data=values) for name, values in columns.items()]
             attribution = file.create_dataset("attribution", shape, np.float32, chunks=(1, *shape[1:]))
             prediction = file.create_dataset("prediction", (len(done), len(results.class_names)), np.float32)
+            held += [attribution, prediction]
             for start in range(0, len(done), BLOCK):
                 block, rows = done[start : start + BLOCK], slice(start, start + BLOCK)
                 attribution[rows] = _with_channels(block.relevance())
                 prediction[rows] = block.output()
         trim(part)
-    held = f"ViRelAy attribution database of {method}: {' x '.join(map(str, shape))} maps"
+    holds = f"ViRelAy attribution database of {method}: {' x '.join(map(str, shape))} maps"
     remark = ""
     if unlabelled.any():
         remark = f"{int(unlabelled.sum())} samples have no label; the class explained takes its place"
-    return Written(str(path), held, remark)
+    return Written(str(path), holds, remark)
 
 
 def _with_channels(maps: NDArray[np.float32]) -> NDArray[np.float32]:

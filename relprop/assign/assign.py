@@ -11,16 +11,16 @@ from torch import fx
 from relprop.assign.folding import foldable_layers
 from relprop.assign.missing_rules import explain_missing
 from relprop.assign.plan import Plan
-from relprop.errors import CaptureError, InputError, MissingRuleError
+from relprop.assign.sources import find_sources
+from relprop.errors import CaptureError, MissingRuleError
 from relprop.graph.arguments import argument_nodes
 from relprop.graph.arrival import rectified_nodes
 from relprop.graph.attention import find_attention
 from relprop.graph.class_scores import class_scores
-from relprop.graph.dataflow import between, carries_relevance, is_complex, is_real
+from relprop.graph.dataflow import between, carries_relevance, is_real
 from relprop.graph.graph import Graph
 from relprop.graph.layers import input_layers, weighted_layers
 from relprop.graph.masks import masked_nodes
-from relprop.graph.module_outputs import matching_modules, module_outputs
 from relprop.graph.rectifiers import before_rectifiers
 from relprop.graph.signs import nonnegative_nodes
 from rule_registry import Rule, RuleSet, Site
@@ -47,7 +47,7 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping
     CaptureError
         If the target does not depend on the source, or ``at`` names no module.
     """
-    sources = _sources(graph, at)
+    sources = find_sources(graph, at)
     reached = between(graph, sources, carries_relevance)
     if not reached:
         raise CaptureError("the target does not depend on the source: no path leads from one to the other")
@@ -98,27 +98,6 @@ def prove_rectified(plan: Plan, stops: Collection[fx.Node] = ()) -> Plan:
     found = rectified_nodes(plan.graph, plan.sites, plan.assigned, plan.merged, nonnegative, stops)
     sites = {node: replace(site, rectified=not found.get(node, True)) for node, site in plan.sites.items()}
     return replace(plan, sites=sites, gains={node: tuple(gains) for node, gains in found.items() if gains})
-
-
-def _sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
-    if at is not None:
-        matching_modules(graph, at)
-        outputs = module_outputs(graph, at, at)
-        if not outputs:
-            raise CaptureError(f"module {at!r} has no output that carries the batch")
-        return tuple(outputs)
-    sources = tuple(
-        node
-        for node in graph.inputs
-        if carries_relevance(node) and not is_complex(node) and graph.batch.get(node) is not None
-    )
-    if not sources:
-        raise InputError(
-            "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
-            "pictures as floats, normalised as the model expects; for token indices name the module whose "
-            'output is to be explained, as in at="embeddings"'
-        )
-    return sources
 
 
 def _site(graph: Graph, node: fx.Node, reached: set[fx.Node], nonnegative: set[fx.Node]) -> Site:

@@ -41,7 +41,8 @@ def check_classes(name: str, given: Any, graph: Graph, batch: int) -> Tensor:
     TargetError
         If it is no class, or not one per sample, or the model has no such class.
     """
-    device = graph.output.meta["val"].device
+    device, count = graph.output.meta["val"].device, graph.output.meta["val"].shape[1]
+    _refuse_multi_hot(name, given, count, batch)
     if isinstance(given, bool) or (isinstance(given, Tensor) and given.dtype in (torch.bool,)):
         raise TargetError(f"{name} must be a class index, not a truth value")
     try:
@@ -56,8 +57,25 @@ def check_classes(name: str, given: Any, graph: Graph, batch: int) -> Tensor:
         raise TargetError(
             f"{name} has shape {tuple(classes.shape)}; give one class, or one for each of {batch} samples"
         )
-    count = graph.output.meta["val"].shape[1]
     wrong = classes[(classes < 0) | (classes >= count)]
     if wrong.numel():
         raise TargetError(f"{name} {int(wrong[0])} is out of range: the model has classes 0 to {count - 1}")
     return classes.long()
+
+
+def _refuse_multi_hot(name: str, given: Any, count: int, batch: int) -> None:
+    """Say what to write in place of a row of zeros and ones, which may mean any number of classes."""
+    try:
+        rows = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return
+    by_sample = rows.ndim == 2 and rows.shape[1] == count and count > 1
+    of_all = rows.ndim == 1 and len(rows) == count and (len(rows) != batch or rows.dtype == torch.bool)
+    if not (by_sample or of_all) or rows.is_complex() or not bool(((rows == 0) | (rows == 1)).all() and rows.any()):
+        return
+    classes = (rows[0] if by_sample else rows).nonzero()[:, 0].tolist()
+    raise TargetError(
+        f"{name} {tuple(rows.shape)} holds zeros and ones for all {count} classes; a class index for each sample is "
+        f"meant. For the sum of these outputs write target=lambda output: output[:, {classes}].sum(1), and explain "
+        "samples that have other classes by themselves; for one class after the other give these as target"
+    )

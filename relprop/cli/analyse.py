@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from relprop.cli.app import AsJson, Debug, app, one_line_errors
+from relprop.cli.app import AsJson, Debug, command, one_line_errors, say
 
 if TYPE_CHECKING:
     from relprop.analysis import Results
@@ -31,7 +31,7 @@ class _Told(Protocol):
     def as_dict(self) -> dict[str, Any]: ...
 
 
-@app.command(epilog="Example: relprop summary run.h5 --method 'absLRP*' --method random")
+@command("Summarise an evaluation: means with intervals.", "relprop summary run.h5 --method 'absLRP*' --method random")
 def summary(
     file: File,
     method: Methods = None,
@@ -49,12 +49,15 @@ def summary(
         _tell(results.failures() if failures else results.summary(confidence, seed), as_json)
 
 
-@app.command(epilog="Example: relprop compare run.h5 absLRP IntegratedGradients --by contrastiveness")
+@command(
+    "Compare methods of an evaluation sample by sample.",
+    "relprop compare run.h5 absLRP IntegratedGradients --by contrastiveness",
+)
 def compare(
     file: File,
     a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
     others: Annotated[
-        list[str] | None, typer.Argument(metavar="[B]...", help="The method to compare it with, or several; else all.")
+        list[str] | None, typer.Argument(metavar="B", help="The method to compare it with, or several; else all.")
     ] = None,
     by: By = "gae",
     confidence: Confidence = 0.95,
@@ -73,13 +76,13 @@ def compare(
             _tell(results.compare_all(a, others, by, confidence, seed), as_json)
 
 
-@app.command(epilog="Example: relprop plot run.h5 -o plots --pictures holiday/")
+@command("Draw the figures of an evaluation.", "relprop plot run.h5 -o plots --pictures holiday/")
 def plot(
     file: File,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the PNG files go.")],
     pictures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The data set's pictures, where the names in FILE do not lead to them."),
+        typer.Option(metavar="DIR", help="Folder of the data set's pictures; no others are drawn."),
     ] = None,
     by: By = "gae",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
@@ -98,7 +101,7 @@ def plot(
         _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
 
 
-@app.command(epilog="Example: relprop export run.h5 -o scores.csv")
+@command("Write an evaluation as CSV, Parquet or netCDF.", "relprop export run.h5 -o scores.csv")
 def export(
     file: File,
     output: Annotated[
@@ -139,4 +142,4 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
 
 
 def _tell(found: _Told, as_json: bool) -> None:
-    typer.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))
+    say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

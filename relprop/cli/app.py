@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from relprop.cli.terminal import printable
 from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
 
@@ -26,25 +29,54 @@ DEFAULT_MODEL = "tf_efficientnet_lite0"
 _UsageError: Any = typer.BadParameter.__base__
 
 
+ORDER = ("explain", "check", "evaluate", "summary", "compare", "plot", "export", "merge", "rules", "metrics", "models")
+"""The commands as help lists them: what people begin with comes first."""
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
 class _OneLineUsage(TyperGroup):
-    """Commands whose misuse is told in one line too."""
+    """Commands in the order of use, whose misuse is one line too."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         try:
             code = super().main(*args, **extra | {"standalone_mode": False})
         except _UsageError as error:
             command = error.ctx.command_path if error.ctx else "relprop"
-            warn(f"{error.format_message().rstrip('.')}. See {command} --help")
+            words = error.format_message().rstrip(".").replace("Value error, ", "")
+            warn(f"{words}{'' if words.endswith('?') else '.'} See {command} --help")
             code = MISUSED
         sys.exit(code or 0)
 
 
-app = typer.Typer(cls=_OneLineUsage, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+class _Command(TyperCommand):
+    """A command whose help has metavars alone: some versions of typer add Python's types, and braces."""
+
+    def get_help(self, ctx: Any) -> str:
+        text = re.sub(r"\{([A-Z]+)\}", r"\1", super().get_help(ctx))
+        return re.sub(r"^(  [A-Z]+) (<\S+>)", lambda line: line[1] + " " * (1 + len(line[2])), text, flags=re.MULTILINE)
+
+
+app = typer.Typer(
+    cls=_OneLineUsage,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(summary: str, example: str) -> Callable[[F], F]:
+    """Add a function as a command, with its line in the list of commands and the example below its help."""
+    return app.command(cls=_Command, short_help=summary, epilog=f"Example: {example}")
 
 
 def _tell_versions(asked: bool) -> None:
     if asked:
-        typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
+        say("\n".join(f"{name} {version}" for name, version in versions().items()))
         raise typer.Exit
 
 
@@ -54,13 +86,24 @@ def main(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_tell_versions, help="Tell the version of this and what it stands on."
+            "--version",
+            is_eager=True,
+            callback=_tell_versions,
+            help="Show the versions of relprop and of the libraries it uses.",
         ),
     ] = False,
 ) -> None:
     """Show by relevance propagation which pixels made a model say what it says."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
+
+
+class ProbabilityLink(StrEnum):
+    """What makes probabilities of an output."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    OUTPUT = "output"
 
 
 Model = Annotated[
@@ -70,6 +113,7 @@ Model = Annotated[
         help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
     ),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
 Rules = Annotated[
     str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
@@ -78,13 +122,26 @@ Contrast = Annotated[
     str | None,
     typer.Option(
         metavar="rest|log-odds|none|CLASS",
-        help="Against all other classes, alike or as probable as they are, none, or one (index or name), if not as the "
-        "rule set has it.",
+        help="What the class is compared with: all others (rest), what the model confuses it with (log-odds), one "
+        "class, or nothing (none); else as the rule set has it.",
     ),
 ]
 Preprocessing = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Prepare pictures as this timm or torchvision model does, if not as --model."),
+]
+ModelOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--model-output", metavar="NAME", help="The output with the classes, where a model returns several: 1.scores."
+    ),
+]
+Probability = Annotated[
+    ProbabilityLink | None,
+    typer.Option(
+        metavar="softmax|sigmoid|output",
+        help="What makes probabilities of the output, for titles, if not what the model's graph tells.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
@@ -116,12 +173,14 @@ def one_line_errors(debug: bool) -> Iterator[None]:
 _OPTIONS = {
     "batch_size": "--batch-size",
     "contrast": "--contrast",
+    "output": "--model-output",
     "layers": "--layer",
     "overwrite": "--overwrite",
     "resume": "--resume",
+    "trust": "--trust",
     "unit": "--unit",
 }
-_VALUES = {"None": "none", "[...]": "PATH", '"rest"': "rest", "True": ""}
+_VALUES = {"None": "none", "[...]": "PATH", "...": "NAME", '"rest"': "rest", "True": ""}
 
 
 def _as_option(name: str, value: str) -> str:
@@ -155,7 +214,12 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 
 def warn(message: str) -> None:
     """Say something on one line of stderr."""
-    typer.echo(f"relprop: {one_line(message)}", err=True)
+    say(f"relprop: {one_line(message)}", err=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text, which may hold names and messages of strangers, so that it steers no terminal."""
+    typer.echo(printable(text), err=err)
 
 
 def one_line(message: str) -> str:

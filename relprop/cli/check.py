@@ -15,11 +15,14 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
     Rules,
+    Trust,
     Weights,
-    app,
+    command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -31,16 +34,18 @@ if TYPE_CHECKING:
     from relprop.models import Classifier
 
 
-@app.command(epilog="Example: relprop check --model tf_efficientnet_lite0 --json")
+@command("Check that a model is explained correctly.", "relprop check --model tf_efficientnet_lite0 --json")
 def check(
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PICTURES]...", help="Pictures to check on, all at once; else two of foolbox."),
+        typer.Argument(metavar="PICTURES", help="Pictures to check on, all at once; else two of foolbox."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     rules: Rules = "abslrp",
     contrast: Contrast = None,
+    model_output: ModelOutput = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
     explain_rules: Annotated[
@@ -70,24 +75,26 @@ def check(
 
         choose_rules(rules)  # a typo is told before a model is loaded
         try:
-            classifier = load_classifier(model, weights, preprocessing=preprocessing, device=device)
+            classifier = load_classifier(
+                model, weights, preprocessing=preprocessing, device=device, trust=trust, output=model_output
+            )
             x = _inputs(pictures or (), classifier).to(classifier.device)
             with memory_for(len(x)):
                 rule_set = choose_rules(rules, classifier.mean, classifier.std)
-                against = choose_contrast(contrast, classifier.labels)
+                against = choose_contrast(contrast, classifier.labels) | {"output": model_output}
                 report = relprop.check(classifier.model, x, rules=rule_set, **against)
                 redrawn = randomize_model(classifier.model, x, rules=rule_set, **against) if randomize else None
         except RelpropError as error:
             if as_json:
-                typer.echo(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
+                say(json.dumps({"ok": False, "problems": [str(error)]}, indent=2))
             raise
         if as_json:
             assignment = {"assignment": [row._asdict() for row in report.assignment]} if explain_rules else {}
             randomization = {} if redrawn is None else {"randomization": redrawn.as_dict()}
-            typer.echo(json.dumps(report.as_dict() | assignment | randomization, indent=2))
+            say(json.dumps(report.as_dict() | assignment | randomization, indent=2))
         else:
             pages = [*[report.explain_rules()] * explain_rules, str(report)]
-            typer.echo("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
+            say("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
         if not report.ok:
             raise typer.Exit(FAILED)
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +21,13 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
+    Trust,
     Weights,
-    app,
+    command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -58,19 +61,20 @@ class Compression(StrEnum):
 DEFAULT_METHODS = "abslrp,random,constant,centre"
 
 _EXAMPLE = (
-    "Example: relprop evaluate pictures/ --model tf_efficientnet_lite0 "
+    "relprop evaluate pictures/ --model tf_efficientnet_lite0 "
     "--methods abslrp,captum.IntegratedGradients:n_steps=8,random -o run.h5"
 )
 
 
-@app.command(epilog=_EXAMPLE)
+@command("Score attribution methods on a folder of pictures.", _EXAMPLE)
 def evaluate(
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="A folder of pictures; else the 20 that foolbox carries."),
+        typer.Argument(metavar="DATA", help="A folder of pictures; else the 20 that foolbox carries."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +100,9 @@ def evaluate(
     ] = "0/1",
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N pictures alone.")] = None,
-    target: Annotated[Target, typer.Option(help="Class that is explained.")] = Target.PREDICTION,
+    target: Annotated[
+        Target, typer.Option(metavar="prediction|label", help="Class that is explained.")
+    ] = Target.PREDICTION,
     truth: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="Labels: columns file and class_index, if subfolders don't say them."),
@@ -108,11 +114,16 @@ def evaluate(
         str,
         typer.Option(metavar="VALUE[/VALUE/VALUE]", help="Colour of masked pixels, in the model's normalised scale."),
     ] = "0",
-    relevance: Annotated[Relevance, typer.Option(help="Keep the maps of the pictures in FILE.")] = Relevance.NONE,
-    compression: Annotated[Compression, typer.Option(help="Of masks and maps in FILE.")] = Compression.GZIP,
+    relevance: Annotated[
+        Relevance, typer.Option(metavar="none|map|channels", help="Keep the maps of the pictures in FILE.")
+    ] = Relevance.NONE,
+    compression: Annotated[
+        Compression, typer.Option(metavar="gzip|zstd|none", help="Of masks and maps in FILE.")
+    ] = Compression.GZIP,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
     ] = None,
+    model_output: ModelOutput = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
@@ -139,7 +150,11 @@ def evaluate(
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
         places = sample_pictures() if data is None else data
-        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        classifier = load_classifier(
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
+        )
+        if model_output is not None:  # what is scored returns one tensor
+            classifier = replace(classifier, model=classifier.scores, output=None)
         dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(
@@ -174,14 +189,14 @@ def evaluate(
             kept = f"what {output} holds is whole, --resume goes on" if output.exists() else "nothing was done yet"
             warn(f"interrupted; {kept}")
             raise typer.Exit(INTERRUPTED) from None
-        typer.echo(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
+        say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
         if found.failed:
             raise typer.Exit(FAILED)
 
 
-@app.command(epilog="Example: relprop merge part0.h5 part1.h5 part2.h5 -o run.h5")
+@command("Join the files of relprop evaluate --shard.", "relprop merge part0.h5 part1.h5 part2.h5 -o run.h5")
 def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="The files of all shards of one run.")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="The files of all shards of one run.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of the whole run.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     debug: Debug = False,
@@ -194,7 +209,7 @@ def merge(
         merge_files(shards, output, overwrite=overwrite)
         with open_evaluation(output) as file:
             count, methods = len(file["sample"]), ", ".join(file["methods"])
-        typer.echo(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
+        say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
 
 
 @contextmanager

@@ -16,11 +16,15 @@ from relprop.cli.app import (
     Debug,
     Device,
     Model,
+    ModelOutput,
     Preprocessing,
+    Probability,
     Rules,
+    Trust,
     Weights,
-    app,
+    command,
     one_line_errors,
+    say,
     warn,
 )
 
@@ -33,13 +37,17 @@ class Format(StrEnum):
     H5 = "h5"
 
 
-@app.command(epilog="Example: relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out")
+@command(
+    "Draw relevance maps of pictures.",
+    "relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out",
+)
 def explain(
     pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PICTURES]...", help="Picture files, or folders of them.")
+        list[Path] | None, typer.Argument(metavar="PICTURES", help="Picture files, or folders of them.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
+    trust: Trust = False,
     rules: Rules = "abslrp",
     target: Annotated[
         str | None,
@@ -56,6 +64,8 @@ def explain(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
     ] = None,
+    model_output: ModelOutput = None,
+    probability: Probability = None,
     preprocessing: Preprocessing = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Explanations computed at once.")] = 8,
     compile: Annotated[
@@ -63,7 +73,8 @@ def explain(
     ] = False,
     device: Device = None,
     format: Annotated[
-        list[Format] | None, typer.Option(help="What is written for each picture; repeatable. [default: png]")
+        list[Format] | None,
+        typer.Option(metavar="png|npz|h5", help="What is written for each picture; repeatable. [default: png]"),
     ] = None,
     sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
     output: Annotated[
@@ -71,7 +82,7 @@ def explain(
     ] = Path("out"),
     debug: Debug = False,
 ) -> None:
-    """Draw where each picture holds more relevance for its class than for the others, and less.
+    """Draw relevance maps: which pixels matter more (red) or less (blue) for the class than for the others.
 
     One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
     the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and
@@ -97,7 +108,9 @@ def explain(
         if not paths:
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded
-        classifier = load_classifier(model, weights, preprocessing=preprocessing, labels=labels, device=device)
+        classifier = load_classifier(
+            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
+        )
         rule_set, choice = (
             choose_rules(rules, classifier.mean, classifier.std),
             choose_target(target, classifier.labels),
@@ -106,7 +119,14 @@ def explain(
         if choice.index is not None and choice.index == against.get("contrast"):
             raise TargetError(f"--contrast {contrast} is --target {target} itself: name another class")
         explainer = Explainer(
-            classifier.model, rules=rule_set, layers=layer or (), batch_size=batch_size, compile=compile, **against
+            classifier.model,
+            rules=rule_set,
+            layers=layer or (),
+            output=model_output,
+            batch_size=batch_size,
+            compile=compile,
+            probability=None if probability is None else probability.value,
+            **against,
         )
         with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
             run = Run(classifier, explainer, choice, results)
@@ -115,6 +135,6 @@ def explain(
             except KeyboardInterrupt:
                 warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {results.index} lists is whole")
                 raise typer.Exit(INTERRUPTED) from None
-        typer.echo(run.summary())
+        say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)

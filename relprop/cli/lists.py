@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relprop.cli.app import Debug, app, one_line_errors
+from relprop.cli.app import Debug, command, one_line_errors, say
 
 if TYPE_CHECKING:
     from rule_registry import RuleSet
@@ -17,9 +17,9 @@ BEGIN, END = "<!-- relprop rules -->", "<!-- relprop rules end -->"
 """Lines of a markdown file that the tables of rules stand between."""
 
 
-@app.command(epilog="Example: relprop rules abslrp")
+@command("List the rule sets, or the rules of one.", "relprop rules abslrp")
 def rules(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show every rule of this rule set.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show every rule of this rule set.")] = None,
     markdown: Annotated[
         Path | None,
         typer.Option(
@@ -43,16 +43,16 @@ def rules(
             put_between(markdown, BEGIN, END, tables())
             return
         if name is not None:
-            typer.echo(str(choose_rules(name)))
+            say(str(choose_rules(name)))
             return
         groups: dict[str, list[RuleSet]] = {purpose: [] for purpose in PURPOSES}
         for rule_set in map(rule_registry.get, rule_registry.names()):
             groups.setdefault(rule_set.purpose or OTHERS, []).append(rule_set)
         for purpose, members in groups.items():
-            typer.echo(f"{purpose}:")
+            say(f"{purpose}:")
             for rule_set in members:
-                typer.echo(f"  {rule_set.name:<26} {rule_set.summary}")
-                typer.echo(f"  {'':<26} {_facts(rule_set)}")
+                say(f"  {rule_set.name:<26} {rule_set.summary}")
+                say(f"  {'':<26} {_facts(rule_set)}")
 
 
 def _facts(rule_set: RuleSet) -> str:
@@ -70,7 +70,7 @@ def _facts(rule_set: RuleSet) -> str:
     return "; ".join(filter(None, [*facts, rule_set.describe_parameters()]))
 
 
-@app.command(epilog="Example: relprop metrics")
+@command("List the scores beside GAE.", "relprop metrics")
 def metrics(debug: Debug = False) -> None:
     """List the scores that relprop evaluate has beside GAE."""
     with one_line_errors(debug):
@@ -79,14 +79,14 @@ def metrics(debug: Debug = False) -> None:
         for name, metric in METRICS.items():
             low, high = metric.declared.valid_range
             masks = "; needs masks of objects" if metric.needs_mask else ""
-            typer.echo(f"{name:<16} {metric.declared.long_name}")
-            typer.echo(f"{'':<16} {low:g} to {high:g}, {metric.declared.direction}{masks}")
+            say(f"{name:<16} {metric.declared.long_name}")
+            say(f"{'':<16} {low:g} to {high:g}, {metric.declared.direction}{masks}")
 
 
-@app.command(epilog="Example: relprop models 'vit_tiny*'")
+@command("List the models that have a name.", "relprop models 'vit_tiny*'")
 def models(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="[PATTERN]", help="List the names that match, as in 'resnet*'.")
+        str | None, typer.Argument(metavar="PATTERN", help="List the names that match, as in 'resnet*'.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -99,10 +99,10 @@ def models(
             raise UnknownModelError(f"no model matches {pattern!r}; relprop models '*' lists all")
         shown = found if pattern else [model for model in found if model.weights in AT_HAND]
         for model in shown:
-            typer.echo(f"{model.name:<48} {model.library:<12} {WHERE[model.weights]}")
+            say(f"{model.name:<48} {model.library:<12} {WHERE[model.weights]}")
         counts = Counter(model.library for model in found)
         matching = f" matching {pattern!r}" if pattern else ""
-        typer.echo(
+        say(
             f"{sum(counts.values())} models{matching} can be named ("
             + ", ".join(f"{count} of {library}" for library, count in sorted(counts.items()))
             + ")"

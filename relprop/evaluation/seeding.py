@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 
+_drawing = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _drawing
+    _drawing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # another thread of the parent may have held it
+    os.register_at_fork(after_in_child=_renew_lock)
+
 
 @contextmanager
 def forked_random(device: torch.device, *key: object) -> Iterator[None]:
     """Seed the generators of PyTorch, NumPy and Python by a key, and give them back as they were.
+
+    They are the process's, because methods, transforms and metrics of anybody's draw from these: one thread at a time
+    has them, and others that come here wait.
 
     Parameters
     ----------
@@ -25,9 +41,9 @@ def forked_random(device: torch.device, *key: object) -> Iterator[None]:
     """
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little")
     devices = [] if device.type == "cpu" else [device.index or 0]
-    python, numpy = random.getstate(), np.random.get_state()
     kind = "cuda" if device.type == "cpu" else device.type
-    with torch.random.fork_rng(devices=devices, device_type=kind):
+    with _drawing, torch.random.fork_rng(devices=devices, device_type=kind):
+        python, numpy = random.getstate(), np.random.get_state()
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)

@@ -19,6 +19,7 @@ from relprop.gae.checks import check_model
 from relprop.models import Classifier, load_classifier
 from relprop.models.devices import device_of, find_device, move
 from relprop.models.preprocessing import Picture, from_module
+from relprop.tracing.loading import callable_program
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def open_subject(
 
     Raises
     ------
-    InputError
+    InputError, CaptureError
         The model is none, or is in training mode.
     DeviceError
         There is no such device.
@@ -95,12 +96,13 @@ def open_subject(
         given = copy.deepcopy(given)  # moving the user's own would change it
         assert place is not None
         move(given, place)
-    check_model(given.module() if isinstance(given, ExportedProgram) else given)
+    call = callable_program(given) if isinstance(given, ExportedProgram) else given
+    check_model(call)
     known = isinstance(given, nn.Module | ExportedProgram)
     if transform is None:
         transform = classifier.transform if classifier is not None else _own_transform(given)
     return Subject(
-        given.module() if isinstance(given, ExportedProgram) else given,
+        call,
         given,
         classifier.name if classifier is not None else getattr(given, "__name__", type(given).__name__),
         device_of(given) if known else place or torch.device("cpu"),

@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from relprop.explanation.maps import Maps
 from relprop.files import OutputError, written_whole
+from relprop.files.hdf5_images import hdf5_written_whole
 from relprop.pictures.tiles import write_png
 from relprop.versions import version
 from rule_registry import BatchAxis
@@ -67,7 +67,7 @@ def save(
             words = {"descriptions": {name: item.description for name, item in held.items()}, **attributes}
             np.savez_compressed(file, allow_pickle=False, attributes=np.array(json.dumps(words)), **arrays)
     elif path.suffix in (".h5", ".hdf5"):
-        with written_whole(path) as part, h5py.File(part, "w") as file:
+        with hdf5_written_whole(path) as file:
             for name, item in items().items():
                 data = file.create_dataset(name, data=item.values, compression="gzip", compression_opts=1, shuffle=True)
                 data.attrs["description"] = item.description

@@ -13,6 +13,8 @@ from relprop.errors import RelpropError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
 from relprop.explanation.provenance import Provenance
+from relprop.graph.channels import channel_axis
+from relprop.graph.ending import Link
 from relprop.rewrite.signed import pad_flows
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
@@ -27,7 +29,12 @@ def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
 
 @plain_mode()
 def assemble(
-    prepared: PreparedProgram, parts: Sequence[dict[str, Any]], contrast: Against, provenance: Provenance | None = None
+    prepared: PreparedProgram,
+    parts: Sequence[dict[str, Any]],
+    contrast: Against,
+    provenance: Provenance | None = None,
+    link: Link = "softmax",
+    channels: int | None = None,
 ) -> Explanation:
     """Join what a program returned for each chunk of a batch, combine the seeds, account for the mass.
 
@@ -99,7 +106,20 @@ def assemble(
         layers=layers,
         axes=axes,
         provenance=provenance,
+        link=link,
+        channels=_channels(prepared, channels),
     )
+
+
+def _channels(prepared: PreparedProgram, given: int | None) -> dict[str, int]:
+    """Return the axis of the channels of sources and layers with four axes, where it is known."""
+    graph = prepared.plan.graph
+    named = {node.name: node for node in prepared.plan.sources}
+    layers = {layer_name(path, k): n for path, nodes in prepared.layers.items() for k, n in enumerate(nodes)}
+    found = {name: channel_axis(graph, node) for name, node in (named | layers).items() if node.meta["val"].ndim == 4}
+    if given is not None:
+        found |= {name: given for name in named if name in found}
+    return {name: axis for name, axis in found.items() if axis is not None}
 
 
 def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:

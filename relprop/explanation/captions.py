@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, log10
+from math import ceil, isfinite, log10
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ def map_difference(explanation: Maps) -> Tensor | None:
     Tensor or None
         None without a contrast, and where one seed is both.
     """
-    seeds = next(iter(explanation.seeds.values()))
+    source, seeds = next(iter(explanation.seeds.items()))
     if len(seeds) == 1:
         return None
-    target, rest = seeds.double().sum(2).flatten(2)  # (2, B, pixels)
-    mass = target.abs().sum(1) + rest.abs().sum(1)
-    return (target - rest).abs().sum(1) / torch.where(mass == 0, 1.0, mass)
+    target, rest = seeds.double().sum(1 + explanation.axis_to_sum(source)).flatten(2)  # (2, B, pixels)
+    mass, apart = target.abs().sum(1) + rest.abs().sum(1), (target - rest).abs().sum(1)
+    return torch.where(mass == 0, 0.0, apart / mass)
 
 
 def nearly_same(explanation: Maps) -> NDArray[np.bool_]:
@@ -69,6 +69,22 @@ def target_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:
         return "its class"
     target = int(explanation.target[0])
     return labels[target] if labels else f"class {target}"
+
+
+def single_answer(explanation: Maps, labels: Sequence[str] | None = None) -> list[str]:
+    """Say for each sample of a model with one output which answer is explained: yes, or what makes the output larger.
+
+    Relevance speaks for the larger output, also where the model says no.
+    """
+    name = labels[0] if labels else "output 0"
+    found = []
+    for value, probability in zip(explanation.output[:, 0].tolist(), explanation.probability.tolist(), strict=True):
+        if not isfinite(probability):
+            found.append(f"{name}: what makes it larger, output {value:.3g}")
+            continue
+        predicted = "" if probability >= 0.5 else f" (predicted: no {1 - probability:.1%})"
+        found.append(f"{name}: yes {probability:.1%}{predicted}")
+    return found
 
 
 def others_words(explanation: Maps, labels: Sequence[str] | None = None) -> str:

@@ -20,6 +20,7 @@ from relprop.explanation.captions import (
     contrast_words,
     nearly_same,
     others_words,
+    single_answer,
     target_words,
 )
 from relprop.explanation.grids import LayoutError
@@ -62,7 +63,7 @@ def draw(
         f"rules {explanation.rules}{', ' if against else ''}{against}; colours saturate at the {PERCENTILE:g}th "
         "percentile of each map's |relevance|, given below it"
     )
-    caption += "; what lies smoothed over a picture is as strong at its peak as the map" if pictures is not None else ""
+    caption += "; overlays are smoothed and rescaled to the map's peak" if pictures is not None else ""
     caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
     said = caption_words(explanation)
     caption += f"\n{said}" if said else ""
@@ -103,6 +104,10 @@ def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
     if len(explanation.relevances) > 1 or explanation.relevance.ndim != 4:
         return None
+    try:
+        explanation.summed()
+    except LayoutError:  # a notebook shows the numbers; who asks for the picture is told why there is none
+        return None
     return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
 
 
@@ -136,7 +141,7 @@ def notebook_html(explanation: Maps) -> str:
 
 
 def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
-    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that or from tensors ``(B, 3, H, W)`` in [0, 1].
+    """Return pictures as uint8 RGB ``(B, H, W, 3)``, from that, or from tensors in [0, 1] of either order of axes.
 
     Raises
     ------
@@ -146,6 +151,8 @@ def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.ui
     if len(images) != samples:
         raise RelpropError(f"there are {len(images)} pictures for {samples} samples")
     if isinstance(images, Tensor):
+        if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
+            images = images.permute(0, 3, 1, 2)
         if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
             raise RelpropError(
                 f"pictures must be (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3), not {tuple(images.shape)} from "
@@ -162,13 +169,15 @@ def legend_for(explanation: Maps, labels: Sequence[str] | None = None) -> Legend
     pale = bool(nearly_same(explanation).all())
     if explanation.contrast is not None:
         low, high = (words(explanation, labels) for words in (others_words, target_words))
-        return Legend(f"-1 more for {low}", f"more for {high} +1", pale=pale)
+        return Legend(f"more for {low}", f"more for {high}", pale=pale)
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 
 def _titles(explanation: Maps) -> list[str]:
     if explanation.target is None:
         return [f"sample {k}" for k in range(len(explanation))]
+    if explanation.output.shape[1] == 1:
+        return single_answer(explanation)
     pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
     return [
         f"class {target}" + (f"  {probability:.1%}" if isfinite(probability) else "") for target, probability in pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,7 +17,31 @@ class LayoutError(RelpropError, ValueError):
     """Relevance that can't be drawn, as its shape tells no grid over the picture."""
 
 
-def find_map(relevance: Tensor, picture: tuple[int, int]) -> Tensor | None:
+FEW = (1, 3)
+"""Numbers of channels that tell by themselves which axis of a picture they are."""
+
+
+def picture_channels(shape: Sequence[int], known: int | None) -> int:
+    """Return the axis of the channels of a picture: as the graph or the user says, else by its size.
+
+    Raises
+    ------
+    LayoutError
+        If neither tells.
+    """
+    if known is not None:
+        return known % len(shape)
+    fits = [axis for axis in (1, 3) if shape[axis] in FEW]
+    if len(fits) != 1:
+        raise LayoutError(
+            f"which axis of a source {tuple(shape)} holds the channels can't be told, as no layer reads it along one: "
+            "say so with <channel_axis>, 1 of (B, C, H, W) and 3 of (B, H, W, C)",
+            channel_axis="1",
+        )
+    return fits[0]
+
+
+def find_map(relevance: Tensor, picture: tuple[int, int], channels: int | None = None) -> Tensor | None:
     """Sum relevance over its channels where its shape tells a grid of the picture's aspect ratio.
 
     Parameters
@@ -26,6 +51,8 @@ def find_map(relevance: Tensor, picture: tuple[int, int]) -> Tensor | None:
         (class, distillation, registers) are left out.
     picture : tuple of int
         Height and width of the picture.
+    channels : int, optional
+        The axis of the channels, where that is known.
 
     Returns
     -------
@@ -35,6 +62,8 @@ def find_map(relevance: Tensor, picture: tuple[int, int]) -> Tensor | None:
     if relevance.ndim == 4:
         sizes = {1: tuple(relevance.shape[2:]), 3: tuple(relevance.shape[1:3])}
         grids = {channels: _mismatch(size, picture) for channels, size in sizes.items() if _is_grid(size, picture)}
+        if channels in grids:
+            return relevance.sum(channels)
         return relevance.sum(min(grids, key=grids.__getitem__)) if grids else None
     if relevance.ndim == 3:
         tokens = relevance.shape[1]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
-from relprop.explanation.grids import LayoutError, find_map
+from relprop.explanation.grids import LayoutError, find_map, picture_channels
 from relprop.explanation.provenance import Provenance
+from relprop.graph.ending import Link
 from relprop.run.conservation import Conservation
 from rule_registry import BatchAxis
 
@@ -46,6 +47,11 @@ class Maps:
         alike or as probable as they are.
     provenance : Provenance, optional
         What made the maps: rule set, versions, weights. Files record it.
+    link : {"softmax", "sigmoid", "output", "exp"}
+        What turns the output into probabilities: one of two functions, nothing, as it is made of probabilities already,
+        or, as it is made of their logarithms, the exponential.
+    channels : mapping of str to int
+        The axis of the channels of sources and layers, where the graph, or the user, tells it.
     """
 
     relevances: Mapping[str, Tensor]
@@ -58,6 +64,8 @@ class Maps:
     axes: Mapping[str, BatchAxis] = field(default_factory=dict)
     contrast: Against = None
     provenance: Provenance | None = None
+    link: Link = "softmax"
+    channels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def relevance(self) -> Tensor:
@@ -74,7 +82,7 @@ class Maps:
 
     @property
     def probability(self) -> Tensor:
-        """Probability of the target, ``(B,)``, see `class_probabilities`.
+        """Probability of the target, ``(B,)``; NaN where a single output tells none.
 
         Raises
         ------
@@ -83,7 +91,20 @@ class Maps:
         """
         if self.target is None:
             raise RelpropError("the target is a callable, so it has no class probability")
-        return class_probabilities(self.output).gather(1, self.target[:, None])[:, 0]
+        return self.probabilities.gather(1, self.target[:, None])[:, 0]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of all classes, ``(B, classes)``, see `class_probabilities`.
+
+        Raises
+        ------
+        RelpropError
+            If the target is a callable.
+        """
+        if self.target is None:
+            raise RelpropError("the target is a callable, so it has no class probability")
+        return class_probabilities(self.output, self.link)
 
     def __len__(self) -> int:
         return len(self.output)
@@ -144,27 +165,51 @@ class Maps:
         Raises
         ------
         LayoutError
-            If the source is no picture ``(B, C, H, W)``, or the layer's output has no spatial layout.
+            If the source is no picture ``(B, C, H, W)`` or ``(B, H, W, C)``, or nothing tells which of the two; or the
+            layer's output has no spatial layout.
         RelpropError
             If there are several sources, or no such layer.
         """
         if layer is None:
             if self.relevance.ndim != 4:
                 raise LayoutError(f"a heat map needs a source (B, C, H, W), not {tuple(self.relevance.shape)}")
-            return self.relevance.sum(1)
+            return self.relevance.sum(self.picture_axis(next(iter(self.relevances))))
         calls = self.layer_calls
         if layer not in calls:
             there = f"there are {', '.join(calls)}" if calls else "name it with <layers>"
             raise RelpropError(f"no relevance of a layer {layer!r}: {there}", layers="[...]")
         mark, value = self._axis(layer), calls[layer]
-        picture = next(((v.shape[2], v.shape[3]) for v in self.relevances.values() if v.ndim == 4), (1, 1))
-        found = None if mark.merged else find_map(value.movedim(mark.axis, 0), picture)
+        picture = next((self._size(name) for name, v in self.relevances.items() if v.ndim == 4), (1, 1))
+        found = None if mark.merged else find_map(value.movedim(mark.axis, 0), picture, self.channels.get(layer))
         if found is None:
             raise LayoutError(
                 f"the output of {layer!r} has no spatial layout that its shape {tuple(value.shape)} would tell, so it "
                 f"can't be drawn; its relevance is in layers[{layer.partition('@')[0]!r}]"
             )
         return found
+
+    def picture_axis(self, source: str) -> int:
+        """Return the axis of the channels of a source that is a picture.
+
+        Raises
+        ------
+        LayoutError
+            If nothing tells.
+        """
+        return picture_channels(self.relevances[source].shape, self.channels.get(source))
+
+    def axis_to_sum(self, source: str) -> int:
+        """Return the axis that maps of a source are summed over where they are compared: 1 where nothing tells."""
+        try:
+            return self.picture_axis(source) if self.relevances[source].ndim == 4 else 1
+        except LayoutError:
+            return 1
+
+    def _size(self, source: str) -> tuple[int, int]:
+        """Return height and width of a picture."""
+        shape, channels = self.relevances[source].shape, self.axis_to_sum(source)
+        height, width = (size for axis, size in enumerate(shape) if axis not in (0, channels))
+        return height, width
 
     def _axis(self, name: str) -> BatchAxis:
         return self.axes.get(name, BatchAxis(0))
@@ -175,17 +220,14 @@ def layer_name(path: str, call: int) -> str:
     return f"{path}@{call}" if call else path
 
 
-def class_probabilities(output: Tensor) -> Tensor:
-    """Return the probabilities of the classes, ``(B, classes)``: the softmax of each row that is none already.
+def class_probabilities(output: Tensor, link: Link = "softmax") -> Tensor:
+    """Return the probabilities of the classes, ``(B, classes)``, as a model's graph or its user says they are made.
 
-    A single output may be a logit, a probability or neither: NaN.
+    A single output whose link is not known may be a logit or anything else: NaN.
     """
     output = output.float()
-    if output.shape[1] == 1:
-        return torch.full_like(output, torch.nan)
-    given = (output >= 0).all(1, keepdim=True) & ((output.sum(1, keepdim=True) - 1).abs() < SUM_TO_ONE)
-    return torch.where(given, output, output.softmax(1))
-
-
-SUM_TO_ONE = 1e-3
-"""How far from one the sum of a row of probabilities may be, in half precision."""
+    if link == "softmax":
+        return torch.full_like(output, torch.nan) if output.shape[1] == 1 else output.softmax(1)
+    if link == "sigmoid":
+        return output.sigmoid()
+    return output.exp() if link == "exp" else output.clone()

@@ -75,14 +75,14 @@ def class_scores(
         found[node] = signs.pop()
         if node in layers or node.target == aten.cosine_similarity.default:
             continue
-        slopes: dict[fx.Node, set[int]] = {}
-        for source, sign in _slopes(graph, node, nonnegative):
-            slopes.setdefault(source, set()).add(found[node] * sign)
-        handed[node] = {source: signs.pop() for source, signs in slopes.items() if len(signs) == 1}
+        signed: dict[fx.Node, set[int]] = {}
+        for source, sign in slopes(graph, node, nonnegative):
+            signed.setdefault(source, set()).add(found[node] * sign)
+        handed[node] = {source: signs.pop() for source, signs in signed.items() if len(signs) == 1}
     return found
 
 
-def _slopes(graph: Graph, node: fx.Node, nonnegative: Collection[fx.Node]) -> list[tuple[fx.Node, int]]:
+def slopes(graph: Graph, node: fx.Node, nonnegative: Collection[fx.Node]) -> list[tuple[fx.Node, int]]:
     """Return the inputs of an operation that belong to the class scores too, and the sign with which they count."""
     target: Any = node.target
     if target is operator.getitem:

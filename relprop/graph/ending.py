@@ -20,6 +20,7 @@ aten = torch.ops.aten
 _SOFTMAX = {aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default}
 _SIGMOID = {aten.sigmoid.default, aten.hardsigmoid.default, aten.log_sigmoid.default}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default}
+_LOGARITHMS = {aten.log_softmax.int, aten._log_softmax.default, aten.log_sigmoid.default}
 _MEANS = {aten.mean.dim, aten.cat.default, aten.stack.default}
 _MOVES = {
     aten._to_copy.default,
@@ -52,6 +53,10 @@ UNIT = 1e-3
 """How far from one the sum of probabilities, or the norm of a held vector, may be, in half precision."""
 
 
+Link = Literal["softmax", "sigmoid", "output", "exp"]
+"""What turns the output into probabilities: one of two functions, nothing, or, of their logarithms, the exponential."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ending:
     """How a model ends.
@@ -65,28 +70,45 @@ class Ending:
         The softmax, of the second kind.
     moves : tuple of fx.Node
         The moves and casts between it and the output, in order.
+    logarithm : bool
+        Whether the output is the logarithm of what that softmax or a sigmoid makes.
     """
 
     kind: Literal["scores", "softmax", "sigmoid", "cosine", "probabilities"]
     softmax: fx.Node | None = None
     moves: tuple[fx.Node, ...] = ()
+    logarithm: bool = False
 
     @property
     def behind_scores(self) -> tuple[fx.Node, ...]:
         """The softmax and what is behind it."""
         return () if self.softmax is None else (self.softmax, *self.moves)
 
+    @property
+    def link(self) -> Link:
+        """What turns the output into probabilities, see `Link`."""
+        if self.kind in ("softmax", "sigmoid", "probabilities"):
+            return "exp" if self.logarithm else "output"
+        return "softmax"
+
 
 def find_ending(graph: Graph) -> Ending:
     """Find out by the graph how a model ends whose output is ``(B, classes)``."""
     *moves, node = _back(graph.output)
     if node.target in _SOFTMAX and _is_over_classes(graph, node):
-        return Ending("softmax", node, tuple(reversed(moves)))
-    leaves = {_kind(graph, leaf) for leaf in _averaged(node)}
+        return Ending("softmax", node, tuple(reversed(moves)), node.target in _LOGARITHMS)
+    made_of = list(_averaged(node))
+    leaves = {_kind(graph, leaf) for leaf in made_of}
+    logarithm = all(leaf.target in _LOGARITHMS for leaf in made_of)
     for kind in ("sigmoid", "probabilities", "cosine"):
         if kind in leaves:
-            return Ending(kind)
+            return Ending(kind, logarithm=logarithm)
     return Ending("scores")
+
+
+def find_link(graph: Graph) -> Link:
+    """Return what turns an output ``(B, classes)`` into probabilities, as far as the graph tells; else the softmax."""
+    return find_ending(graph).link
 
 
 def are_probabilities(output: Tensor) -> bool:

@@ -37,7 +37,10 @@ def no_such_module(graph: Graph, pattern: str) -> str:
     """Say that a glob matches no module, and which ones there are."""
     paths = module_paths(graph)
     known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
-    return f"no module {pattern!r} leaves an operation in the graph (an identity leaves none){known}"
+    return (
+        f"no module matches {pattern!r}{known} (a module that does nothing, as an identity, is none: it has no "
+        "relevance of its own)"
+    )
 
 
 def layer_outputs(graph: Graph, patterns: Sequence[str]) -> dict[str, list[fx.Node]]:

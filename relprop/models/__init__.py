@@ -46,6 +46,8 @@ def load_classifier(
     preprocessing: str | None = None,
     labels: str | PathLike[str] | None = None,
     device: str | None = None,
+    trust: bool = False,
+    output: str | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -71,6 +73,12 @@ def load_classifier(
         of ImageNet-1k or of one of its larger variants, else numbers.
     device
         Where the model goes, as PyTorch names it; without it it stays where it is loaded, a named one on the CPU.
+    trust
+        Whether a ``.pt2`` file that holds more than tensors and sizes is loaded, which carries out what its maker wrote
+        into it.
+    output
+        Which output has the classes, where the model returns several: its name, its number, or the way to it, as
+        ``"1.scores"``.
 
     Raises
     ------
@@ -79,7 +87,7 @@ def load_classifier(
     ModelError
         The model can't be made or run, or is no classifier of RGB pictures.
     CaptureError
-        The exported program can't be read.
+        The exported program can't be read, or is not trusted.
     WeightsError
         The file is unreadable or belongs to another architecture, the download failed, or there are none.
     LabelsError
@@ -93,9 +101,9 @@ def load_classifier(
     chosen = None if preprocessing is None else find_architectures(preprocessing)[0].preprocessing()
     names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
-        loaded = load_program(name, file, chosen)
+        loaded = load_program(name, file, chosen, trust, output)
     elif is_function(name):
-        loaded = load_own(name, file, chosen, place)
+        loaded = load_own(name, file, chosen, place, output)
     else:
         loaded = load_named(name, file, chosen)
     known = names or loaded.labels or imagenet_labels(loaded.classes)
@@ -104,5 +112,5 @@ def load_classifier(
         move(loaded.model, place)
     used = loaded.preprocessing
     return Classifier(
-        loaded.name, loaded.model, known, used.transform, used.mean, used.std, loaded.origin, used.assumed
+        loaded.name, loaded.model, known, used.transform, used.mean, used.std, loaded.origin, used.assumed, output
     )

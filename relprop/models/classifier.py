@@ -15,6 +15,7 @@ from relprop.errors import RelpropError
 from relprop.models.devices import device_of
 from relprop.models.preprocessing import Floats, Picture, Preprocessing
 from relprop.models.view import View, find_view, size_of
+from relprop.tracing.outputs import choose_output
 
 
 class ModelError(RelpropError, ValueError):
@@ -49,6 +50,19 @@ class Loaded:
     labels: tuple[str, ...] | None = None
 
 
+class OneOutput(nn.Module):
+    """A model with several outputs as one that returns that of its classes."""
+
+    def __init__(self, model: nn.Module, output: str) -> None:
+        super().__init__()
+        self.model = model
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the model, and choose the output."""
+        return choose_output(self.model(x), self.output)[0]
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A classifier with all that is needed to feed it and to read its answer.
@@ -69,6 +83,8 @@ class Classifier:
         Where the weights came from.
     assumed
         What had to be assumed of the preprocessing, for people to read; empty where it is known.
+    output
+        Which output has the classes, where the model returns several.
     """
 
     name: str
@@ -79,7 +95,14 @@ class Classifier:
     std: Floats
     origin: str
     assumed: str = ""
+    output: str | None = None
     _views: dict[tuple[int, int], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def scores(self) -> nn.Module:
+        """The model as a module from a batch to ``(B, classes)``."""
+        model: nn.Module = self.model.module() if isinstance(self.model, ExportedProgram) else self.model
+        return model if self.output is None else OneOutput(model, self.output).eval()
 
     @property
     def device(self) -> torch.device:

@@ -34,7 +34,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a device without a driver or without values fails here only
     except Exception as error:  # each backend has its own types and its own long texts
-        raise DeviceError(f"there is no device {name!r}: PyTorch finds {', '.join(there)}") from error
+        raise DeviceError(f"unknown device {name!r}; available: {', '.join(there)}") from error
     return device
 
 

@@ -63,20 +63,24 @@ def _parse(text: str, path: Path) -> Labels:
     """Read names out of JSON."""
     try:
         content = json.loads(text, object_pairs_hook=_Pairs)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers and brackets without end, too
         raise LabelsError(f"cannot read class names {path}: no JSON ({first_line(error)})") from error
     if isinstance(content, _Pairs):
         content = next((value for key, value in content if key == "id2label"), content)
     if isinstance(content, _Pairs):
         content = _in_order(content, path)
     if not isinstance(content, list):
-        raise LabelsError(f"cannot read class names {path}: {content!r} is no list or object of names")
+        raise LabelsError(f"cannot read class names {path}: {repr(content)[:200]} is no list or object of names")
     names = [value[-1] if isinstance(value, list) and value else value for value in content]
     odd = next((i for i, name in enumerate(names) if not isinstance(name, str)), None)
     if odd is not None or not names:
         where = "it is empty" if not names else f"class {odd} has {names[odd or 0]!r} for a name"
         raise LabelsError(f"cannot read class names {path}: {where}")
     return tuple(names)
+
+
+_LONGEST_INDEX = 9
+"""Digits of a class index."""
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -87,8 +91,8 @@ def _in_order(pairs: _Pairs, path: Path) -> list[Any]:
     """Return the values of a JSON object by index."""
     values: dict[int, Any] = {}
     for key, value in pairs:
-        if not key.isdecimal():
-            raise LabelsError(f"cannot read class names {path}: {key!r} is no class index")
+        if not key.isdecimal() or len(key) > _LONGEST_INDEX:
+            raise LabelsError(f"cannot read class names {path}: {key[:80]!r} is no class index")
         if int(key) in values:
             raise LabelsError(f"cannot read class names {path}: class {int(key)} is named twice")
         values[int(key)] = value

@@ -25,7 +25,7 @@ _STEPS = 128  # colours on either side of zero, which has one of its own
 _COLOURS: Pixels = colormaps["RdBu_r"].resampled(2 * _STEPS + 1)(np.arange(2 * _STEPS + 1), bytes=True)[:, :3]
 _OPAQUE = 0.92  # the opacity of the strongest relevance: the object stays visible under it
 # The two colours of an overlay, equally far from any grey in CIELAB: a darker blue is lost in shadows.
-_COLD, _WARM = np.float32([36, 110, 216]), np.float32([192, 53, 56])
+_COLD, _WARM = np.array([[36, 110, 216], [192, 53, 56]], np.float32)
 
 
 class DrawingError(RelpropError, ValueError):
@@ -69,7 +69,7 @@ def scale_words(scale: float, percentile: float = PERCENTILE) -> str:
 
 def scale_note(scale: float) -> str:
     """Say below one of several maps what its 1 stands for."""
-    return f"1 is {scale:.2g}" if scale else "no relevance here"
+    return f"full colour = {scale:.2g}" if scale else "no relevance here"
 
 
 def heat_colours(heat: Array) -> Pixels:

@@ -39,6 +39,9 @@ class Style:
 
 def fit(text: str, width: int, style: Style, lines: int) -> list[str]:
     """Wrap words to a width in pixels; what needs more lines loses its middle, as ends hold numbers and names."""
+    most = max(lines * width, 1)  # no letter is narrower than a pixel
+    if len(text) > most:
+        text = _shortened(text, most)
     wrapped = _wrap(text, width, style)
     if len(wrapped) <= lines:
         return wrapped
@@ -63,17 +66,31 @@ def _wrap(text: str, width: int, style: Style) -> list[str]:
     for paragraph in text.splitlines():
         line = ""
         for word in re.findall(r"\s+|\S+", paragraph):
-            for piece in re.findall(r"[^./_]*[./_]*", word) if measure(word, style) > width else [word]:
-                if line and measure(line + piece, style) > width:
+            for piece in re.findall(r"[^./_]*[./_]*", word) if _count(word, width, style) < len(word) else [word]:
+                if line and _count(line + piece, width, style) < len(line + piece):
                     lines.append(line.rstrip())
                     line = ""
                 line = (line + piece).lstrip()
-                while measure(line, style) > width and len(line) > 1:
-                    cut = next(k for k in range(len(line) - 1, 0, -1) if k == 1 or measure(line[:k], style) <= width)
+                while (cut := max(_count(line, width, style), 1)) < len(line):
                     lines.append(line[:cut])
                     line = line[cut:]
         lines.append(line.rstrip())
     return lines
+
+
+def _count(text: str, width: int, style: Style) -> int:
+    """Return how many letters fit, at the cost of those alone, however long the text is."""
+    fits, fails = 0, 1
+    while fails <= len(text) and measure(text[:fails], style) <= width:
+        fits, fails = fails, 2 * fails
+    fails = min(fails, len(text) + 1)
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if measure(text[:middle], style) <= width:
+            fits = middle
+        else:
+            fails = middle
+    return fits
 
 
 @lru_cache(maxsize=4096)

@@ -55,7 +55,7 @@ def panel(
         Tile(scaled(overlay(picture, heat), size), "smoothed, over the picture"),
     ]
     if original is not None:
-        tiles.append(Tile(_whole(*original, height=size[0]), "over the original; veiled: not seen"))
+        tiles.append(Tile(_whole(*original, height=size[0]), "on the original (pale: cropped away)"))
     return tile_sheet([tiles], caption, title, legend=legend or legend_of(heat), legend_column=1, caution=caution)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -12,12 +13,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from relprop.errors import RelpropError, first_line
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 """What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
+
+
+MOST_PIXELS = 178_000_000
+"""Of a picture: a small file can say that it has many more, and memory would be taken for all of them."""
 
 
 class PictureError(RelpropError, ValueError):
@@ -30,20 +35,46 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     Raises
     ------
     PictureError
-        The file is missing, not a picture, cut short, or too large to be one.
+        The file is missing, no regular one, not a picture, cut short, or has more than `MOST_PIXELS`.
     """
     try:
-        data = Path(path).read_bytes()
+        data = _regular_bytes(Path(path))
+        width, height = _size(data)
+        if width * height > MOST_PIXELS:
+            raise PictureError(
+                f"cannot read picture {path}: {width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it"
+            )
         if data.startswith(b"\xff\xd8"):  # OpenCV silently fills what is missing of a JPEG with grey
             with Image.open(io.BytesIO(data)) as jpeg:
                 jpeg.draft("RGB", (1, 1))
                 jpeg.load()
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except (OSError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if width else None
+    except PictureError:
+        raise
+    except (OSError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
         raise PictureError(f"cannot read picture {path}: {first_line(error)}") from error
     if decoded is None:
         raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Return the size that a picture says it has, without decoding it: 0 where the format is not known."""
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            return header.size
+    except UnidentifiedImageError:
+        return 0, 0
+
+
+def _regular_bytes(path: Path) -> bytes:
+    """Read a file, but no pipe or device, which may never end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise PictureError(f"cannot read picture {path}: it is no regular file")
+        return file.read()
 
 
 def find_pictures(

@@ -68,7 +68,7 @@ class Legend:
     pale: bool = False
 
 
-CONTRAST = Legend("-1 more for the others", "more for the class +1")
+CONTRAST = Legend("more for the others", "more for the class")
 SIGNED = Legend("-1 negative", "positive +1")
 PLAIN = Legend("0 no relevance", "most relevance 1", signed=False)
 

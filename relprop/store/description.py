@@ -32,7 +32,13 @@ def check_identity(file: h5py.File) -> None:
 
 def read_config(holder: h5py.File | h5py.Group) -> dict[str, Any]:
     """Return the configuration of a file, or of a method's group."""
-    config: dict[str, Any] = json.loads(holder.attrs["config"])
+    where = f"{holder.file.filename}: the configuration of {holder.name}"
+    try:
+        config = json.loads(holder.attrs["config"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"{where} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise FormatError(f"{where} is no JSON object")
     return config
 
 

@@ -19,7 +19,8 @@ from relprop.store.description import is_complete, method_names, read_config, re
 from relprop.store.errors import FormatError, MergeError
 from relprop.store.hdf5.data_sets import own_data_sets
 from relprop.store.hdf5.disk_space import reserve, trim
-from relprop.store.hdf5.opening import check_free, telling_output_errors
+from relprop.store.hdf5.handles import writing
+from relprop.store.hdf5.opening import lock_to_replace, telling_output_errors
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
 from relprop.store.writing.rows import runs
@@ -53,20 +54,22 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already: choose another name, or overwrite it")
-    check_free(out)
-    if out.resolve() in (Path(path).resolve() for path in paths):
-        raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
+        raise OutputError(f"{out} exists: pass <overwrite> or another name", overwrite="True")
     with ExitStack() as stack:
+        there = out.exists()
+        if there:  # held until another one is in its place
+            stack.enter_context(lock_to_replace(out))
+        if out.resolve() in (Path(path).resolve() for path in paths):
+            raise OutputError(f"{out} is one of the shards, which the merged file would replace: choose another name")
         shards = [stack.enter_context(open_evaluation(path)) for path in paths]
         shards = _in_order(shards)
         index = _all_samples(shards)
-        part = stack.enter_context(written_whole(out))
-        with telling_output_errors(out, new=True), build.new_file(part) as file:
+        part = stack.enter_context(written_whole(out, new=not there))
+        with telling_output_errors(out, new=True), build.new_file(part) as file, writing(file) as held:
             layout, methods = read_layout(shards[0]), [read_method(shards[0], name) for name in method_names(shards[0])]
             empty = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
-            _lay_out(file, shards, index)
+            _lay_out(file, shards, index, held)
             for shard in shards:
                 _copy(shard, file, np.searchsorted(index, shard["sample"][:]))
             file.attrs.modify("complete", np.uint8(1))
@@ -139,13 +142,13 @@ def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
     return index
 
 
-def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64]) -> None:
+def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64], held: list[h5py.Dataset]) -> None:
     first = shards[0]
     layout = read_layout(first)
     config = {**read_config(first), "shard": [0, 1]}
-    build.create(file, config, layout, index, _all_versions(shards))
+    build.create(file, config, layout, index, _all_versions(shards), held)
     for name in method_names(first):
-        build.add_method(file, read_method(first, name), layout)
+        build.add_method(file, read_method(first, name), layout, held)
 
 
 def _all_versions(shards: list[h5py.File]) -> dict[str, str]:

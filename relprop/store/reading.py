@@ -7,17 +7,18 @@ from pathlib import Path
 
 import h5py
 
+from relprop.files.locking import Lock
 from relprop.store.description import check_identity
 from relprop.store.hdf5.compression import require_readable
 from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.validation import check_skeleton
 
 
-def open_evaluation(path: str | PathLike[str]) -> h5py.File:
+def open_evaluation(path: str | PathLike[str], lock: Lock | None = None) -> h5py.File:
     """Open a file of an evaluation for reading, complete or not; the caller closes it.
 
     What it holds is said by `relprop.store.schema`; `read_config`, `read_layout`, `read_method`, `method_names` and
-    `is_complete` read its descriptions.
+    `is_complete` read its descriptions. Whoever holds the lock to write it passes that.
 
     Raises
     ------
@@ -30,7 +31,7 @@ def open_evaluation(path: str | PathLike[str]) -> h5py.File:
     MissingExtraError
         If its compression needs a package that is not installed.
     """
-    file = open_hdf5(Path(path), "r")
+    file = open_hdf5(Path(path), "r", lock)
     try:
         check_identity(file)
         check_skeleton(file)

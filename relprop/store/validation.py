@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
 import h5py
@@ -96,7 +95,7 @@ def _config(holder: h5py.Group, where: str) -> Iterator[str]:
         yield f"config_sha256 of {where} is not that of its config"
     try:
         canonical = canonical_json(read_config(holder)) == text
-    except json.JSONDecodeError:
+    except FormatError:
         canonical = False
     if not canonical:
         yield f"config of {where} is not canonical JSON"

@@ -22,7 +22,14 @@ from relprop.tracing.example import Subject, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
 from relprop.tracing.inputs import Inputs, check_inputs
-from relprop.tracing.loading import Model, load_model, refuse_fixed_program, refuse_opaque, refuse_training
+from relprop.tracing.loading import (
+    Model,
+    load_model,
+    refuse_fixed_program,
+    refuse_opaque,
+    refuse_training,
+    refuse_unusual_weights,
+)
 from relprop.tracing.lowering.lower import lower
 from relprop.tracing.outputs import choose_output
 from relprop.tracing.trace import trace
@@ -167,6 +174,7 @@ def _capture(
     keep: frozenset[OpOverload],
     put_back: Callable[[], None],
 ) -> _Captured:
+    refuse_unusual_weights(model)
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
     as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None

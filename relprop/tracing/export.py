@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from threading import get_ident
 from typing import Any, TextIO
@@ -121,8 +120,11 @@ def gradient_regions(program: ExportedProgram) -> list[tuple[fx.GraphModule, fx.
     ]
 
 
-class _WithoutThisThread(io.TextIOBase):
-    """A stream that drops what its maker prints: before it raises, torch.export prints the graph it has so far."""
+class _WithoutThisThread:
+    """A stream that drops what its maker prints: before it raises, torch.export prints the graph it has so far.
+
+    To other threads, which have it for their own meanwhile, it is the stream in all else.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -131,5 +133,9 @@ class _WithoutThisThread(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text) if get_ident() == self.thread else self.stream.write(text)
 
-    def flush(self) -> None:
-        self.stream.flush()
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

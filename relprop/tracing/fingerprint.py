@@ -84,6 +84,8 @@ def state_of(value: Any, depth: int = 4) -> object:
     is_container = isinstance(value, CONTAINERS)
     if not depth or (is_container and len(value) > LONG):
         return Same(value), len(value) if is_container else None
+    if isinstance(value, FunctionType):  # a new object whenever its line is reached, in a loop for example
+        return Same(value.__code__), tuple(state_of(part, depth - 1) for part in parts_of(value))
     # A method is a new object whenever it is asked for.
     what = type(value) if is_container or isinstance(value, MethodType) else Same(value)
     return what, tuple(state_of(part, depth - 1) for part in parts_of(value))

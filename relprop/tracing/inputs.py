@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError
-from relprop.tracing.subclasses import as_plain
+from relprop.tracing.unusual_tensors import as_plain
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -141,9 +141,7 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     """
     if isinstance(x, Inputs):
         return x
-    for where, leaf in pytree.tree_flatten_with_path((x, kwargs), is_leaf=_is_packed)[0]:
-        _refuse_packed(pytree.keystr(where), leaf)
-    args = tuple(x) if isinstance(x, tuple | list) else (x,)
+    args = tuple(x) if isinstance(x, tuple | list) and not isinstance(x, PackedSequence) else (x,)
     (args, kwargs), given = as_plain((args, dict(kwargs or {})))
     inputs = replace(Inputs.of(args, kwargs), given=given)
     marks = iter(inputs.batched)
@@ -160,24 +158,6 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     if not any(inputs.batched):
         raise InputError("every input is a single number; one of them must have a batch axis in front")
     return inputs
-
-
-def _is_packed(leaf: Any) -> bool:
-    return isinstance(leaf, PackedSequence)
-
-
-def _refuse_packed(name: str, leaf: Any) -> None:
-    """Raise an `InputError` for what holds tensors, but none that has the samples in front."""
-    if _is_packed(leaf):
-        raise InputError(
-            f"input {name} is a PackedSequence, in which the samples are mixed: pass the padded tensor, "
-            "(B, T, ...), and a model that takes it without packing it"
-        )
-    if isinstance(leaf, Mapping):  # one that torch was not told of
-        raise InputError(
-            f"input {name} is a {type(leaf).__name__} of {', '.join(map(str, leaf))}: if the model takes these by "
-            "name, pass x=() and kwargs=dict(...) of it"
-        )
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError, TargetError
@@ -38,6 +38,8 @@ def explained(returned: Any, target: Callable[[Any], Any] | None, output: str | 
 def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]:
     """Find the output that is meant, by its key, index or name, and its position among all that a model returns.
 
+    Inside of another it is named by the way there, as ``"1.scores"``; what holds one tensor alone stands for it.
+
     Raises
     ------
     CaptureError
@@ -51,24 +53,62 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
             f"<output>, or give target a function of the whole output. There are: {_contents(returned)}",
             output="...",
         )
-    for path, value, k in tensors_of(returned):
-        if len(path) == 1 and output == path[0]:
+    found = tensors_of(returned)
+    for path, value, k in found:
+        if (len(path) == 1 and output == path[0]) or str(output) == _dotted(path):
             return value, k
+    inside = [(value, k) for path, value, k in found if _dotted(path).startswith(f"{output}.")]
+    if len(inside) == 1:
+        return inside[0]
+    if inside:
+        raise CaptureError(
+            f"output {output!r} of the model holds {len(inside)} tensors: name one of them with <output>. There are: "
+            f"{_contents(returned)}",
+            output="...",
+        )
     raise CaptureError(f"the model has no output {output!r}; there are: {_contents(returned)}")
 
 
 def tensors_of(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
     """Return every tensor with its path of keys, and its position among all leaves."""
-    if is_dataclass(returned) and pytree.tree_is_leaf(returned):  # one that torch was not told of
-        returned = {field.name: getattr(returned, field.name) for field in fields(returned)}
-    pairs, _ = pytree.tree_flatten_with_path(returned)
-    return [(tuple(map(_key, path)), value, k) for k, (path, value) in enumerate(pairs) if isinstance(value, Tensor)]
+    pairs = enumerate(_leaves(returned, ()))
+    return [(path, value, k) for k, (path, value) in pairs if isinstance(value, Tensor)]
+
+
+def _leaves(returned: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield all leaves with their paths, also those of objects that torch was not told of, as dataclasses are."""
+    if not pytree.tree_is_leaf(returned):
+        for keys, value in pytree.tree_flatten_with_path(returned)[0]:
+            yield from _leaves(value, (*path, *map(_key, keys)))
+        return
+    inside = {} if isinstance(returned, Tensor | nn.Module | type) else _attributes(returned)
+    if not inside:
+        yield path, returned
+    for name, value in inside.items():
+        yield from _leaves(value, (*path, name))
+
+
+def _attributes(returned: Any) -> dict[str, Any]:
+    """Return the values that an object holds under names; none where it is no such object."""
+    if is_dataclass(returned):
+        return {field.name: getattr(returned, field.name) for field in fields(returned)}
+    held: dict[str, Any] = getattr(returned, "__dict__", {})
+    return held if any(isinstance(value, Tensor) for value in pytree.tree_leaves(held)) else {}
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
 
 
 def _key(entry: Any) -> Any:
     return getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", None)))
 
 
+def output_names(returned: Any) -> list[str]:
+    """Return the names of all outputs that are tensors; none where there is but one, without a name."""
+    return [_dotted(path) for path, _, _ in tensors_of(returned) if path]
+
+
 def _contents(returned: Any) -> str:
-    rows = [f"{'.'.join(map(str, path))} {tuple(value.shape)}" for path, value, _ in tensors_of(returned)]
+    rows = [f"{_dotted(path)} {tuple(value.shape)}" for path, value, _ in tensors_of(returned)]
     return ", ".join(rows) or "no tensors at all"

@@ -192,7 +192,8 @@ def next_class(explanation: Explanation) -> Tensor | None:
 
 def magnitudes(explanation: Explanation) -> Tensor:
     """Return the magnitudes of maps, ``(B, entries)``: channels of pictures summed, all sources behind each other."""
-    maps = (m.sum(1) if m.ndim == 4 else m for m in explanation.relevances.values())
+    axes = explanation.axis_to_sum
+    maps = (m.sum(axes(name)) if m.ndim == 4 else m for name, m in explanation.relevances.items())
     return torch.cat([m.detach().double().abs().flatten(1) for m in maps], 1)
 
 

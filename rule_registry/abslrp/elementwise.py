@@ -22,24 +22,26 @@ register(ABSLRP, aten.neg.default, rule=passes)
 
 
 @register(ABSLRP, *SUMS, overwrites=True, contributes=True)
-def add(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+def add(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Sum: each term's part of the sum's own sign; a constant term receives nothing."""
     return _terms(call, relevance, {"self": 1, "other": call["alpha"]}, delta, signed)
 
 
 @register(ABSLRP, *DIFFERENCES, overwrites=True, contributes=True)
-def sub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+def sub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Difference: of the first term the part of the result's sign, of the second the other one."""
     return _terms(call, relevance, {"self": 1, "other": -call["alpha"]}, delta, signed)
 
 
 @register(ABSLRP, *REVERSED_DIFFERENCES, overwrites=True, contributes=True)
-def rsub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares:
+def rsub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevances:
     """Difference the other way round."""
     return _terms(call, relevance, {"self": -call["alpha"], "other": 1}, delta, signed)
 
 
-def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float, signed: bool) -> Shares:
+def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float, signed: bool) -> Relevances:
+    if call.site.evidence and len(call.site.active) == 1:
+        return sum_to(relevance, call.input.shape)  # at a class score a constant is a bias, of whatever sign the score
     below = oriented_denominator(call, delta, signed)
     terms = {slot: _times(unmasked(call, call.value(slot)), signs[slot.name]) for slot in call.site.active}
     never_negative = {

@@ -496,6 +496,7 @@ except SystemExit as left:
 """
 
 
+@pytest.mark.full
 def test_results_are_read_where_torch_is_not_installed(path, results, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, str(path), str(tmp_path)], capture_output=True, text=True, check=False
@@ -512,11 +513,13 @@ def test_results_are_read_where_torch_is_not_installed(path, results, tmp_path):
     }
 
 
+@pytest.mark.full
 def test_public_names_are_lazy_and_ordinary():
     script = (
         "import sys, relprop, relprop.cli\n"
         "assert not {'torch', 'cv2', 'scipy', 'matplotlib', 'pandas'} & set(sys.modules), sorted(sys.modules)\n"
         "assert set(relprop.__all__) <= set(dir(relprop))\n"
+        "assert relprop.__version__ and relprop.gae.score and relprop.models.load_classifier and relprop.store\n"
         "import relprop.tracing.capture, relprop.verification.check\n"
         "assert callable(relprop.capture) and callable(relprop.check)\n"
         "assert all(getattr(relprop, name) is not None for name in relprop.__all__)\n"
@@ -530,7 +533,11 @@ def test_pictures_of_the_sheet_are_found(tmp_path):
     from relprop.analysis.plots.data_pictures import find_picture
 
     (written,) = write_pictures(tmp_path / "data", ["a.png"], (6, 8))
-    assert find_picture(written, None).shape == (6, 8, 3)
+    assert find_picture(written, tmp_path / "data").shape == (6, 8, 3)
+    assert find_picture(written, tmp_path).shape == (6, 8, 3)
+    for name in (written, "../data/a.png", "..", "a" * 5000, "a\0b", "", "/"):
+        assert find_picture(name, tmp_path / "other") is None
+        assert find_picture(name, None) is None
     assert find_picture("a.png", tmp_path / "data") is not None
     assert find_picture("elsewhere/a.png", tmp_path / "data") is not None
     assert find_picture("a.png", None) is None

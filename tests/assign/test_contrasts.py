@@ -50,6 +50,7 @@ SOFT: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 
 class TestLogOdds:
+    @pytest.mark.sweep(every=5)
     @pytest.mark.parametrize("behind", SOFT.values(), ids=SOFT)
     def test_is_the_gradient_of_the_log_odds(self, behind: Callable[[Any, Tensor], Tensor]) -> None:
         model, x = ending(behind), pictures(3).double()
@@ -70,6 +71,7 @@ class TestLogOdds:
         weighed = relprop.explain(plus, z, target=target, rules="lrp-0", contrast="log-odds")
         torch.testing.assert_close(weighed.relevance, expected * z)
 
+    @pytest.mark.sweep(every=5)
     @pytest.mark.parametrize("rules", ["gradient", "epsilon-plus", "attnlrp", "abslrp", "abslrp-released"])
     def test_a_softmax_at_the_end_changes_nothing(self, rules: str) -> None:
         x = pictures(3).double()
@@ -113,6 +115,7 @@ class TestLogOdds:
         near = relprop.explain(model, x, contrast="rest")
         assert distance(e.relevance, near.relevance) > 1e-3
 
+    @pytest.mark.sweep(every=10)
     @pytest.mark.parametrize(
         ("behind", "words"),
         [
@@ -189,6 +192,7 @@ def kept_double(kind: str) -> nn.Module:
 
 
 class TestOnePass:
+    @pytest.mark.sweep(every=26)
     @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
     @pytest.mark.parametrize("name", [name for name in rule_registry.names() if "/" not in name])
     def test_is_the_difference_of_two(self, name: str, kind: str) -> None:
@@ -304,6 +308,7 @@ class TestClassesOfEachSample:
         alone = baked.program(x)(x, torch.tensor([1, 0, 0]))["relevance"][0]
         assert distance(alone, baked(x, [1, 0, 0]).seeds["x"]) <= 1e-6
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
     @pytest.mark.parametrize("contrast", ["log-odds", [0, 3]])
     def test_exported(self, rules: str, contrast: Any, tmp_path: Any) -> None:
@@ -378,6 +383,7 @@ class TestRefusals:
             replace(rule_registry.get("epsilon"), contrast="odds")  # type: ignore[arg-type]
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("contrast", ["default", "rest", "log-odds", None])
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
 def test_with_one_output_there_is_no_contrast(contrast: Any, rules: str) -> None:

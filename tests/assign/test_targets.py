@@ -130,6 +130,7 @@ CASES = {
 }
 
 
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_any_scalar_of_the_output(case: Case) -> None:
     model = seeded(case.build).double()
@@ -210,6 +211,7 @@ REFERRING: dict[str, Callable[[list[int]], Callable[[Tensor], Tensor]]] = {
 }
 
 
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("refer", REFERRING.values(), ids=REFERRING)
 def test_what_a_target_refers_to_may_change(refer: Callable[[list[int]], Callable[[Tensor], Tensor]]) -> None:
     model, x, held = seeded(lambda: Lambda(lambda m, x: m.head(x), head=nn.Linear(8, 5))), torch.randn(2, 8), [1]

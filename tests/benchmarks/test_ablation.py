@@ -219,6 +219,7 @@ def test_values_are_written_and_read() -> None:
     assert len(read_values({"gain": ""}, "gain")) == 0
 
 
+@pytest.mark.full
 def test_redrawn_copies_are_compared(small: Recognised) -> None:
     redrawn = redraw(small, 2)
     found = ablation.judge(find_variant("gradient none"), small, redrawn).values

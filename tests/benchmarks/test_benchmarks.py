@@ -96,6 +96,7 @@ def test_what_only_a_gpu_can_do_is_refused_before_anything_is_measured(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_floor_counts_times_and_profiles(tmp_path: Path) -> None:
     code, output = run("floor", "--quick", "--models", "test_resnet", "--repeats", "1", "--results", tmp_path)
     assert code == 0, output
@@ -152,6 +153,7 @@ def test_a_folder_that_takes_no_results_is_told_before_anything_is_measured(tmp_
     assert output.startswith("benchmarks: no results can be written to ")
 
 
+@pytest.mark.full
 def test_evaluate_measures_phases_costs_and_memory(tmp_path: Path) -> None:
     few = ("--samples", "4", "--many", "8", "--many", "4", "--methods", "abslrp")
     code, output = run("evaluate", "--quick", *few, "--results", tmp_path)
@@ -181,6 +183,7 @@ def test_the_floor_of_gae_is_found_over_whole_units(costed: int, samples: int, t
     assert output.startswith(f"benchmarks: --costed {costed}: the floor is found over whole units of 8 pictures")
 
 
+@pytest.mark.full
 def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for k in range(3):

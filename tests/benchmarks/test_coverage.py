@@ -92,6 +92,7 @@ def test_an_operation_without_a_rule_is_named_and_the_rest_measured() -> None:
     assert row.error.startswith("explaining: relprop's limitation: MissingRuleError: rule set 'abslrp' has no rule")
 
 
+@pytest.mark.full
 def test_the_row_says_whose_limitation_it_is() -> None:
     row = measure(entry("branches", branches))
     assert not row.captured
@@ -278,6 +279,7 @@ def test_models_are_chosen_by_source_and_name() -> None:
     assert choose(entries) == entries
 
 
+@pytest.mark.full
 def test_the_command_resumes_and_measures_again_what_it_is_told_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,8 +126,8 @@ def test_plot_says_how_to_get_pictures(tmp_path):
     found = relprop_("plot", "run.h5", "-o", tmp_path, "--count", "2")
     assert found.exit_code == 0
     assert found.stdout.splitlines()[-1] == (
-        "4 of the best and worst samples are drawn without their pictures, which their names in the file do not lead "
-        'to: to have them, say pictures="DIR" (--pictures DIR)'
+        "4 of the best and worst samples are drawn without their pictures, which were not found: "
+        'pass pictures="DIR" (--pictures DIR)'
     )
 
 
@@ -165,6 +165,7 @@ def words_of(figure):
     return texts
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("count", [1, 12])
 def test_plots_of_one_and_of_many_methods(tmp_path, count):
     names = ["random", *(f"a-method-of-a-rather-long-name:option={k}" for k in range(1, count))]

@@ -23,6 +23,7 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.full
 def test_check_prints_a_verdict(packaged):
     result = run.invoke(app, ["check"])
     assert result.exit_code == 0, result.output
@@ -58,6 +59,7 @@ def test_check_as_json_is_json_where_the_model_fails(desk):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.full
 def test_check_explains_rules(desk):
     model = ["check", "cat.jpg", "--model", "own:make", "--rules", "epsilon-plus-flat"]
     plain, told = run.invoke(app, model), run.invoke(app, [*model, "--explain-rules"])
@@ -76,6 +78,7 @@ def test_check_explains_rules(desk):
     assert "assignment" not in json.loads(run.invoke(app, [*model, "--json"]).stdout)
 
 
+@pytest.mark.full
 def test_check_compares_with_weights_drawn_anew(desk):
     result = run.invoke(app, ["check", "cat.jpg", "--model", "own:make", "--randomize", "--json"])
     assert result.exit_code == 0, result.output
@@ -85,6 +88,7 @@ def test_check_compares_with_weights_drawn_anew(desk):
     assert "Adebayo" in printed.output
 
 
+@pytest.mark.full
 def test_check_of_a_model_with_one_output(desk):
     for contrast in ([], ["--contrast", "none"], ["--contrast", "log-odds"]):
         result = run.invoke(app, ["check", "cat.jpg", "--model", "own:one", *contrast])
@@ -125,7 +129,8 @@ def test_models_are_listed_with_where_their_weights_are(packaged):
     assert_one_line(run.invoke(app, ["models", "vit_tinny*"]), "no model .*vit_tinny")
 
 
-@pytest.mark.parametrize("command", ["explain", "check", "metrics", "rules", "models"])
+@pytest.mark.sweep(every=5)
+@pytest.mark.parametrize("command", ["rules", "explain", "check", "metrics", "models"])
 def test_the_example_of_each_help_works(packaged, desk, command):
     assert cv2.imwrite("cat.jpg", cv2.imread(str(packaged[0])))
     text = " ".join(run.invoke(app, [command, "--help"]).output.split())

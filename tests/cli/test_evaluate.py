@@ -77,6 +77,7 @@ def test_a_run_is_made_and_told(folder: Path) -> None:
         assert "maps" in file["methods/gradient"]
 
 
+@pytest.mark.full
 def test_options_given_again_add_to_lists(folder: Path) -> None:
     methods = ("--methods", "gradient", "-m", "random,captum.Saliency:abs=false")
     metrics = ("--metrics", "deletion", "--metrics", "insertion,srg")
@@ -108,7 +109,7 @@ def test_resuming_and_adding_a_method(folder: Path) -> None:
     assert invoke(*QUICK, "-o", "run.h5")[0] == 0
     code, _, err = invoke(*QUICK, "-o", "run.h5")
     assert code == 1
-    assert "run.h5 exists already" in err
+    assert "run.h5 exists: pass --resume or --overwrite" in err
     code, out, _ = invoke(*EVALUATE, "--methods", "constant", "-o", "run.h5", "--resume", "--json")
     told = json.loads(out)
     assert code == 0
@@ -176,6 +177,7 @@ def test_labels_that_are_missing_are_told_with_what_gives_them(folder: Path) -> 
     assert invoke(*QUICK, "--target", "label", "-o", "run.h5", "--truth", "labels.csv")[0] == 0
 
 
+@pytest.mark.full
 def test_a_full_disk_is_told_and_leaves_nothing_that_looks_complete(folder: Path) -> None:
     """A limit on the size of files stands for the disk."""
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); import signal; "
@@ -195,6 +197,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_that_looks_complete(folder: Path
     assert_same(contents(Path("run.h5")), contents(Path("whole.h5")))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 def test_ctrl_c_commits_and_the_exit_code_says_so(folder: Path) -> None:
     for k in range(PICTURES, 60):

@@ -25,7 +25,23 @@ from relprop.models import find_pictures, load_classifier, read_picture
 from tests.cli.test_check import environment
 from tests.helpers.cli import assert_one_line, entries, explain, run
 
+SEVERAL = """
+from torch import nn
+from own import make as one
 
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = one()
+    def forward(self, x):
+        scores = self.inner(x)
+        return {"features": x, "heads": {"scores": scores, "boxes": scores[:, :4]}}
+
+make = Several
+"""
+
+
+@pytest.mark.full
 def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_path):
     result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path))
     assert result.exit_code == 0, result.output
@@ -64,6 +80,7 @@ def test_the_archives_hold_what_explain_returns(desk):
         assert entry["probability"] == pytest.approx(float(expected.probability[k]), rel=1e-4)
 
 
+@pytest.mark.full
 def test_pictures_of_one_name_do_not_overwrite_each_other_or_themselves(desk):
     result = explain("holiday/a.png", "holiday/sub/a.jpg", "cat.jpg", "--model", "own:make", "-o", "holiday")
     assert result.exit_code == 0, result.output
@@ -96,6 +113,7 @@ def test_top_classes_side_by_side_and_layers_below(desk):
         assert arrays["target"].tolist() == [entry["target"] for entry in found]
 
 
+@pytest.mark.full
 def test_layers_do_not_overwrite_a_picture_of_that_name(desk):
     for name in ("cat.layers.png", "CAT.png"):
         Path(name).write_bytes(Path("holiday/a.png").read_bytes())
@@ -116,6 +134,7 @@ def test_probabilities_of_a_model_that_ends_in_softmax_are_its_output(desk):
     assert set(told["descriptions"]) == {"relevance", "seeds", "output", "target"}
 
 
+@pytest.mark.full
 def test_a_picture_whose_class_is_the_contrast_is_skipped_by_name(desk):
     assert explain("cat.jpg", "holiday", "--model", "own:make", "--format", "npz").exit_code == 0
     classes = [entry["target"] for entry in entries()]
@@ -152,11 +171,12 @@ def test_odd_file_names_stop_nothing(desk):
     assert all(Path("out", entry["paths"]["png"]).exists() for entry in entries())
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize(
     ("rules", "contrast", "words"),
     [
-        ("abslrp", "rest", "-1 more for the others"),
-        ("abslrp", 3, "-1 more for the fourth"),
+        ("abslrp", "rest", "more for the others"),
+        ("abslrp", 3, "more for the fourth"),
         ("epsilon", None, "-1 negative"),
         ("abslrp", None, "0 no relevance"),
     ],
@@ -177,10 +197,38 @@ def test_a_single_output_has_no_probability(desk):
     (entry,) = entries()
     assert entry["probability"] is entry["predicted_probability"] is None
     with np.load(Path("out", entry["paths"]["npz"])) as arrays:
-        assert f"class 0, output {float(arrays['output'].item()):.3g}" in result.output
+        assert f"class 0: what makes it larger, output {float(arrays['output'].item()):.3g}" in result.output
     assert "100.0%" not in result.output
 
 
+def test_what_makes_probabilities_can_be_given(desk):
+    assert explain("cat.jpg", "--model", "own:one", "--probability", "sigmoid", "--format", "npz").exit_code == 0
+    (entry,) = entries()
+    with np.load(Path("out", entry["paths"]["npz"])) as arrays:
+        assert entry["probability"] == pytest.approx(1 / (1 + np.exp(-arrays["output"].item())), rel=1e-5)
+
+
+def test_one_of_several_outputs_is_named(desk):
+    Path("several.py").write_text(SEVERAL)
+    sys.modules.pop("several", None)
+    assert_one_line(
+        explain("cat.jpg", "--model", "several:make"),
+        r"name one of its outputs with --model-output NAME, features, heads\.scores, heads\.boxes",
+    )
+    assert_one_line(
+        explain("cat.jpg", "--model", "several:make", "--model-output", "heads"),
+        r"holds 2 tensors: name one of them with --model-output NAME\. There are: .*heads\.scores \(2, 5\)",
+    )
+    chosen = explain("cat.jpg", "--model", "several:make", "--model-output", "heads.scores", "--format", "npz")
+    assert chosen.exit_code == 0, chosen.output
+    with np.load("out/cat.npz") as arrays:
+        found = arrays["relevance"]
+    assert explain("cat.jpg", "--model", "own:make", "--format", "npz", "-o", "plain").exit_code == 0
+    with np.load("plain/cat.npz") as arrays:
+        np.testing.assert_allclose(found, arrays["relevance"], atol=1e-6)
+
+
+@pytest.mark.full
 def test_results_of_an_earlier_run_are_no_pictures(desk):
     explain(".", "--model", "own:make", "--layer", "0")
     result = explain(".", "--model", "own:make", "-o", "again")
@@ -206,6 +254,7 @@ def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):
     assert ["error" in entry for entry in entries()] == [True, False, False]
 
 
+@pytest.mark.full
 def test_a_run_that_fails_leaves_the_index_of_the_last_one(desk):
     assert explain("cat.jpg", "--model", "own:make").exit_code == 0
     before = entries()
@@ -220,6 +269,7 @@ def test_the_box_is_where_the_model_looked(desk):
     assert entry["box"] == pytest.approx([18.75, 3.75, 71.25, 56.25], abs=0.7)
 
 
+@pytest.mark.full
 def test_rules_contrast_and_labels_are_heard(desk):
     Path("names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     options = ["--model", "own:make", "--labels", "names.txt", "--target", "Bee", "--format", "npz"]
@@ -276,6 +326,7 @@ def test_an_unreadable_picture_is_reported_and_skipped(desk):
     assert re.search(r"pictures failed\s+1\n", result.stdout)
 
 
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -365,6 +416,7 @@ def test_running_out_of_memory_says_which_batch_size_to_try(desk, monkeypatch):
     assert_one_line(explain("cat.jpg", "holiday", "--model", "own:make"), "batch of 3: try a batch size of 1")
 
 
+@pytest.mark.full
 def test_a_full_disk_leaves_nothing_that_looks_whole(desk):
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -378,6 +430,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(desk):
     assert entries() == []
 
 
+@pytest.mark.full
 def test_control_c_leaves_finished_results_valid(desk):
     random = np.random.default_rng(0)
     for k in range(200):

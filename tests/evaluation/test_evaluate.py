@@ -73,6 +73,7 @@ def poisoned(what: str) -> Any:
     return method
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(
     ("what", "message"),
     [

@@ -24,6 +24,7 @@ from tests.helpers.evaluations import SAMPLES, SCORES, gradient_of, inputs, run
 from tests.helpers.models import kept
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("method", ["abslrp", "gradient"])
 def test_scores_are_those_of_the_metric(whole: Path, method: str) -> None:
     members = mosaic_members(SAMPLES, 0)

@@ -32,6 +32,7 @@ def test_resuming_a_finished_run_does_nothing(whole: Path, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+@pytest.mark.sweep(every=7)
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -73,6 +74,7 @@ def test_a_file_is_neither_overwritten_nor_resumed_unasked(tmp_path: Path) -> No
         run(tmp_path / "run.h5", ["random"], count=8, overwrite=True, resume=True)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_after_a_commit_and_the_run_goes_on(whole: Path, tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "run.h5"

@@ -19,6 +19,7 @@ from tests.helpers.evaluations import METHODS, SCORES, assert_same, contents, in
 from tests.helpers.models import kept
 
 
+@pytest.mark.full
 def test_every_order_of_methods_gives_the_same_bits(whole: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"metrics": ("deletion", "insertion", "srg"), "relevance": "channels"}
     run(tmp_path / "run.h5", METHODS[::-1], **options)
@@ -47,6 +48,7 @@ def test_three_shards_merged_are_the_single_run(whole: Path, tmp_path: Path) -> 
         assert merged.attrs["config_sha256"] == single.attrs["config_sha256"]
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(("unit", "batch_size"), [(1, 32), (3, 7), (6, 500)])
 def test_other_units_make_the_same_choices_and_scores_up_to_rounding(
     whole: Path, tmp_path: Path, unit: int, batch_size: int

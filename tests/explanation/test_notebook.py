@@ -56,6 +56,7 @@ def decoded(data):
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
 
 
+@pytest.mark.full
 def test_an_explanation_is_a_picture_and_words(outputs):
     (output,) = outputs[0]
     drawn = decoded(output.data["image/png"])
@@ -70,11 +71,13 @@ def test_an_explanation_is_a_picture_and_words(outputs):
     assert "largest error" in output.data["text/plain"]
 
 
+@pytest.mark.full
 def test_a_figure_shows_itself(outputs):
     (output,) = outputs[1]
     assert decoded(output.data["image/png"]).std() > 10
 
 
+@pytest.mark.full
 def test_what_is_no_picture_is_a_table_and_no_traceback(outputs):
     (output,) = outputs[2]
     assert output.output_type == "execute_result"

@@ -90,6 +90,7 @@ def agrees(found: Tensor, expected: Tensor) -> None:
     assert expected.any(), "a record of zeros compares nothing"
 
 
+@pytest.mark.sweep(every=4)
 @recorded
 def test_output_curves(case: Case) -> None:
     agrees(case.run.logit[:, 0], case.record["gae_morf_logit"])

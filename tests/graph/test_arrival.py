@@ -35,6 +35,7 @@ RECTIFIED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("contrast", [None, "rest"])
 @pytest.mark.parametrize("make", RECTIFIED.values(), ids=RECTIFIED.keys())
 def test_equal_bits_with_the_letter_on_rectified_networks(make: Callable[[], nn.Module], contrast: Any) -> None:
@@ -49,6 +50,7 @@ def test_equal_bits_with_the_letter_on_rectified_networks(make: Callable[[], nn.
     assert found.relevance.any()
 
 
+@pytest.mark.full
 def test_a_negative_gain_is_seen_at_the_next_call() -> None:
     """Gains are looked at when the program runs: a convolution before one that is negative is explained by sign."""
     torch.manual_seed(0)
@@ -116,6 +118,7 @@ CHAINS: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], bool]] = {
 }
 
 
+@pytest.mark.sweep(every=21)
 @pytest.mark.parametrize("case", CHAINS.values(), ids=CHAINS.keys())
 def test_what_the_proof_goes_through(case: tuple[Callable[[nn.Module, Tensor], Tensor], bool]) -> None:
     """What is proven holds: relevance at the layer's negative outputs is zero, for the set and for the letter."""

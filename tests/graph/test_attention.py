@@ -84,6 +84,7 @@ VISION: dict[str, tuple[Callable[[], nn.Module], int, list[str], list[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("case", VISION.values(), ids=VISION.keys())
 def test_vision(case: Any) -> None:
     build, size, inside, outside = case
@@ -94,6 +95,7 @@ def test_vision(case: Any) -> None:
     assert products(found, False) == 0
 
 
+@pytest.mark.full
 def test_talking_heads() -> None:
     found = sites(seeded(lambda: vision("cait_xxs24_224", **SMALL)), pictures(2, 32))
     parts = [path for path in weighted(found, True) if path.startswith("blocks.0.")]
@@ -102,6 +104,7 @@ def test_talking_heads() -> None:
     assert products(found, False) == 0
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("fused", [True, False])
 def test_however_it_is_spelled(fused: bool) -> None:
     model = seeded(lambda: vision("vit_tiny_patch16_224", **SMALL))
@@ -116,6 +119,7 @@ def test_however_it_is_spelled(fused: bool) -> None:
     assert list(map(str, weights)) == ["self"]
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("build", [lambda: Heads(True), lambda: Heads(False, True), Encoder, lambda: Encoder(True)])
 def test_modules_of_torch(build: Callable[[], nn.Module]) -> None:
     found = sites(seeded(build), sequences(2))
@@ -126,6 +130,7 @@ def test_modules_of_torch(build: Callable[[], nn.Module]) -> None:
     assert not any(path.endswith(("attention", "self_attn")) for path in weighted(found, False))
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("normed", [False, True])
 def test_causal_model(normed: bool) -> None:
     """Rotary embeddings are sums of what one layer made; grouped keys and values are repeated."""
@@ -136,6 +141,7 @@ def test_causal_model(normed: bool) -> None:
     assert (products(found, True), products(found, False)) == (4, 2)  # the gated layers are no attention
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "GPT2"])
 def test_language_models_of_transformers(name: str) -> None:
     """Also Qwen3, whose queries and keys have norms that are written out by hand."""

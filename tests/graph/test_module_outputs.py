@@ -64,6 +64,7 @@ ONE = {
 }
 
 
+@pytest.mark.sweep(every=10)
 @pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("pattern", ["enc", "en?"])
 def test_several_outputs_are_refused_by_name(name: str, pattern: str) -> None:
@@ -87,6 +88,7 @@ def test_what_is_inside_can_be_named() -> None:
     assert not e.layers["enc.b"].any()
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("name", ONE)
 def test_of_several_the_one_that_is_used_further_is_meant(name: str) -> None:
     """Autograd with respect to that tensor, and a hook that stops it stops all."""
@@ -104,6 +106,7 @@ def test_check_at_a_module_that_returns_a_tuple() -> None:
     assert report.oracle_error <= 1e-14
 
 
+@pytest.mark.full
 def test_branches_of_a_vision_transformer() -> None:
     timm = pytest.importorskip("timm")
     model, x = timm.create_model("crossvit_9_240").eval(), torch.randn(2, 3, 240, 240)

@@ -15,6 +15,7 @@ from tests.helpers.models import CLASSES, KINDS, Lambda, make
 aten = torch.ops.aten
 
 
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("kind", KINDS)
 def test_sign_analysis_claims_nothing_untrue(kind: str) -> None:
     graph = relprop.capture(make(kind), (KINDS[kind][1](2),))

@@ -67,6 +67,9 @@ def test_a_wrong_count_names_both(names: object, tmp_path: Path, three: Path) ->
         (b'{"cat": 0}', "'cat' is no class index"),
         (b'{"-1": "cat"}', "'-1' is no class index"),
         (b'{"id2label": "cat"}', "is no list or object of names"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"' + b"9" * 5000 + b'": "cat"}', "is no class index"),
+        (b'["cat", ' + b"9" * 5000 + b"]", "no JSON"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_a_line(content: bytes, reason: str, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 
 @needs_foolbox
+@pytest.mark.full
 def test_sample_pictures_are_found_without_importing_foolbox() -> None:
     code = (
         "import sys; from relprop.models import read_picture, sample_pictures; s = sample_pictures();"

@@ -62,6 +62,7 @@ def pair() -> tuple[nn.Module, nn.Module, Tensor]:
     return model, fused(model), torch.randn(3, 3, 6, 6, dtype=torch.float64)
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("name", [n for n in rule_registry.names() if rule_registry.get(n).mass == "measured"])
 def test_one_layer_however_it_is_spelled(name: str, pair: tuple[nn.Module, nn.Module, Tensor]) -> None:
     model, one, x = pair

@@ -78,6 +78,7 @@ def test_rule_sets_say_what_their_rules_say() -> None:
     assert both.describe().endswith("mass conserved or measured, by rule")
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("name", ["abslrp-composite", "mixed"])
 @pytest.mark.parametrize("kind", ["plain", "convolutional", "transformer"])
 @pytest.mark.parametrize("contrast", [None, "rest", "log-odds", 2])

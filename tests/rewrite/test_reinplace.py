@@ -69,6 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sweep(every=60)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("kind", MODELS)
 def test_nothing_tells_what_was_overwritten(
@@ -156,6 +157,7 @@ def a_detached_activation(call: Call, relevance: Tensor) -> Relevances:
     return call.input.detach()[None].detach()
 
 
+@pytest.mark.sweep(every=7)
 @pytest.mark.parametrize(
     ("rule", "op"),
     [(twice, aten.conv2d.default), (twice, aten.linear.default), (the_same_for_all, aten.sub.Tensor),

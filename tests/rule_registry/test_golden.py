@@ -39,6 +39,7 @@ def explained(request: pytest.FixtureRequest) -> tuple[relprop.Explanation, dict
     return relprop.explain(model, record["x"], rules="abslrp-released"), record
 
 
+@pytest.mark.sweep(every=4)
 def test_output_and_target(explained: tuple[relprop.Explanation, dict[str, Tensor]]) -> None:
     found, record = explained
     torch.testing.assert_close(found.output, record["logits"])

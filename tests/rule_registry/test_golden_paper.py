@@ -25,6 +25,7 @@ def errors(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).norm(dim=1) / expected.norm(dim=1)
 
 
+@pytest.mark.sweep(every=4)
 def test_maps_of_both_seeds(recorded: tuple[nn.Module, dict[str, Tensor]]) -> None:
     model, record = recorded
     found = relprop.explain(model, record["x"], rules="abslrp-paper")

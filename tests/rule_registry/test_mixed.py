@@ -20,6 +20,7 @@ def resnet() -> nn.Module:
     return settled(torchvision.models.resnet18(weights=None, num_classes=5).eval(), torch.randn(4, 3, 32, 32))
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("contrast", [None, "rest", "log-odds"])
 def test_on_rectified_networks_the_composite_is_abslrp(contrast: str | None) -> None:
     for model, x in ((kept("plain"), pictures(2)), (resnet(), torch.randn(2, 3, 32, 32))):
@@ -56,6 +57,7 @@ def rules_of(name: str) -> dict[str, str]:
     return {node.name: f"{plan.assigned[node].name} {plan.rules.mass_of(plan.assigned[node])}" for node in plan.sites}
 
 
+@pytest.mark.full
 def test_each_operation_has_the_rule_of_its_kind() -> None:
     found = rules_of("abslrp-composite")
     signed = {

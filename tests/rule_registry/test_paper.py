@@ -238,6 +238,7 @@ def masses(maps: Tensor) -> Tensor:
     return maps.abs().flatten(-3).sum(-1)
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("contrast", ["rest", None, 3])
 def test_the_map_of_each_seed_has_norm_one(contrast: str | int | None) -> None:
     model, x = network(), draw(BATCH, 2, 6, 6)

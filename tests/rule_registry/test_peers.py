@@ -133,6 +133,7 @@ def theirs(model: nn.Module, x: Tensor, composite: Any, seed: str) -> Tensor:
     return relevance.detach()
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("build", [Small, Residual])
 @pytest.mark.parametrize("name", PEERS)
 def test_agreement(name: str, build: Any) -> None:
@@ -155,6 +156,7 @@ def resnet_without_norms() -> nn.Module:
     return torchvision.models.resnet18(num_classes=7, norm_layer=lambda _: nn.Identity())
 
 
+@pytest.mark.sweep(every=14)
 @pytest.mark.parametrize("build", [vgg, resnet_without_norms])
 @pytest.mark.parametrize("name", ["epsilon", "z-plus", "gamma", "alpha-beta", "flat", "z-box", "epsilon-plus-flat"])
 def test_agreement_on_models_people_use(name: str, build: Any) -> None:
@@ -172,6 +174,7 @@ def resnet() -> nn.Module:
     return settled(seeded(lambda: torchvision.models.resnet18(num_classes=7)), torch.randn(8, 3, 32, 32)).double()
 
 
+@pytest.mark.sweep(every=5)
 @pytest.mark.parametrize(
     "name", ["epsilon", "z-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box"]
 )
@@ -257,6 +260,7 @@ def largest(output: Tensor) -> Tensor:
 INPUTS = {VisionTransformer: (3, 3, 8, 8), CausalModel: (3, 5, 16)}
 
 
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize(("conv_gamma", "dense_gamma"), [(0.0, 0.0), (0.25, 0.05), (1.0, 0.5)])
 @pytest.mark.parametrize("build", INPUTS)
 @pytest.mark.parametrize("name", ["attnlrp", "cp-lrp"])
@@ -300,6 +304,7 @@ def timm_transformer() -> nn.Module:
     return settled(made, torch.randn(2, 3, 8, 8))
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize(("conv_gamma", "dense_gamma"), [(0.0, 0.0), (0.25, 0.05)])
 @pytest.mark.parametrize(
     ("name", "build"), [("attnlrp", Fused), ("attnlrp", timm_transformer), ("cp-lrp", torchvision_transformer)]

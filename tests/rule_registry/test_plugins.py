@@ -81,6 +81,7 @@ def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_an_installed_package_adds_a_rule_set(plug_in: Path) -> None:
     done = run(plug_in, "-c", USE)
     assert done.returncode == 0, done.stderr
@@ -89,6 +90,7 @@ def test_an_installed_package_adds_a_rule_set(plug_in: Path) -> None:
     assert "theirs" in listed.stdout, listed.stderr
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import relprop
 import rule_registry
 from relprop.errors import MissingRuleError
-from rule_registry import blocks, passes, registry, select
+from rule_registry import Call, blocks, passes, plugins, registry, select
 from tests.helpers.rules import doubled, site, value_of
 
 pytestmark = pytest.mark.usefixtures("own_registry")
@@ -108,6 +108,32 @@ def test_duplicates_raise() -> None:
         rule_registry.define("abslrp", "…")
 
 
+def run_cell(factor: float) -> None:
+    """What a notebook cell does each time it runs."""
+    rule_registry.define("cell", f"times {factor}", base="abslrp")
+
+    def scaled(call: Call, relevance: Tensor) -> Tensor:
+        return factor * relevance
+
+    rule_registry.register("cell", aten.relu.default, select(path="head"))(scaled)
+
+
+def test_a_cell_that_runs_again_replaces_what_it_registered() -> None:
+    run_cell(2)
+    rule_registry.register("cell", aten.gelu.default, rule=passes)
+    run_cell(3)
+    found = rule_registry.get("cell")
+    assert found.summary == "times 3"
+    assert found.find(site()).function(None, 1) == 3
+    assert len(found.overrides) == 1 + sum(s.op is not None for s, _ in found.overrides)
+    assert found.table[aten.gelu.default] is passes, "what another cell registered stays"
+    rule_registry.register("cell", aten.gelu.default, rule=passes)
+    with pytest.raises(ValueError, match=r"already has the rule scaled for aten\.relu\.default"):
+        rule_registry.register("cell", aten.relu.default)(doubled)
+    with pytest.raises(ValueError, match=r"'abslrp' is defined already, by rule_registry\.abslrp\.definition"):
+        rule_registry.define("abslrp", "…")
+
+
 def test_the_same_selection_twice_raises() -> None:
     rule_registry.define("mine", "…")
     rule_registry.register("mine", select(path="a.*"), rule=doubled)
@@ -172,6 +198,7 @@ def test_settings_have_few_values() -> None:
     assert "mine" not in rule_registry.names()
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("returned", [None, 3, [None], "relevance"])
 def test_what_is_no_relevance_is_told_with_the_place(returned: Any) -> None:
     model, x = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 3)
@@ -233,8 +260,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
     def entry_points(group: str) -> list[EntryPoint]:
         return list(entries) if group == "rule_registry.rules" else []
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
-    registry.load_plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    plugins.load_plugins.cache_clear()
     registry._get.cache_clear()
 
 

@@ -124,6 +124,7 @@ SHAPES: dict[str, tuple[Any, ...]] = {
 }
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "nonnegative"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

@@ -109,6 +109,7 @@ def assert_alike(found: Tensor, expected: Tensor) -> None:
 dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
+@pytest.mark.sweep(every=4)
 @dtypes
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("delta", [0.0, 1e-2])
@@ -133,6 +134,7 @@ LRP = {
 }
 
 
+@pytest.mark.sweep(every=5)
 @dtypes
 @pytest.mark.parametrize("case", RESULTS.values(), ids=RESULTS)
 @pytest.mark.parametrize("rules", LRP)

@@ -87,6 +87,7 @@ REFUSED: dict[str, tuple[Any, Callable[[Any, Tensor], Tensor], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sweep(every=7)
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
 def test_what_can_not_pass_unchanged_is_refused(case: tuple[Any, Callable[[Any, Tensor], Tensor], str]) -> None:
     op, function, message = case
@@ -127,6 +128,7 @@ WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
+@pytest.mark.sweep(every=5)
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:The tensor attributes")
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
 def test_a_layer_whose_weight_is_computed_is_one(wrap: Callable[[nn.Module], nn.Module]) -> None:

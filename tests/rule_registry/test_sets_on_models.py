@@ -26,6 +26,7 @@ def rule_set(name: str) -> rule_registry.RuleSet:
     return rule_registry.get(name)
 
 
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rule_set_explains_every_kind_of_model(kind: str) -> None:
     """What arrives is finite, and every cut's mass is accounted for: what is missing was absorbed at an operation."""

@@ -431,6 +431,7 @@ def test_of_other_activations_only_shape_and_type_are_asked_for() -> None:
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("rules", ["gradient", "abslrp"])
 def test_what_returns_an_argument_as_it_is_leaves_no_operation(rules: str) -> None:
     """Branches that are left out are zero, and what writes over everything needs nothing that was there before."""

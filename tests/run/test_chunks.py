@@ -50,6 +50,7 @@ def pictures(samples: int) -> Tensor:
     return torch.randn(samples, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(samples))
 
 
+@pytest.mark.sweep(every=5)
 @pytest.mark.parametrize("batch_size", [1, 3, 7, "auto", None])
 def test_the_explanation_does_not_depend_on_it(
     model: nn.Module, batch_size: chunks.BatchSize, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +116,7 @@ def failing(model: nn.Module, most: int) -> list[int]:
     return tried
 
 
+@pytest.mark.full
 def test_what_did_not_fit_is_tried_by_halves(model: nn.Module, available: list[int | None]) -> None:
     x = pictures(20)
     expected = relprop.explain(model, x, target=1).relevance
@@ -127,6 +129,7 @@ def test_what_did_not_fit_is_tried_by_halves(model: nn.Module, available: list[i
     assert tried == [2] * 10  # it is remembered
 
 
+@pytest.mark.full
 def test_a_sample_that_does_not_fit_is_an_error(model: nn.Module, available: list[int | None]) -> None:
     failing(model, 0)
     with pytest.raises(relprop.OutOfMemoryError, match="a single one already"):

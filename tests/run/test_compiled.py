@@ -79,6 +79,7 @@ def inputs(kind: str, batch: int = 2) -> Tensor:
     return (sequences(batch) if kind.startswith(("heads", "encoder")) else pictures(batch)).double()
 
 
+@pytest.mark.full
 class TestCompiled:
     """One program through the real compiler, once for all of these tests."""
 
@@ -153,6 +154,7 @@ class TestCompiled:
 class TestTraced:
     """What is handed to the compiler, run as it is."""
 
+    @pytest.mark.sweep(every=6)
     @pytest.mark.parametrize(
         ("kind", "rules"),
         [
@@ -171,6 +173,7 @@ class TestTraced:
         (graph,) = compilations
         assert all(node.op in ("placeholder", "call_function", "output", "get_attr") for node in graph.graph.nodes)
 
+    @pytest.mark.full
     def test_once_for_each_shape_and_layout(self, compilations: list[fx.GraphModule]) -> None:
         model, x = make("plain").double(), inputs("plain", 3)
 
@@ -263,6 +266,7 @@ class TestFallback:
         with pytest.raises(relprop.OutOfMemoryError, match="try a batch size of 1"):
             relprop.explain(make("plain"), pictures(2), compile=True)
 
+    @pytest.mark.full
     def test_no_compiler(self, tmp_path: Path) -> None:
         script = """
             import warnings, torch, relprop
@@ -294,8 +298,7 @@ def test_a_batch_size_must_be_known() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("rules", ["abslrp", "epsilon-plus", "gradient"])
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize(("name", "rules"), [("test_vit", "abslrp"), ("test_efficientnet", "epsilon-plus")])
 def test_small_architectures(name: str, rules: str) -> None:
     model = timm.create_model(name)
     x = torch.randn(2, *model.default_cfg["input_size"], generator=torch.Generator().manual_seed(0)).double()

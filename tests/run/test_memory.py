@@ -30,6 +30,7 @@ print(relprop.explain(model, x[:256], batch_size="auto").relevance.shape)
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux has it")
 def test_too_large_a_batch_says_what_to_try_and_smaller_ones_go_on() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -45,7 +45,7 @@ def test_merged_shards_equal_the_single_run(
     assert_same(tmp_path / "merged.h5", whole)
     with open_evaluation(tmp_path / "merged.h5") as file:
         validate(file)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists: pass overwrite=True or another name"):
         merge(parts, tmp_path / "merged.h5")
 
 

@@ -38,17 +38,24 @@ def test_one_writer_and_no_readers_beside_it(whole: Path) -> None:
     elsewhere = "import sys; from relprop.store import *\ntry: {}\nexcept BusyError as error: print(error)"
     with EvaluationWriter.resume(whole, config(12), LAYOUT):
         for what, words in (
-            (lambda: EvaluationWriter.resume(whole, config(12), LAYOUT), "one writer"),
-            (lambda: EvaluationWriter.create(whole, config(12), LAYOUT, overwrite=True), "one writer"),
+            (lambda: EvaluationWriter.resume(whole, config(12), LAYOUT), "or read by another relprop"),
+            (
+                lambda: EvaluationWriter.create(whole, config(12), LAYOUT, overwrite=True),
+                "or read by another relprop",
+            ),
             (lambda: open_evaluation(whole), "is being written"),
-            (lambda: merge([whole], whole, overwrite=True), "one writer"),
+            (lambda: merge([whole], whole, overwrite=True), "or read by another relprop"),
         ):
             with pytest.raises(BusyError, match=words):
                 what()
         assert "is being written" in python(elsewhere.format("open_evaluation(sys.argv[1])"), whole).communicate()[0]
         second = python(elsewhere.format("EvaluationWriter.resume(sys.argv[1], {}, None)"), whole)
-        assert "one writer" in second.communicate()[0]
-    with open_evaluation(whole), open_evaluation(whole), pytest.raises(BusyError, match="open elsewhere"):
+        assert "or read by another relprop" in second.communicate()[0]
+    with (
+        open_evaluation(whole),
+        open_evaluation(whole),
+        pytest.raises(BusyError, match="or read by another relprop"),
+    ):
         EvaluationWriter.resume(whole, config(12), LAYOUT)
 
 
@@ -147,6 +154,7 @@ with Telling.resume(sys.argv[1], config(100), LAYOUT) as writer:
 """
 
 
+@pytest.mark.full
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     path, unbroken = tmp_path / "run.h5", tmp_path / "unbroken.h5"
     EvaluationWriter.create(path, config(100), LAYOUT, range(100), methods=METHODS).close()

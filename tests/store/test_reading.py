@@ -140,6 +140,7 @@ if engine == "h5netcdf":
 """
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize(("engine", "package"), [("h5netcdf", "h5netcdf"), ("netcdf4", "netCDF4")])
 def test_xarray_opens_groups_with_coordinates(whole: Path, engine: str, package: str) -> None:
     pytest.importorskip("xarray")

@@ -173,7 +173,7 @@ def test_another_configuration_is_refused(whole: Path) -> None:
     assert "sha256" not in str(caught.value)
     with pytest.raises(ConfigurationError, match=r"size is \[6, 6\] in the file and \[6, 7\] now"):
         EvaluationWriter.resume(whole, config(12), Layout((6, 7), CLASSES, LAYOUT.class_names))
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists: pass resume=True or overwrite=True"):
         EvaluationWriter.create(whole, config(12), LAYOUT, range(12))
 
 

@@ -49,6 +49,7 @@ def squeezing(request: pytest.FixtureRequest) -> nn.Module:
 
 
 class TestSqueeze:
+    @pytest.mark.sweep(every=9)
     def test_a_single_sample_is_explained_as_beside_others(self, squeezing: nn.Module) -> None:
         x = pictures(2).double()
         for options in ({}, {"target": 4}, {"target": 1, "contrast": None}, {"target": lambda o: o[:, 3] - o[:, 0]}):
@@ -64,6 +65,7 @@ class TestSqueeze:
                     assert alone.target is not None
                     assert alone.target.tolist() == [int(squeezing(x)[k].argmax())]
 
+    @pytest.mark.sweep(every=5)
     def test_it_is_the_gradient_of_the_target(self, squeezing: nn.Module) -> None:
         x = pictures(2).double()
         target = torch.tensor([2, 4])
@@ -72,6 +74,7 @@ class TestSqueeze:
             alone = relprop.explain(squeezing, x[k : k + 1], target=int(target[k]), rules="gradient")
             assert distance(alone.relevance, wanted[k : k + 1]) <= 1e-9
 
+    @pytest.mark.sweep(every=9)
     def test_a_batch_whose_last_chunk_is_one_sample(self, squeezing: nn.Module) -> None:
         x = pictures(5).double()
         whole = relprop.explain(squeezing, x, batch_size=5)
@@ -79,6 +82,7 @@ class TestSqueeze:
         torch.testing.assert_close(cut.output, squeezing(x))
         torch.testing.assert_close(cut.relevance, whole.relevance)
 
+    @pytest.mark.sweep(every=18)
     @pytest.mark.parametrize("at", [None, "conv"])
     def test_the_check_of_a_single_sample(self, squeezing: nn.Module, at: str | None) -> None:
         report = relprop.check(squeezing, pictures(1).double(), at=at, target=3)
@@ -132,6 +136,7 @@ IN_ROWS = r"\(36 B, 5\) with 36 entries for each sample along axis 0"
 
 
 class TestElsewhere:
+    @pytest.mark.sweep(every=5)
     @pytest.mark.parametrize(
         ("forward", "layout"),
         [
@@ -169,6 +174,7 @@ class TestElsewhere:
         with pytest.raises(TargetError, match=rf"one number per sample, \(B,\), not {layout}"):
             relprop.explain(model, pictures(3), target=target)
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         ("forward", "target"),
         [

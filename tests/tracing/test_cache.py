@@ -31,6 +31,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_capture_serves_every_batch_size_and_matches_autograd(kind: str, captures: list[Any]) -> None:
     model, inputs = make(kind).double(), KINDS[kind][1]
@@ -100,6 +101,7 @@ class TestCache:
         torch.testing.assert_close(relprop.explain(model, x).output, model(x).detach())
         assert len(captures) == 1
 
+    @pytest.mark.sweep(every=5)
     @pytest.mark.parametrize(
         "change",
         [

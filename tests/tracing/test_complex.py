@@ -62,6 +62,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 def test_the_gradient_goes_through_as_autograd_has_it(name: str) -> None:

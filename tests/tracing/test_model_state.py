@@ -27,6 +27,7 @@ class TestKindsOfModels:
         e = relprop.explain(torch.compile(model), x, layers=["features.0"])
         assert torch.equal(e.relevance, relprop.explain(model, x).relevance)
 
+    @pytest.mark.full
     def test_exported_program_at_other_batch_sizes(self, tmp_path: Path) -> None:
         model = make("transformer")
         program = exported(model, pictures(2))
@@ -86,6 +87,7 @@ def _first_class(output: Tensor) -> Tensor:
     return output[:, 0]
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("rules", ["gradient", "abslrp", "epsilon-plus"])
 @pytest.mark.parametrize("outer", [torch.float32, torch.float64])
 def test_a_model_may_change_its_precision(outer: torch.dtype, rules: str) -> None:
@@ -117,6 +119,7 @@ def test_detach_blocks_the_gradient_and_passes_relevance() -> None:
     assert relprop.explain(model, x).relevance[:, 4:].any()
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("switch", [torch.enable_grad, lambda: torch.set_grad_enabled(True)])
 @pytest.mark.parametrize("source", ["module", "frozen", "program"])
 def test_a_region_that_switches_the_gradient_on_blocks_nothing(switch: Any, source: str) -> None:
@@ -139,6 +142,7 @@ def test_a_region_that_switches_the_gradient_on_blocks_nothing(switch: Any, sour
     assert distance(relprop.explain(explained, x, rules="gradient").relevance, expected) <= 1e-9
 
 
+@pytest.mark.full
 def test_capture_can_not_see_no_grad() -> None:
     """A known limit: only ``detach`` leaves a trace, so here the program differs from autograd."""
 

@@ -170,6 +170,7 @@ def test_every_operation_says_why_it_has_its_rule(x):
     assert str(report).count("from the override") == 0, "hundreds of lines are printed only when asked for"
 
 
+@pytest.mark.full
 def test_one_output_is_checked_without_contrast(x):
     model = seeded(lambda: nn.Sequential(Residual(), nn.Linear(6, 1)))
     for options in ({}, {"contrast": None}):

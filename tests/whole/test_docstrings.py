@@ -42,6 +42,7 @@ WITH_NAMES = {
 }
 
 
+@pytest.mark.sweep(every=10)
 @pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("file", WITH_EXAMPLES, ids=module_name)
 def test_the_examples_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

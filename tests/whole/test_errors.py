@@ -21,7 +21,7 @@ def raised(**options: object) -> relprop.RelpropError:
 def test_python_reads_arguments_and_the_shell_options() -> None:
     error = raised()
     assert "say which of its outputs is meant with output=..., or" in str(error)
-    assert "output=... (of relprop.explain in Python), or" in error.spell(_as_option)
+    assert "with --model-output NAME, or" in error.spell(_as_option)
     model = seeded(lambda: nn.Linear(4, 3))
     with pytest.raises(relprop.TargetError) as caught:
         relprop.explain(model, torch.randn(2, 4), target=lambda output: output[:, 0], contrast="rest")

@@ -27,6 +27,7 @@ def model():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval().requires_grad_(False)
 
 
+@pytest.mark.full
 def test_a_hook_replaced_by_another_takes_effect(model, x):
     for scale in (1.0, 2.0, 3.0):
         handle = model[0].register_forward_hook(lambda module, args, out, scale=scale: out * scale)

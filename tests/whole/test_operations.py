@@ -135,6 +135,7 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 }
 
 
+@pytest.mark.sweep(every=7)
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
 @pytest.mark.parametrize("spellings", SPELLINGS.values(), ids=SPELLINGS.keys())
 def test_spellings_of_one_operation(spellings: tuple[Any, Any], rules: str, x: Tensor) -> None:

@@ -30,7 +30,10 @@ def blocks(language: str, page: Path = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.full] * (page == README)) for page in PAGES],
+)
 @pytest.mark.usefixtures("own_registry")
 def test_code_runs(page, tmp_path, monkeypatch):
     if page == README:
@@ -67,6 +70,7 @@ def _one_model(monkeypatch):
     monkeypatch.setattr(oracle, "_in_double", copied_once)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("_one_model")
 def test_readme_commands_run(tmp_path, monkeypatch):
     try:

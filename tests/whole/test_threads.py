@@ -19,6 +19,7 @@ from tests.helpers.models import Lambda, distance, make, pictures
 class TestThreads:
     """Right up to rounding: while torch.export traces it switches oneDNN off for the whole process."""
 
+    @pytest.mark.sweep(every=6)
     @pytest.mark.parametrize("kind", ["plain", "transformer"])
     @pytest.mark.parametrize("seed", range(3))
     def test_two_explain_while_a_third_predicts(self, kind: str, seed: int) -> None:

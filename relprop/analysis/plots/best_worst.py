@@ -63,7 +63,7 @@ def draw_extremes(
     k : int
         Samples of each kind; fewer where there are not twice as many.
     pictures : Path, optional
-        Folder of the data set's pictures, where their names do not lead to them.
+        Folder of the data set's pictures; no others are read.
 
     Returns
     -------
@@ -92,9 +92,7 @@ def draw_extremes(
         "each map's |relevance|"
     )
     if found.missing:
-        caption += (
-            f"\n{len(found.missing)} pictures were not found by their names in the file: give the folder they are in"
-        )
+        caption += f"\n{len(found.missing)} pictures were not found by their names: give the folder they are in"
     if found.whole:
         caption += f"\n{found.whole} pictures are shown whole: which part of them the model saw can't be told"
     title = f"{method}: best and worst samples" if worst else f"{method}: samples, best first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,16 +20,20 @@ _OTHER = re.compile(r"\b(?:Random\w+|ResizeKeepRatio|CenterCropOrPad|Pad|FiveCro
 
 
 def find_picture(name: str, folder: Path | None) -> Pixels | None:
-    """Read the picture of a name: below a folder, or where the name itself leads; None where there is none."""
-    places = [] if not name else [Path(name)]
-    if folder is not None and name:
-        places = [folder / name, folder / Path(name).name]
-    for path in places:
-        if path.is_file():
-            try:
+    """Read the picture of a name below a folder; None where there is none.
+
+    Names are those of a file, which may be a stranger's: they lead nowhere else, and without a folder nowhere.
+    """
+    if folder is None or not name:
+        return None
+    below = Path(os.path.abspath(folder))
+    for place in (below / name, below / Path(name).name):  # the first is the name alone where that is absolute
+        path = Path(os.path.normpath(place))
+        try:
+            if path.is_relative_to(below) and path.is_file():
                 return read_picture(path)
-            except PictureError:
-                continue
+        except (OSError, PictureError):  # a name may be too long for a path
+            continue
     return None
 
 

@@ -70,7 +70,7 @@ def plot(
     folder : path
         Where they go; it is made if it is missing.
     pictures : path, optional
-        Folder of the data set's pictures, where their names in the file do not lead to them.
+        Folder of the data set's pictures: names in the file lead to those below it, and nowhere else.
     by : str
         The score by which samples are best and worst; the bars show it, too.
     k : int
@@ -119,8 +119,8 @@ def plot(
         without |= sheet.without
     if without:
         remarks.append(
-            f"{len(without)} of the best and worst samples are drawn without their pictures, which their names in the "
-            'file do not lead to: to have them, say pictures="DIR" (--pictures DIR)'
+            f"{len(without)} of the best and worst samples are drawn without their pictures, which were not found: "
+            'pass pictures="DIR" (--pictures DIR)'
         )
     return Plots(tuple(map(str, files)), tuple(remarks))
 

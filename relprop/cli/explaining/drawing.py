@@ -5,11 +5,10 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from relprop.cli.explaining.picture import Looked
-from relprop.explanation.captions import caption_words, caution, contrast_words
+from relprop.explanation.captions import caption_words, caution, contrast_words, single_answer
 from relprop.explanation.display import draw as draw_maps
 from relprop.explanation.display import heats_of, legend_for
 from relprop.explanation.explanation import Explanation
-from relprop.explanation.maps import class_probabilities
 from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, class_sheet, panel, scale_note, scale_words
 
@@ -58,9 +57,9 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
     """Name each class explained, and the predicted one where that is not among them."""
     labels, targets = classifier.labels, targets_of(explanation)
     found = []
-    if explanation.output.shape[1] == 1:  # of which no probability follows
-        return [f"{labels[0]}, output {float(value):.3g}" for value in explanation.output[:, 0]]
-    for row, target in zip(class_probabilities(explanation.output), targets, strict=True):
+    if explanation.output.shape[1] == 1:
+        return single_answer(explanation, labels)
+    for row, target in zip(explanation.probabilities, targets, strict=True):
         verdict, predicted = f"{labels[target]} {row[target]:.1%}", int(row.argmax())
         if predicted not in targets:
             verdict += f" (predicted: {labels[predicted]} {row[predicted]:.1%})"

@@ -17,7 +17,6 @@ from relprop.cli.explaining.drawing import draw, draw_layers, targets_of
 from relprop.cli.explaining.picture import Looked
 from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
-from relprop.explanation.maps import class_probabilities
 from relprop.files import OutputError
 from relprop.models import Classifier
 from relprop.pictures import write_png
@@ -108,7 +107,7 @@ class Results:
 
     def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""
-        labels, probabilities = self.classifier.labels, class_probabilities(explanation.output)[0]
+        labels, probabilities = self.classifier.labels, explanation.probabilities[0]
         (target,), predicted = targets_of(explanation), int(probabilities.argmax())
         kept = explanation.conservation
         return {

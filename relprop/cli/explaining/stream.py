@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from torch import Tensor
-from torch.export import ExportedProgram
 from tqdm import tqdm
 
-from relprop.cli.app import warn
+from relprop.cli.app import say, warn
 from relprop.cli.choices import Choice
 from relprop.cli.explaining.drawing import readable, verdicts
 from relprop.cli.explaining.output import Results
@@ -39,7 +37,9 @@ class Run:
     results: Results
     explained: int = 0
     failed: int = 0
-    seconds: float = 0.0
+    start_up: float = 0.0  # seconds of the first batch, capture included
+    seconds: float = 0.0  # of those after it
+    later: int = 0  # their pictures
     conservation: float | None = None
     oracle: float | None = None
 
@@ -59,7 +59,8 @@ class Run:
         if self.oracle is not None:
             found = "not measured: out of memory" if isnan(self.oracle) else f"{self.oracle:.1e}"
             rows["gradient-oracle error"] = f"{found} (captured program, first two pictures)"
-            rows["seconds per picture"] = f"{self.seconds / self.explained:.2f} (capture included, drawing not)"
+            each = f", then {self.seconds / self.later:.2g} s a picture" if self.later else ""
+            rows["time to explain"] = f"start-up {self.start_up:.1f} s{each}"
         rows["weights"] = self.classifier.origin
         if self.classifier.assumed:
             rows["preprocessing"] = self.classifier.assumed
@@ -100,7 +101,11 @@ class Run:
                 return
             target = classes.flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
-        self.seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        if self.start_up:
+            self.seconds, self.later = self.seconds + seconds, self.later + len(batch)
+        else:
+            self.start_up = seconds
         if self.oracle is None:
             self.oracle = self._oracle_error(x[:2])
         for k, looked in enumerate(batch):
@@ -115,7 +120,7 @@ class Run:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
             with progress.external_write_mode():
-                typer.echo(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
+                say(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
     def _without_skipped(self, batch: Sequence[Looked], apart: Sequence[bool], progress: Any) -> list[Looked]:
         """Return the pictures of other classes than the one they are set against; report and count the others."""
@@ -138,7 +143,7 @@ class Run:
         """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
         try:
             with memory_for(len(x)):
-                return gradient_oracle_error(self.classifier.model, x)
+                return gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
         except OutOfMemoryError:
             return nan
 
@@ -149,5 +154,4 @@ class Run:
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
-        model = self.classifier.model
-        return model.module() if isinstance(model, ExportedProgram) else model
+        return self.classifier.scores

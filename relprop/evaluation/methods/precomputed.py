@@ -16,6 +16,8 @@ from torch import Tensor
 from relprop.errors import first_line
 from relprop.evaluation.methods.base import Asked, Method, MethodError
 from relprop.gae.states import PICTURE
+from relprop.store import StoreError
+from relprop.store.hdf5.opening import open_hdf5
 
 NAMES = ("relevance", "attribution", "attributions", "maps")
 """What a file's array of maps may be called, the first that is there is taken; else the only one."""
@@ -70,12 +72,12 @@ def _open(path: Path, key: str | None) -> tuple[Any, str]:
             name = _choose(path, key, [entry for entry in archive.files if archive[entry].ndim >= 3], archive.files)
             return archive[name], name
         if path.suffix in (".h5", ".hdf5"):
-            file = h5py.File(path, "r")
+            file = open_hdf5(path, "r")
             arrays: list[str] = []
             file.visititems(lambda at, item: arrays.append(at) if isinstance(item, h5py.Dataset) else None)
             name = _choose(path, key, [at for at in arrays if file[at].ndim >= 3], arrays)
             return file[name], name
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, StoreError, zipfile.BadZipFile) as error:
         if isinstance(error, MethodError):
             raise
         raise MethodError(f"cannot read maps {path}: {first_line(error)}") from error

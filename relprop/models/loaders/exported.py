@@ -17,6 +17,7 @@ from relprop.models.classifier import Loaded, ModelError
 from relprop.models.loaders.weights import WeightsError
 from relprop.models.preprocessing import Preprocessing, assume_imagenet, blank_input
 from relprop.tracing.loading import load_exported
+from relprop.tracing.outputs import choose_output
 
 
 def is_program(name: str) -> bool:
@@ -24,13 +25,15 @@ def is_program(name: str) -> bool:
     return Path(name).suffix.lower() == ".pt2"
 
 
-def load_program(name: str, weights: Path | None, chosen: Preprocessing | None) -> Loaded:
+def load_program(
+    name: str, weights: Path | None, chosen: Preprocessing | None, trust: bool, output: str | None = None
+) -> Loaded:
     """Load a ``.pt2`` file.
 
     Raises
     ------
     CaptureError
-        It is missing or is no exported program.
+        It is missing, is no exported program, or is not trusted.
     ModelError
         It is no classifier of RGB pictures; see `inspect_program`.
     WeightsError
@@ -39,11 +42,13 @@ def load_program(name: str, weights: Path | None, chosen: Preprocessing | None) 
     if weights is not None:
         raise WeightsError(f"{name} carries its own weights: leave out --weights {weights}")
     with _quiet_export():
-        program = load_exported(name)
-    return inspect_program(name, program, chosen, f"file {name}")
+        program = load_exported(name, trust=trust)
+    return inspect_program(name, program, chosen, f"file {name}", output)
 
 
-def inspect_program(name: str, program: ExportedProgram, chosen: Preprocessing | None, origin: str) -> Loaded:
+def inspect_program(
+    name: str, program: ExportedProgram, chosen: Preprocessing | None, origin: str, output: str | None = None
+) -> Loaded:
     """Find out what an exported program takes and returns.
 
     Raises
@@ -54,6 +59,8 @@ def inspect_program(name: str, program: ExportedProgram, chosen: Preprocessing |
     """
     taken = _values(program, program.graph_signature.user_inputs)
     returned = _values(program, program.graph_signature.user_outputs)
+    if output is not None:
+        returned = [choose_output(pytree.tree_unflatten(returned, program.call_spec.out_spec), output)[0]]
     if len(taken) != 1 or taken[0].ndim != 4 or taken[0].shape[1] != 3 or taken[0].dtype != torch.float32:
         raise ModelError(f"{name} takes {_describe(taken)}, not one float32 batch of RGB pictures (B, 3, h, w)")
     batch, _, *sizes = taken[0].shape

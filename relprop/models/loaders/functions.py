@@ -23,6 +23,7 @@ from relprop.models.devices import device_of, move
 from relprop.models.loaders.exported import inspect_program
 from relprop.models.loaders.weights import WeightsError, load_weights
 from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
+from relprop.tracing.outputs import choose_output, output_names
 
 Made = nn.Module | ExportedProgram | Classifier
 """What a function may return."""
@@ -36,7 +37,11 @@ def is_function(name: str) -> bool:
 
 
 def load_own(
-    name: str, weights: Path | None, chosen: Preprocessing | None, place: torch.device | None = None
+    name: str,
+    weights: Path | None,
+    chosen: Preprocessing | None,
+    place: torch.device | None = None,
+    output: str | None = None,
 ) -> Loaded:
     """Call ``package.module:function`` for a model, give it its weights, and try it where it is to run.
 
@@ -60,7 +65,7 @@ def load_own(
     if isinstance(model, ExportedProgram):
         if weights is not None:
             raise WeightsError(f"{name} is an exported program with its own weights: leave out --weights {weights}")
-        return replace(inspect_program(name, model, chosen, origin), labels=labels)
+        return replace(inspect_program(name, model, chosen, origin, output), labels=labels)
     try:
         model.eval()
     except Exception as error:  # a module taken out of an exported program refuses
@@ -71,7 +76,7 @@ def load_own(
     if place is not None:
         move(model, place)
     preprocessing = chosen or from_module(model)
-    return Loaded(name, model, preprocessing, origin, _count_classes(name, model, preprocessing), labels)
+    return Loaded(name, model, preprocessing, origin, _count_classes(name, model, preprocessing, output), labels)
 
 
 def call_function(name: str) -> Made:
@@ -132,7 +137,7 @@ def _import(module: str) -> ModuleType:
         raise ModelError(f"{module} can't be imported: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) -> int:
+def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
     """Run a model on two blank pictures, and return how many classes it has.
 
     Raises
@@ -143,15 +148,25 @@ def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing) ->
     blank = blank_input(preprocessing).to(device_of(model))
     try:
         with torch.no_grad():  # inference mode would spoil what a model keeps from its first call
-            output = model(torch.stack([blank, blank]))
+            returned = model(torch.stack([blank, blank]))
     except Exception as error:  # whatever the model raises
         raise ModelError(
             f"{name} fails on pictures of shape {tuple(blank.shape)}: {type(error).__name__}: {first_line(error)}"
         ) from error
+    output = returned if choice is None else choose_output(returned, choice)[0]
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 2:
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ModelError(f"{name} returns {what} for 2 pictures, not one tensor (B, classes)")
+        raise ModelError(
+            f"{name} returns {what} for 2 pictures, not one tensor (B, classes){name_output(returned, choice)}",
+            output="...",
+        )
     return output.shape[1]
+
+
+def name_output(returned: Any, choice: str | None) -> str:
+    """Return words for the end of a message about a model with several outputs: how to name one of them."""
+    names = output_names(returned)
+    return f": name one of its outputs with <output>, {', '.join(names)}" if choice is None and names else ""
 
 
 @contextmanager

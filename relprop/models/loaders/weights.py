@@ -43,7 +43,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             with warnings.catch_warnings(action="ignore"):  # of TorchScript, which is refused below
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"cannot read weights {path}: not a PyTorch file of tensors alone") from error
+        raise WeightsError(
+            f"cannot read weights {path}: not a state dict; save one with torch.save(model.state_dict(), ...)"
+        ) from error
     except Exception as error:  # zip, safetensors and the file system raise unrelated types
         archive = "TorchScript" in str(error)  # PyTorch's own text advises to switch safety off
         reason = "a TorchScript archive, not a state dict" if archive else first_line(error)

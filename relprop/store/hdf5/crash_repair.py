@@ -33,7 +33,9 @@ def count_in_torn_space(descriptor: int) -> None:
     block[END] = length.to_bytes(8, "little")
     block[CHECKSUM] = checksum(bytes(block[: CHECKSUM.start])).to_bytes(4, "little")
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, block)
+    written = 0
+    while written < len(block):  # a system may write less than it is asked
+        written += os.write(descriptor, block[written:])
 
 
 def checksum(data: bytes) -> int:

@@ -29,6 +29,9 @@ def reserve(file: h5py.File, path: Path, size: int, *, new: bool = False) -> Non
 
 
 def trim(path: Path) -> None:
-    """Cut off what was reserved and not used; HDF5 does so when it closes a file longer than it knows."""
-    with h5py.File(path, "r+", locking="best-effort"):
+    """Cut off what was reserved and not used; HDF5 does so when it closes a file longer than it knows.
+
+    Whoever calls it has locked the file.
+    """
+    with h5py.File(path, "r+", locking=False):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import warnings
@@ -15,63 +14,95 @@ import h5py
 
 from relprop.errors import RelpropError
 from relprop.files import OutputError
+from relprop.files.locking import LOCKS, Lock, take
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
 from relprop.store.hdf5.crash_repair import count_in_torn_space
-from relprop.store.hdf5.fork_lock import keep_from_forks
+from relprop.store.hdf5.foreign import refuse_foreign
 
-try:
-    import fcntl
-except ImportError:  # Windows: there HDF5 is the only one to ask
-    fcntl = None  # type: ignore[assignment]
-
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-"""How a file system says that it has no locks."""
+CHUNK_CACHE = 1 << 20
+"""Bytes of a data set that is open: a writer has all of them open."""
 _REASON = re.compile(r"error message = '([^']*)'")
 
 
-def open_hdf5(path: Path, mode: Literal["r", "r+"]) -> h5py.File:
-    """Open an HDF5 file, locked against writers, or if it is to be written against everybody.
+def open_hdf5(path: Path, mode: Literal["r", "r+"], lock: Lock | None = None) -> h5py.File:
+    """Open an HDF5 file: to read it, locked against writers; to write it, under a lock that the caller holds.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    mode : {"r", "r+"}
+        Whether to read or to write.
+    lock : Lock, optional
+        That of `lock_to_write`, which lasts longer than the file is open.
+
+    Raises
+    ------
+    MissingFileError, BusyError, FormatError, StoreError, OutputError
+    """
+    if lock is None:
+        _require_file(path)
+        with _locked(path, "r") as found:
+            locking: bool | str = "best-effort" if found.works or not LOCKS else False
+    else:  # HDF5 would be refused a second one
+        locking = False if LOCKS else "best-effort"
+    try:
+        file = h5py.File(path, mode, locking=locking, rdcc_nbytes=CHUNK_CACHE)
+    except OSError as error:
+        raise _translated(path, error) from error
+    try:
+        refuse_foreign(file)
+    except BaseException:
+        file.close()
+        raise
+    if mode == "r+" and lock is not None and os.name == "posix":
+        lock.keep_from_forks(file.id.get_vfd_handle())
+    return file
+
+
+def lock_to_write(path: Path) -> Lock:
+    """Lock a file of an evaluation against everybody, until the lock is released.
 
     On a file system without locks, or where the environment variable HDF5_USE_FILE_LOCKING switches them off, a
     warning says that nothing keeps a second writer away.
 
     Raises
     ------
-    MissingFileError, BusyError, FormatError, StoreError, OutputError
+    MissingFileError, BusyError, FormatError, OutputError
     """
-    if not path.exists():
-        raise MissingFileError(f"there is no file {path}")
-    if path.is_dir():
-        raise FormatError(f"{path} is a folder, not a file of an evaluation")
-    if path.stat().st_size == 0:  # to be written, HDF5 would take it for a new one
-        raise FormatError(f"{path} is empty, not a file of an evaluation")
-    with _locked(path, mode) as (_, locks):
-        pass
-    if mode == "r+" and not locks:
+    _require_file(path)
+    lock = lock_to_replace(path)
+    if LOCKS and not lock.works:
         warnings.warn(
             f"{path} can't be locked, so nothing keeps a second writer away: see to it that there is only one",
             stacklevel=4,
         )
-    try:
-        file = h5py.File(path, mode, locking="best-effort" if locks else False)
-    except OSError as error:
-        raise _translated(path, error) from error
-    if mode == "r+":
-        keep_from_forks(file)
-    return file
+    return lock
 
 
-def check_free(path: Path) -> None:
-    """Refuse a file that someone has open, before it is replaced."""
-    if path.is_file():
-        with _locked(path, "r+"):
-            pass
+def lock_to_replace(path: Path) -> Lock:
+    """Lock a file of any kind against everybody until another one is in its place.
+
+    Raises
+    ------
+    BusyError, OutputError
+        Somebody has it open; it can't be written.
+    """
+    while not (lock := _locked(path, "r+")).is_of(path):  # another one was put in its place meanwhile
+        lock.release()
+    return lock
 
 
 def settle_end(path: Path) -> None:
-    """Put right where a file of an evaluation ends, if its writer was killed; see `relprop.store.hdf5.crash_repair`."""
-    with _locked(path, "r+") as (descriptor, _):
+    """Put right where a file of an evaluation ends, if its writer was killed; see `relprop.store.hdf5.crash_repair`.
+
+    Whoever calls it has locked the file.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
         count_in_torn_space(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -93,37 +124,35 @@ def telling_output_errors(path: Path, *, new: bool = False) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {reason}{kept}") from error
 
 
-@contextmanager
-def _locked(path: Path, mode: Literal["r", "r+"]) -> Iterator[tuple[int, bool]]:
-    """Hold the lock that HDF5 will ask for, and give a descriptor of the file and whether there are locks.
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise MissingFileError(f"there is no file {path}")
+    if path.is_dir():
+        raise FormatError(f"{path} is a folder, not a file of an evaluation")
+    if path.stat().st_size == 0:  # to be written, HDF5 would take it for a new one
+        raise FormatError(f"{path} is empty, not a file of an evaluation")
+
+
+def _locked(path: Path, mode: Literal["r", "r+"]) -> Lock:
+    """Take the lock that HDF5 would ask for.
 
     HDF5 lets one process open a file twice; a lock is refused to a second descriptor in the same process, too.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY if mode == "r" else os.O_RDWR)
+        lock = take(path, os.O_RDONLY if mode == "r" else os.O_RDWR, shared=mode == "r")
+    except BlockingIOError as error:
+        raise _busy(path, mode) from error
     except OSError as error:
         kind, verb = (StoreError, "read") if mode == "r" else (OutputError, "write")
         raise kind(f"cannot {verb} {path}: {error.strerror}") from error
-    try:
-        locks = os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() not in ("FALSE", "0")
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, (fcntl.LOCK_SH if mode == "r" else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise _busy(path, mode) from error
-            locks = False
-        yield descriptor, locks
-    finally:
-        os.close(descriptor)
+    lock.works &= os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() not in ("FALSE", "0")
+    return lock
 
 
 def _busy(path: Path, mode: str = "r") -> BusyError:
     if mode == "r":
         return BusyError(f"{path} is being written; read it when the run has ended, or has been stopped")
-    return BusyError(
-        f"{path} is open elsewhere, to be written or read; a file has one writer, and no readers beside it"
-    )
+    return BusyError(f"{path} is being written or read by another relprop: wait until it has ended")
 
 
 def _translated(path: Path, error: OSError) -> StoreError:

@@ -28,14 +28,25 @@ DESCRIPTION = 1 << 13
 
 
 def new_file(path: Path) -> h5py.File:
-    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's."""
-    return h5py.File(path, "w", fs_strategy="none")
+    """Make an HDF5 file that never uses space again: what a torn entry refers to is nobody else's.
+
+    Whoever calls it has locked the file.
+    """
+    return h5py.File(path, "w", fs_strategy="none", locking=False)
 
 
 def create(
-    file: h5py.File, config: Mapping[str, Any], layout: Layout, index: ArrayLike, versions: Mapping[str, str]
+    file: h5py.File,
+    config: Mapping[str, Any],
+    layout: Layout,
+    index: ArrayLike,
+    versions: Mapping[str, str],
+    held: list[h5py.Dataset],
 ) -> None:
-    """Lay out an empty file for samples with these indices in the data set, ``(N,)``, ascending."""
+    """Lay out an empty file for samples with these indices in the data set, ``(N,)``, ascending.
+
+    The data sets that are made are added to ``held``, see `relprop.store.hdf5.handles`.
+    """
     text = canonical_json(config)
     file.attrs.update(
         {
@@ -54,22 +65,23 @@ def create(
         dtype = h5py.string_dtype() if values.dtype == object else values.dtype
         storage = {"maxshape": (None,), "chunks": (BLOCK,)} if dimension.name == "sample" and not len(values) else {}
         scale = file.create_dataset(dimension.name, data=values, dtype=dtype, **storage)
+        held.append(scale)
         scale.make_scale(dimension.name)
         scale.attrs.update({"long_name": dimension.long_name, "units": "1"})
     samples = file.create_group("samples")
-    _add_fields(file, samples, sample_fields(layout), layout)
+    held += _add_fields(file, samples, sample_fields(layout), layout)
     samples["index"][:] = scales["sample"]
     file.create_group("methods")
 
 
-def add_method(file: h5py.File, method: Method, layout: Layout) -> None:
-    """Lay out the group of a method."""
+def add_method(file: h5py.File, method: Method, layout: Layout, held: list[h5py.Dataset]) -> None:
+    """Lay out the group of a method; its data sets are added to ``held``."""
     group = file["methods"].create_group(method.name)
     text = canonical_json(method.config)
     group.attrs.update({"config": text, "config_sha256": config_sha256(text), "description": method.description})
-    _add_fields(file, group, method_fields(method), layout)
+    held += _add_fields(file, group, method_fields(method), layout)
     if method.maps is not None:
-        _add_fields(file, group.create_group("maps"), map_fields(method), layout)
+        held += _add_fields(file, group.create_group("maps"), map_fields(method), layout)
 
 
 def grows(file: h5py.File) -> bool:
@@ -77,12 +89,25 @@ def grows(file: h5py.File) -> bool:
     return bool(file["sample"].maxshape == (None,))
 
 
+def make_indices(file: h5py.File) -> None:
+    """Give each data set of a stream the index of its chunks, by a row that comes and goes.
+
+    HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set.
+    """
+    if grows(file):
+        for length in (1, 0):
+            for data in _along_samples(file):
+                data.resize(length, axis=0)
+            file["sample"].resize(length, axis=0)
+            file.flush()
+
+
 def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
     """Add rows at the end for samples with these indices in the data set, ``sample`` last.
 
     A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
-    right is one between the writes of a flush that makes a data set's first chunk, when no row is committed yet, or
-    splits a node of its chunks' index, every 32 chunks: it can spoil that data set.
+    right is one between the writes of a flush that splits a node of a chunks' index, every 32 chunks: it can spoil that
+    data set.
     """
     old = len(file["sample"])
     for data in _along_samples(file):
@@ -143,7 +168,8 @@ def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray
     }
 
 
-def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout: Layout) -> None:
+def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout: Layout) -> list[h5py.Dataset]:
+    made = []
     for field in fields:
         data = _add_field(file, group, field, layout)
         # What attaching a scale does, without the list of data sets that the scale would keep: a method that is added
@@ -154,6 +180,8 @@ def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], lay
             if name not in group:
                 group[name] = file[name]
         data.attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
+        made.append(data)
+    return made
 
 
 def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:

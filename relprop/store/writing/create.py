@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from relprop.files import OutputError, written_whole
+from relprop.files import OutputError, discard_part, replacement
+from relprop.files.locking import Lock
 from relprop.store.description import check_identity, method_names, read_layout, read_method
 from relprop.store.hdf5.disk_space import reserve, trim
-from relprop.store.hdf5.opening import check_free, open_hdf5, settle_end, telling_output_errors
+from relprop.store.hdf5.handles import writing
+from relprop.store.hdf5.opening import lock_to_replace, lock_to_write, open_hdf5, settle_end, telling_output_errors
 from relprop.store.layout import Layout, Method
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
@@ -35,8 +38,8 @@ def begin(
     methods: Iterable[Method],
     versions: Mapping[str, str],
     overwrite: bool,
-) -> None:
-    """Lay out a file without rows that are done; until it is whole there is none at the path.
+) -> Lock:
+    """Lay out a file without rows that are done; until it is whole there is none at the path. Return its lock.
 
     Parameters and errors are those of `relprop.store.EvaluationWriter.create`.
     """
@@ -47,57 +50,75 @@ def begin(
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already: resume it, or overwrite it")
+        raise OutputError(f"{path} exists: pass <resume> or <overwrite>", resume="True", overwrite="True")
     if not path.parent.exists():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    check_free(path)
-    with written_whole(path) as part:
-        with telling_output_errors(path, new=True), build.new_file(part) as file:
+    with ExitStack() as stack:
+        there = path.exists()
+        if there:  # held until another one is in its place
+            stack.enter_context(lock_to_replace(path))
+        part, lock = stack.enter_context(replacement(path, new=not there))
+        with telling_output_errors(path, new=True), build.new_file(part) as file, writing(file) as held:
             size = build.allocated_bytes(build.fields_of(layout, chosen), layout, len(rows))
             reserve(file, path, size, new=True)
-            build.create(file, config, layout, rows, versions)
+            build.create(file, config, layout, rows, versions, held)
             for method in chosen:
-                build.add_method(file, method, layout)
+                build.add_method(file, method, layout, held)
+            build.make_indices(file)
         trim(part)
+    return lock
 
 
-def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iterable[Method]) -> None:
-    """Make a file ready to be continued: see that it is the one meant, and has these methods.
+def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iterable[Method]) -> Lock:
+    """Make a file ready to be continued: see that it is the one meant, and has these methods. Return its lock.
 
     Parameters and errors are those of `relprop.store.EvaluationWriter.resume`.
     """
     chosen = check_methods(methods)
-    check_free(path)
-    with open_hdf5(path, "r") as file:
-        check_identity(file)
-    settle_end(path)
-    with open_evaluation(path) as file:
-        refuse_other_config(file, config, layout)
-        there = method_names(file)
-        added = [method for method in chosen if method.name not in there]
-        for method in chosen:
-            if method.name in there:
-                refuse_other_method(path, read_method(file, method.name), method)
-        kept, rows = read_layout(file), len(file["sample"])
-    if added:
-        _add(path, added, build.allocated_bytes(build.fields_of(kept, added, samples=False), kept, rows))
+    lock = lock_to_write(path)
+    try:
+        discard_part(path)
+        with open_hdf5(path, "r", lock) as file:
+            check_identity(file)
+        settle_end(path)
+        with open_evaluation(path, lock) as file:
+            refuse_other_config(file, config, layout)
+            there = method_names(file)
+            added = [method for method in chosen if method.name not in there]
+            for method in chosen:
+                if method.name in there:
+                    refuse_other_method(path, read_method(file, method.name), method)
+            kept, rows = read_layout(file), len(file["sample"])
+        if not added:
+            return lock
+        size = build.allocated_bytes(build.fields_of(kept, added, samples=False), kept, rows)
+        with lock:  # until the copy is in its place
+            return _add(path, added, size, rows)
+    except BaseException:
+        lock.release()
+        raise
 
 
-def _add(path: Path, methods: Iterable[Method], size: int) -> None:
-    """Add methods in a copy that takes the file's place when it is whole: a kill in between leaves the old one."""
-    with written_whole(path) as part:
-        with open_hdf5(path, "r+"):  # nobody else writes to it while it is copied
-            _require_room(path, path.stat().st_size + size)
-            shutil.copyfile(path, part)
-            shutil.copymode(path, part)
-        with telling_output_errors(path), open_hdf5(part, "r+") as file:
+def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
+    """Add methods in a copy that takes the file's place when it is whole: a kill in between leaves the old one.
+
+    Whoever calls it has locked the file; the lock that is returned is the copy's.
+    """
+    _require_room(path, path.stat().st_size + size)
+    with replacement(path) as (part, lock):
+        shutil.copyfile(path, part)
+        shutil.copymode(path, part)
+        with telling_output_errors(path), open_hdf5(part, "r+", lock) as file, writing(file) as held:
             reserve(file, path, size)
             build.even_out(file)
             layout = read_layout(file)
             file.attrs.modify("complete", np.uint8(0))
             for method in methods:
-                build.add_method(file, method, layout)
+                build.add_method(file, method, layout, held)
+            if not rows:
+                build.make_indices(file)
         trim(part)
+    return lock
 
 
 def _require_room(path: Path, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,11 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from relprop.files.locking import Lock
 from relprop.store.description import is_complete
 from relprop.store.errors import StoreError
 from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.handles import handles_of, synchronize
 from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
 from relprop.store.layout import Layout, Method, map_fields, method_fields
 from relprop.store.schema import State
@@ -51,8 +54,10 @@ class EvaluationWriter(OpenEvaluation):
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: h5py.File, lock: Lock | None = None) -> None:
         super().__init__(path, file)
+        self._lock = lock  # until it is closed
+        self._held = handles_of(file)  # until it is closed: see relprop.store.hdf5.handles
         self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
 
     @classmethod
@@ -98,8 +103,7 @@ class EvaluationWriter(OpenEvaluation):
             If the compression needs a package that is not installed.
         """
         path = Path(path)
-        begin(path, config, layout, index, methods, versions or {}, overwrite)
-        return cls(path, open_hdf5(path, "r+"))
+        return cls._open(path, begin(path, config, layout, index, methods, versions or {}, overwrite))
 
     @classmethod
     def resume(
@@ -125,15 +129,7 @@ class EvaluationWriter(OpenEvaluation):
             If it can't be opened, or there is no room for the copy.
         """
         path = Path(path)
-        take_up(path, config, layout, methods)
-        file = open_hdf5(path, "r+")
-        try:
-            with telling_output_errors(path):
-                build.even_out(file)
-            return cls(path, file)
-        except BaseException:
-            file.close()
-            raise
+        return cls._open(path, take_up(path, config, layout, methods))
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
@@ -245,6 +241,8 @@ class EvaluationWriter(OpenEvaluation):
         if any(absent.values()):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
+        with telling_output_errors(self._path):
+            synchronize(self._file)  # what can't be put on the disk is told before the file says that it is complete
         self._set_complete(True)
 
     def close(self) -> None:
@@ -253,8 +251,29 @@ class EvaluationWriter(OpenEvaluation):
             return
         self._pending.clear()
         with telling_output_errors(self._path):
-            self._file.close()
-            trim(self._path)
+            try:
+                synchronize(self._file)
+            finally:
+                self._held.clear()
+                try:
+                    self._file.close()
+                    trim(self._path)
+                finally:
+                    if self._lock is not None:
+                        self._lock.release()
+
+    @classmethod
+    def _open(cls, path: Path, lock: Lock) -> Self:
+        """Open a file that is locked; the lock is the writer's from then on."""
+        with ExitStack() as stack:
+            stack.callback(lock.release)
+            file = open_hdf5(path, "r+", lock)
+            stack.callback(file.close)
+            with telling_output_errors(path):
+                build.even_out(file)
+            writer = cls(path, file, lock)
+            stack.pop_all()
+            return writer
 
     def __enter__(self) -> Self:
         return self

@@ -67,6 +67,7 @@ class Rows(Pairs):
         return {"image": self.x[index], "label": int(self.labels[index]), "other": "thing"}
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("kind", [Pairs, Alone, Rows, "array", "list", "arrays"])
 def test_data_sets_of_every_kind(tmp_path: Path, kind: Any) -> None:
     x, labels = inputs(9)
@@ -93,6 +94,7 @@ class Streamed(IterableDataset[Any]):
         return iter(self.x)
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("count", [8, 9, 11])
 def test_a_stream_is_taken_four_by_four(tmp_path: Path, count: int) -> None:
     x = pictures(count)

@@ -152,6 +152,7 @@ def test_grad_cam_by_hand() -> None:
             assert float(found[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].max()) == float(found.max())
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize(
     ("name", "layer"),
     [("resnet18", "layer4"), ("squeezenet1_1", "features"), ("mobilenet_v2", "features"), ("vgg11", "features")],
@@ -366,6 +367,7 @@ def written(folder: Path, suffix: str, maps: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
 def test_precomputed_maps_are_scored_for_what_they_can_be_asked(tmp_path: Path, suffix: str) -> None:
     model, x = kept("plain"), pictures(9)

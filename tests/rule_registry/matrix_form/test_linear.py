@@ -44,6 +44,7 @@ def test_linear(shape: tuple[int, ...], bias: bool, positive: bool, delta: float
     compare_with_formula(aten.linear.default, x, randn(4, 5), offset, nonnegative=positive, delta=delta)
 
 
+@pytest.mark.sweep(every=11)
 @pytest.mark.usefixtures("blocks")
 @both_signs
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -55,6 +56,7 @@ def test_convolution(case: tuple[Any, ...], bias: bool, positive: bool) -> None:
     compare_with_formula(op, x, randn(*weight), offset, *rest, nonnegative=positive)
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.usefixtures("blocks")
 @both_signs
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])

@@ -64,6 +64,7 @@ class Attention(nn.Module):
         return self.head(self.attend(q, k, v, **self.options).transpose(1, 2).reshape(x.shape[0], LENGTH, 8).mean(1))
 
 
+@pytest.mark.sweep(every=10)
 @pytest.mark.parametrize("options", _masks().values(), ids=_masks())
 @pytest.mark.parametrize("rules", ["abslrp", "gradient"])
 def test_fused_attention_equals_attention_written_out(options: dict[str, Any], rules: str) -> None:
@@ -105,6 +106,7 @@ MASKS_THAT_CLOSE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sweep(every=6)
 @pytest.mark.parametrize("name", MASKS_THAT_CLOSE)
 def test_a_query_without_any_key_attends_to_nothing(name: str) -> None:
     """torch's kernels return 0 there, and softmax itself NaN."""
@@ -126,6 +128,7 @@ def test_a_query_without_any_key_attends_to_nothing(name: str) -> None:
     assert b.relevance[:2].flatten(1).any(1).all()
 
 
+@pytest.mark.full
 def test_a_learned_bias_of_attention_costs_nothing_more() -> None:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         return m.head(F.scaled_dot_product_attention(x, x, x, m.bias).mean(1))
@@ -135,6 +138,7 @@ def test_a_learned_bias_of_attention_costs_nothing_more() -> None:
     assert aten.masked_fill.Scalar not in operations
 
 
+@pytest.mark.sweep(every=5)
 @pytest.mark.parametrize("equation", ["bij,bkj->bik", "bij,bjk->bik", "bij,bij->bi", "bij,kj->bik", "bij,bkl->bil"])
 def test_einsum(equation: str) -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
@@ -160,6 +164,7 @@ PLAIN_NAMES: Any = {
 }
 
 
+@pytest.mark.sweep(every=10)
 @pytest.mark.parametrize("call", ["clip", "absolute", *PLAIN_NAMES])
 def test_operations_of_two_names_are_one(call: str) -> None:
     """Other libraries write ``torch.subtract``, and rules are for ``torch.sub``."""

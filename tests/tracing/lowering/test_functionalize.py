@@ -69,6 +69,7 @@ def exported(net: Net) -> torch.fx.Graph:
         return torch.export.export(net, (torch.randn(2, 6, dtype=torch.float64),), strict=False).graph
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize("middle", [*KEPT, read_before, part_of_it, *REPLACED.values()])
 def test_captured_graphs_compute_what_the_model_does(middle: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)

@@ -70,6 +70,7 @@ def make(kind: str) -> nn.Module:
     return seeded(lambda: Lambda(forward, layer=layer(), head=nn.Linear(width, CLASSES)))
 
 
+@pytest.mark.sweep(every=13)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_oracle_and_conservation(kind: str) -> None:
     model = make(kind)
@@ -121,6 +122,7 @@ def gru_by_hand(m: Any, x: Tensor) -> Tensor:
     return m.head(torch.stack(outputs, 1).mean(1))
 
 
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize("rules", ["lrp-0", "epsilon", "alpha-beta", "attnlrp"])
 @pytest.mark.parametrize(("kind", "by_hand"), [("lstm", lstm_by_hand), ("gru", gru_by_hand)])
 def test_a_layer_is_what_its_definition_is(kind: str, by_hand: Callable[..., Tensor], rules: str) -> None:
@@ -133,6 +135,7 @@ def test_a_layer_is_what_its_definition_is(kind: str, by_hand: Callable[..., Ten
     assert distance(relprop.explain(layer, x, rules=rules).relevance, expected) <= 1e-10
 
 
+@pytest.mark.full
 def test_the_model_keeps_its_weights() -> None:
     """These layers hold their weights twice: as parameters, and in a list that export writes to."""
     model = make("lstm-deep")

@@ -1,0 +1,90 @@
+"""Disks that fail or are full: every run says so or is right, and none is ended by a signal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.faults.evaluation_jobs import evaluation
+from tests.faults.explanation_jobs import save_h5
+from tests.faults.jobs import NAME, add_method, image, join, prepare, run, stream
+from tests.faults.library import build, drawn, trials, writes_of
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where all trials work; what jobs read is in it."""
+    made = tmp_path_factory.mktemp("trials")
+    prepare(made)
+    return made
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """Return all values and attributes of a file, but when it was begun."""
+    found: dict[str, Any] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = item.asstr()[()].tolist() if h5py.check_string_dtype(item.dtype) else item[()].tobytes()
+            if not name.endswith("/seconds"):
+                found[name] = (str(item.dtype), item.shape, values)
+
+    with h5py.File(path) as file:
+        file.visititems(take)
+        for name in set(file.attrs) - {"created"}:
+            found[f"@{name}"] = np.asarray(file.attrs[name]).tolist()
+    return found
+
+
+def assert_told_or_right(library: Path, job: Callable[[Path], None], folder: Path, kind: str, count: int) -> None:
+    """Let a job's writes fail: a run that ends well is right; another one says so, and the next has the same bits."""
+    where = f"{job.__module__}:{job.__name__}"
+    writes = writes_of(library, where, folder)
+    wanted = everything(folder / f"{job.__name__}-count-0" / NAME)
+    outcomes = trials(library, where, folder, kind, drawn(count, writes))
+    print(f"{where}, {kind}: of {writes} writes {len(outcomes)} failed: {Counter(outcomes.values())} {outcomes}")
+    for number, outcome in outcomes.items():
+        place = folder / f"{job.__name__}-{kind}-{number}"
+        assert outcome in ("done", "told"), f"{kind} of write {number}: {outcome}\n{(place / 'log.txt').read_text()}"
+        if outcome == "told":
+            job(place)
+        assert {path.name for path in place.iterdir()} == {"log.txt", NAME}, (number, outcome)
+        assert everything(place / NAME) == wanted, (number, outcome)
+
+
+@pytest.mark.parametrize("kind", ["eio", "short", "full"])
+def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
+    assert_told_or_right(library, image, folder, kind, 1)
+
+
+def test_a_run(library: Path, folder: Path) -> None:
+    assert_told_or_right(library, run, folder, "eio", 4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("kind", "count"), [("eio", 20), ("short", 5), ("full", 10)])
+@pytest.mark.parametrize("job", [run, stream, add_method, join])
+def test_many_runs(library: Path, folder: Path, job: Callable[[Path], None], kind: str, count: int) -> None:
+    assert_told_or_right(library, job, folder, kind, count)
+
+
+@pytest.mark.full
+def test_an_evaluation_is_told_or_right(library: Path, folder: Path) -> None:
+    assert_told_or_right(library, evaluation, folder, "eio", 10)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["eio", "full"])
+def test_an_explanation_is_saved_or_not(library: Path, folder: Path, kind: str) -> None:
+    assert_told_or_right(library, save_h5, folder, kind, 1)
