@@ -15,7 +15,10 @@ _TELLING = re.compile(
     r"specialized it to be a constant|satisfy the generated guard|data-dependent|unhashable type|[Ii]nferred dynamic"
 )
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)')
-_NOT_THE_USERS = (*(str(Path(package.__file__).parent) for package in (torch, sympy)), str(Path(__file__).parents[1]))
+_APART = (
+    *(str(Path(str(package.__file__)).parent) for package in (torch, sympy)),
+    str(Path(__file__).parents[1]),
+)
 _PYTHON = str(Path(traceback.__file__).parent)
 _FOR_OTHERS = re.compile(r"If you're using mark_dynamic|For more information, run with|\(Size-like symbols")
 
@@ -48,4 +51,4 @@ def _place(error: BaseException) -> str:
 def _is_apart(file: str) -> bool:
     """Whether a file is of torch, of this package or of Python itself."""
     of_python = file.startswith(_PYTHON) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
-    return file.startswith((*_NOT_THE_USERS, "<")) or of_python
+    return file.startswith((*_APART, "<")) or of_python

@@ -36,6 +36,7 @@ class Subject:
     def copy(self) -> tuple[Wrapped, dict[int, Tensor]]:
         """Return a copy to call or to trace, and the model's own tensor for the identity of each that was copied."""
         copied: nn.Module
+        originals: dict[int, Tensor]
         if isinstance(self.model, ExportedProgram):
             copied, originals = self.model.module(), {}
         else:

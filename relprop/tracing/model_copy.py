@@ -154,8 +154,8 @@ class _Functions:
 
     def _named_modules(self, function: FunctionType) -> dict[str, nn.Module]:
         """Return the parts of the model that a function finds by global names."""
-        known = {name: function.__globals__.get(name) for name in global_names(function.__code__)}
-        return {name: value for name, value in known.items() if id(value) in self.modules}
+        named = ((name, function.__globals__.get(name)) for name in global_names(function.__code__))
+        return {name: value for name, value in named if isinstance(value, nn.Module) and id(value) in self.modules}
 
     def fresh(self) -> dict[int, Any]:
         """Return new functions, which refer to nothing so far, for the identity of the old ones."""

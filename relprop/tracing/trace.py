@@ -74,7 +74,9 @@ def _may_remember(error: CaptureError) -> bool:
 def _check_guards(program: ExportedProgram) -> None:
     """Raise a `CaptureError` if a program holds for some batch sizes only, apart from those that were remembered."""
     values = [node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")]
-    sizes = [size for value in values if isinstance(value, Tensor) for size in value.shape if isinstance(size, SymInt)]
+    sizes: list[Any] = [
+        size for value in values if isinstance(value, Tensor) for size in value.shape if isinstance(size, SymInt)
+    ]
     for size in sizes:
         environment = size.node.shape_env
         for guard in environment.guards:

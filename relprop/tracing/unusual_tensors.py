@@ -73,11 +73,10 @@ def without_plain_values(tensor: Tensor) -> str:
 
 def as_given(relevance: Tensor, given: Tensor | None) -> Tensor:
     """Return relevance as a tensor of the class of the input, with what that says of itself, where the class allows."""
-    kind = type(given)
-    if given is None or kind is Tensor or isinstance(given, nn.Parameter) or relevance.shape != given.shape:
+    if given is None or type(given) in (Tensor, nn.Parameter) or relevance.shape != given.shape:
         return relevance
     try:
-        wrapped = relevance.as_subclass(kind)
+        wrapped: Tensor = relevance.as_subclass(type(given))
         for name, value in vars(given).items():
             setattr(wrapped, name, value if isinstance(value, Tensor) else copy.copy(value))
     except Exception:  # whatever a class does that wants to be made in its own way
