@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError
+from relprop.graph.graph import Graph
 from relprop.tracing.unusual_tensors import as_plain
 
 
@@ -34,6 +35,8 @@ class Inputs:
         Which of these hold the samples along their first axis: ``(B, ...)``.
     given : tuple of Tensor
         The tensors as they were given, of classes of their own perhaps; empty for inputs made of others.
+    is_guess : bool
+        Whether the marks follow from the numbers of rows alone.
     """
 
     args: tuple[Any, ...]
@@ -41,6 +44,7 @@ class Inputs:
     tensors: tuple[Tensor, ...]
     batched: tuple[bool, ...]
     given: tuple[Tensor, ...] = ()
+    is_guess: bool = True
 
     @staticmethod
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
@@ -82,7 +86,12 @@ class Inputs:
     def replace(self, function: Callable[[Tensor, bool], Tensor]) -> Inputs:
         """Apply ``function(tensor, batched)``, which keeps the batch axis, to every tensor."""
         args, kwargs = self.map(function)
-        return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched)
+        return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched, (), self.is_guess)
+
+    def marked_as(self, graph: Graph) -> Inputs:
+        """Mark the tensors that hold the samples in a graph."""
+        marks = tuple(graph.batch.get(node) is not None for node in graph.inputs)
+        return replace(self, batched=marks, is_guess=False)
 
     def signature(self) -> tuple[object, ...]:
         """Return what a capture depends on: all but the values of tensors and the number of samples."""

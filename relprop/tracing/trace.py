@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
@@ -18,17 +19,32 @@ _OTHER_SIZES = (3, 5)
 """Batches of which one is not the one that was seen last, nor the two samples of an example."""
 
 
-def trace(subject: Subject, example: Example) -> tuple[ExportedProgram, dict[int, Tensor]]:
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What `trace` makes.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        For every batch.
+    originals : mapping of int to Tensor
+        The model's own tensor for the identity of each that is a copy in the program.
+    unlike : frozenset of int
+        Batch sizes that the one traced is unlike. They may be remembered; a model that treats such a batch in another
+        way has no one graph, so the graph must be compared with the model there.
+    """
+
+    program: ExportedProgram
+    originals: dict[int, Tensor]
+    unlike: frozenset[int] = frozenset()
+
+
+def trace(subject: Subject, example: Example) -> Traced:
     """Export a subject that was never called, for every batch.
 
     A model may keep what it made for the last batch, and compare the next one with that. Such a question has no answer
     for every batch, unless it is: another one. So where the first try fails, a batch is traced that is unlike the one
     remembered, and of a model that keeps a table by sizes the entry of a batch of any size.
-
-    Returns
-    -------
-    ExportedProgram, mapping of int to Tensor
-        The program, and the model's own tensor for the identity of each that is a copy in it.
 
     Raises
     ------
@@ -48,7 +64,7 @@ def trace(subject: Subject, example: Example) -> tuple[ExportedProgram, dict[int
         raise
 
 
-def _export(subject: Subject, example: Example, size: int) -> tuple[ExportedProgram, dict[int, Tensor]]:
+def _export(subject: Subject, example: Example, size: int) -> Traced:
     wrapped, originals = example.traceable(subject)
     if size == 2:
         axis: Any = Dim("batch", min=1)
@@ -58,11 +74,10 @@ def _export(subject: Subject, example: Example, size: int) -> tuple[ExportedProg
             _key_by_symbols(module)
     try:
         program = export(wrapped, example.inputs.samples(size), axis)
-        if size != 2:
-            _check_guards(program)
+        unlike = frozenset() if size == 2 else _check_guards(program)
     except CaptureError as error:
         raise _with_hooks(error, wrapped) from error.__cause__
-    return program, originals
+    return Traced(program, originals, unlike)
 
 
 def _may_remember(error: CaptureError) -> bool:
@@ -71,17 +86,24 @@ def _may_remember(error: CaptureError) -> bool:
     return "Constraints violated" in cause or "SymInt" in cause
 
 
-def _check_guards(program: ExportedProgram) -> None:
-    """Raise a `CaptureError` if a program holds for some batch sizes only, apart from those that were remembered."""
+def _check_guards(program: ExportedProgram) -> frozenset[int]:
+    """Return the batch sizes for which a program need not hold.
+
+    Raises
+    ------
+    CaptureError
+        If there are more than single ones.
+    """
     values = [node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")]
     sizes: list[Any] = [
         size for value in values if isinstance(value, Tensor) for size in value.shape if isinstance(size, SymInt)
     ]
-    for size in sizes:
-        environment = size.node.shape_env
-        for guard in environment.guards:
-            if guard.expr.free_symbols and not _is_unlike(guard.expr) and not _always_holds(guard.expr):
-                raise CaptureError(f"the graph holds only where {guard.expr}")
+    conditions = {guard.expr for size in sizes for guard in size.node.shape_env.guards if guard.expr.free_symbols}
+    for condition in conditions:
+        if not _is_unlike(condition) and not _always_holds(condition):
+            raise CaptureError(f"the graph holds only where {condition}")
+    numbers = {part for condition in conditions if _is_unlike(condition) for part in condition.args if part.is_number}
+    return frozenset(int(number) for number in numbers if number >= 1)
 
 
 def _is_unlike(condition: Any) -> bool:

@@ -64,7 +64,8 @@ def gradient_oracle(
             exact, given = model, detached_copy(inputs)
             explainer = Explainer(exact, rules=gradient, at=at, output=output)
             e = explainer(given, target)
-        precision = explainer.plan(given, target).graph.precision
+        graph = explainer.plan(given, target).graph
+        precision, given = graph.precision, given.marked_as(graph)
         meant = target if e.target is None else e.target
         if len(e) == 1:
             given, meant = _twice(given, meant)

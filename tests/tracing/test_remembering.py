@@ -76,3 +76,11 @@ def test_what_depends_on_the_batch_is_refused(forward: Any) -> None:
     model = Lambda(forward, head=nn.Linear(8, CLASSES)).eval()
     with pytest.raises(CaptureError, match="could not trace Lambda"):
         relprop.explain(model, torch.randn(2, 8))
+
+
+@pytest.mark.parametrize(("size", "batch"), [(2, ""), (6, " for a batch of 6")])
+def test_one_batch_size_that_is_treated_apart_is_refused(size: int, batch: str) -> None:
+    """It looks like one that is remembered, and is told from it by a call."""
+    model = Lambda(lambda m, x: m.head(x) * (2.0 if x.shape[0] == size else 1.0), head=nn.Linear(8, CLASSES)).eval()
+    with pytest.raises(CaptureError, match=f"graph of Lambda{batch} computes something else"):
+        relprop.explain(model, torch.randn(2, 8))
