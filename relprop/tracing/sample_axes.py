@@ -43,7 +43,8 @@ def input_names(inputs: Inputs, arguments: Sequence[str]) -> list[str]:
     names, positions = [], name_positions(arguments)
     for path, leaf in pytree.tree_flatten_with_path((inputs.args, dict(inputs.kwargs)))[0]:
         if isinstance(leaf, Tensor):
-            where, name, *inside = (getattr(key, "key", getattr(key, "idx", key)) for key in path)
+            keys: list[Any] = [getattr(key, "key", getattr(key, "idx", key)) for key in path]
+            where, name, *inside = keys
             if where == 0:
                 name = positions[name] if name < len(positions) else f"args_{name}"
             names.append("_".join(map(str, (name, *inside))))
