@@ -178,9 +178,17 @@ _OPTIONS = {
     "overwrite": "--overwrite",
     "resume": "--resume",
     "trust": "--trust",
+    "labels": "--truth",
     "unit": "--unit",
 }
-_VALUES = {"None": "none", "[...]": "PATH", "...": "NAME", '"rest"': "rest", "True": ""}
+_VALUES = {
+    "None": "none",
+    '"labels.csv" or False': "CSV, or none",
+    "[...]": "PATH",
+    "...": "NAME",
+    '"rest"': "rest",
+    "True": "",
+}
 
 
 def _as_option(name: str, value: str) -> str:

@@ -1,8 +1,9 @@
-"""``relprop check``: whether explanations of a model can be trusted."""
+"""``relprop check``: whether explanations of a model are computed correctly."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,7 @@ def check(
 ) -> None:
     """Check that a model is captured, covered by rules, computed right, conserved and stable.
 
-    The exit code is 1 where it isn't.
+    The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
     with one_line_errors(debug):
         import relprop
@@ -78,11 +79,13 @@ def check(
             classifier = load_classifier(
                 model, weights, preprocessing=preprocessing, device=device, trust=trust, output=model_output
             )
-            x = _inputs(pictures or (), classifier).to(classifier.device)
+            x, unread = _inputs(pictures or (), classifier)
+            x = x.to(classifier.device)
             with memory_for(len(x)):
                 rule_set = choose_rules(rules, classifier.mean, classifier.std)
                 against = choose_contrast(contrast, classifier.labels) | {"output": model_output}
                 report = relprop.check(classifier.model, x, rules=rule_set, **against)
+                report = replace(report, model=classifier.name, weights=classifier.origin)
                 redrawn = randomize_model(classifier.model, x, rules=rule_set, **against) if randomize else None
         except RelpropError as error:
             if as_json:
@@ -91,27 +94,37 @@ def check(
         if as_json:
             assignment = {"assignment": [row._asdict() for row in report.assignment]} if explain_rules else {}
             randomization = {} if redrawn is None else {"randomization": redrawn.as_dict()}
-            say(json.dumps(report.as_dict() | assignment | randomization, indent=2))
+            say(json.dumps(report.as_dict() | {"unread": unread} | assignment | randomization, indent=2))
         else:
             pages = [*[report.explain_rules()] * explain_rules, str(report)]
             say("\n\n".join(pages if redrawn is None else [*pages, str(redrawn)]))
-        if not report.ok:
+        if unread or not report.ok:
             raise typer.Exit(FAILED)
 
 
-def _inputs(pictures: Sequence[Path], classifier: Classifier) -> Tensor:
-    """Return pictures as the model expects them, random ones where none are given or installed."""
+def _inputs(pictures: Sequence[Path], classifier: Classifier) -> tuple[Tensor, list[str]]:
+    """Return pictures as the model expects them, and which can't be read.
+
+    Where none are given they are foolbox's, or random ones where that is not installed.
+    """
     import numpy as np
     import torch
 
     from relprop.models import PictureError, find_pictures, read_picture, sample_pictures
 
-    if pictures:
-        read = [read_picture(path) for path in find_pictures(pictures)]
-    else:
+    read, unread = [], []
+    for path in find_pictures(pictures) if pictures else ():
+        try:
+            read.append(read_picture(path))
+        except PictureError as error:
+            warn(str(error))
+            unread.append(str(path))
+    if unread and not read:
+        raise PictureError("no picture is left to check on")
+    if not pictures:
         try:
             read = [read_picture(path) for path in sample_pictures()[:2]]
         except PictureError as error:
             warn(f"random pictures are used, as {error}")
             read = list(np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8))
-    return torch.stack([classifier.transform(picture) for picture in read])
+    return torch.stack([classifier.transform(picture) for picture in read]), unread

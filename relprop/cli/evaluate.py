@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,7 +105,10 @@ def evaluate(
     ] = Target.PREDICTION,
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Labels: columns file and class_index, if subfolders don't say them."),
+        typer.Option(
+            metavar="CSV|none",
+            help="Labels: columns file and class_index, if subfolders don't say them; none: no labels.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Mosaics and all that is random follow from it.")] = 0,
     unit: Annotated[int, typer.Option(metavar="N", min=1, help="Mosaics of four pictures worked on at once.")] = 2,
@@ -153,9 +156,8 @@ def evaluate(
         classifier = load_classifier(
             model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
         )
-        if model_output is not None:  # what is scored returns one tensor
-            classifier = replace(classifier, model=classifier.scores, output=None)
-        dataset = PictureFolder(places, labels=truth, class_names=classifier.labels)
+        classifier = classifier.alone()  # what is scored returns one tensor
+        dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(
                 "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "

@@ -59,8 +59,8 @@ def load_classifier(
         - a timm or torchvision model name. Where both have it timm's is meant; ``torchvision/NAME`` and
           ``timm/NAME`` say which;
         - the path of an exported program, ``FILE.pt2``;
-        - ``package.module:function``, called without arguments: it returns an ``nn.Module``, which is put in eval
-          mode, or a `Classifier`. The current directory is searched first.
+        - ``package.module:function`` or ``package/module.py:function``, called without arguments: it returns an
+          ``nn.Module``, which is put in eval mode, or a `Classifier`. The current directory is searched first.
     weights
         A ``.safetensors`` or ``.pth`` file. Without one the weights of a named model come from an installed package
         where there is one (`PACKAGED`), else from the library's own download. A prefix that all its keys share

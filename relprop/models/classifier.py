@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -102,7 +102,15 @@ class Classifier:
     def scores(self) -> nn.Module:
         """The model as a module from a batch to ``(B, classes)``."""
         model: nn.Module = self.model.module() if isinstance(self.model, ExportedProgram) else self.model
-        return model if self.output is None else OneOutput(model, self.output).eval()
+        if self.output is None:
+            return model
+        alone = OneOutput(model, self.output)
+        alone.training = False  # the modules of an exported program refuse eval()
+        return alone
+
+    def alone(self) -> Classifier:
+        """Return the classifier whose model returns its classes alone."""
+        return self if self.output is None else replace(self, model=self.scores, output=None)
 
     @property
     def device(self) -> torch.device:

@@ -139,10 +139,7 @@ def _what_was_guessed(inputs: Inputs, subject: Subject, options: dict[str, str])
     held = [name for name, batched in zip(names, inputs.batched, strict=True) if batched]
     if _rows(subject, inputs) is None and _takes_one(inputs, subject):
         ones = ", ".join(f"{name}[None]" for name in held)
-        return (
-            f"The first axis is taken for that of the samples, of {', '.join(held)}. The model also takes {ones}: is "
-            "that one sample, without such an axis? Then pass it so"
-        )
+        return f"It runs on the same input with a batch axis in front: pass {ones}"
     if len(names) == 1:
         return ""
     options["batched"] = f"({', '.join(map(repr, held[:1]))},)"

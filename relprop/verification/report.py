@@ -26,7 +26,7 @@ class Report:
     Parameters
     ----------
     model, rules : str
-        Class of the model and name of the rule set.
+        Name of the model, or its class, and name of the rule set.
     operations : mapping of (str, str) to int
         How often each operation occurs under each rule.
     assignment : tuple of (str, str, str)
@@ -48,6 +48,8 @@ class Report:
         batch of one.
     notes : tuple of str
         What a reader should know.
+    weights : str
+        Where the weights came from; empty where that is not known.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Report:
     seconds: float = float("nan")
     gradient_seconds: float = float("nan")
     notes: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -93,9 +96,9 @@ class Report:
 
     def _verdict(self) -> str:
         if not self.ok:
-            return "NOT trustworthy"
+            return "NOT to be trusted: see the problems above"
         if self.conservation is not None and self.conservation.conserves:
-            return "trustworthy"
+            return f"computed correctly, as {self.rules} is defined, and conserved"
         return f"computed as {self.rules} is defined; how much of the output its maps tell was not judged"
 
     def explain_rules(self) -> str:
@@ -107,6 +110,7 @@ class Report:
         kept = self.conservation
         return {
             "model": self.model,
+            "weights": self.weights or None,
             "rules": self.rules,
             "ok": self.ok,
             "problems": list(self.problems),
@@ -125,10 +129,11 @@ class Report:
         }
 
     def __str__(self) -> str:
-        rows = [f"{'operation':<44} {'rule':<28} count"]
-        for (operation, rule), count in sorted(self.operations.items()):
-            rows.append(f"{operation:<44} {rule:<28} {count:>5}")
-        lines = [f"{self.model} under {self.rules}", *rows]
+        counted = [("operation", "rule", "count")]
+        counted += [(operation, rule, str(count)) for (operation, rule), count in sorted(self.operations.items())]
+        wide, wider, last = (max(len(row[k]) for row in counted) for k in range(3))
+        rows = [f"{operation:<{wide}}  {rule:<{wider}}  {count:>{last}}" for operation, rule, count in counted]
+        lines = [f"{self.model} under {self.rules}", *([f"weights: {self.weights}"] if self.weights else []), *rows]
         if not self.missing:
             precision = str(self.oracle_dtype).removeprefix("torch.")
             lines += [

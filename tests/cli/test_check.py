@@ -27,7 +27,7 @@ def environment():
 def test_check_prints_a_verdict(packaged):
     result = run.invoke(app, ["check"])
     assert result.exit_code == 0, result.output
-    assert "verdict: trustworthy" in result.output
+    assert "verdict: computed correctly, as abslrp is defined, and conserved" in result.output
 
 
 def test_check_as_json(desk):
@@ -39,6 +39,18 @@ def test_check_as_json(desk):
     assert report["oracle_error"] < 1e-8
     assert report["conservation_error"] < 1e-4
     assert {"operation": "aten.relu.default", "rule": "passes", "count": 2} in report["operations"]
+
+
+def test_check_names_model_and_weights_and_leaves_out_a_picture_that_cannot_be_read(desk):
+    Path("broken.jpg").write_bytes(b"no picture")
+    result = run.invoke(app, ["check", "broken.jpg", "cat.jpg", "--model", "own:make"])
+    assert result.exit_code == 1
+    assert re.fullmatch(r"relprop: cannot read picture broken.jpg: .*\n", result.stderr)
+    assert result.stdout.splitlines()[:2] == ["own:make under abslrp", "weights: function own:make"]
+    assert "verdict: computed correctly" in result.stdout
+    result = run.invoke(app, ["check", "broken.jpg", "--model", "own:make"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[1] == "relprop: no picture is left to check on"
 
 
 def test_check_fails_where_rules_are_missing(desk):

@@ -183,3 +183,21 @@ def test_rows_torn_off_a_stream_are_made_even(tmp_path: Path) -> None:
     with open_evaluation(path) as file:
         validate(file)
         np.testing.assert_array_equal(file["samples/steps"][:], sample_rows(range(8))["steps"])
+
+
+def test_every_data_set_of_a_stream_has_the_index_of_its_chunks_from_the_beginning(tmp_path: Path) -> None:
+    """One that came with the first rows would be spoilt by a kill between its header and the index itself."""
+    path, sizes = tmp_path / "run.h5", []
+    EvaluationWriter.create(path, config(8), LAYOUT, methods=METHODS).close()
+    with open_evaluation(path) as file:
+        file.visititems(lambda name, item: sizes.append((name, _index_bytes(item))))
+        sizes.append(("sample", _index_bytes(file["sample"])))  # else visited under another of its names
+    assert len([name for name, size in sizes if size]) > 30
+    assert not [name for name, size in sizes if size == 0]
+
+
+def _index_bytes(item: Any) -> int | None:
+    """Return how much the index of chunks takes, None of what has no chunks."""
+    if not isinstance(item, h5py.Dataset) or item.chunks is None:
+        return None
+    return int(h5py.h5o.get_info(item.id).meta_size.obj.index_size)

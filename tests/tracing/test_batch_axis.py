@@ -52,7 +52,8 @@ class TestSqueeze:
     @pytest.mark.sweep(every=9)
     def test_a_single_sample_is_explained_as_beside_others(self, squeezing: nn.Module) -> None:
         x = pictures(2).double()
-        for options in ({}, {"target": 4}, {"target": 1, "contrast": None}, {"target": lambda o: o[:, 3] - o[:, 0]}):
+        difference = {"target": lambda o: o[:, 3] - o[:, 0], "rules": "epsilon-plus-flat"}
+        for options in ({}, {"target": 4}, {"target": 1, "contrast": None}, difference):
             both = relprop.explain(squeezing, x, layers=["conv"], **options)
             for k in (0, 1):
                 alone = relprop.explain(squeezing, x[k : k + 1], layers=["conv"], **options)
@@ -64,6 +65,22 @@ class TestSqueeze:
                 if "target" not in options:
                     assert alone.target is not None
                     assert alone.target.tolist() == [int(squeezing(x)[k].argmax())]
+
+    @pytest.mark.sweep(every=9)
+    def test_a_difference_folds_into_the_last_layer_or_is_refused_as_beside_others(self, squeezing: nn.Module) -> None:
+        def difference(o: Tensor) -> Tensor:
+            return o[:, 3] - o[:, 0]
+
+        x = pictures(2).double()
+        if squeezing.function in (SQUEEZES["before what needs two axes"], SQUEEZES["windows"]):
+            for some in (x, x[:1]):  # behind a log-softmax, or a mean over windows, it is no combination of outputs
+                with pytest.raises(TargetError, match="something is subtracted"):
+                    relprop.explain(squeezing, some, target=difference)
+            return
+        both = relprop.explain(squeezing, x, target=difference)
+        for k in (0, 1):
+            alone = relprop.explain(squeezing, x[k : k + 1], target=difference)
+            torch.testing.assert_close(alone.relevance, both.relevance[k : k + 1])
 
     @pytest.mark.sweep(every=5)
     def test_it_is_the_gradient_of_the_target(self, squeezing: nn.Module) -> None:

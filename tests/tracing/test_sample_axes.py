@@ -145,7 +145,7 @@ class TestWhatCanNotBe:
         pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(-3), nn.Linear(4, 2)).eval()
         x = torch.randn(3, 8, 8)
         for model in (plain, normed, pooled):
-            with pytest.raises(RelpropError, match=r"The model also takes x\[None\]: is that one sample") as caught:
+            with pytest.raises(RelpropError, match=r"with a batch axis in front: pass x\[None\]") as caught:
                 relprop.explain(model, x)
             assert isinstance(caught.value, InputError | CaptureError)
             assert relprop.explain(model, x[None]).relevance.shape == (1, 3, 8, 8)

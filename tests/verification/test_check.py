@@ -6,6 +6,7 @@ from torch import nn
 
 import relprop
 import rule_registry
+from relprop import Report
 
 aten = torch.ops.aten
 
@@ -52,7 +53,7 @@ def seeded(make):
     return make().eval()
 
 
-def test_a_sound_model_is_trustworthy(x):
+def test_a_sound_model_is_computed_correctly(x):
     report = relprop.check(seeded(Residual), x)
     assert report.ok, str(report)
     assert report.oracle_error < 1e-12
@@ -60,10 +61,19 @@ def test_a_sound_model_is_trustworthy(x):
     assert report.conservation.error < 1e-5
     assert report.stability > 0.999
     assert report.operations[("aten.conv2d.default", "convolution")] == 2
-    assert "verdict: trustworthy" in str(report)
+    assert str(report).endswith("verdict: computed correctly, as abslrp is defined, and conserved")
+    assert "trustworthy" not in str(report), "arithmetic alone does not tell"
 
 
-def test_rules_that_do_not_conserve_are_not_called_trustworthy(x):
+def test_columns_stay_aligned_whatever_the_names():
+    long = "extension.of_somebody.an_operation_with_a_name_that_is_longer_than_a_column.default"
+    counts = {(long, "rule"): 1, ("aten.relu.default", "a rule of many parameters(a=1, b=2, c=3)"): 12}
+    header, *rows = str(Report("net", "abslrp", counts, missing="-")).splitlines()[1:4]
+    assert len({row.index(rule) for row, rule in zip([header, *rows], ("rule ", "a rule", "rule "), strict=True)}) == 1
+    assert len({len(row) for row in (header, *rows)}) == 1
+
+
+def test_rules_that_do_not_conserve_are_not_called_conserved(x):
     report = relprop.check(seeded(Residual), x, rules="gradient")
     assert report.ok, str(report)
     assert "verdict: computed as gradient is defined" in str(report)

@@ -7,10 +7,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from relprop.errors import first_line
+from relprop.errors import first_line, near_names
 from relprop.evaluation.data.samples import DataError, Item
 from relprop.models import find_pictures
 
@@ -22,18 +23,17 @@ CLASS_COLUMNS = ("class_index", "label", "class", "target", "index")
 class PictureFolder:
     """Pictures in a folder and its subfolders, sorted by path.
 
-    Labels come from a table, or from subfolders that stand for classes. Subfolders are taken for classes where each
-    picture lies in one and their names are class names, ImageNet synsets (``n01440764``) or class numbers, or where
-    they are as many as there are classes; those then count from 0 in sorted order, as torchvision's ImageFolder has
-    them. A folder that is none of this has no labels.
+    Labels come from a table, or from subfolders that stand for classes: where each picture lies in one, their names are
+    class names, ImageNet synsets (``n01440764``) or class numbers. Other names are an error where the names of the
+    classes are known, and else say nothing.
 
     Parameters
     ----------
     folder : path, or sequence of path
         Searched as by `relprop.models.find_pictures`; or files and folders, without labels by subfolder.
-    labels : path, optional
+    labels : path or False, optional
         A table (CSV with a header): a column ``file``, relative to the folder or a name alone, and a column
-        ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names.
+        ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names. False: subfolders are no classes.
     class_names : sequence of str
         Of the model's classes, to understand the names of subfolders.
 
@@ -42,22 +42,24 @@ class PictureFolder:
     PictureError
         There is no such folder, or no picture in it.
     DataError
-        The table can't be read, or has no line for some picture.
+        The table can't be read, or has no line for some picture; or subfolders are called after no class.
     """
 
     def __init__(
         self,
         folder: str | PathLike[str] | Sequence[str | PathLike[str]],
         *,
-        labels: str | PathLike[str] | None = None,
+        labels: str | PathLike[str] | Literal[False] | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         given = [Path(folder)] if isinstance(folder, str | PathLike) else [Path(one) for one in folder]
         self.paths = find_pictures(given)
         base = given[0] if len(given) == 1 and given[0].is_dir() else None
         self.names = [path.name if base is None else path.relative_to(base).as_posix() for path in self.paths]
-        if labels is not None:
-            self.labels: list[int] | None = _labels_of(self.names, read_label_table(Path(labels)), Path(labels))
+        if labels is False:
+            self.labels: list[int] | None = None
+        elif labels is not None:
+            self.labels = _labels_of(self.names, read_label_table(Path(labels)), Path(labels))
         else:
             self.labels = _labels_by_folder(self.names, class_names)
 
@@ -121,16 +123,37 @@ def _labels_by_folder(names: Sequence[str], class_names: Sequence[str]) -> list[
         return None
     folders = [name.partition("/")[0] for name in names]
     present = sorted(set(folders))
-    classes = len(class_names)
-    numbered = {name: index for index, name in enumerate(class_names)}
-    for known in (numbered, _synsets(classes)):
-        if all(folder in known for folder in present):
-            return [known[folder] for folder in folders]
+    named: dict[str, list[int]] = {}
+    for index, name in enumerate(class_names):
+        named.setdefault(_spelled(name), []).append(index)
+    if all(_spelled(folder) in named for folder in present):
+        for folder in present:
+            if len(several := named[_spelled(folder)]) > 1:
+                raise DataError(
+                    f"classes {' and '.join(map(str, several))} are both called {folder!r}: call the subfolders by "
+                    "ImageNet's synsets, or by the numbers of the classes"
+                )
+        return [named[_spelled(folder)][0] for folder in folders]
+    synsets = _synsets(len(class_names))
+    if all(folder in synsets for folder in present):
+        return [synsets[folder] for folder in folders]
     if all(folder.isdecimal() and str(int(folder)) == folder for folder in present):
         return [int(folder) for folder in folders]
-    if len(present) == classes:
-        return [present.index(folder) for folder in folders]
-    return None
+    if not class_names:
+        return None
+    odd = [folder for folder in present if _spelled(folder) not in named and folder not in synsets] or present
+    more = f" and {len(odd) - 1} more are" if len(odd) > 1 else " is"
+    raise DataError(
+        f"the subfolder {odd[0]!r}{more} called after no class of the model{near_names(odd[0], class_names)}. Call "
+        "subfolders by the names of the classes, by ImageNet's synsets or by the numbers of the classes; or give a "
+        "table of labels, or say that there are none: <labels>",
+        labels='"labels.csv" or False',
+    )
+
+
+def _spelled(name: str) -> str:
+    """Write a class name as one is compared with that of a folder: capitals and underscores make no difference."""
+    return name.casefold().replace("_", " ")
 
 
 def _synsets(classes: int) -> dict[str, int]:

@@ -28,12 +28,13 @@ from relprop.tracing.outputs import choose_output, output_names
 Made = nn.Module | ExportedProgram | Classifier
 """What a function may return."""
 
-_FUNCTION = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_FUNCTION = re.compile(rf"(?P<module>{_NAME}|.*\.py):(?P<function>{_NAME})")
 
 
 def is_function(name: str) -> bool:
-    """Tell whether a model's name is a ``package.module:function``."""
-    return _FUNCTION.fullmatch(name) is not None
+    """Tell whether a model's name is a ``package.module:function``, or a ``FILE.py:function``."""
+    return _FUNCTION.fullmatch(name) is not None or name.endswith(".py")
 
 
 def load_own(
@@ -43,7 +44,7 @@ def load_own(
     place: torch.device | None = None,
     output: str | None = None,
 ) -> Loaded:
-    """Call ``package.module:function`` for a model, give it its weights, and try it where it is to run.
+    """Call a function, see `call_function`, for a model, give it its weights, and try it where it is to run.
 
     Raises
     ------
@@ -80,10 +81,10 @@ def load_own(
 
 
 def call_function(name: str) -> Made:
-    """Import ``package.module:function``, and call the function without arguments.
+    """Import ``package.module:function``, or ``FILE.py:function``, and call the function without arguments.
 
-    The current directory is searched first, as by ``python -m``, while the function runs. What stands after the
-    colon may also be a class, or a model itself.
+    The current directory is searched first, as by ``python -m``, while the function runs; a file elsewhere is imported
+    from the folder that holds it, or its package. What stands after the colon may also be a class, or a model itself.
 
     Raises
     ------
@@ -92,9 +93,14 @@ def call_function(name: str) -> Made:
     ModelError
         Importing or calling it fails, or it returns no model.
     """
-    module, _, path = name.partition(":")
-    with _current_directory():
-        found: Any = _import(module)
+    parts = _FUNCTION.fullmatch(name)
+    module, path = (parts["module"], parts["function"]) if parts else (name, "")
+    file = Path(module) if module.endswith(".py") else None
+    with _searched(Path.cwd(), *([] if file is None else [_root(file)])):
+        found: Any = _import(module) if file is None else _import_file(file)
+        if not path:
+            made = ", ".join(f"{name}:{key}" for key in _defined(found))
+            raise UnknownModelError(f"{name}: say which of its functions makes the model, {made or f'{name}:FUNCTION'}")
         for part in path.split("."):
             if not hasattr(found, part):
                 choices = [key for key in dir(found) if not key.startswith("_") and callable(getattr(found, key, None))]
@@ -137,6 +143,38 @@ def _import(module: str) -> ModuleType:
         raise ModelError(f"{module} can't be imported: {type(error).__name__}: {first_line(error)}") from error
 
 
+def _import_file(file: Path) -> ModuleType:
+    """Import a file by the name that it has as a module of its package, or of the folder it lies in."""
+    if not file.is_file():
+        raise UnknownModelError(f"there is no file {file}, in the current directory {Path.cwd()}")
+    name = ".".join(file.resolve().relative_to(_root(file)).with_suffix("").parts)
+    found = _import(name)
+    if found.__file__ is None or Path(found.__file__).resolve() != file.resolve():
+        raise ModelError(f"{file} can't be imported: another module is called {name}, {found.__file__}: rename it")
+    return found
+
+
+def _root(file: Path) -> Path:
+    """Return the folder that a file is imported from: the current one where that leads to it, else its package's."""
+    place, here = file.resolve(), Path.cwd().resolve()
+    below = place.relative_to(here).with_suffix("").parts if place.is_relative_to(here) else ("",)
+    if all(part.isidentifier() for part in below):
+        return here
+    folder = place.parent
+    while (folder / "__init__.py").exists():
+        folder = folder.parent
+    return folder
+
+
+def _defined(module: ModuleType) -> list[str]:
+    """Name the functions and classes that a module defines itself."""
+    return [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
+
+
 def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
     """Run a model on two blank pictures, and return how many classes it has.
 
@@ -170,13 +208,14 @@ def name_output(returned: Any, choice: str | None) -> str:
 
 
 @contextmanager
-def _current_directory() -> Iterator[None]:
-    """Let modules be imported from the current directory, which a console script does not search."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def _searched(*folders: Path) -> Iterator[None]:
+    """Let modules be imported from folders: from the current directory, which a console script does not search."""
+    places = list(dict.fromkeys(map(str, folders)))
+    sys.path[:0] = places
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        if here in sys.path:  # what was imported may have taken it out
-            sys.path.remove(here)
+        for place in places:
+            if place in sys.path:  # what was imported may have taken it out
+                sys.path.remove(place)

@@ -63,7 +63,8 @@ def create(
     for dimension in DIMENSIONS:
         values = scales[dimension.name]
         dtype = h5py.string_dtype() if values.dtype == object else values.dtype
-        storage = {"maxshape": (None,), "chunks": (BLOCK,)} if dimension.name == "sample" and not len(values) else {}
+        grown = dimension.name == "sample" and not len(values)
+        storage = {"maxshape": (None,), "chunks": (BLOCK,), "dcpl": _early()} if grown else {}
         scale = file.create_dataset(dimension.name, data=values, dtype=dtype, **storage)
         held.append(scale)
         scale.make_scale(dimension.name)
@@ -92,7 +93,8 @@ def grows(file: h5py.File) -> bool:
 def make_indices(file: h5py.File) -> None:
     """Give each data set of a stream the index of its chunks, by a row that comes and goes.
 
-    HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set.
+    HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set: one that is allocated
+    early has it from then on, ``sample`` included.
     """
     if grows(file):
         for length in (1, 0):

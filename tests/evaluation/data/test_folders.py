@@ -103,8 +103,24 @@ def test_labels_from_names_of_folders(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "named" / name / "a.png"), np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "named").rename(tmp_path / "pictures")
     assert PictureFolder(tmp_path / "pictures", class_names=("tench", "goldfish")).labels == [1, 0]
-    assert PictureFolder(tmp_path / "pictures", class_names=("cat", "dog")).labels == [0, 1]
-    assert PictureFolder(tmp_path / "pictures", class_names=("cat", "dog", "cow")).labels is None
+    assert PictureFolder(tmp_path / "pictures", class_names=("TENCH", "Goldfish")).labels == [1, 0]
+    assert PictureFolder(tmp_path / "pictures").labels is None, "nothing is known of the classes"
+
+
+def test_folders_of_no_class_are_an_error_and_no_numbers(tmp_path: Path) -> None:
+    for name in ("tench", "gold_fish"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    for names in (("cat", "dog"), ("cat", "dog", "cow")):
+        with pytest.raises(DataError, match="'gold_fish' and 1 more are called after no class of the model") as told:
+            PictureFolder(tmp_path, class_names=names)
+        assert 'labels="labels.csv" or False' in str(told.value)
+    with pytest.raises(DataError, match="'gold_fish' is called after no class of the model; near names: goldfish"):
+        PictureFolder(tmp_path, class_names=("tench", "goldfish"))
+    with pytest.raises(DataError, match="classes 0 and 2 are both called 'tench'"):
+        PictureFolder(tmp_path, class_names=("tench", "gold fish", "tench"))
+    assert PictureFolder(tmp_path, class_names=("tench", "gold fish")).labels == [1, 0]
+    assert PictureFolder(tmp_path, class_names=("cat", "dog"), labels=False).labels is None
 
 
 @pytest.mark.parametrize("form", ["pil", "uint8", "gray", "uint8 tensor", "path"])

@@ -109,7 +109,7 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     yield tmp_path
     for name in list(sys.modules):
-        if name.split(".")[0] in ("zoo_of_mine", "helper_of_zoo", "nets_of_mine"):
+        if name.split(".")[0] in ("zoo_of_mine", "helper_of_zoo", "nets_of_mine", "nets"):
             del sys.modules[name]
 
 
@@ -127,6 +127,39 @@ def test_a_function_in_the_current_directory_is_called(name: str, zoo: Path) -> 
     assert classifier.labels == ("class 0", "class 1", "class 2", "class 3")
     assert "assumed" in classifier.assumed
     assert classifier.transform(np.zeros((50, 60, 3), np.uint8)).shape == (3, 224, 224)
+
+
+def test_a_function_in_a_file_is_called(zoo: Path) -> None:
+    loaded = load_classifier("zoo_of_mine.py:make_small")
+    assert (loaded.name, len(loaded.labels)) == ("zoo_of_mine.py:make_small", 4)
+    package = zoo / "elsewhere" / "own package" / "nets"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "layers.py").write_text("from torch import nn\nHead = nn.Linear\n")
+    (package / "small.py").write_text(
+        "from torch import nn\nfrom .layers import Head\n"
+        "def build():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Head(3, 6))\n"
+    )
+    before = list(sys.path)
+    for path in ("elsewhere/own package/nets/small.py", package / "small.py"):
+        assert len(load_classifier(f"{path}:build").labels) == 6
+    assert sys.path == before
+    for name, words in {
+        "elsewhere/nowhere.py:build": "there is no file elsewhere/nowhere.py",
+        f"{package}/small.py": f"say which of its functions makes the model, {package}/small.py:build",
+        f"{package}/small.py:buil": "no function buil; near names: build",
+    }.items():
+        with pytest.raises(UnknownModelError, match=words):
+            load_classifier(name)
+    (zoo / "random.py").write_text("def build(): ...\n")
+    with pytest.raises(ModelError, match=r"random\.py can't be imported: another module is called random"):
+        load_classifier("random.py:build")
+
+
+def test_a_pickled_module_as_weights_says_how_to_save_a_state_dict(zoo: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(2, 2)), "whole.pth")
+    with pytest.raises(WeightsError, match=r"save one with torch.save\(model.state_dict\(\), ...\)"):
+        load_classifier("zoo_of_mine:make_small", "whole.pth")
 
 
 def test_a_module_level_model_and_late_imports_do_as_well(zoo: Path) -> None:
