@@ -25,6 +25,7 @@ from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
 from relprop.options import DEFAULTS, Options, check_options, spell_options
+from relprop.printed import Printed
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
@@ -44,7 +45,7 @@ PROGRAMS_KEPT = 8
 """Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
 
 
-class Explainer:
+class Explainer(Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -164,6 +165,15 @@ class Explainer:
         given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
         relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
         return replace(explanation, relevances=relevances)
+
+    def _blocks(self) -> list[str]:
+        rules = self.rules if isinstance(self.rules, str) else self.rules.name
+        chosen = {name: getattr(self, name) or None for name in DEFAULTS if name not in ("rules", "contrast")}
+        chosen = {"contrast": self.contrast} | {name: value for name, value in chosen.items() if value is not None}
+        options = "".join(
+            f", {name}={value!r}" for name, value in chosen.items() if not isinstance(value, str) or value != "default"
+        )
+        return [f"Explainer of {type(self.model).__name__}: rules={rules!r}{options}"]
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 File = Annotated[Path, typer.Argument(metavar="FILE", help="What relprop evaluate wrote, complete or not.")]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),
+    typer.Option("--method", "-m", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")]
 Confidence = Annotated[float, typer.Option(metavar="P", help="Of the intervals, between 0 and 1.")]
@@ -50,15 +50,16 @@ def summary(
 
 
 @command(
-    "Compare methods of an evaluation sample by sample.",
-    "relprop compare run.h5 absLRP IntegratedGradients --by contrastiveness",
+    "Compare methods, or two runs, sample by sample.",
+    "relprop compare run.h5 abslrp captum.IntegratedGradients --by contrastiveness",
 )
 def compare(
     file: File,
-    a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A method; or the file of another run, of another model say.")],
     others: Annotated[
         list[str] | None, typer.Argument(metavar="B", help="The method to compare it with, or several; else all.")
     ] = None,
+    method: Methods = None,
     by: By = "gae",
     confidence: Confidence = 0.95,
     seed: Seed = 0,
@@ -67,13 +68,19 @@ def compare(
 ) -> None:
     """Compare methods sample by sample: difference with its interval, Wilcoxon's signed-rank test, win rate.
 
-    Where A is compared with several, p-values are adjusted for their number (Holm).
+    Where several are compared, p-values are adjusted for their number (Holm). Given a second file, each method (B, or
+    all that both have) is compared with itself in the other run, on the samples that both have.
     """
     with _results(file, None, debug) as results:
-        if others is not None and len(others) == 1:
-            _tell(results.compare(a, others[0], by, confidence, seed), as_json)
-        else:
-            _tell(results.compare_all(a, others, by, confidence, seed), as_json)
+        named = [*(others or []), *(method or [])] or None
+        if not Path(a).is_file():
+            if named is not None and len(named) == 1 and named[0] in results.methods:
+                _tell(results.compare(a, named[0], by, confidence, seed), as_json)
+            else:
+                _tell(results.compare_all(a, named, by, confidence, seed), as_json)
+            return
+        with _results(Path(a), None, debug) as other:
+            _tell(results.compare_runs(other, named, by, confidence, seed), as_json)
 
 
 @command("Draw the figures of an evaluation.", "relprop plot run.h5 -o plots --pictures holiday/")
