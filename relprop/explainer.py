@@ -17,7 +17,7 @@ from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contra
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
 from relprop.errors import MissingRuleError, TargetError
-from relprop.explanation.assemble import assemble
+from relprop.explanation.assemble import assemble, refuse_ruled_out
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
@@ -161,7 +161,7 @@ class Explainer(Printed):
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
         explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
-        _refuse_ruled_out(explanation)
+        refuse_ruled_out(explanation)
         given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
         relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
         return replace(explanation, relevances=relevances)
@@ -243,21 +243,6 @@ class Explainer(Printed):
                 contrast='"rest"',
             )
         return replace(plan, scores=ending)
-
-
-def _refuse_ruled_out(explanation: Explanation) -> None:
-    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it."""
-    output, target = explanation.output, explanation.target
-    if target is None or output.ndim != 2:
-        return
-    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
-    if bool(chosen.isfinite().all()):
-        return
-    sample = int((~chosen.isfinite()).nonzero()[0])
-    raise TargetError(
-        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
-        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
-    )
 
 
 _endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()
