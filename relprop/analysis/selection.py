@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -66,6 +67,17 @@ class Selection(Printed):
     def config(self) -> dict[str, Any]:
         """What the scores depend on: model, data set, protocol, seed."""
         return read_config(self._open)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that the run was made with, by name."""
+        found = json.loads(self._open.attrs["versions"])
+        return {str(name): str(version) for name, version in found.items()}
+
+    @property
+    def created(self) -> str:
+        """When the file was made: ISO 8601, with time zone."""
+        return str(self._open.attrs["created"])
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def summary(
     Methods marked (chance) are controls: a score means little without what they reach.
     """
     with _results(file, method, debug) as results:
-        _tell(results.failures() if failures else results.summary(confidence, seed), as_json)
+        tell(results.failures() if failures else results.summary(confidence, seed), as_json)
 
 
 @command(
@@ -75,12 +75,12 @@ def compare(
         named = [*(others or []), *(method or [])] or None
         if not Path(a).is_file():
             if named is not None and len(named) == 1 and named[0] in results.methods:
-                _tell(results.compare(a, named[0], by, confidence, seed), as_json)
+                tell(results.compare(a, named[0], by, confidence, seed), as_json)
             else:
-                _tell(results.compare_all(a, named, by, confidence, seed), as_json)
+                tell(results.compare_all(a, named, by, confidence, seed), as_json)
             return
         with _results(Path(a), None, debug) as other:
-            _tell(results.compare_runs(other, named, by, confidence, seed), as_json)
+            tell(results.compare_runs(other, named, by, confidence, seed), as_json)
 
 
 @command("Draw the figures of an evaluation.", "relprop plot run.h5 -o plots --pictures holiday/")
@@ -105,7 +105,7 @@ def plot(
     with _results(file, method, debug) as results:
         from relprop.analysis.plots.plot import plot as draw
 
-        _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
+        tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
 
 
 @command("Write an evaluation as CSV, Parquet or netCDF.", "relprop export run.h5 -o scores.csv")
@@ -133,9 +133,9 @@ def export(
         if (output is None) == (virelay is None):
             raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.h5")
         if virelay is not None:
-            _tell(export_virelay(results, virelay), as_json)
+            tell(export_virelay(results, virelay), as_json)
         elif output is not None:
-            _tell(write(results, output, maps), as_json)
+            tell(write(results, output, maps), as_json)
 
 
 @contextmanager
@@ -148,5 +148,6 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
             yield results.select(methods=methods)
 
 
-def _tell(found: _Told, as_json: bool) -> None:
+def tell(found: _Told, as_json: bool) -> None:
+    """Print what was found, as text or as JSON."""
     say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

@@ -36,6 +36,7 @@ ORDER = (
     "summary",
     "compare",
     "plot",
+    "report",
     "export",
     "merge",
     "rules",
