@@ -18,7 +18,7 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.analysis.tables import table
 from relprop.errors import near_names
-from relprop.store import State, is_complete, method_names, open_evaluation, read_config
+from relprop.store import State, is_complete, method_names, open_evaluation, read_config, read_pictures
 
 
 class Selection:
@@ -66,6 +66,11 @@ class Selection:
     def config(self) -> dict[str, Any]:
         """What the scores depend on: model, data set, protocol, seed."""
         return read_config(self._open)
+
+    @property
+    def pictures_folder(self) -> Path | None:
+        """The folder that the pictures came from, as the file says: look into it only where its maker is trusted."""
+        return read_pictures(self._open)
 
     @property
     def class_names(self) -> tuple[str, ...]:

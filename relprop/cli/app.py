@@ -29,7 +29,20 @@ DEFAULT_MODEL = "tf_efficientnet_lite0"
 _UsageError: Any = typer.BadParameter.__base__
 
 
-ORDER = ("explain", "check", "evaluate", "summary", "compare", "plot", "export", "merge", "rules", "metrics", "models")
+ORDER = (
+    "explain",
+    "check",
+    "evaluate",
+    "summary",
+    "compare",
+    "plot",
+    "export",
+    "merge",
+    "validate",
+    "rules",
+    "metrics",
+    "models",
+)
 """The commands as help lists them: what people begin with comes first."""
 
 F = TypeVar("F", bound=Callable[..., None])
