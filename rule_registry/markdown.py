@@ -25,7 +25,7 @@ def tables() -> str:
     """Return what the registry knows as two tables, and what rule sets have no rule for.
 
     Rules are told by the first line of their documentation. Operations share a row where the rule sets that are told
-    treat them alike.
+    treat them alike. Those of other libraries are left out: which there are depends on what is imported.
     """
     first = _table(["operations", *map(_code, STATED)], _operations())
     second = _table(["rule set", "built on", "its own rules, for", "which are"], _rule_sets())
@@ -34,7 +34,8 @@ def tables() -> str:
 
 def _operations() -> Iterator[list[str]]:
     stated, moves = [get(name).table for name in STATED], defined()[ROOT].table
-    operations = [op for op in dict.fromkeys(op for table in stated for op in table) if op not in moves]
+    operations = list(dict.fromkeys(op for table in stated for op in table))
+    operations = [op for op in operations if op not in moves and op.namespace == "aten"]
     for alike in _grouped(operations, lambda op: [_function(table.get(op)) for table in stated]):
         first, *others = (table.get(alike[0]) for table in stated)
         cells = [SAME if _function(rule) is _function(first) else _summary(rule) for rule in others]
@@ -62,7 +63,10 @@ def _rule_sets() -> Iterator[list[str]]:
 
 def _own(definition: Definition) -> list[tuple[str, Rule]]:
     """Return where each of a definition's own rules holds."""
-    table, overrides = definition.table, definition.overrides
+    table = {op: rule for op, rule in definition.table.items() if op.namespace == "aten"}
+    overrides = [
+        (chosen, r) for chosen, r in definition.overrides if chosen.op is None or chosen.op.namespace == "aten"
+    ]
     found = [(_names(ops), table[ops[0]]) for ops in _grouped(table, lambda op: _function(table[op]))]
     places: dict[tuple[str, Any], tuple[list[OpOverload], Rule]] = {}
     for selector, rule in overrides:
@@ -76,7 +80,7 @@ def _own(definition: Definition) -> list[tuple[str, Rule]]:
 
 def _without_rules() -> Iterator[str]:
     for name in filter(_is_apart, defined()):
-        there = [op for op in get(name).table if op not in defined()[ROOT].table]
+        there = [op for op in get(name).table if op not in defined()[ROOT].table and op.namespace == "aten"]
         yield f"{_code(name)} has rules for {_names(there)}, and what is moved or inert; for nothing else."
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import entry_points
+
+import torch
 
 PLUGINS = "rule_registry.rules"
 """Entry-point group under which other packages name the modules that register their rules."""
@@ -52,3 +56,6 @@ def need_plugins() -> None:
     failure = load_plugins()
     if failure:
         raise ImportError(failure)
+    if "torchvision" in sys.modules and hasattr(torch.ops.torchvision, "deform_conv2d"):
+        for module in ("vision", "deformable"):  # its operations exist only where it is imported
+            import_module(f"rule_registry.{module}")

@@ -29,7 +29,7 @@ def foldable_layers(
             and isinstance(layer, fx.Node)
             and layer in sites
             and _channels_are_second(layer, sites[layer])
-            and len(sites[layer].active) == len(sites[norm].active) == 1
+            and len(sites[norm].active) == 1
             and list(layer.users) == [norm]
             and layer not in outputs
         ):
@@ -40,7 +40,9 @@ def foldable_layers(
 def _channels_are_second(layer: fx.Node, site: Site) -> bool:
     """Whether the outputs of a layer lie on the axis that is a norm's channels."""
     arguments = layer_arguments(site.op)
-    if arguments is None or arguments.output_axis is None or site.active[0].name in arguments.weights:
+    if arguments is None or arguments.output_axis is None:
+        return False
+    if any(slot.name in (*arguments.weights, arguments.bias) for slot in site.active):  # what is folded is constant
         return False
     ndim: int = layer.meta["val"].ndim
     return arguments.output_axis % ndim == 1

@@ -36,10 +36,12 @@ ORDER = (
     "summary",
     "compare",
     "plot",
+    "report",
     "export",
     "merge",
     "validate",
     "rules",
+    "methods",
     "metrics",
     "models",
 )
@@ -65,8 +67,20 @@ class _OneLineUsage(TyperGroup):
         sys.exit(code or 0)
 
 
+RENAMED = {"--labels": "--class-names", "--methods": "--method"}
+"""Old spellings of options, which are taken still, and not listed."""
+
+
 class _Command(TyperCommand):
     """A command whose help has metavars alone: some versions of typer add Python's types, and braces."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {name for parameter in self.params for name in parameter.opts}
+        for place, word in enumerate(args[: args.index("--")] if "--" in args else args):
+            name, equals, value = word.partition("=")
+            if name not in options and RENAMED.get(name) in options:
+                args[place] = f"{RENAMED[name]}{equals}{value}"
+        return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
         text = re.sub(r"\{([A-Z]+)\}", r"\1", super().get_help(ctx))
@@ -138,6 +152,10 @@ Contrast = Annotated[
         help="What the class is compared with: all others (rest), what the model confuses it with (log-odds), one "
         "class, or nothing (none); else as the rule set has it.",
     ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option("--class-names", metavar="FILE", help="Names of the classes: one a line, or JSON, if not ImageNet's."),
 ]
 Preprocessing = Annotated[
     str | None,

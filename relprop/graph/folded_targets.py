@@ -50,9 +50,12 @@ class _Folder:
         self.symbol = old.output.meta["val"].shape[0].node.expr
 
     def graph(self) -> Graph:
+        replaced = self.replaced()
         for node in self.old.graph.nodes:
             if node.op == "output":
                 break
+            if node in replaced:
+                continue
             if node in self.combinations:
                 self.copies[node] = self.folded(self.combinations[node])
                 continue
@@ -77,6 +80,18 @@ class _Folder:
             batch={node: mark for node, mark in self.batch.items() if node in kept},
             made={},
         )
+
+    def replaced(self) -> set[fx.Node]:
+        """Return what nobody reads any more: so a layer with combined weights can have the name of the old one."""
+        behind = {node for c in self.combinations.values() for node in c.operations}
+        for combination in self.combinations.values():
+            behind.update(node for layer in combination.layers for node in (layer.layer, *layer.pools))
+        found: set[fx.Node] = set()
+        for node in reversed(self.old.graph.nodes):
+            read = (user for user in node.users if user not in found and user not in self.combinations)
+            if node in behind and node not in self.combinations and not any(read):
+                found.add(node)
+        return found
 
     def folded(self, combination: Combination) -> fx.Node:
         """Add the layers that are the combination, and their sum; return what stands in its place."""

@@ -95,3 +95,12 @@ class TestLayers:
     def test_unknown_module(self) -> None:
         with pytest.raises(CaptureError, match=r"no module matches 'blocks\.\*'.*features\.0"):
             relprop.explain(make("plain"), pictures(2), layers=["blocks.*"])
+
+
+def test_a_picture_without_a_batch_axis_says_what_to_pass() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with pytest.raises(InputError, match=r"It runs on the same input with a batch axis in front: pass x\[None\]"):
+        relprop.explain(model, torch.rand(3, 8, 8))
+    with pytest.raises(InputError, match="fails on an input") as found:
+        relprop.explain(model, torch.rand(2, 4, 8, 8))
+    assert "x[None]" not in str(found.value)
