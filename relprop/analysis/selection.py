@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,7 +19,7 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.errors import near_names
 from relprop.printed import Printed, Table
-from relprop.store import State, is_complete, method_names, open_evaluation, read_config
+from relprop.store import State, is_complete, method_names, open_evaluation, read_config, read_pictures
 
 
 class Selection(Printed):
@@ -66,6 +67,22 @@ class Selection(Printed):
     def config(self) -> dict[str, Any]:
         """What the scores depend on: model, data set, protocol, seed."""
         return read_config(self._open)
+
+    @property
+    def pictures_folder(self) -> Path | None:
+        """The folder that the pictures came from, as the file says: look into it only where its maker is trusted."""
+        return read_pictures(self._open)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that the run was made with, by name."""
+        found = json.loads(self._open.attrs["versions"])
+        return {str(name): str(version) for name, version in found.items()}
+
+    @property
+    def created(self) -> str:
+        """When the file was made: ISO 8601, with time zone."""
+        return str(self._open.attrs["created"])
 
     @property
     def class_names(self) -> tuple[str, ...]:

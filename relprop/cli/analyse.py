@@ -1,8 +1,9 @@
-"""``relprop summary``, ``compare``, ``plot`` and ``export``: what the file of an evaluation says. Needs no torch."""
+"""What the file of an evaluation says: ``summary``, ``compare``, ``plot``, ``export``, ``validate``. Needs no torch."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from relprop.cli.app import AsJson, Debug, command, one_line_errors, say
+from relprop.cli.app import FAILED, AsJson, Debug, command, one_line_errors, say
+from relprop.cli.terminal import printable
 
 if TYPE_CHECKING:
     from relprop.analysis import Results
@@ -46,7 +48,7 @@ def summary(
     Methods marked (chance) are controls: a score means little without what they reach.
     """
     with _results(file, method, debug) as results:
-        _tell(results.failures() if failures else results.summary(confidence, seed), as_json)
+        tell(results.failures() if failures else results.summary(confidence, seed), as_json)
 
 
 @command(
@@ -75,12 +77,12 @@ def compare(
         named = [*(others or []), *(method or [])] or None
         if not Path(a).is_file():
             if named is not None and len(named) == 1 and named[0] in results.methods:
-                _tell(results.compare(a, named[0], by, confidence, seed), as_json)
+                tell(results.compare(a, named[0], by, confidence, seed), as_json)
             else:
-                _tell(results.compare_all(a, named, by, confidence, seed), as_json)
+                tell(results.compare_all(a, named, by, confidence, seed), as_json)
             return
         with _results(Path(a), None, debug) as other:
-            _tell(results.compare_runs(other, named, by, confidence, seed), as_json)
+            tell(results.compare_runs(other, named, by, confidence, seed), as_json)
 
 
 @command("Draw the figures of an evaluation.", "relprop plot run.h5 -o plots --pictures holiday/")
@@ -89,7 +91,9 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the PNG files go.")],
     pictures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the data set's pictures; no others are drawn."),
+        typer.Option(
+            metavar="DIR", help="Folder of the data set's pictures, no others are drawn. Else a terminal is asked."
+        ),
     ] = None,
     by: By = "gae",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
@@ -105,7 +109,16 @@ def plot(
     with _results(file, method, debug) as results:
         from relprop.analysis.plots.plot import plot as draw
 
-        _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
+        if pictures is None and not as_json:
+            pictures = _agreed(results.pictures_folder)
+        tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
+
+
+def _agreed(folder: Path | None) -> Path | None:
+    """Ask at a terminal whether pictures may be taken from the folder that the file names: it may be a stranger's."""
+    if folder is None or not folder.is_dir() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    return folder if typer.confirm(f"The file names {printable(str(folder))}: draw pictures from there?") else None
 
 
 @command("Write an evaluation as CSV, Parquet or netCDF.", "relprop export run.h5 -o scores.csv")
@@ -133,9 +146,31 @@ def export(
         if (output is None) == (virelay is None):
             raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.h5")
         if virelay is not None:
-            _tell(export_virelay(results, virelay), as_json)
+            tell(export_virelay(results, virelay), as_json)
         elif output is not None:
-            _tell(write(results, output, maps), as_json)
+            tell(write(results, output, maps), as_json)
+
+
+@command("Read all of an evaluation, and name what is damaged.", "relprop validate run.h5")
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="What relprop evaluate wrote.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare every byte of files with their checksums, and say which samples, methods and scores are damaged.
+
+    Files whose writer was killed, and those of format 1, have no checksums: they are read, and said to be unchecked.
+    """
+    with one_line_errors(debug):
+        from relprop.store import survey
+
+        found = [survey(path) for path in files]
+        if as_json:
+            say(json.dumps([one.as_dict() for one in found], indent=2))
+        else:
+            say("\n".join(map(str, found)))
+    if not all(one.sound for one in found):
+        raise typer.Exit(FAILED)
 
 
 @contextmanager
@@ -148,5 +183,6 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
             yield results.select(methods=methods)
 
 
-def _tell(found: _Told, as_json: bool) -> None:
+def tell(found: _Told, as_json: bool) -> None:
+    """Print what was found, as text or as JSON."""
     say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

@@ -89,6 +89,10 @@ def explain(
             help="What is written for each picture; repeatable, or png,npz. [default: png]",
         ),
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option("--html", help="Make a page of all of it too, DIR/index.html, to look at or to send."),
+    ] = False,
     sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where maps and index.jsonl go.")
@@ -112,10 +116,12 @@ def explain(
         from relprop.cli.configuration import write_config
         from relprop.cli.explaining.folder import OutputFolder, mirrored
         from relprop.cli.explaining.output import Results
+        from relprop.cli.explaining.page import page_facts
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
         from relprop.explainer import Explainer
         from relprop.models import load_classifier
+        from relprop.pages.explanations import ExplanationPage
 
         choose_rules(rules)  # what is cheap to get wrong is told before a model is loaded
         paths = _find(pictures or [], output, sample)
@@ -145,14 +151,19 @@ def explain(
                 probability=None if probability is None else probability.value,
                 **against,
             )
-            results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"])
+            page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
+            results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
             run = Run(classifier, explainer, choice, results, quiet)
             folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:
                 run.explain(paths, batch_size)
             except KeyboardInterrupt:
+                if page is not None:
+                    page.write(page_facts(classifier, rules))
                 warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {folder.index} lists is whole")
                 raise typer.Exit(INTERRUPTED) from None
+            if page is not None:
+                page.write(page_facts(classifier, rules))
         if not quiet:
             say(run.summary())
         if run.failed:

@@ -310,7 +310,7 @@ def test_a_missing_package_is_told_with_its_extra(arguments, package, monkeypatc
     assert sorted(desk.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", ["summary", "compare", "plot", "export"])
+@pytest.mark.parametrize("command", ["summary", "compare", "plot", "report", "export"])
 def test_help_has_an_example_that_runs(command, tmp_path):
     text = relprop_(command, "--help").stdout
     example = shlex.split(re.search(r"Example: relprop (.*)$", " ".join(text.split()))[1])
@@ -320,6 +320,7 @@ def test_help_has_an_example_that_runs(command, tmp_path):
         "holiday/": "pictures",
         "plots": tmp_path,
         "scores.csv": tmp_path / "a.csv",
+        "report.html": tmp_path / "report.html",
     }
     result = relprop_(*(names.get(word, word) for word in example))
     assert result.exit_code == 0, result.stderr

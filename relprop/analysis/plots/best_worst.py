@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from relprop.analysis.plots.data_pictures import as_seen, find_picture
+from relprop.analysis.plots.data_pictures import as_seen, drawn_heat, find_picture
 from relprop.analysis.records import Ranked
 from relprop.analysis.reports.rankings import rank
 from relprop.analysis.reports.summaries import HEADLINE
@@ -22,7 +22,6 @@ from relprop.pictures import (
     Tile,
     heat_colours,
     overlay,
-    robust_scale,
     tile_sheet,
 )
 from relprop.pictures.tiles import scaled, sharp, tile_size
@@ -120,9 +119,7 @@ def _rows(
     middle: _Row = []
     below: _Row = []
     for place, entry in enumerate(entries):
-        maps = results.select(samples=[entry.sample]).relevance()[0]
-        summed = maps.sum(0) if maps.ndim == 3 else maps
-        heat = robust_scale(np.asarray(summed, np.float64))[0]
+        heat = drawn_heat(results.select(samples=[entry.sample]).relevance()[0])
         found.negative |= bool((heat < 0).any())
         title = f"{words}: {entry.value:.3f}" if not place else f"{entry.value:.3f}"
         note = _class_words(entry, names)
@@ -135,7 +132,7 @@ def _rows(
             middle.append(None)
             below.append(Tile(map_tile, title, note))
             continue
-        seen = as_seen(picture, preparation, summed.shape)
+        seen = as_seen(picture, preparation, heat.shape)
         if seen is None:
             found.whole += 1
             shown = scaled(picture, tile_size(picture.shape[:2], _SIDE))
