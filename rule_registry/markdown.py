@@ -64,7 +64,9 @@ def _rule_sets() -> Iterator[list[str]]:
 def _own(definition: Definition) -> list[tuple[str, Rule]]:
     """Return where each of a definition's own rules holds."""
     table = {op: rule for op, rule in definition.table.items() if op.namespace == "aten"}
-    overrides = [(chosen, r) for chosen, r in definition.overrides if chosen.op is None or chosen.op.namespace == "aten"]
+    overrides = [
+        (chosen, r) for chosen, r in definition.overrides if chosen.op is None or chosen.op.namespace == "aten"
+    ]
     found = [(_names(ops), table[ops[0]]) for ops in _grouped(table, lambda op: _function(table[op]))]
     places: dict[tuple[str, Any], tuple[list[OpOverload], Rule]] = {}
     for selector, rule in overrides:
