@@ -17,7 +17,7 @@ from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contra
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
 from relprop.errors import MissingRuleError, TargetError
-from relprop.explanation.assemble import assemble
+from relprop.explanation.assemble import assemble, refuse_ruled_out
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
@@ -25,6 +25,7 @@ from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
 from relprop.options import DEFAULTS, Options, check_options, spell_options
+from relprop.printed import Printed
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
@@ -35,13 +36,16 @@ from relprop.tracing.capture import capture_inputs, whole_operations
 from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
+from relprop.tracing.sample_axes import argument_names, with_samples_in
+from relprop.tracing.tracer import only_tracer
+from relprop.tracing.unusual_tensors import as_given
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
 """Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
 
 
-class Explainer:
+class Explainer(Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -88,6 +92,9 @@ class Explainer:
     channel_axis : int, optional
         The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
         By default it is the one that the first convolution sums over, else that of one or three entries.
+    batched : sequence of str, optional
+        Names of the inputs that hold the samples along their first axis: ``"x"``, or of the arguments of ``forward``.
+        By default those with as many rows as the first one, if the model treats each of these as a sample.
 
     Notes
     -----
@@ -120,6 +127,7 @@ class Explainer:
         self.compile = chosen["compile"]
         self.probability = chosen["probability"]
         self.channel_axis = chosen["channel_axis"]
+        self.batched = chosen["batched"]
         _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
@@ -145,15 +153,27 @@ class Explainer:
         ------
         InputError, TargetError, CaptureError, MissingRuleError, RuleError, OutOfMemoryError
         """
-        inputs = check_inputs(x, kwargs)
+        inputs = self.check_inputs(x, kwargs)
         prepared = self.prepare(inputs, target)
+        inputs = inputs.marked_as(prepared.plan.graph)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
         explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
-        _refuse_ruled_out(explanation)
-        return explanation
+        refuse_ruled_out(explanation)
+        given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
+        relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
+        return replace(explanation, relevances=relevances)
+
+    def _blocks(self) -> list[str]:
+        rules = self.rules if isinstance(self.rules, str) else self.rules.name
+        chosen = {name: getattr(self, name) or None for name in DEFAULTS if name not in ("rules", "contrast")}
+        chosen = {"contrast": self.contrast} | {name: value for name, value in chosen.items() if value is not None}
+        options = "".join(
+            f", {name}={value!r}" for name, value in chosen.items() if not isinstance(value, str) or value != "default"
+        )
+        return [f"Explainer of {type(self.model).__name__}: rules={rules!r}{options}"]
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -161,11 +181,21 @@ class Explainer:
         It keeps every relevance as it is for who interprets or changes it. What explains is a copy that overwrites
         those that nobody reads any more, which saves time and memory.
         """
-        return self.prepare(check_inputs(x, kwargs), target).program
+        return self.prepare(self.check_inputs(x, kwargs), target).program
 
     def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
         """Return the graph and the rule of each of its operations, for inputs like these."""
-        return self.prepare(check_inputs(x, kwargs), target).plan
+        return self.prepare(self.check_inputs(x, kwargs), target).plan
+
+    def check_inputs(self, x: Any, kwargs: Mapping[str, Any] | None = None) -> Inputs:
+        """Return the inputs of a call, checked, and those marked that hold the samples.
+
+        Raises
+        ------
+        InputError
+        """
+        inputs = check_inputs(x, kwargs)
+        return inputs if self.batched is None else with_samples_in(inputs, self.batched, argument_names(self.model))
 
     def prepare(self, inputs: Inputs, target: Target = None) -> PreparedProgram:
         """Capture, assign and rewrite for inputs like these, or return what was prepared for such before.
@@ -176,10 +206,11 @@ class Explainer:
         """
         function = target if callable(target) else None
         rules = _rule_set(self.rules)
-        with memory_for(1):  # two samples are captured, however many there are
+        with only_tracer(), memory_for(1):  # two samples are captured, however many there are
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
             )
+            inputs = inputs.marked_as(graph)
             contrast = choose_contrast(
                 graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
             )
@@ -212,21 +243,6 @@ class Explainer:
                 contrast='"rest"',
             )
         return replace(plan, scores=ending)
-
-
-def _refuse_ruled_out(explanation: Explanation) -> None:
-    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it."""
-    output, target = explanation.output, explanation.target
-    if target is None or output.ndim != 2:
-        return
-    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
-    if bool(chosen.isfinite().all()):
-        return
-    sample = int((~chosen.isfinite()).nonzero()[0])
-    raise TargetError(
-        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
-        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
-    )
 
 
 _endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()
