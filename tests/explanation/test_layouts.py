@@ -83,7 +83,7 @@ SHAPES = {
 def test_every_shape_has_a_drawing(kind: str) -> None:
     model, shape = SHAPES[kind]
     e = relprop.explain(model.eval(), torch.rand(2, *shape))
-    words = " ".join(text.get_text() for text in e.show().texts)
+    words = " ".join(text.get_text() for text in e.figure().texts)
     assert {"volume": "slices 0, 1", "signal": "time from left to right, 0 to 39"}.get(kind, "class") in words
     assert e._repr_png_() is not None
 
@@ -92,14 +92,14 @@ def test_a_signal_is_drawn_as_it_is() -> None:
     model, shape = SHAPES["signal"]
     x = torch.rand(2, *shape)
     e = relprop.explain(model.eval(), x)
-    assert e.show(x).get_size_inches().tolist() == e.show().get_size_inches().tolist()
+    assert e.figure(x).get_size_inches().tolist() == e.figure().get_size_inches().tolist()
     with pytest.raises(relprop.RelpropError, match="signals to draw must be shaped like the source"):
-        e.show(x[:, :2])
+        e.figure(x[:, :2])
 
 
 def test_what_is_looked_up_is_a_row_of_bars_beside_the_picture() -> None:
     e = relprop.explain(Site().eval(), (torch.rand(2, 3, 8, 8), torch.tensor([[1, 2], [0, 4]])))
-    words = [text.get_text() for text in e.show().texts]
+    words = [text.get_text() for text in e.figure().texts]
     assert any(name in words for name in e.looked_up)
     assert e.heatmap().shape == (2, 8, 8), "that of the picture"
 
@@ -108,5 +108,5 @@ def test_what_has_no_drawing_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 3)).eval()
     e = relprop.explain(model, torch.rand(2, 2, 2, 2, 2, 2))
     with pytest.raises(LayoutError, match="no drawing for a source of the shape"):
-        e.show()
+        e.figure()
     assert e._repr_png_() is None
