@@ -63,6 +63,13 @@ def _what_is_no_model(given: object) -> str:
     return f"the model is a {type(given).__name__}: pass an nn.Module, an exported program, or the path of a .pt2"
 
 
+def device_of(model: nn.Module | ExportedProgram) -> torch.device:
+    """Return where the model's first tensor lies; the CPU if it has none."""
+    tensors = iter(model.state_dict.values() if isinstance(model, ExportedProgram) else model.state_dict().values())
+    first = next(tensors, None)
+    return torch.device("cpu") if first is None else first.device
+
+
 def load_exported(path: str | PathLike[str], *, trust: bool = False, advice: str = "pass <trust>") -> ExportedProgram:
     """Load a ``.pt2`` file.
 
