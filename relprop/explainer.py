@@ -35,6 +35,9 @@ from relprop.tracing.capture import capture_inputs, whole_operations
 from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
+from relprop.tracing.sample_axes import argument_names, with_samples_in
+from relprop.tracing.tracer import only_tracer
+from relprop.tracing.unusual_tensors import as_given
 from rule_registry import RuleSet
 
 PROGRAMS_KEPT = 8
@@ -88,6 +91,9 @@ class Explainer:
     channel_axis : int, optional
         The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
         By default it is the one that the first convolution sums over, else that of one or three entries.
+    batched : sequence of str, optional
+        Names of the inputs that hold the samples along their first axis: ``"x"``, or of the arguments of ``forward``.
+        By default those with as many rows as the first one, if the model treats each of these as a sample.
 
     Notes
     -----
@@ -120,6 +126,7 @@ class Explainer:
         self.compile = chosen["compile"]
         self.probability = chosen["probability"]
         self.channel_axis = chosen["channel_axis"]
+        self.batched = chosen["batched"]
         _rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
@@ -145,15 +152,18 @@ class Explainer:
         ------
         InputError, TargetError, CaptureError, MissingRuleError, RuleError, OutOfMemoryError
         """
-        inputs = check_inputs(x, kwargs)
+        inputs = self.check_inputs(x, kwargs)
         prepared = self.prepare(inputs, target)
+        inputs = inputs.marked_as(prepared.plan.graph)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
         parts = run(prepared, inputs, classes, self.batch_size, self.compile)
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
         explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
         _refuse_ruled_out(explanation)
-        return explanation
+        given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
+        relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
+        return replace(explanation, relevances=relevances)
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -161,11 +171,21 @@ class Explainer:
         It keeps every relevance as it is for who interprets or changes it. What explains is a copy that overwrites
         those that nobody reads any more, which saves time and memory.
         """
-        return self.prepare(check_inputs(x, kwargs), target).program
+        return self.prepare(self.check_inputs(x, kwargs), target).program
 
     def plan(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Plan:
         """Return the graph and the rule of each of its operations, for inputs like these."""
-        return self.prepare(check_inputs(x, kwargs), target).plan
+        return self.prepare(self.check_inputs(x, kwargs), target).plan
+
+    def check_inputs(self, x: Any, kwargs: Mapping[str, Any] | None = None) -> Inputs:
+        """Return the inputs of a call, checked, and those marked that hold the samples.
+
+        Raises
+        ------
+        InputError
+        """
+        inputs = check_inputs(x, kwargs)
+        return inputs if self.batched is None else with_samples_in(inputs, self.batched, argument_names(self.model))
 
     def prepare(self, inputs: Inputs, target: Target = None) -> PreparedProgram:
         """Capture, assign and rewrite for inputs like these, or return what was prepared for such before.
@@ -176,10 +196,11 @@ class Explainer:
         """
         function = target if callable(target) else None
         rules = _rule_set(self.rules)
-        with memory_for(1):  # two samples are captured, however many there are
+        with only_tracer(), memory_for(1):  # two samples are captured, however many there are
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
             )
+            inputs = inputs.marked_as(graph)
             contrast = choose_contrast(
                 graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
             )

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     compile: bool
     probability: Literal["softmax", "sigmoid", "output"] | None
     channel_axis: int | None
+    batched: Sequence[str] | None
 
 
 DEFAULTS: Options = {
@@ -46,6 +47,7 @@ DEFAULTS: Options = {
     "compile": False,
     "probability": None,
     "channel_axis": None,
+    "batched": None,
 }
 
 
@@ -86,6 +88,8 @@ def check_options(options: Options) -> None:
         raise ValueError(
             f"channel_axis must be an axis of a picture behind that of the samples, not {options['channel_axis']!r}"
         )
+    if isinstance(options["batched"], str) or not isinstance(options["batched"], Sequence | None):
+        raise TypeError(f"batched must be a sequence of names of inputs, not {options['batched']!r}")
     if options["compile"] and batch_size == "auto":
         raise ValueError('compile=True compiles for one number of samples at once: name it in place of "auto"')
     if not _may_be_contrast(contrast):

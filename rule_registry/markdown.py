@@ -63,7 +63,10 @@ def _rule_sets() -> Iterator[list[str]]:
 
 def _own(definition: Definition) -> list[tuple[str, Rule]]:
     """Return where each of a definition's own rules holds."""
-    table, overrides = definition.table, definition.overrides
+    table = {op: rule for op, rule in definition.table.items() if op.namespace == "aten"}
+    overrides = [
+        (chosen, r) for chosen, r in definition.overrides if chosen.op is None or chosen.op.namespace == "aten"
+    ]
     found = [(_names(ops), table[ops[0]]) for ops in _grouped(table, lambda op: _function(table[op]))]
     places: dict[tuple[str, Any], tuple[list[OpOverload], Rule]] = {}
     for selector, rule in overrides:
@@ -77,7 +80,7 @@ def _own(definition: Definition) -> list[tuple[str, Rule]]:
 
 def _without_rules() -> Iterator[str]:
     for name in filter(_is_apart, defined()):
-        there = [op for op in get(name).table if op not in defined()[ROOT].table]
+        there = [op for op in get(name).table if op not in defined()[ROOT].table and op.namespace == "aten"]
         yield f"{_code(name)} has rules for {_names(there)}, and what is moved or inert; for nothing else."
 
 

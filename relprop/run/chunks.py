@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from torch import SymInt
 
 from relprop.assign.contrasts import Classes
 from relprop.graph.graph import Graph
@@ -99,9 +100,14 @@ def usual_size(graph: Graph, batch: int) -> int:
     return math.ceil(batch / math.ceil(batch / most))
 
 
+def _entries(size: int | SymInt) -> int:
+    """Return a size; one that only a run tells, as of ``x[:, mask]``, is less than that of what is chosen from."""
+    return int(size) if isinstance(size, int) or size.node.has_hint() else 1
+
+
 def _bytes_of_a_sample(value: Any, mark: BatchAxis | tuple[BatchAxis | None, ...]) -> int:
     if isinstance(mark, tuple):
         return max((_bytes_of_a_sample(v, m) for v, m in zip(value, mark, strict=True) if m is not None), default=1)
-    sizes = [mark.factor * mark.outer if axis == mark.axis else int(size) for axis, size in enumerate(value.shape)]
+    sizes = [mark.factor * mark.outer if axis == mark.axis else _entries(size) for axis, size in enumerate(value.shape)]
     itemsize: int = max(value.dtype.itemsize, torch.float32.itemsize)
     return max(1, math.prod(sizes) * itemsize)

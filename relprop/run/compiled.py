@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.errors import RelpropError, first_line
 from relprop.run.memory import is_out_of_memory
+from relprop.tracing.tracer import only_tracer
 
 SHAPES_KEPT = 8
 """Shapes for which a program is kept compiled."""
@@ -88,8 +89,9 @@ class CompiledProgram:
                 raise NotCompiledError(made)
             try:
                 if made is None:
-                    made = _Compiled(self.program, held, given)
-                    result = made(held, given)
+                    with only_tracer():
+                        made = _Compiled(self.program, held, given)
+                        result = made(held, given)
                     self._keep(key, made)
                     return result
             except Exception as error:  # of torch's tracer and compilers, which raise what they like
@@ -145,19 +147,15 @@ class _WithTensors(fx.Interpreter):
 def _values_unknown() -> Iterator[None]:
     """Let `torch.compiler.is_compiling` say that tensors have no values to look at, as ``torch.compile`` does.
 
-    ``make_fx`` does not set the flag, and there is no public way to. It is one for all threads: two that set it at
-    once could leave it set, so only one may.
+    ``make_fx`` does not set the flag, and there is no public way to. It is one for all threads, of which two that set
+    it at once could leave it set: only one traces.
     """
-    with _flag_lock:
-        before = torch.compiler._is_compiling_flag
-        torch.compiler._is_compiling_flag = True
-        try:
-            yield
-        finally:
-            torch.compiler._is_compiling_flag = before
-
-
-_flag_lock = threading.Lock()
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

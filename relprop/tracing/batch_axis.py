@@ -88,7 +88,12 @@ def _multiple(size: SymInt, symbol: SymInt) -> int:
     return int(factor) if factor.is_integer and factor > 0 else 0
 
 
-def run_and_prove(graph: Graph, inputs: Inputs) -> Tensor:
+def perturbed(inputs: Inputs) -> Inputs:
+    """Return inputs of which the first sample has other values."""
+    return inputs.replace(lambda tensor, batched: _perturb(tensor) if batched else tensor)
+
+
+def run_and_prove(graph: Graph, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """Run the graph twice side by side, with one sample perturbed, and compare the other samples.
 
     Where an axis has several entries per sample this also settles in which order they lie.
@@ -102,23 +107,22 @@ def run_and_prove(graph: Graph, inputs: Inputs) -> Tensor:
 
     Returns
     -------
-    Tensor
-        The graph's output on the example.
+    Tensor, Tensor
+        The graph's output on the example, and where its first sample is perturbed.
 
     Raises
     ------
     CaptureError
         If a sample's part of some value changed although only another sample did.
     """
-    perturbed = inputs.replace(lambda tensor, batched: _perturb(tensor) if batched else tensor)
-    runs = [dict(zip(graph.inputs, example.tensors, strict=True)) for example in (inputs, perturbed)]
+    runs = [dict(zip(graph.inputs, example.tensors, strict=True)) for example in (inputs, perturbed(inputs))]
     last_use: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         for source in node.all_input_nodes:
             last_use[source] = node
     for node in graph.graph.nodes:
         if node.op == "output":
-            return runs[0][graph.output]
+            return runs[0][graph.output], runs[1][graph.output]
         for values in runs:
             if node.op == "get_attr":
                 values[node] = graph.tensors[str(node.target)]

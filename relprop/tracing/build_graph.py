@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,9 @@ _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1
 _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
 
-def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, Tensor]) -> Graph:
+def build_graph(
+    program: ExportedProgram, select: int, originals: Mapping[int, Tensor], arguments: Sequence[str] = ("x",)
+) -> Graph:
     """Rebuild an exported program's graph with the model's tensors as attributes and readable names.
 
     Parameters
@@ -30,6 +32,8 @@ def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, T
         Which of the program's flattened outputs is to be explained.
     originals : mapping
         The model's own tensor, for the identity of each that is a copy in the program.
+    arguments : sequence of str
+        The names of inputs that are given by position.
     """
     names = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     held = {**dict(program.state_dict), **dict(program.constants)}
@@ -44,7 +48,7 @@ def build_graph(program: ExportedProgram, select: int, originals: Mapping[int, T
         if names[node.name].kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor)
     ]
     for node in user_inputs:  # before any tensor: one of the same name would hide an input from the code
-        copies[node] = graph.placeholder(_input_name(node.name))
+        copies[node] = graph.placeholder(_input_name(node.name, arguments))
         inputs.append(copies[node])
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -91,9 +95,9 @@ def _attribute_name(path: str, taken: Mapping[str, Tensor]) -> str:
     return name
 
 
-def _input_name(name: str) -> str:
-    if name == "args_0":
-        return "x"
+def _input_name(name: str, arguments: Sequence[str]) -> str:
+    if (position := re.fullmatch(r"args_(\d+)", name)) and int(position[1]) < len(arguments):
+        return arguments[int(position[1])]
     return re.sub(r"^(kw)?args_(?=[a-z])|^kwargs_", "", name)
 
 

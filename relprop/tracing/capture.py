@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,27 +13,31 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 import rule_registry
-from relprop.errors import CaptureError, InputError, RelpropError, TargetError, first_line
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
-from relprop.tracing.export import Wrapped, export, gradient_regions, plain_mode
+from relprop.tracing.example import Subject, call, call_example
+from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import (
     Model,
     load_model,
     refuse_fixed_program,
+    refuse_opaque,
     refuse_training,
     refuse_unusual_weights,
 )
 from relprop.tracing.lowering.lower import lower
-from relprop.tracing.model_copy import callable_copy, drop_observers
 from relprop.tracing.outputs import choose_output
+from relprop.tracing.sample_axes import argument_names, name_positions, with_other_guesses, with_samples_in
+from relprop.tracing.trace import Traced, trace
+from relprop.tracing.tracer import only_tracer
+from relprop.tracing.undisturbed import undisturbed
 from rule_registry import RuleSet
 
-_lock = threading.RLock()
-_cache: WeakKeyDictionary[Any, dict[Any, list[_Captured]]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Any, _Cache] = WeakKeyDictionary()
 
 
 def capture(
@@ -45,6 +48,7 @@ def capture(
     target: Callable[[Any], Tensor] | None = None,
     output: str | int | None = None,
     rules: str | RuleSet = "abslrp",
+    batched: Sequence[str] | None = None,
 ) -> Graph:
     """Capture a model as a functional graph of ATen operations with a dynamic batch.
 
@@ -53,9 +57,10 @@ def capture(
     until the model's structure, one of its settings, the identity of one of its tensors, or what a target refers to
     changes.
 
-    Forward hooks that return something, set an attribute of their module, or write into a tensor they are given, are
-    part of the model. One that only observes is called once, on ordinary tensors, when the model is captured, and is
-    no part of the graph.
+    Forward hooks that return something, set an attribute of their module, write into a tensor they are given, or keep
+    a feature that the forward reads later, are part of the model. One that only observes is called on ordinary tensors
+    when the model is captured, and is no part of the graph. What hooks write to is copied for these calls, or put back
+    after them: the user's own objects stay as they are.
 
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.
@@ -69,7 +74,7 @@ def capture(
         In evaluation mode.
     args, kwargs : tuple, mapping
         Positional and keyword inputs; every tensor among them whose first axis has as many entries as the first
-        tensor's is taken to hold the samples there.
+        tensor's is taken to hold the samples there, unless the model doesn't treat them so.
     target : callable, optional
         Of the model's output, or of the one that ``output`` names; becomes part of the graph. It must keep the batch
         axis. Tensors that it refers to are constants.
@@ -78,6 +83,8 @@ def capture(
     rules : str or RuleSet
         The rule set that the graph is for. Operations that torch composes of others are written out in these, unless
         this rule set has a rule for the whole.
+    batched : sequence of str, optional
+        The inputs that hold the samples, see `relprop.Explainer`.
 
     Returns
     -------
@@ -94,9 +101,10 @@ def capture(
         If the target fails on the output, or returns no number per sample.
     """
     chosen = rule_registry.get(rules) if isinstance(rules, str) else rules
+    loaded, inputs = load_model(model), check_inputs(tuple(args), kwargs)
     return capture_inputs(
-        load_model(model),
-        check_inputs(tuple(args), kwargs),
+        loaded,
+        inputs if batched is None else with_samples_in(inputs, batched, argument_names(loaded)),
         target=target,
         output=output,
         keep=whole_operations(chosen),
@@ -121,39 +129,69 @@ def capture_inputs(
     keep: frozenset[OpOverload],
 ) -> Graph:
     """Capture a loaded model for checked inputs, see `capture`; composite operations in ``keep`` stay whole."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("a TorchScript module can't be traced: pass the nn.Module it was made from")
     if isinstance(model, nn.Module):
+        refuse_opaque(model)
         refuse_training(model)
-    with _lock, plain_mode():
-        key = (
-            inputs.signature(),
+    with only_tracer(), plain_mode():
+        what = (
             state_of(target),
             fingerprint(target) if isinstance(target, nn.Module) else None,
             output,
             fingerprint(model) if isinstance(model, nn.Module) else None,
         )
-        graphs = _cache.setdefault(model, {})
-        known = graphs.pop(key, [])
-        found = next((captured for captured in known if captured.serves(keep)), None)
-        if found is None:
-            try:
-                found = _capture(model, inputs.two_samples(), target, output, keep)
-            except ModelFailsError as error:
-                if _runs_with_batch_axis(model, inputs):
-                    raise InputError(
-                        f"{error}. It runs on the same input with a batch axis in front: pass x[None]"
-                    ) from error
-                raise
-            known = [*known[-_CACHE_LIMIT + 1 :], found]
-        while len(graphs) >= _CACHE_LIMIT:
-            graphs.pop(next(iter(graphs)))
-        graphs[key] = known
+        cache = _cache.setdefault(model, _Cache())
+        asked = (inputs.signature(), inputs.batch_size, what)
+        if inputs.is_guess and asked in cache.marks:
+            inputs = replace(inputs, batched=cache.marks[asked])
+        if (found := cache.find(inputs, what, keep)) is None:
+            with undisturbed(model) as put_back:
+                subject = Subject(model, target, None if _is_graph(model, target) else output, put_back)
+
+                def capture_as(guess: Inputs) -> tuple[_Captured, Inputs]:
+                    return cache.find(guess, what, keep) or _capture(subject, guess, output, keep), guess
+
+                found, inputs = with_other_guesses(inputs, subject, capture_as)
+            cache.keep(inputs, what, found)
+            cache.marks = dict([*cache.marks.items(), (asked, inputs.batched)][-_CACHE_LIMIT:])
         return found.graph
+
+
+def _is_graph(model: nn.Module | ExportedProgram, target: Callable[[Any], Tensor] | None) -> bool:
+    """Whether a model need not be exported: it was, and for what is explained."""
+    return isinstance(model, ExportedProgram) and target is None and not gradient_regions(model)
 
 
 _CACHE_LIMIT = 8
 """Graphs kept per model: one per input shape, target and output in use. Those used last are kept."""
+
+
+class _Cache:
+    """What was captured of a model.
+
+    Attributes
+    ----------
+    marks : dict
+        Which inputs held the samples, for those asked for and how many samples there were.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[Any, list[_Captured]] = {}
+        self.marks: dict[Any, tuple[bool, ...]] = {}
+
+    def find(self, inputs: Inputs, what: Any, keep: frozenset[OpOverload]) -> _Captured | None:
+        """Return a graph that serves, which then is the one used last."""
+        key = (inputs.signature(), what)
+        if key in self.graphs:
+            self.graphs[key] = self.graphs.pop(key)
+        return next((captured for captured in self.graphs.get(key, []) if captured.serves(keep)), None)
+
+    def keep(self, inputs: Inputs, what: Any, captured: _Captured) -> None:
+        """Keep a graph in the place of the one that was used longest ago."""
+        key = (inputs.signature(), what)
+        known = self.graphs.pop(key, [])
+        while len(self.graphs) >= _CACHE_LIMIT:
+            self.graphs.pop(next(iter(self.graphs)))
+        self.graphs[key] = [*known[-_CACHE_LIMIT + 1 :], captured]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,24 +207,14 @@ class _Captured:
         return self.composites & keep == self.kept
 
 
-def _capture(
-    model: nn.Module | ExportedProgram,
-    inputs: Inputs,
-    target: Callable[[Any], Tensor] | None,
-    output: str | int | None,
-    keep: frozenset[OpOverload],
-) -> _Captured:
+def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> _Captured:
+    model, target = subject.model, subject.target
     refuse_unusual_weights(model)
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
-    runnable, originals = (model.module(), {}) if isinstance(model, ExportedProgram) else callable_copy(model)
-    if isinstance(target, nn.Module):
-        target, held = callable_copy(target)
-        originals |= held
-    as_it_is = model if isinstance(model, ExportedProgram) and target is None and not gradient_regions(model) else None
-    wrapped = Wrapped(runnable, target, output) if as_it_is is None else Wrapped(runnable)
-    reference = _call(wrapped, inputs)
-    drop_observers(wrapped)
+    as_it_is = model if isinstance(model, ExportedProgram) and _is_graph(model, target) else None
+    example = call_example(subject, given)
+    inputs, reference = example.inputs, example.returned
     if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
         raise TargetError(f"a callable target must return one number per sample, (B,), not {found}")
@@ -196,52 +224,43 @@ def _capture(
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    program, composites = lower(export(wrapped, inputs) if as_it_is is None else as_it_is, keep)
+    traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})
+    program, composites = lower(traced.program, keep)
     if flat.isnan().any():
         raise InputError(
             f"the output of {type(model).__name__} is not a number (NaN) for this input: look at its weights, and at "
             "the scale of the input"
         )
-    graph = build_graph(program, select, originals)
+    graph = build_graph(program, select, traced.originals, name_positions(argument_names(model)))
     if len(inputs.tensors) != len(graph.inputs):
         raise CaptureError(
             f"the exported program takes {len(graph.inputs)} tensors, {len(inputs.tensors)} were given: pass the "
             "inputs it was exported with"
         )
     mark_batch(graph, [node for node, batched in zip(graph.inputs, inputs.batched, strict=True) if batched])
-    _check_equal(run_and_prove(graph, inputs), flat, graph.precision, type(model).__name__)
+    computed = run_and_prove(graph, inputs)
+    _check_equal(computed[0], flat, graph.precision, type(model).__name__)
+    if example.needs_hooks and example.for_others is not None:  # what was kept at an earlier call would be the same
+        others, _ = choose_output(example.for_others, None)
+        if not others.isnan().any():
+            _check_equal(computed[1], others, graph.precision, type(model).__name__)
+    for size in sorted(traced.unlike):
+        _check_batch(graph, subject, inputs.samples(size))
     return _Captured(graph, composites, composites & keep)
 
 
-class ModelFailsError(InputError):
-    """The user's own model fails on the user's own input."""
-
-
-def _runs_with_batch_axis(model: nn.Module | ExportedProgram, inputs: Inputs) -> bool:
-    """Whether a model that fails on an input would run on it as the one sample of a batch."""
-    runnable = model.module() if isinstance(model, ExportedProgram) else callable_copy(model)[0]
-    args, kwargs = inputs.map(lambda tensor, batched: tensor[None] if batched else tensor)
+def _check_batch(graph: Graph, subject: Subject, inputs: Inputs) -> None:
+    """Raise a `CaptureError` if the graph computes something else than the model for a batch of this size."""
     try:
-        runnable(*args, **kwargs)
-    except Exception:  # whatever the model raises
-        return False
-    return True
-
-
-def _call(wrapped: Wrapped, inputs: Inputs) -> Any:
-    """Run the copy on the example; a forward that changes its inputs or its buffers changes clones of them."""
-    buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
-    try:
-        return torch.func.functional_call(wrapped, buffers, inputs.map(lambda tensor, _: tensor.clone()))
-    except RelpropError:  # of the output that is meant, or the target
-        raise
-    except Exception as error:  # whatever the model raises
-        held = next(wrapped.parameters(), None)
-        weights = "" if held is None else f"; its weights are {held.dtype} on {held.device}"
-        raise ModelFailsError(
-            f"{type(wrapped.model).__name__} fails on an input of {inputs.describe()}{weights}, the first axis being "
-            f"the batch: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        returned = call(subject.copy()[0], inputs)
+    except Exception:  # whatever the model raises: it takes no such batch, so nothing is wrong for it
+        return
+    expected, _ = choose_output(returned, None)
+    found = graph.module()(*inputs.tensors)
+    if inputs.batch_size == 1 and expected.numel() == found.numel():  # a squeeze took the batch axis
+        expected = expected.reshape(found.shape)
+    name = f"{type(subject.model).__name__} for a batch of {inputs.batch_size}"
+    _check_equal(found, expected, graph.precision, name)
 
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

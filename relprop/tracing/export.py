@@ -13,16 +13,17 @@ import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 
-from relprop.errors import CaptureError, first_line
+from relprop.errors import CaptureError
 from relprop.graph.graph import ROOT
+from relprop.tracing.causes import cause_of
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.lowering.functionalize import write_out_of_place
 from relprop.tracing.outputs import explained
 
 aten = torch.ops.aten
 
-_FLAT_WEIGHTS = rf"The tensor attributes? self\.{ROOT}\.(.*\.)?_flat_weights\["
-"""Recurrent layers hold their weights in a list too, which export fills for a while. That is the copy's own list."""
+_ASSIGNED = rf"The tensor attributes? self\.{ROOT}\."
+"""A forward or a hook may keep tensors in attributes, and recurrent layers do for a while. These are the copy's own."""
 
 
 @contextmanager
@@ -70,19 +71,19 @@ class Wrapped(nn.Module):
         return explained(self.model(*args, **kwargs), self.target, self.output)
 
 
-def export(wrapped: Wrapped, inputs: Inputs) -> ExportedProgram:
-    """Export a wrapped model; the tensors that hold samples become dynamic in their first axis.
+def export(wrapped: Wrapped, inputs: Inputs, axis: Any = None) -> ExportedProgram:
+    """Export a wrapped model; the tensors that hold samples become dynamic in their first axis, by default in one way.
 
     Raises
     ------
     CaptureError
         If ``torch.export`` can't trace the model.
     """
-    axis = Dim("batch", min=1)
+    axis = axis or Dim("batch", min=1)
     shapes = inputs.map(lambda _, batched: {0: axis} if batched else {}, lambda _: None)
     try:
         with redirect_stderr(_WithoutThisThread(sys.stderr)), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _FLAT_WEIGHTS, UserWarning)
+            warnings.filterwarnings("ignore", _ASSIGNED, UserWarning)
             arguments = inputs.args, dict(inputs.kwargs)
             program = torch.export.export(wrapped, arguments, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises a dozen unrelated types; the cause is kept
@@ -90,7 +91,7 @@ def export(wrapped: Wrapped, inputs: Inputs) -> ExportedProgram:
             "" if wrapped.target is None else " What the target needs for each sample must be an input of the model."
         )
         raise CaptureError(
-            f"torch.export could not trace {type(wrapped.model).__name__}: {first_line(error)}\n"
+            f"torch.export could not trace {type(wrapped.model).__name__}: {cause_of(error)}\n"
             "The whole message is the cause of this error. Usual reasons: a branch on values of a tensor (a mask of "
             "nn.Transformer without is_causal), a batch size fixed in the code or read by len(x), which is x.shape[0] "
             "to a tracer, a loop over samples, a recurrent layer without batch_first=True that takes the batch for its "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dis
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from functools import cache, partial
 from itertools import chain
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -49,7 +50,7 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
     return modules, tensors
 
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+PLAIN: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
 class Same:
@@ -76,12 +77,12 @@ class Same:
 
 def state_of(value: Any, depth: int = 4) -> object:
     """Describe a value by what it holds, a function by what it refers to, and what tells neither by its identity."""
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, Tensor):
         return Same(value), value.dtype, value.device, tuple(value.shape)
-    is_container = isinstance(value, _CONTAINERS)
-    if not depth or (is_container and len(value) > _LONG):
+    is_container = isinstance(value, CONTAINERS)
+    if not depth or (is_container and len(value) > LONG):
         return Same(value), len(value) if is_container else None
     if isinstance(value, FunctionType):  # a new object whenever its line is reached, in a loop for example
         return Same(value.__code__), tuple(state_of(part, depth - 1) for part in parts_of(value))
@@ -90,8 +91,8 @@ def state_of(value: Any, depth: int = 4) -> object:
     return what, tuple(state_of(part, depth - 1) for part in parts_of(value))
 
 
-_CONTAINERS = (list, tuple, set, frozenset, dict)
-_LONG = 1000
+CONTAINERS = (list, tuple, set, frozenset, deque, dict)
+LONG = 1000
 """A container of more items is data, told by its identity and length: this is asked for every explanation."""
 
 
@@ -99,7 +100,7 @@ def parts_of(value: Any) -> Iterable[Any]:
     """Return what a value is made of, keys and names included; nothing of one that only its identity tells."""
     if isinstance(value, dict):
         return chain(value, value.values())
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, CONTAINERS):
         return iter(value)
     if isinstance(value, FunctionType):
         return _referred(value)
@@ -115,13 +116,13 @@ def parts_of(value: Any) -> Iterable[Any]:
 def _referred(function: FunctionType) -> list[Any]:
     """Return the values that a function finds in its cells, defaults, attributes and globals."""
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    found = [function.__globals__.get(name) for name in _global_names(function.__code__)]
+    found = [function.__globals__.get(name) for name in global_names(function.__code__)]
     return [*cells, *(function.__defaults__ or ()), function.__kwdefaults__, vars(function), *found]
 
 
-@lru_cache
-def _global_names(code: CodeType) -> tuple[str, ...]:
+@cache
+def global_names(code: CodeType) -> tuple[str, ...]:
     """Return the globals that a function reads, and those of functions and comprehensions inside it."""
     own = (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
-    inner = (name for const in code.co_consts if isinstance(const, CodeType) for name in _global_names(const))
+    inner = (name for const in code.co_consts if isinstance(const, CodeType) for name in global_names(const))
     return tuple(dict.fromkeys((*own, *inner)))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError
+from relprop.graph.graph import Graph
+from relprop.tracing.unusual_tensors import as_plain
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -30,12 +33,18 @@ class Inputs:
         The tensors among them, in order.
     batched : tuple of bool
         Which of these hold the samples along their first axis: ``(B, ...)``.
+    given : tuple of Tensor
+        The tensors as they were given, of classes of their own perhaps; empty for inputs made of others.
+    is_guess : bool
+        Whether the marks follow from the numbers of rows alone.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
     batched: tuple[bool, ...]
+    given: tuple[Tensor, ...] = ()
+    is_guess: bool = True
 
     @staticmethod
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
@@ -77,7 +86,12 @@ class Inputs:
     def replace(self, function: Callable[[Tensor, bool], Tensor]) -> Inputs:
         """Apply ``function(tensor, batched)``, which keeps the batch axis, to every tensor."""
         args, kwargs = self.map(function)
-        return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched)
+        return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched, (), self.is_guess)
+
+    def marked_as(self, graph: Graph) -> Inputs:
+        """Mark the tensors that hold the samples in a graph."""
+        marks = tuple(graph.batch.get(node) is not None for node in graph.inputs)
+        return replace(self, batched=marks, is_guess=False)
 
     def signature(self) -> tuple[object, ...]:
         """Return what a capture depends on: all but the values of tensors and the number of samples."""
@@ -95,14 +109,18 @@ class Inputs:
 
     def two_samples(self) -> Inputs:
         """Return inputs with exactly two samples: a batch of one would be built into the graph."""
+        return self.samples(2)
 
-        def two(tensor: Tensor, batched: bool) -> Tensor:
+    def samples(self, count: int) -> Inputs:
+        """Return inputs with so many samples, the same ones over again where there are fewer."""
+
+        def take(tensor: Tensor, batched: bool) -> Tensor:
             if not batched:
                 return tensor.clone()
-            first = tensor[:2]
-            return first.clone() if len(first) == 2 else torch.cat([first, first])
+            times = -(-count // len(tensor))
+            return torch.cat([tensor[:count]] * times)[:count]
 
-        return self.replace(two)
+        return self.replace(take)
 
     def slice(self, start: int, stop: int) -> list[Tensor]:
         """Return the tensors for the samples from one to, but without, another."""
@@ -132,11 +150,9 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     """
     if isinstance(x, Inputs):
         return x
-    args = tuple(x) if isinstance(x, tuple | list) else (x,)
-    for where, leaf in pytree.tree_flatten_with_path((args, dict(kwargs or {})))[0]:
-        if isinstance(leaf, Tensor) and (kind := without_plain_values(leaf)):
-            raise InputError(f"input {pytree.keystr(where)} is a {kind} tensor: pass one with plain values")
-    inputs = Inputs.of(args, dict(kwargs or {}))
+    args = tuple(x) if isinstance(x, tuple | list) and not isinstance(x, PackedSequence) else (x,)
+    (args, kwargs), given = as_plain((args, dict(kwargs or {})))
+    inputs = replace(Inputs.of(args, kwargs), given=given)
     marks = iter(inputs.batched)
     for where, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
         name = pytree.keystr(where)
@@ -151,17 +167,6 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     if not any(inputs.batched):
         raise InputError("every input is a single number; one of them must have a batch axis in front")
     return inputs
-
-
-def without_plain_values(tensor: Tensor) -> str:
-    """Say what a tensor is that does not hold one number for each entry; empty if it does."""
-    if tensor.is_nested:
-        return "nested"
-    if tensor.layout is not torch.strided:
-        return "sparse" if "sparse" in str(tensor.layout) else str(tensor.layout)
-    if tensor.is_quantized:
-        return "quantized"
-    return "meta" if tensor.is_meta else ""
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from os import PathLike, fspath
 
 import torch
@@ -11,19 +12,55 @@ from torch.export import ExportedProgram
 
 from relprop.errors import CaptureError, first_line
 from relprop.tracing.batch_axis import refuse_fixed_batch
-from relprop.tracing.inputs import without_plain_values
 from relprop.tracing.program_file import unsafe_part
+from relprop.tracing.unusual_tensors import without_plain_values
 
 Model = nn.Module | ExportedProgram | str | PathLike[str]
 """What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:
-    """Load a model that is given as a path, and look inside one that ``torch.compile`` wrapped."""
+    """Load a model that is given as a path, and look inside one that ``torch.compile`` wrapped.
+
+    Raises
+    ------
+    CaptureError
+        If it is no model.
+    """
     if isinstance(model, str | PathLike):
         return load_exported(model, advice="load it with torch.export.load, and pass the program")
-    inner: nn.Module | ExportedProgram = getattr(model, "_orig_mod", model)
+    inner: object = getattr(model, "_orig_mod", model)
+    if not isinstance(inner, nn.Module | ExportedProgram):
+        raise CaptureError(_what_is_no_model(inner))
     return inner
+
+
+def _what_is_no_model(given: object) -> str:
+    """Say what was given in the place of a model, and what to give."""
+    if given is None:
+        return "the model is None: did the function that builds or loads it return nothing?"
+    if isinstance(given, type):
+        return f"the model is the class {given.__name__}, not a model of it: make one, {given.__name__}(...).eval()"
+    if isinstance(given, Mapping):
+        return (
+            f"the model is a {type(given).__name__} with {len(given)} entries; if that is a state dict, build the "
+            "model and give it these weights by model.load_state_dict(...)"
+        )
+    owner = getattr(given, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return (
+            f"the model is the method {getattr(given, '__name__', '')} of a {type(owner).__name__}: pass the "
+            f"{type(owner).__name__} itself, or a module whose forward calls that method"
+        )
+    if callable(given):
+        inner = given.func if isinstance(given, partial) else given
+        name = getattr(inner, "__name__", type(inner).__name__)
+        kind = "partial of" if isinstance(given, partial) else "function" if hasattr(inner, "__code__") else "object"
+        return (
+            f"the model is the {kind} {name}, and what it computes with can't be found: write an nn.Module that has "
+            f"the models it calls as attributes, and calls {name} in its forward"
+        )
+    return f"the model is a {type(given).__name__}: pass an nn.Module, an exported program, or the path of a .pt2"
 
 
 def load_exported(path: str | PathLike[str], *, trust: bool = False, advice: str = "pass <trust>") -> ExportedProgram:
@@ -61,6 +98,25 @@ def load_exported(path: str | PathLike[str], *, trust: bool = False, advice: str
         raise CaptureError(
             f"{fspath(path)} can't be read as an exported program (.pt2): {first_line(error)}"
         ) from error
+
+
+def refuse_opaque(model: nn.Module) -> None:
+    """Raise a `CaptureError` if a part of a model can't be looked into: a TorchScript one, or packed integers."""
+    for path, module in model.named_modules():
+        where = f"{path!r}, a part of {type(model).__name__}," if path else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{where} is a TorchScript module, scripted or traced, which can't be traced: pass the nn.Module it "
+                "was made from"
+            )
+        if type(module).__module__.startswith(_PACKED) or hasattr(module, "_packed_params"):
+            raise CaptureError(
+                f"{where} is a quantized {type(module).__name__}, whose weights are packed as integers: no rule can "
+                "look into it. Explain the model it was made from, before its quantization"
+            )
+
+
+_PACKED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 
 def refuse_training(model: nn.Module) -> None:

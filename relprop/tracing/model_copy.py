@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import chain
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from relprop.tracing.fingerprint import attributes_of, hooks_of, parts_of
-
-
-def held_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Yield every tensor a model holds: parameters, buffers, and what its attributes are or lead to."""
-    modules = list(model.modules())
-    known = set(map(id, modules))
-    for module in modules:  # it grows by those that are held outside of any register, in a list say
-        yield from module.parameters(recurse=False)
-        yield from module.buffers(recurse=False)
-        for value in chain.from_iterable(_leaves(part) for _, part in attributes_of(module)):
-            if isinstance(value, Tensor):
-                yield value
-            else:
-                found = [inner for inner in value.modules() if id(inner) not in known]
-                known.update(map(id, found))
-                modules += found
-
-
-def _leaves(value: Any, depth: int = 4) -> Iterator[Tensor | nn.Module]:
-    if isinstance(value, Tensor | nn.Module):
-        yield value
-    elif depth and not isinstance(value, FunctionType):  # functions are not copied
-        for part in parts_of(value):
-            yield from _leaves(part, depth - 1)
+from relprop.tracing.fingerprint import PLAIN, attributes_of, global_names, hooks_of, parts_of
+from relprop.tracing.reach import Reach, cells_of, defaults_of, reach
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
     """Copy a model's modules but none of its tensors.
 
     Tracing patches and even calls modules; on a copy that disturbs nobody who uses the model meanwhile. Forward
-    hooks stay the user's own objects, each inside a `Hook`, backward hooks are left out; what can't be copied (a
-    lock, a file) is shared.
+    hooks are copied, and so is what they keep features in: a copied forward reads what a copied hook wrote. What
+    code finds by a global name is shared, see `relprop.tracing.undisturbed`. Backward hooks are left out; what can't
+    be copied (a lock, a file) is shared.
     """
-    return _copy(model, {id(tensor): tensor for tensor in held_tensors(model)})
+    found = reach(model)
+    return _copy(model, found, {id(tensor): tensor for tensor in found.tensors})
 
 
 def callable_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
@@ -57,62 +33,159 @@ def callable_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     nn.Module, mapping of int to Tensor
         The copy, and the model's own tensor for the identity of each that was copied.
     """
-    held = {id(tensor): tensor for tensor in held_tensors(model)}
+    found = reach(model)
+    held = {id(tensor): tensor for tensor in found.tensors}
     memo = {key: t if isinstance(t, nn.Parameter) else t.detach().clone() for key, t in held.items()}
-    return _copy(model, memo), {id(memo[key]): tensor for key, tensor in held.items()}
+    return _copy(model, found, memo), {id(memo[key]): tensor for key, tensor in held.items()}
 
 
-def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    for module in model.modules():
-        memo |= {id(hook): Hook(hook) for known in hooks_of(module) for hook in known.values()}
+def independent_copy(model: nn.Module) -> nn.Module:
+    """Copy a model and all its tensors, hooks included: one may change it as one likes."""
+    found = reach(model)
+    memo = {id(t): copy.deepcopy(t) if isinstance(t, nn.Parameter) else t.detach().clone() for t in found.tensors}
+    return _copy(model, found, memo)
+
+
+def _copy(model: nn.Module, found: Reach, memo: dict[int, Any]) -> nn.Module:
+    for module in found.modules:
         memo |= {id(known): OrderedDict() for known in (module._backward_hooks, module._backward_pre_hooks)}
+    memo |= {id(value): value for value in found.shared}
+    functions = _Functions(found)
     try:
-        return copy.deepcopy(model, dict(memo))
+        copied, memo = _deepcopy(model, memo, functions)
     except Exception:  # whatever the attribute that can't be copied raises
-        return copy.deepcopy(model, memo | _not_copyable(model, memo))
+        copied, memo = _deepcopy(model, memo | _not_copyable(found, memo | functions.fresh()), functions)
+    twins = _twins(found, memo)
+    for module, twin in twins:
+        _restore_hooks(module, twin, memo)
+    for module, twin in twins:
+        _restore_mode(module, twin)
+    for module, twin in twins:  # a class may set the flags of others
+        if twin.training != module.training:
+            twin.training = module.training
+    return copied
 
 
-def _not_copyable(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
-    shared = {}
-    for module in model.modules():
-        for _, value in attributes_of(module):
-            try:
-                copy.deepcopy(value, dict(memo))
-            except Exception:  # as above
-                shared[id(value)] = value
-    return shared
+def _deepcopy(model: nn.Module, memo: dict[int, Any], functions: _Functions) -> tuple[nn.Module, dict[int, Any]]:
+    memo = memo | functions.fresh()
+    copied = copy.deepcopy(model, memo)
+    functions.fill(memo)
+    return copied, memo
 
 
-class Hook:
-    """A forward hook on a structural copy, which tells whether it takes part in the computation.
+def _twins(found: Reach, memo: dict[int, Any]) -> list[tuple[nn.Module, nn.Module]]:
+    """Return modules and their copies; those that a class made in a way of its own are found by their names."""
+    twins = {id(module): memo[id(module)] for module in found.modules if id(module) in memo}
+    for module in found.modules:  # whatever holds others comes first
+        held = getattr(twins.get(id(module)), "_modules", {})
+        for name, child in module.named_children():
+            if isinstance(twin := held.get(name), nn.Module):
+                twins.setdefault(id(child), twin)
+    pairs = ((module, twins.get(id(module))) for module in found.modules)
+    return [(module, twin) for module, twin in pairs if isinstance(twin, nn.Module) and twin is not module]
 
-    A hook takes part if it returns something, sets an attribute of its module, or writes into a tensor that it is
-    given. One that does nothing of it observes; it must not see the tensors of a tracer, which it may keep.
+
+_REGISTERS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
+
+def _restore_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Give a copy the hooks that its class's own way of copying left out, as ``fx.GraphModule`` does."""
+    for name in _REGISTERS:
+        if getattr(module, name) and not getattr(twin, name):
+            setattr(twin, name, copy.deepcopy(getattr(module, name), memo))
+
+
+def _restore_mode(module: nn.Module, twin: nn.Module) -> None:
+    """Give a copy the mode of the original: some classes are copied by a constructor, which switches it.
+
+    A class with a ``train`` of its own is told by that, since it may do more: torchvision's feature extractors then
+    choose one of two graphs.
     """
-
-    def __init__(self, hook: Any) -> None:
-        self.hook = hook
-        self.takes_part = False
-
-    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Call the hook and watch what it does."""
-        before = dict(vars(module))
-        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        versions = [_version(tensor) for tensor in given]
-        result = self.hook(module, *args, **kwargs)
-        after = vars(module)
-        changed = before.keys() != after.keys() or any(after[name] is not before[name] for name in before)
-        self.takes_part |= changed or result is not None or versions != [_version(tensor) for tensor in given]
-        return result
+    if twin.training != module.training and type(twin).train is not nn.Module.train:
+        twin.train(module.training)
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version  # inference tensors have none
+def _not_copyable(found: Reach, memo: dict[int, Any]) -> dict[int, Any]:
+    """Return what of a model's attributes and hooks refuses to be copied, by its identity."""
+    refused: dict[int, Any] = {}
+    for module in reversed(found.modules):  # inner ones first
+        hooks = [hook for register in hooks_of(module) for hook in register.values()]
+        for value in [*(value for _, value in attributes_of(module)), *hooks]:
+            refused |= _refused(value, memo | refused)
+    return refused
 
 
-def drop_observers(model: nn.Module) -> None:
-    """Take from a structural copy the hooks that did not take part when it was called."""
-    for module in model.modules():
-        for known in hooks_of(module):
-            for key in [key for key, hook in known.items() if isinstance(hook, Hook) and not hook.takes_part]:
-                del known[key]
+def _refused(value: Any, memo: dict[int, Any], depth: int = 6) -> dict[int, Any]:
+    if _can_be_copied(value, memo):
+        return {}
+    parts: dict[int, Any] = {}
+    for part in parts_of(value) if depth and not isinstance(value, FunctionType) else ():
+        parts |= _refused(part, memo | parts, depth - 1)
+    return parts if parts and _can_be_copied(value, memo | parts) else {id(value): value}
+
+
+def _can_be_copied(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:  # as above
+        return False
+    return True
+
+
+class _Functions:
+    """Copies of the functions that refer to something of their own: in a closure, a default, or by a global name."""
+
+    def __init__(self, found: Reach) -> None:
+        self.modules = set(map(id, found.modules))
+        self.fixed = set(map(id, found.cells))  # of methods, which are not copied
+        self.functions = list(filter(self._refers, found.functions))
+        self.cells: dict[int, tuple[CellType, CellType]] = {}
+        self.twins: list[tuple[FunctionType, FunctionType]] = []
+
+    def _refers(self, function: FunctionType) -> bool:
+        values = (*cells_of(function), *defaults_of(function))
+        return bool(self._named_modules(function)) or any(not isinstance(value, (*PLAIN, type)) for value in values)
+
+    def _named_modules(self, function: FunctionType) -> dict[str, nn.Module]:
+        """Return the parts of the model that a function finds by global names."""
+        named = ((name, function.__globals__.get(name)) for name in global_names(function.__code__))
+        return {name: value for name, value in named if isinstance(value, nn.Module) and id(value) in self.modules}
+
+    def fresh(self) -> dict[int, Any]:
+        """Return new functions, which refer to nothing so far, for the identity of the old ones."""
+        self.cells, self.twins = {}, []
+        for function in self.functions:
+            # Its own globals, which are watched, unless a part of the model is among them.
+            known = dict(function.__globals__) if self._named_modules(function) else function.__globals__
+            cells = tuple(map(self._cell, function.__closure__ or ()))
+            self.twins.append((function, FunctionType(function.__code__, known, function.__name__, None, cells)))
+        return {id(function): twin for function, twin in self.twins}
+
+    def _cell(self, cell: CellType) -> CellType:
+        return cell if id(cell) in self.fixed else self.cells.setdefault(id(cell), (cell, CellType()))[1]
+
+    def fill(self, memo: dict[int, Any]) -> None:
+        """Let the new functions refer to the copies of what the old ones refer to."""
+        for cell, twin_cell in self.cells.values():
+            if cell != CellType():  # something is assigned
+                twin_cell.cell_contents = _copied(cell.cell_contents, memo)
+        for function, twin in self.twins:
+            twin.__defaults__ = _copied(function.__defaults__, memo)
+            twin.__kwdefaults__ = _copied(function.__kwdefaults__, memo)
+            vars(twin).update(_copied(vars(function), memo))
+            twin.__module__, twin.__qualname__ = function.__module__, function.__qualname__
+            for name, module in self._named_modules(function).items():
+                twin.__globals__[name] = memo.get(id(module), module)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # as above: it is shared
+        return value

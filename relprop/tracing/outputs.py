@@ -53,7 +53,7 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
             f"<output>, or give target a function of the whole output. There are: {_contents(returned)}",
             output="...",
         )
-    found = _tensors(returned)
+    found = tensors_of(returned)
     for path, value, k in found:
         if (len(path) == 1 and output == path[0]) or str(output) == _dotted(path):
             return value, k
@@ -69,7 +69,7 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
     raise CaptureError(f"the model has no output {output!r}; there are: {_contents(returned)}")
 
 
-def _tensors(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
+def tensors_of(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
     """Return every tensor with its path of keys, and its position among all leaves."""
     pairs = enumerate(_leaves(returned, ()))
     return [(path, value, k) for k, (path, value) in pairs if isinstance(value, Tensor)]
@@ -106,9 +106,9 @@ def _key(entry: Any) -> Any:
 
 def output_names(returned: Any) -> list[str]:
     """Return the names of all outputs that are tensors; none where there is but one, without a name."""
-    return [_dotted(path) for path, _, _ in _tensors(returned) if path]
+    return [_dotted(path) for path, _, _ in tensors_of(returned) if path]
 
 
 def _contents(returned: Any) -> str:
-    rows = [f"{_dotted(path)} {tuple(value.shape)}" for path, value, _ in _tensors(returned)]
+    rows = [f"{_dotted(path)} {tuple(value.shape)}" for path, value, _ in tensors_of(returned)]
     return ", ".join(rows) or "no tensors at all"

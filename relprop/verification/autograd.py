@@ -13,6 +13,7 @@ from relprop.assign.targets import Target
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.model_copy import callable_copy
 from relprop.tracing.outputs import choose_output, explained
+from relprop.tracing.undisturbed import undisturbed
 
 
 def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
@@ -38,7 +39,7 @@ def input_gradient(
         calls += [[tensor.requires_grad_()] for tensor, batched in marked if batched and is_float(tensor)]
     else:
         model.get_submodule(at).register_forward_hook(capture_source)
-    with torch.enable_grad():
+    with torch.enable_grad(), undisturbed(model):
         args, kwargs = inputs.map(lambda tensor, _: tensor.clone())  # a leaf can't be changed in place
         function = target if callable(target) else None
         result, _ = choose_output(explained(model(*args, **kwargs), function, output), None)

@@ -18,7 +18,7 @@ from relprop.explainer import Explainer
 from relprop.explanation.explanation import Explanation
 from relprop.options import Options, spell_options
 from relprop.tracing.export import no_autocast
-from relprop.tracing.inputs import Inputs, check_inputs
+from relprop.tracing.inputs import Inputs
 from relprop.tracing.loading import Model
 from relprop.verification.autograd import detached_copy, input_gradient, is_float, runnable_copy
 from relprop.verification.notes import notes_of
@@ -48,11 +48,12 @@ def check(
     explainer = Explainer(model, **options)
     model, at, output, rules = explainer.model, explainer.at, explainer.output, explainer.rules
     name = type(model).__name__
-    inputs = check_inputs(x, kwargs)
+    inputs = explainer.check_inputs(x, kwargs)
     try:
         plan = explainer.plan(inputs, target)
     except MissingRuleError as error:
         return Report(name, rules if isinstance(rules, str) else rules.name, missing=str(error))
+    inputs = inputs.marked_as(plan.graph)
     explanation = explainer(inputs, target)
     meant = target if explanation.target is None else explanation.target
     oracle_error, dtype = gradient_oracle(model, inputs, meant, at, output, plan.rules)

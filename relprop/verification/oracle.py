@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from relprop.tracing.capture import whole_operations
 from relprop.tracing.export import no_autocast
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
+from relprop.tracing.model_copy import independent_copy
 from relprop.verification.autograd import detached_copy, input_gradient, is_float, runnable_copy
 from rule_registry import RuleSet
 
@@ -64,7 +64,8 @@ def gradient_oracle(
             exact, given = model, detached_copy(inputs)
             explainer = Explainer(exact, rules=gradient, at=at, output=output)
             e = explainer(given, target)
-        precision = explainer.plan(given, target).graph.precision
+        graph = explainer.plan(given, target).graph
+        precision, given = graph.precision, given.marked_as(graph)
         meant = target if e.target is None else e.target
         if len(e) == 1:
             given, meant = _twice(given, meant)
@@ -105,4 +106,4 @@ def _in_double(model: nn.Module | ExportedProgram, inputs: Inputs) -> tuple[nn.M
     held = [tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()]
     if held and set(held) == {torch.float64}:
         return model, given
-    return copy.deepcopy(model).double().requires_grad_(False), given
+    return independent_copy(model).double().requires_grad_(False), given

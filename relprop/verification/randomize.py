@@ -22,7 +22,6 @@ from relprop.explainer import Explainer
 from relprop.explanation.explanation import Explanation
 from relprop.graph.layers import weighted_layers
 from relprop.options import Options, spell_options
-from relprop.tracing.inputs import check_inputs
 from relprop.tracing.loading import Model
 from relprop.tracing.model_copy import structural_copy
 from relprop.verification.similarity import Randomization, similarity
@@ -74,8 +73,9 @@ def randomize(
     (2, [1, 2])
     """
     explainer = Explainer(model, **options)
-    inputs = check_inputs(x, kwargs)
+    inputs = explainer.check_inputs(x, kwargs)
     plan = explainer.plan(inputs, target)
+    inputs = inputs.marked_as(plan.graph)
     explanation = explainer(inputs, target)
     meant = target if explanation.target is None else explanation.target
     maps = magnitudes(explanation)

@@ -14,20 +14,20 @@ from torch import nn
 import relprop
 from tests.helpers.models import CLASSES, KINDS, Lambda, distance, gradient, make, pictures
 
-capturing = importlib.import_module("relprop.tracing.capture")
+tracing = importlib.import_module("relprop.tracing.trace")
 
 
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows by one with every real capture."""
     made: list[Any] = []
-    original = capturing.export
+    original = tracing.export
 
     def counted(*args: Any) -> Any:
         made.append(args)
         return original(*args)
 
-    monkeypatch.setattr(capturing, "export", counted)
+    monkeypatch.setattr(tracing, "export", counted)
     return made
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 import relprop
 import rule_registry
-from tests.helpers.models import Lambda, distance, make, pictures
+from tests.helpers.models import Lambda, distance, gradient, make, pictures
 
 
 class TestThreads:
@@ -66,13 +68,13 @@ class TestWhileAnotherThreadCaptures:
     @staticmethod
     def meanwhile(run: Callable[[], Any]) -> Any:
         """What a function returns or raises in a thread of its own, while a model is being exported."""
-        made: list[Any] = []
+        made: SimpleQueue[Any] = SimpleQueue()  # which can't be copied, as a list would be with the forward
 
         def guarded() -> None:
             try:
-                made.append(run())
+                made.put(run())
             except Exception as error:
-                made.append(error)
+                made.put(error)
 
         def forward(m: Any, x: Tensor) -> Tensor:
             if torch.compiler.is_exporting():
@@ -82,7 +84,7 @@ class TestWhileAnotherThreadCaptures:
             return m.head(x)
 
         relprop.explain(Lambda(forward, head=nn.Linear(8, 3)).eval(), torch.randn(2, 8))
-        return made[0]
+        return made.get(timeout=1)
 
     @pytest.mark.parametrize("rules", ["gradient", "input-times-gradient", "guided-backprop"])
     def test_rules_that_differentiate(self, rules: str) -> None:
@@ -104,3 +106,66 @@ class TestWhileAnotherThreadCaptures:
                 return program(pictures(2))
 
         assert isinstance(self.meanwhile(warned), dict)
+
+
+def _contrasts(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Rewrites a graph that was captured before, again and again."""
+    return [relprop.explain(model, x, target=0, contrast=k).relevance for k in range(1, 4)]
+
+
+def _combinations(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Captures one model with several targets, which are folded into its last layer."""
+    return [relprop.explain(model, x, target=lambda o, k=k: o[:, 0] - o[:, k]).relevance for k in range(1, 4)]
+
+
+def _layers(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Rewrites for other rules, and starts at other places."""
+    made = [
+        relprop.explain(model, x, rules=rules, target=0)
+        for rules in ("epsilon-plus", "gradient", "input-times-gradient")
+    ]
+    return [e.relevance for e in made]
+
+
+SPELLINGS = {"contrasts": _contrasts, "combined targets": _combinations, "rule sets": _layers}
+TRIALS = [pytest.param(k, marks=[] if not k else pytest.mark.full) for k in range(7)]
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_one_captures_while_another_rewrites(spelling: str, trial: int) -> None:
+    """Torch keeps the state of a tracer for the whole process; the capture waits in its midst for the other thread."""
+    rewriting, x = make("plain", trial), pictures(2)
+    expected = SPELLINGS[spelling](make("plain", trial), x)
+    relprop.explain(rewriting, x)
+    tracing, done = SimpleQueue[bool](), SimpleQueue[bool]()
+    found: list[Any] = []
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.body(x)
+        if torch.compiler.is_exporting():
+            tracing.put(True)
+            with suppress(Empty):
+                done.get(timeout=0.2)
+        return m.head(y.relu().reshape(y.shape[0] * 1, -1))
+
+    def rewrite() -> None:
+        assert tracing.get(timeout=60)
+        try:
+            found.extend(SPELLINGS[spelling](rewriting, x))
+        except Exception as error:
+            found.append(error)
+        done.put(True)
+
+    model = Lambda(forward, body=nn.Linear(8, 8), head=nn.Linear(8, 3)).eval().double()
+    y = torch.randn(2, 8, dtype=torch.float64)
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    try:
+        relevance = relprop.explain(model, y, rules="gradient").relevance
+    finally:
+        tracing.put(False)
+        thread.join()
+    assert distance(relevance, gradient(model, y)) <= 1e-9
+    assert len(found) == len(expected), found
+    assert max(distance(a, b) for a, b in zip(found, expected, strict=True)) <= 1e-4

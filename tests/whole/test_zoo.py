@@ -32,9 +32,9 @@ def build(name: str, size: int | None = None, **options: Any) -> tuple[nn.Module
 
 
 def check(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    capturing, captures = importlib.import_module("relprop.tracing.capture"), []
-    original = capturing.export
-    monkeypatch.setattr(capturing, "export", lambda *args: captures.append(args) or original(*args))
+    tracing, captures = importlib.import_module("relprop.tracing.trace"), []
+    original = tracing.export
+    monkeypatch.setattr(tracing, "export", lambda *args: captures.append(args) or original(*args))
     model, x = model.double(), x.double()
     explainer = relprop.Explainer(model, rules="gradient")
     for batch in (1, 2, 3):

@@ -224,7 +224,10 @@ def _bounded(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -
     return x if high is None else torch.minimum(x, high)
 
 
-def _rounded_quotient(a: Tensor, b: Any, *, rounding_mode: str | None) -> Tensor:
+def _rounded_quotient(a: Tensor, b: Any, *, rounding_mode: str | None) -> Any:
+    """``div`` with a mode, ``//``: a quotient, rounded. That of integers counts something, mostly rows to be read."""
+    if rounding_mode is not None and not torch.result_type(a, b).is_floating_point:
+        return NotImplemented
     quotient: Tensor = a / b
     return quotient if rounding_mode is None else quotient.floor() if rounding_mode == "floor" else quotient.trunc()
 
@@ -273,6 +276,7 @@ _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
     aten.cross_entropy_loss.default: _cross_entropy,
     aten.div.Scalar_mode: _rounded_quotient,
     aten.div.Tensor_mode: _rounded_quotient,
+    aten.floor_divide.default: partial(_rounded_quotient, rounding_mode="floor"),
     aten.hypot.default: _hypotenuse,
     aten.lerp.Scalar: _lerp,
     aten.lerp.Tensor: _lerp,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from relprop.errors import CaptureError, RelpropError, first_line
+from relprop.errors import CaptureError, RelpropError
+from relprop.tracing.causes import cause_of
 from relprop.tracing.lowering.decompositions import composites, spelled_out
 
 
@@ -39,7 +40,7 @@ def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Export
         raise
     except Exception as error:  # as above
         raise CaptureError(
-            f"the exported graph can't be made functional: {first_line(error)}\n"
+            f"the exported graph can't be made functional: {cause_of(error)}\n"
             "The usual reason is a forward that changes a tensor in place which is an attribute of its module: make it "
             "a buffer with register_buffer."
         ) from error

@@ -1,0 +1,54 @@
+"""What of an error of torch.export helps: the cause, and the line of the user's model where it arose."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import sympy
+import torch
+
+from relprop.errors import first_line
+
+_TELLING = re.compile(
+    r"specialized it to be a constant|satisfy the generated guard|data-dependent|unhashable type|[Ii]nferred dynamic"
+)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]+)')
+_APART = (
+    *(str(Path(str(package.__file__)).parent) for package in (torch, sympy)),
+    str(Path(__file__).parents[1]),
+)
+_PYTHON = str(Path(traceback.__file__).parent)
+_FOR_OTHERS = re.compile(r"If you're using mark_dynamic|For more information, run with|\(Size-like symbols")
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what an error says of its cause, on one line, and where that is in the user's source."""
+    text = str(error)
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    telling = next((line for line in lines if _TELLING.search(line)), "")
+    # What follows is meant for whoever calls torch.export.
+    said = _FOR_OTHERS.split(telling or first_line(error))[0].strip()
+    place = _place(error)
+    return f"{said} (at {place})" if place else said
+
+
+def _place(error: BaseException) -> str:
+    """Return the innermost line outside of torch and of this package that an error's text or its traceback has."""
+    told = [(file, int(line), code) for file, line, code in _FRAME.findall(str(error))]
+    raised = [
+        (frame.filename, frame.lineno or 0, frame.line or "") for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    for frames in (told, raised):
+        own = [frame for frame in frames if not _is_apart(frame[0])]
+        if own:
+            file, line, code = own[-1]
+            return f"{file}:{line}: {code.strip()}"
+    return ""
+
+
+def _is_apart(file: str) -> bool:
+    """Whether a file is of torch, of this package or of Python itself."""
+    of_python = file.startswith(_PYTHON) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return file.startswith((*_APART, "<")) or of_python
