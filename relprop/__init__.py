@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from relprop.run.conservation import Conservation
     from relprop.run.memory import OutOfMemoryError
     from relprop.tracing.capture import capture
+    from relprop.tracing.disk.folder import cache
     from relprop.verification.check import check
     from relprop.verification.oracle import gradient_oracle_error
     from relprop.verification.report import Report
@@ -50,6 +51,7 @@ __all__ = [
     "Results",
     "RuleError",
     "TargetError",
+    "cache",
     "capture",
     "check",
     "evaluate",
@@ -74,6 +76,7 @@ _HOMES = {
     "Results": "relprop.analysis",
     "RuleError": "relprop.errors",
     "TargetError": "relprop.errors",
+    "cache": "relprop.tracing.disk.folder",
     "capture": "relprop.tracing.capture",
     "check": "relprop.verification.check",
     "evaluate": "relprop.evaluation",

@@ -24,9 +24,10 @@ from torch._ops import OpOverload
 from relprop.files import written_whole
 from relprop.graph.graph import Graph
 from relprop.tracing.disk.folder import RECORD, SUFFIX, folder, shrink
-from relprop.tracing.disk.graph_text import NotWritableError, read_graph, write_graph
+from relprop.tracing.disk.graph_text import NotWritableError, operation_named, read_graph, write_graph
 from relprop.tracing.disk.identity import describe_model, describe_software
 from relprop.tracing.inputs import Inputs
+from relprop.tracing.reach import reach
 
 _LARGEST = 256 << 20
 """Bytes of one entry's text: a file that holds more is none of ours."""
@@ -53,13 +54,12 @@ class Place:
     held: Sequence[Tensor]
 
     @staticmethod
-    def of(
-        model: nn.Module, inputs: Inputs, output: str | int | None, keep: frozenset[OpOverload], held: Sequence[Tensor]
-    ) -> Place | None:
+    def of(model: nn.Module, inputs: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> Place | None:
         """Find the place for a capture; None without a cache, or where the model has no description that lasts."""
         where = folder()
         if where is None:
             return None
+        held = reach(model).tensors
         try:
             parts = [_FORMAT, describe_software(), describe_model(model, held), inputs.signature(), output]
             key = json.dumps([*parts, sorted(map(str, keep))], default=str)
@@ -68,14 +68,14 @@ class Place:
         digest = hashlib.sha256(key.encode()).hexdigest()
         return Place(where / f"{digest[:40]}{SUFFIX}", key, held)
 
-    def read(self) -> tuple[Graph, frozenset[str]] | None:
-        """Return the graph, and the names of the composite operations that were met; None if there is none."""
+    def read(self) -> tuple[Graph, frozenset[OpOverload]] | None:
+        """Return the graph, and the composite operations that were met on the way; None if there is none."""
         content = self._content()
         if content is None:
             return None
         try:
             graph = read_graph(content["graph"], self.held)
-            composites = frozenset(map(str, content["composites"]))
+            composites = frozenset(map(operation_named, content["composites"]))
         except Exception:  # whatever the text of a damaged or foreign file leads to: it is none
             return None
         with suppress(OSError):
@@ -87,7 +87,10 @@ class Place:
         """Keep a graph, if that can be done."""
         self.mark(graph)
         with suppress(NotWritableError, OSError):
-            content = {"graph": write_graph(graph, self.held), "composites": sorted(map(str, composites))}
+            content = {
+                "graph": write_graph(graph, self.held),
+                "composites": sorted(operation.name() for operation in composites),
+            }
             self._put(content)
 
     def mark(self, graph: Graph) -> None:

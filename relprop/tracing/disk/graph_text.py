@@ -100,6 +100,22 @@ def read_graph(text: Mapping[str, Any], held: Sequence[Tensor]) -> Graph:
     return _Reader(text, held).graph()
 
 
+def operation_named(name: str) -> OpOverload:
+    """Return the operation that calls itself so, as in ``aten::add.Tensor``.
+
+    Raises
+    ------
+    ValueError, AttributeError
+        If there is none.
+    """
+    operation, _, overload = name.partition(".")
+    space, _, packet = operation.partition("::")
+    found = getattr(getattr(getattr(torch.ops, space), packet), overload or "default")
+    if not isinstance(found, OpOverload):
+        raise ValueError(f"{name} is no operation")
+    return found
+
+
 def _write_target(node: fx.Node) -> str:
     target = node.target
     if isinstance(target, str):
@@ -221,10 +237,8 @@ class _Reader:
             return name
         if name in _SIZES:
             return _SIZES[name]
-        operation, _, overload = name.partition(".")
-        space, _, packet = operation.partition("::")
-        found = getattr(getattr(getattr(torch.ops, space), packet), overload or "default")
-        if not isinstance(found, OpOverload) or not _is_harmless(found):
+        found = operation_named(name)
+        if not _is_harmless(found):
             raise ValueError(f"{name} is no operation of a captured graph")
         return found
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import relprop
 from relprop.graph.graph import Graph
 from relprop.tracing.disk.graph_text import NotWritableError, read_graph, write_graph
-from relprop.tracing.model_copy import held_tensors
+from relprop.tracing.reach import reach
 from tests.helpers.models import CLASSES, Lambda, make, pictures, seeded
 
 
@@ -61,9 +61,11 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
 
 def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
     x = pictures(2)
-    graph, held = relprop.capture(network, (x,)), list(held_tensors(network))
+    graph, held = relprop.capture(network, (x,)), reach(network).tensors
     found = read_graph(written(graph, held), held)
-    assert [(n.op, n.name, n.target) for n in found.graph.nodes] == [(n.op, n.name, n.target) for n in graph.graph.nodes]
+    assert [(n.op, n.name, n.target) for n in found.graph.nodes] == [
+        (n.op, n.name, n.target) for n in graph.graph.nodes
+    ]
     assert found.graph.python_code("self").src == graph.graph.python_code("self").src
     by_name = {node.name: node for node in found.graph.nodes}
     assert {n.name: mark for n, mark in graph.batch.items()} == {n.name: mark for n, mark in found.batch.items()}
@@ -80,7 +82,7 @@ def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
 
 
 def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) -> None:
-    graph, held = relprop.capture(network, (pictures(2),)), list(held_tensors(network))
+    graph, held = relprop.capture(network, (pictures(2),)), reach(network).tensors
     found = read_graph(written(graph, held), held)
     (symbol,) = {str(n.meta["val"].shape[0]) for n in graph.inputs}
     (other,) = {str(n.meta["val"].shape[0]) for n in found.inputs}
@@ -112,11 +114,11 @@ def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) ->
 )
 def test_nothing_in_a_text_is_carried_out(forged: dict[str, Any]) -> None:
     network = model(parts)
-    text = written(relprop.capture(network, (pictures(2),)), list(held_tensors(network)))
+    text = written(relprop.capture(network, (pictures(2),)), reach(network).tensors)
     node = next(n for n in text["nodes"] if n["target"] == "aten::relu")
     node.update(forged)
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
-        read_graph(text, list(held_tensors(network)))
+        read_graph(text, reach(network).tensors)
 
 
 def test_a_large_constant_is_not_written() -> None:
@@ -124,4 +126,4 @@ def test_a_large_constant_is_not_written() -> None:
     graph = relprop.capture(network, (pictures(2),))
     tensors = {**graph.tensors, "held": torch.ones(600, 1000)}
     with pytest.raises(NotWritableError, match="a constant of shape"):
-        write_graph(Graph(**{**vars(graph), "tensors": tensors}), list(held_tensors(network)))
+        write_graph(Graph(**{**vars(graph), "tensors": tensors}), reach(network).tensors)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from relprop.tracing.disk import identity
 from relprop.tracing.disk.graph_text import NotWritableError
 from relprop.tracing.disk.identity import describe_model, describe_software
-from relprop.tracing.model_copy import held_tensors
+from relprop.tracing.reach import reach
 
 SCALE = 1.0
 
@@ -46,7 +46,7 @@ def build() -> nn.Module:
 
 
 def described(model: nn.Module) -> list[Any]:
-    return describe_model(model, list(held_tensors(model)))
+    return describe_model(model, reach(model).tensors)
 
 
 def shout(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -148,9 +148,9 @@ import hashlib, json, sys, torch
 sys.path.insert(0, {folder!r})
 import own
 from relprop.tracing.disk.identity import describe_model, describe_software
-from relprop.tracing.model_copy import held_tensors
+from relprop.tracing.reach import reach
 model = own.Net().eval()
-text = json.dumps([describe_model(model, list(held_tensors(model))), describe_software()])
+text = json.dumps([describe_model(model, reach(model).tensors), describe_software()])
 print(hashlib.sha256(text.encode()).hexdigest())
 """
 OWN = """
