@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from relprop.evaluation import Evaluation, evaluate
     from relprop.explainer import Explainer, explain
     from relprop.explanation.explanation import Explanation
+    from relprop.pages.report import report
     from relprop.rewrite.hooks import NodeInfo
     from relprop.run.conservation import Conservation
     from relprop.run.memory import OutOfMemoryError
@@ -57,6 +58,7 @@ __all__ = [
     "evaluate",
     "explain",
     "gradient_oracle_error",
+    "report",
 ]
 
 _HOMES = {
@@ -82,6 +84,7 @@ _HOMES = {
     "evaluate": "relprop.evaluation",
     "explain": "relprop.explainer",
     "gradient_oracle_error": "relprop.verification.oracle",
+    "report": "relprop.pages.report",
 }
 """The module of each public name."""
 _PACKAGES = ("gae", "metrics", "models", "store")

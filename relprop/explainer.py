@@ -17,7 +17,7 @@ from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contra
 from relprop.assign.plan import Plan
 from relprop.assign.targets import Target
 from relprop.errors import MissingRuleError, TargetError
-from relprop.explanation.assemble import assemble
+from relprop.explanation.assemble import assemble, refuse_ruled_out
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
@@ -25,6 +25,7 @@ from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.graph.signs import nonnegative_nodes
 from relprop.options import DEFAULTS, Options, check_options, spell_options
+from relprop.printed import Printed
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
@@ -44,7 +45,7 @@ PROGRAMS_KEPT = 8
 """Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
 
 
-class Explainer:
+class Explainer(Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -160,10 +161,19 @@ class Explainer:
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
         explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
-        _refuse_ruled_out(explanation)
+        refuse_ruled_out(explanation)
         given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
         relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
         return replace(explanation, relevances=relevances)
+
+    def _blocks(self) -> list[str]:
+        rules = self.rules if isinstance(self.rules, str) else self.rules.name
+        chosen = {name: getattr(self, name) or None for name in DEFAULTS if name not in ("rules", "contrast")}
+        chosen = {"contrast": self.contrast} | {name: value for name, value in chosen.items() if value is not None}
+        options = "".join(
+            f", {name}={value!r}" for name, value in chosen.items() if not isinstance(value, str) or value != "default"
+        )
+        return [f"Explainer of {type(self.model).__name__}: rules={rules!r}{options}"]
 
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
@@ -233,21 +243,6 @@ class Explainer:
                 contrast='"rest"',
             )
         return replace(plan, scores=ending)
-
-
-def _refuse_ruled_out(explanation: Explanation) -> None:
-    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it."""
-    output, target = explanation.output, explanation.target
-    if target is None or output.ndim != 2:
-        return
-    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
-    if bool(chosen.isfinite().all()):
-        return
-    sample = int((~chosen.isfinite()).nonzero()[0])
-    raise TargetError(
-        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
-        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
-    )
 
 
 _endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Literal, get_args
 
 from torch._ops import OpOverload
@@ -35,7 +36,7 @@ class Choice:
         return f"{self.rule.describe()}, from the {kind}: {self.entry}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RuleSet:
     """A rule for every operation, under one name.
 
@@ -227,19 +228,25 @@ class RuleSet:
         return f"parameters {parameters}; seed {self.seed}; contrast {self.contrast or 'none'}; mass {mass}"
 
     def __str__(self) -> str:
+        rows = self._rows()
+        width = max((len(where) for where, _ in rows), default=0)
+        return "\n".join([*self._lines(), *(f"  {where:<{width}}  {rule}" for where, rule in rows)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        cells = (f"<tr><td>{escape(where)}</td><td>{escape(rule)}</td></tr>" for where, rule in self._rows())
+        return f"<div><p>{'<br>'.join(map(escape, self._lines()))}</p><table>{''.join(cells)}</table></div>"
+
+    def _lines(self) -> list[str]:
+        return [f"{self.name}: {self.summary}", self.describe(), "the first row that holds is the rule:"]
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Return where each rule holds, and which it is."""
         rows = [(str(selector), rule.describe()) for selector, rule in reversed(self.overrides)]
         rows += sorted((str(op), rule.describe()) for op, rule in self.table.items())
-        if self.default is not None:
-            rows.append(("anything else", self.default.describe()))
-        width = max((len(where) for where, _ in rows), default=0)
-        return "\n".join(
-            [
-                f"{self.name}: {self.summary}",
-                self.describe(),
-                "the first row that holds is the rule:",
-                *(f"  {where:<{width}}  {rule}" for where, rule in rows),
-            ]
-        )
+        return rows if self.default is None else [*rows, ("anything else", self.default.describe())]
 
 
 def as_rule(what: Rule | Function) -> Rule:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.analysis.tables import number, plain, table
+from relprop.analysis.tables import number, plain
 from relprop.errors import RelpropError
+from relprop.printed import Printed, Table
 
 Values = NDArray[np.float64]
 
@@ -96,6 +98,10 @@ class Samples:
         return len(self.index)
 
 
+PARTS = {"LC": "local_consistency", "C": "contrastiveness"}
+"""The two scores that GAE is the product of."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A sample that failed: in the masking run, where ``method`` is empty, or under a method."""
@@ -106,8 +112,8 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True)
-class Failures:
+@dataclass(frozen=True, repr=False)
+class Failures(Printed):
     """What failed, and why."""
 
     entries: tuple[Failure, ...]
@@ -115,11 +121,11 @@ class Failures:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __str__(self) -> str:
+    def _blocks(self) -> list[str | Table]:
         if not self.entries:
-            return "nothing failed"
+            return ["nothing failed"]
         rows = [[str(f.sample), f.name or "-", f.method or "masking run", f.message] for f in self.entries]
-        return table(["sample", "name", "where", "why"], rows, words=4)
+        return [Table(["sample", "name", "where", "why"], rows, words=4)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can say."""
@@ -128,17 +134,19 @@ class Failures:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A sample and how a method scores on it."""
+    """A sample and how a method scores on it, also by the two scores that GAE is the product of."""
 
     sample: int
     name: str
     label: int
     target: int
     value: float
+    local_consistency: float = nan
+    contrastiveness: float = nan
 
 
-@dataclass(frozen=True)
-class Ranking:
+@dataclass(frozen=True, repr=False)
+class Ranking(Printed):
     """The best or the worst samples of a method, in order.
 
     Parameters
@@ -151,12 +159,16 @@ class Ranking:
         ``"best"`` or ``"worst"``.
     entries : tuple of Ranked
         Samples; without those that have no score.
+    ties : int
+        How many samples of the file have the score of the last entry. Those are in the order of the score before it is
+        cut off at 0 and 1, then in that of the data set.
     """
 
     method: str
     by: str
     order: str
     entries: tuple[Ranked, ...]
+    ties: int = 1
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -166,13 +178,16 @@ class Ranking:
         """Indices in the data set, as ``Results.select(samples=...)`` takes them."""
         return [entry.sample for entry in self.entries]
 
-    def __str__(self) -> str:
+    def _blocks(self) -> list[str | Table]:
+        parts = [part for part in ("LC", "C") if self.by != PARTS[part]]
         rows = [
             [str(e.sample), e.name or "-", str(e.label) if e.label >= 0 else "-", str(e.target), number(e.value)]
+            + [number(getattr(e, PARTS[part])) for part in parts]
             for e in self.entries
         ]
-        head = f"{self.order} {len(self)} of {self.method} by {self.by}"
-        return f"{head}\n{table(['sample', 'name', 'label', 'target', self.by], rows, words=2)}"
+        tied = f"; {self.ties} samples tie at {number(self.entries[-1].value)}" if self.ties > 1 else ""
+        head = f"{self.order} {len(self)} of {self.method} by {self.by}{tied}"
+        return [head, Table(["sample", "name", "label", "target", self.by, *parts], rows, words=2)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can say."""

@@ -9,16 +9,18 @@ from relprop.analysis.records import (
     Failures,
     Ranking,
 )
-from relprop.analysis.reports import comparisons, rankings, summaries
+from relprop.analysis.reports import comparisons, rankings, runs, summaries
 from relprop.analysis.reports.statistics import CONFIDENCE
 from relprop.analysis.scores import ScoredSelection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from os import PathLike
 
     import pandas as pd
     import xarray as xr
 
+    from relprop.analysis.plots.plot import Plots
     from relprop.analysis.reports.comparisons import Comparison, Comparisons
     from relprop.analysis.reports.summaries import Summary
 
@@ -56,7 +58,7 @@ class Results(ScoredSelection):
         return rankings.list_failures(self)
 
     def best(self, k: int, method: str | None = None, by: str = "gae") -> Ranking:
-        """Return the k samples on which a method scores best, the best first; of equals the first in the data set."""
+        """Return the k samples on which a method scores best, the best first; ties as in `Ranking`."""
         return rankings.rank(self, k, method, by, "best")
 
     def worst(self, k: int, method: str | None = None, by: str = "gae") -> Ranking:
@@ -97,6 +99,54 @@ class Results(ScoredSelection):
     ) -> Comparisons:
         """Compare a method with several others, by default all; p-values are adjusted for their number by Holm."""
         return comparisons.compare_all(self, a, others, by, confidence, seed)
+
+    def compare_runs(
+        self,
+        other: Results,
+        methods: Iterable[str] | None = None,
+        by: str = "gae",
+        confidence: float = CONFIDENCE,
+        seed: int = 0,
+    ) -> Comparisons:
+        """Compare this run with another one, of another model say: each method that both have, on the same samples.
+
+        Samples are the same that have the same name, or the same index where they have no names. P-values are adjusted
+        for the number of methods by Holm.
+
+        Raises
+        ------
+        AnalysisError
+            If the files have no method, or no sample, in common.
+        """
+        return runs.compare_runs(self, other, methods, by, confidence, seed)
+
+    def plot(
+        self,
+        folder: str | PathLike[str] | None = None,
+        *,
+        pictures: str | PathLike[str] | None = None,
+        by: str = "gae",
+        k: int = 5,
+        seed: int = 0,
+    ) -> Plots:
+        """Draw all plots: they show themselves in a notebook, and go into a folder where one is given.
+
+        Parameters
+        ----------
+        folder : path, optional
+            Where PNG files go; it is made if it is missing.
+        pictures : path, optional
+            Folder of the data set's pictures.
+        by : str
+            The score by which samples are best and worst; the bars show it, too.
+        k : int
+            How many best and worst samples are drawn.
+        seed : int
+            Of the bootstrap.
+        """
+        from relprop.analysis.plots.plot import plot  # drawing is slow to import
+
+        return plot(self, folder, pictures=pictures, by=by, k=k, seed=seed)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row for each sample and method: what is known of the sample, state, message and scores."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
-from relprop.analysis.tables import table
 from relprop.errors import near_names
+from relprop.printed import Printed, Table
 from relprop.store import State, is_complete, method_names, open_evaluation, read_config
 
 
-class Selection:
+class Selection(Printed):
     """Samples and methods of an open file, see `relprop.Results`."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -46,16 +47,16 @@ class Selection:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __repr__(self) -> str:
+    def _blocks(self) -> list[str | Table]:
         if not self._file:
-            return f"Results({str(self.path)!r}), closed"
+            return [f"Results({str(self.path)!r}), closed"]
         head = f"Results({str(self.path)!r}): {len(self)} samples, {'complete' if self.complete else 'not complete'}"
         rows = []
         for name in self.methods:
             counts = np.bincount(self.state(name), minlength=len(State))
             maps = "yes" if self.has_maps(name) else "no"
             rows.append([name, *(str(counts[state]) for state in (State.DONE, State.FAILED, State.ABSENT)), maps])
-        return f"{head}\n{table(['method', 'done', 'failed', 'absent', 'maps'], rows)}"
+        return [head, Table(["method", "done", "failed", "absent", "maps"], rows)]
 
     @property
     def complete(self) -> bool:
@@ -66,6 +67,17 @@ class Selection:
     def config(self) -> dict[str, Any]:
         """What the scores depend on: model, data set, protocol, seed."""
         return read_config(self._open)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that the run was made with, by name."""
+        found = json.loads(self._open.attrs["versions"])
+        return {str(name): str(version) for name, version in found.items()}
+
+    @property
+    def created(self) -> str:
+        """When the file was made: ISO 8601, with time zone."""
+        return str(self._open.attrs["created"])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ class Selection:
         Parameters
         ----------
         methods : str or iterable of str, optional
-            Names, or patterns such as ``"absLRP*"``.
+            Names, without their options too, or patterns such as ``"absLRP*"``.
         samples : iterable of int, optional
             Indices in the data set, in the order wanted.
         state : {"done", "failed", "absent"}, optional
@@ -166,16 +178,37 @@ class Selection:
         found._rows, found.methods = rows, tuple(methods)
         return found
 
+    def method_named(self, name: str) -> str:
+        """Return the method of the file that a name stands for, where its options may be left out.
+
+        Raises
+        ------
+        UnknownMethodError
+            If there is none, or several are called so.
+        """
+        found = self._find([name])
+        if len(found) > 1:
+            raise UnknownMethodError(f"{self.path} has several methods {name!r}, say which: {', '.join(found)}")
+        return found[0]
+
     def _find(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the methods that names or patterns stand for, none twice."""
         found: dict[str, None] = {}
         for name in names:
-            matching = [name] if name in self.methods else fnmatch.filter(self.methods, name)
+            matching = self._named(name)
             if not matching:
                 near = near_names(name, self.methods) or f"; there are {', '.join(self.methods) or 'none'}"
                 raise UnknownMethodError(f"{self.path} has no method {name!r}{near}")
             found |= dict.fromkeys(matching)
         return tuple(found)
+
+    def _named(self, name: str) -> list[str]:
+        """Return the methods that one name stands for: as `relprop.evaluate` took it, a pattern, or without options."""
+        stored = name.replace("/", "|")
+        if stored in self.methods:
+            return [stored]
+        found = fnmatch.filter(self.methods, stored)
+        return found or [method for method in self.methods if method.partition(":")[0] == stored]
 
     def _group(self, method: str | None) -> h5py.Group:
         if method is None:
@@ -183,6 +216,5 @@ class Selection:
                 raise AnalysisError(f"say which method: {', '.join(self.methods) or 'there is none'}")
             (method,) = self.methods
         elif method not in self.methods:
-            near = near_names(method, self.methods) or f"; there are {', '.join(self.methods) or 'none'}"
-            raise UnknownMethodError(f"{self.path} has no method {method!r}{near}")
+            method = self.method_named(method)
         return self._open["methods"][method]

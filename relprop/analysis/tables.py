@@ -1,44 +1,13 @@
-"""Numbers as people and as machines read them: tables of text, and what JSON can say."""
+"""Numbers as people and as machines read them: cells of tables, and what JSON can say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Any
 
 import numpy as np
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Align columns: words to the left, numbers to the right.
-
-    Parameters
-    ----------
-    header : sequence of str
-        Names of the columns.
-    rows : sequence of sequence of str
-        Cells, as many as the header has.
-    words : int
-        So many columns from the left are words.
-
-    Examples
-    --------
-    >>> print(table(["method", "n"], [["absLRP", "64"], ["IG", "7"]]))
-    method   n
-    absLRP  64
-    IG       7
-    """
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    aligned = (
-        "  ".join(
-            cell.ljust(width) if column < words else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in aligned)
 
 
 def number(value: float, digits: int = 3) -> str:

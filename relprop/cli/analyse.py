@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 File = Annotated[Path, typer.Argument(metavar="FILE", help="What relprop evaluate wrote, complete or not.")]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),
+    typer.Option("--method", "-m", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap.")]
 Confidence = Annotated[float, typer.Option(metavar="P", help="Of the intervals, between 0 and 1.")]
@@ -46,19 +46,20 @@ def summary(
     Methods marked (chance) are controls: a score means little without what they reach.
     """
     with _results(file, method, debug) as results:
-        _tell(results.failures() if failures else results.summary(confidence, seed), as_json)
+        tell(results.failures() if failures else results.summary(confidence, seed), as_json)
 
 
 @command(
-    "Compare methods of an evaluation sample by sample.",
-    "relprop compare run.h5 absLRP IntegratedGradients --by contrastiveness",
+    "Compare methods, or two runs, sample by sample.",
+    "relprop compare run.h5 abslrp captum.IntegratedGradients --by contrastiveness",
 )
 def compare(
     file: File,
-    a: Annotated[str, typer.Argument(metavar="A", help="A method.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A method; or the file of another run, of another model say.")],
     others: Annotated[
         list[str] | None, typer.Argument(metavar="B", help="The method to compare it with, or several; else all.")
     ] = None,
+    method: Methods = None,
     by: By = "gae",
     confidence: Confidence = 0.95,
     seed: Seed = 0,
@@ -67,13 +68,19 @@ def compare(
 ) -> None:
     """Compare methods sample by sample: difference with its interval, Wilcoxon's signed-rank test, win rate.
 
-    Where A is compared with several, p-values are adjusted for their number (Holm).
+    Where several are compared, p-values are adjusted for their number (Holm). Given a second file, each method (B, or
+    all that both have) is compared with itself in the other run, on the samples that both have.
     """
     with _results(file, None, debug) as results:
-        if others is not None and len(others) == 1:
-            _tell(results.compare(a, others[0], by, confidence, seed), as_json)
-        else:
-            _tell(results.compare_all(a, others, by, confidence, seed), as_json)
+        named = [*(others or []), *(method or [])] or None
+        if not Path(a).is_file():
+            if named is not None and len(named) == 1 and named[0] in results.methods:
+                tell(results.compare(a, named[0], by, confidence, seed), as_json)
+            else:
+                tell(results.compare_all(a, named, by, confidence, seed), as_json)
+            return
+        with _results(Path(a), None, debug) as other:
+            tell(results.compare_runs(other, named, by, confidence, seed), as_json)
 
 
 @command("Draw the figures of an evaluation.", "relprop plot run.h5 -o plots --pictures holiday/")
@@ -98,7 +105,7 @@ def plot(
     with _results(file, method, debug) as results:
         from relprop.analysis.plots.plot import plot as draw
 
-        _tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
+        tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
 
 
 @command("Write an evaluation as CSV, Parquet or netCDF.", "relprop export run.h5 -o scores.csv")
@@ -126,9 +133,9 @@ def export(
         if (output is None) == (virelay is None):
             raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.h5")
         if virelay is not None:
-            _tell(export_virelay(results, virelay), as_json)
+            tell(export_virelay(results, virelay), as_json)
         elif output is not None:
-            _tell(write(results, output, maps), as_json)
+            tell(write(results, output, maps), as_json)
 
 
 @contextmanager
@@ -141,5 +148,6 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
             yield results.select(methods=methods)
 
 
-def _tell(found: _Told, as_json: bool) -> None:
+def tell(found: _Told, as_json: bool) -> None:
+    """Print what was found, as text or as JSON."""
     say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

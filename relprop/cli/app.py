@@ -29,7 +29,21 @@ DEFAULT_MODEL = "tf_efficientnet_lite0"
 _UsageError: Any = typer.BadParameter.__base__
 
 
-ORDER = ("explain", "check", "evaluate", "summary", "compare", "plot", "export", "merge", "rules", "metrics", "models")
+ORDER = (
+    "explain",
+    "check",
+    "evaluate",
+    "summary",
+    "compare",
+    "plot",
+    "report",
+    "export",
+    "merge",
+    "rules",
+    "methods",
+    "metrics",
+    "models",
+)
 """The commands as help lists them: what people begin with comes first."""
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -52,8 +66,20 @@ class _OneLineUsage(TyperGroup):
         sys.exit(code or 0)
 
 
+RENAMED = {"--labels": "--class-names", "--methods": "--method"}
+"""Old spellings of options, which are taken still, and not listed."""
+
+
 class _Command(TyperCommand):
     """A command whose help has metavars alone: some versions of typer add Python's types, and braces."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {name for parameter in self.params for name in parameter.opts}
+        for place, word in enumerate(args[: args.index("--")] if "--" in args else args):
+            name, equals, value = word.partition("=")
+            if name not in options and RENAMED.get(name) in options:
+                args[place] = f"{RENAMED[name]}{equals}{value}"
+        return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
         text = re.sub(r"\{([A-Z]+)\}", r"\1", super().get_help(ctx))
@@ -125,6 +151,10 @@ Contrast = Annotated[
         help="What the class is compared with: all others (rest), what the model confuses it with (log-odds), one "
         "class, or nothing (none); else as the rule set has it.",
     ),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option("--class-names", metavar="FILE", help="Names of the classes: one a line, or JSON, if not ImageNet's."),
 ]
 Preprocessing = Annotated[
     str | None,

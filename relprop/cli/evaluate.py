@@ -18,6 +18,7 @@ from relprop.cli.app import (
     FAILED,
     INTERRUPTED,
     AsJson,
+    ClassNames,
     Debug,
     Device,
     Model,
@@ -62,7 +63,7 @@ DEFAULT_METHODS = "abslrp,random,constant,centre"
 
 _EXAMPLE = (
     "relprop evaluate pictures/ --model tf_efficientnet_lite0 "
-    "--methods abslrp,captum.IntegratedGradients:n_steps=8,random -o run.h5"
+    "-m abslrp,captum.IntegratedGradients:n_steps=8,random -o run.h5"
 )
 
 
@@ -75,14 +76,14 @@ def evaluate(
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     trust: Trust = False,
-    methods: Annotated[
+    method: Annotated[
         list[str] | None,
         typer.Option(
-            "--methods",
+            "--method",
             "-m",
             metavar="NAME[:OPTION=VALUE,...],...",
             help="Rule sets, captum.NAME, grad-cam.NAME, zennit.NAME, attention-rollout, random, constant, centre, "
-            f"maps:path=FILE; repeatable. [default: {DEFAULT_METHODS}]",
+            f"maps:path=FILE; relprop methods lists all. Repeatable. [default: {DEFAULT_METHODS}]",
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of scores.")] = Path(
@@ -123,9 +124,7 @@ def evaluate(
     compression: Annotated[
         Compression, typer.Option(metavar="gzip|zstd|none", help="Of masks and maps in FILE.")
     ] = Compression.GZIP,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
-    ] = None,
+    class_names: ClassNames = None,
     model_output: ModelOutput = None,
     preprocessing: Preprocessing = None,
     device: Device = None,
@@ -149,12 +148,18 @@ def evaluate(
 
         scores = [name.strip() for text in metrics or () for name in text.split(",") if name.strip()]
         Metrics(scores)
-        names = [name for text in methods or [DEFAULT_METHODS] for name in split_names(text)]
+        names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
         places = sample_pictures() if data is None else data
         classifier = load_classifier(
-            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
+            model,
+            weights,
+            preprocessing=preprocessing,
+            labels=class_names,
+            device=device,
+            trust=trust,
+            output=model_output,
         )
         classifier = classifier.alone()  # what is scored returns one tensor
         dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)

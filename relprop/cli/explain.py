@@ -12,6 +12,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    ClassNames,
     Contrast,
     Debug,
     Device,
@@ -61,9 +62,7 @@ def explain(
         list[str] | None,
         typer.Option(metavar="PATH", help="Draw the relevance at this module too (or a glob of them); repeatable."),
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names: one a line, or JSON, if not ImageNet's.")
-    ] = None,
+    class_names: ClassNames = None,
     model_output: ModelOutput = None,
     probability: Probability = None,
     preprocessing: Preprocessing = None,
@@ -109,7 +108,13 @@ def explain(
             raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
         choose_rules(rules)  # a typo is told before a model is loaded
         classifier = load_classifier(
-            model, weights, preprocessing=preprocessing, labels=labels, device=device, trust=trust, output=model_output
+            model,
+            weights,
+            preprocessing=preprocessing,
+            labels=class_names,
+            device=device,
+            trust=trust,
+            output=model_output,
         )
         rule_set, choice = (
             choose_rules(rules, classifier.mean, classifier.std),

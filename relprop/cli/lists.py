@@ -1,4 +1,4 @@
-"""``relprop rules``, ``relprop metrics`` and ``relprop models``: what can be named."""
+"""``relprop rules``, ``relprop methods``, ``relprop metrics`` and ``relprop models``: what can be named."""
 
 from __future__ import annotations
 
@@ -68,6 +68,25 @@ def _facts(rule_set: RuleSet) -> str:
         facts += ["conserves relevance"] if "conserved" in kinds else []
         facts += ["measures what biases absorb"] if "measured" in kinds else []
     return "; ".join(filter(None, [*facts, rule_set.describe_parameters()]))
+
+
+@command("List the methods that can be evaluated.", "relprop methods 'captum.*'")
+def methods(
+    pattern: Annotated[
+        str | None, typer.Argument(metavar="PATTERN", help="List the names that match, or that hold this.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the methods that relprop evaluate scores, as -m takes them, with their options (NAME:OPTION=VALUE,...)."""
+    with one_line_errors(debug):
+        from relprop.evaluation.methods import list_methods
+
+        found = list_methods(pattern or "*")
+        for kind in dict.fromkeys(method.kind for method in found):
+            say(f"{kind}:")
+            for method in (method for method in found if method.kind == kind):
+                words = [method.summary, ", ".join(method.options)]
+                say(f"  {method.name:<34} {'; '.join(filter(None, words))}".rstrip())
 
 
 @command("List the scores beside GAE.", "relprop metrics")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from relprop.printed import Printed, Table
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -25,8 +27,8 @@ class Tally:
     failure: str = ""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Printed):
     """A run of `evaluate` that came to its end. The scores are in the file: `relprop.Results` reads them.
 
     Parameters
@@ -70,9 +72,9 @@ class Evaluation:
         """How many samples failed, counted under each method; those that could not be read are counted once."""
         return self.unreadable + sum(tally.failed for tally in self.methods.values())
 
-    def __str__(self) -> str:
+    def _blocks(self) -> list[str | Table]:
         usable = self.samples - self.unreadable
-        lines = [f"{self.path}: {self.samples} samples{'' if self.complete else ', not complete'}"]
+        lines: list[str | Table] = [f"{self.path}: {self.samples} samples{'' if self.complete else ', not complete'}"]
         if self.unreadable:
             lines.append(f"{self.unreadable} samples can't be scored, the first one because: {self.failure}")
         if self.one_class:
@@ -80,14 +82,13 @@ class Evaluation:
                 f"{self.one_class} of {usable} samples are in a mosaic of one class: no contrastiveness, no GAE"
                 + (" (the model puts all pictures into one class)" if self.one_class == usable else "")
             )
-        width = max((len(name) for name in self.methods), default=0)
+        rows = []
         for name, tally in self.methods.items():
             parts = [f"{tally.done} scored"]
             if tally.failed:
                 parts.append(f"{tally.failed} failed, the first one because: {tally.failure}")
             if tally.absent:
                 parts.append(f"{tally.absent} still to do")
-            lines.append(f"  {name:<{width}}  {', '.join(parts)}")
+            rows.append([f"  {name}", ", ".join(parts)])
         spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
-        lines.append(f"{self.evaluated} samples in this run: {spent}")
-        return "\n".join(lines)
+        return [*lines, Table((), rows, words=2), f"{self.evaluated} samples in this run: {spent}"]

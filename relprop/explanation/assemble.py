@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from relprop.assign.contrasts import Against, check_apart
-from relprop.errors import RelpropError
+from relprop.errors import RelpropError, TargetError
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
 from relprop.explanation.provenance import Provenance
@@ -164,3 +164,23 @@ def _conservation(
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
     """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
     return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()  # type: ignore[arg-type]
+
+
+def refuse_ruled_out(explanation: Explanation) -> None:
+    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it.
+
+    Raises
+    ------
+    TargetError
+    """
+    output, target = explanation.output, explanation.target
+    if target is None or output.ndim != 2:
+        return
+    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
+    if bool(chosen.isfinite().all()):
+        return
+    sample = int((~chosen.isfinite()).nonzero()[0])
+    raise TargetError(
+        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
+        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
+    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from math import isfinite
 
 import numpy as np
@@ -28,6 +26,7 @@ from relprop.explanation.maps import Maps
 from relprop.pictures.colours import PALE, PERCENTILE, Array, robust_scale, scale_note
 from relprop.pictures.sheets import layer_sheet, map_sheet
 from relprop.pictures.tiles import PLAIN, SIGNED, Legend, encode
+from relprop.printed import Table, html_of, picture_html
 
 NOTEBOOK_SAMPLES = 16
 """Samples of a batch that a notebook shows; a larger picture would only slow it down."""
@@ -40,7 +39,7 @@ def draw(
     columns: int | None = None,
     remark: str = "",
 ) -> Figure:
-    """Draw the maps of a batch, see `Explanation.show`; ``remark`` is added to the caption."""
+    """Draw the maps of a batch, see `Explanation.figure`; ``remark`` is added to the caption."""
     samples = len(explanation)
     pictures = None if images is None else as_pixels(images, samples)
     titles = _titles(explanation) if titles is None else titles
@@ -118,26 +117,23 @@ def notebook_html(explanation: Maps) -> str:
         "relevance of": ", ".join(f"{name} {tuple(value.shape)}" for name, value in explanation.relevances.items()),
         "rules": explanation.rules,
         "contrast": contrast_words(explanation) or "none",
-        "conservation error": f"{kept.error:.1e}" if kept.cuts else "this rule set does not conserve mass",
     }
-    if kept.cuts:
-        facts["lost"] = f"{kept.lost:.1e} of the mass"
     if remark := _remark(explanation):
         facts["shown"] = remark
-    table = [{"sample": str(k)} for k in range(min(len(explanation), NOTEBOOK_SAMPLES))]
-    for k, row in enumerate(table):
+    header = ["sample", *(["target", "probability"] if explanation.target is not None else [])]
+    header += ["conservation error"] if kept.cuts else []
+    rows = []
+    for k in range(min(len(explanation), NOTEBOOK_SAMPLES)):
+        row = [str(k)]
         if explanation.target is not None:
-            row["target"] = str(int(explanation.target[k]))
             probability = float(explanation.probability[k])
-            row["probability"] = f"{probability:.1%}" if isfinite(probability) else "-"
-        if kept.cuts:
-            row["conservation error"] = f"{float(kept.errors[k]):.1e}"
+            row += [str(int(explanation.target[k])), f"{probability:.1%}" if isfinite(probability) else "-"]
+        rows.append(row + ([f"{float(kept.errors[k]):.1e}"] if kept.cuts else []))
     image = ""
     if png is not None:
-        source = base64.b64encode(png).decode()
-        image = f'<img alt="relevance maps" style="max-width: 100%" src="data:image/png;base64,{source}">'
-    words = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in facts.items())
-    return f"<div>{image}<p>{words}</p>{_table(table)}</div>"
+        image = picture_html(png, "relevance maps")
+    lines = [*(f"{name}: {value}" for name, value in facts.items()), str(kept)]
+    return f"<div>{image}{html_of([*lines, Table(header, rows, words=0)])}</div>"
 
 
 def as_pixels(images: Tensor | NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
@@ -187,10 +183,3 @@ def _titles(explanation: Maps) -> list[str]:
 def _remark(explanation: Maps) -> str:
     many = len(explanation) > NOTEBOOK_SAMPLES
     return f"the first {NOTEBOOK_SAMPLES} of {len(explanation)} samples; show() draws all" if many else ""
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    def line(cell: str, words: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<{cell}>{escape(word)}</{cell}>" for word in words) + "</tr>"
-
-    return f"<table>{line('th', rows[0])}{''.join(line('td', row.values()) for row in rows)}</table>"

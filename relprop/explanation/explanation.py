@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.explanation.archive import archive_items, save
-from relprop.explanation.display import as_pixels, draw, notebook_html, notebook_picture
+from relprop.explanation.display import as_pixels, draw, notebook_html
 from relprop.explanation.maps import Maps
+from relprop.explanation.screen import show_figure
 from relprop.pictures import overlay, robust_scale
 
 
@@ -70,14 +71,14 @@ class Explanation(Maps):
         titles: Sequence[str] | None = None,
         attributes: Mapping[str, str | float] | None = None,
     ) -> None:
-        """Write what `show` draws as ``.png``, or all tensors as ``.npz`` or ``.h5``.
+        """Write what `figure` draws as ``.png``, or all tensors as ``.npz`` or ``.h5``.
 
         Parameters
         ----------
         path : path
             Its suffix says which.
         images, titles
-            For a ``.png``, as in `show`.
+            For a ``.png``, as in `figure`.
         attributes : mapping, optional
             Further words and numbers for an archive; ``.npz`` has them as JSON in its array ``attributes``.
 
@@ -93,15 +94,15 @@ class Explanation(Maps):
             known |= {name: json.dumps(value) for name, value in self.provenance.as_dict().items()}
         if self.conservation.cuts:
             known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
-        save(path, lambda: archive_items(self), known | dict(attributes or {}), lambda: self.show(images, titles))
+        save(path, lambda: archive_items(self), known | dict(attributes or {}), lambda: self.figure(images, titles))
 
-    def show(
+    def figure(
         self,
         images: Tensor | NDArray[np.uint8] | None = None,
         titles: Sequence[str] | None = None,
         columns: int | None = None,
     ) -> Figure:
-        """Draw the maps of the batch; in a notebook the figure shows itself.
+        """Draw the maps of the batch.
 
         Where layers were asked for, each sample has a row: its map at the input, then at each layer.
 
@@ -121,8 +122,22 @@ class Explanation(Maps):
         """
         return draw(self, images, titles, columns)
 
-    def _repr_png_(self) -> bytes | None:
-        return notebook_picture(self)
+    def show(
+        self,
+        images: Tensor | NDArray[np.uint8] | None = None,
+        titles: Sequence[str] | None = None,
+        columns: int | None = None,
+    ) -> None:
+        """Show what `figure` draws: in a notebook below the cell, also inside of a loop; from a script in a window.
+
+        Where there is neither a notebook nor a screen a `RelpropWarning` says how to write a file instead.
+
+        Parameters
+        ----------
+        images, titles, columns
+            As in `figure`.
+        """
+        show_figure(self.figure(images, titles, columns))
 
     def _repr_html_(self) -> str:
         return notebook_html(self)

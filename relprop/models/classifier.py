@@ -15,6 +15,7 @@ from relprop.errors import RelpropError
 from relprop.models.devices import device_of
 from relprop.models.preprocessing import Floats, Picture, Preprocessing
 from relprop.models.view import View, find_view, size_of
+from relprop.printed import Printed, Table
 from relprop.tracing.outputs import choose_output
 
 
@@ -63,8 +64,8 @@ class OneOutput(nn.Module):
         return choose_output(self.model(x), self.output)[0]
 
 
-@dataclass(frozen=True)
-class Classifier:
+@dataclass(frozen=True, repr=False)
+class Classifier(Printed):
     """A classifier with all that is needed to feed it and to read its answer.
 
     Attributes
@@ -97,6 +98,16 @@ class Classifier:
     assumed: str = ""
     output: str | None = None
     _views: dict[tuple[int, int], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def _blocks(self) -> list[str | Table]:
+        few = ", ".join(self.labels[:3]) + (" ..." if len(self.labels) > 3 else "")
+        facts = [
+            ["classes", f"{len(self.labels)}: {few}"],
+            ["weights", self.origin],
+            ["device", str(self.device)],
+            ["preprocessing", self.assumed or str(getattr(self.transform, "steps", self.transform))],
+        ]
+        return [f"Classifier {self.name}", Table((), facts, words=2)]
 
     @property
     def scores(self) -> nn.Module:

@@ -10,6 +10,7 @@ from relprop.pictures.colours import (
     robust_scale,
     scale_note,
     scale_words,
+    step_colours,
 )
 from relprop.pictures.panel import Original, panel
 from relprop.pictures.sheets import class_sheet, layer_sheet, map_sheet
@@ -36,6 +37,7 @@ __all__ = [
     "robust_scale",
     "scale_note",
     "scale_words",
+    "step_colours",
     "tile_sheet",
     "write_png",
 ]

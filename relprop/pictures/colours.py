@@ -23,6 +23,7 @@ BLUR = 0.012
 
 _STEPS = 128  # colours on either side of zero, which has one of its own
 _COLOURS: Pixels = colormaps["RdBu_r"].resampled(2 * _STEPS + 1)(np.arange(2 * _STEPS + 1), bytes=True)[:, :3]
+_STEP_COLOURS: Pixels = colormaps["cividis"](np.arange(256), bytes=True)[:, :3]
 _OPAQUE = 0.92  # the opacity of the strongest relevance: the object stays visible under it
 # The two colours of an overlay, equally far from any grey in CIELAB: a darker blue is lost in shadows.
 _COLD, _WARM = np.array([[36, 110, 216], [192, 53, 56]], np.float32)
@@ -76,6 +77,12 @@ def heat_colours(heat: Array) -> Pixels:
     """Colour a map (H, W) in [-1, 1]: blue below zero, white at it, red above; uint8 RGB (H, W, 3)."""
     steps = np.rint(np.clip(heat, -1.0, 1.0) * _STEPS).astype(np.intp) + _STEPS
     return np.asarray(np.take(_COLOURS, steps, axis=0), np.uint8)
+
+
+def step_colours(steps: NDArray[np.generic], last: int) -> Pixels:
+    """Colour when pixels are masked, ``(H, W)`` from 1 to last: dark at first, light for never; uint8 RGB (H, W, 3)."""
+    levels = np.rint((np.clip(steps.astype(np.float64), 1, last) - 1) / (last - 1) * (len(_STEP_COLOURS) - 1))
+    return np.asarray(np.take(_STEP_COLOURS, levels.astype(np.intp), axis=0), np.uint8)
 
 
 def overlay(picture: Pixels, heat: Array, blur: float = BLUR) -> Pixels:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relprop.printed import Printed
+
 DEVIATION = 1e-3
 """A mass that is further from one than this is no rounding, not even in half precision."""
 HOOK = "hook"
@@ -49,8 +51,8 @@ class Cut:
     conserves: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Conservation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Conservation(Printed):
     """Where the relevance went: one row per cut, from the output to the source.
 
     Parameters
@@ -140,9 +142,9 @@ class Conservation:
         kinds = {cut.conserves for cut in self.cuts if cut.rule and cut.operation != HOOK}
         return len(kinds) > 1
 
-    def __str__(self) -> str:
+    def _blocks(self) -> list[str]:
         if not self.conserves:
-            return self._absorption() if self.cuts else "conservation: this rule set does not conserve mass"
+            return self._absorption() if self.cuts else ["conservation: this rule set does not conserve mass"]
         lines = [
             f"conservation: {len(self.cuts)} cuts, largest error {self.error:.1e}, lost {self.lost:.1e} of the mass"
         ]
@@ -151,9 +153,9 @@ class Conservation:
             cut = self.cuts[int(deviating[0])]
             lines.append(f"  the mass deviates from {cut.name} ({cut.operation}) on: see the rules just behind it")
         lines += [f"  lost {float(cut.lost.max()):.1e} at {cut.name} ({cut.operation})" for cut in self.losses]
-        return "\n".join([*lines, *self._mask_lines(), *self._suspect_lines()])
+        return [*lines, *self._mask_lines(), *self._suspect_lines()]
 
-    def _absorption(self) -> str:
+    def _absorption(self) -> list[str]:
         reached, started = self.masses[-1], self.at_output
         operations = [cut for cut in self.cuts if cut.rule and cut.operation != HOOK]
         how = "not rescaled"
@@ -171,13 +173,13 @@ class Conservation:
                 f"{float(reached.min()):.1%} to {float(reached.max()):.1%} at the source; biases and stabilisers make "
                 f"the difference, most of it {most.name} ({most.operation})"
             )
-            return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
+            return [line, *self._mask_lines(), *self._suspect_lines()]
         line = (
             f"conservation: {how}; {float(reached.min()):.1%} to {float(reached.max()):.1%} of the output's "
             f"relevance reaches the source, biases and stabilisers absorb the rest, most of it {most.name} "
             f"({most.operation})"
         )
-        return "\n".join([line, *self._mask_lines(), *self._suspect_lines()])
+        return [line, *self._mask_lines(), *self._suspect_lines()]
 
     def _suspect_lines(self) -> list[str]:
         return [f"  suspect: {cut.name} ({cut.operation}): {cut.suspect}" for cut in self.suspects]

@@ -61,7 +61,8 @@ def capture(
     Forward hooks that return something, set an attribute of their module, write into a tensor they are given, or keep
     a feature that the forward reads later, are part of the model. One that only observes is called on ordinary tensors
     when the model is captured, and is no part of the graph. What hooks write to is copied for these calls, or put back
-    after them: the user's own objects stay as they are.
+    after them: the user's own objects stay as they are. What another thread writes to the same global meanwhile may be
+    put back with it.
 
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.

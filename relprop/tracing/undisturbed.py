@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dis
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -61,28 +61,33 @@ def _undo(value: Any) -> Callable[[], None]:
     """Return what puts back the contents of a container or object that has changed."""
     if isinstance(value, dict):
         return _undo_dict(value)
-    if not isinstance(value, list | set | deque):
+    # The methods are those of the base: a class of one's own may do more in its own.
+    kind: Any = next((kind for kind in (list, set, deque) if isinstance(value, kind)), None)
+    if kind is None:
         return _undo_dict(vars(value))
-    if len(value) > 1000 * LONG:
+    if kind.__len__(value) > 1000 * LONG:
         return lambda: None
-    before = list(value)
+    before = list(kind.__iter__(value))
 
     def put_back() -> None:
-        if len(value) != len(before) or any(a is not b for a, b in zip(value, before, strict=True)):
-            value.clear()
-            (value.update if isinstance(value, set) else value.extend)(before)
+        now = list(kind.__iter__(value))
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            kind.clear(value)
+            (kind.update if kind is set else kind.extend)(value, before)
 
     return put_back
 
 
 def _undo_dict(held: dict[Any, Any]) -> Callable[[], None]:
-    before = dict(held)
+    kind: Any = OrderedDict if isinstance(held, OrderedDict) else dict
+    before = dict(kind.items(held))
 
     def put_back() -> None:
-        changed = held.keys() != before.keys() or any(held[key] is not before[key] for key in before)
-        if changed:  # in the order it had
-            held.clear()
-            held.update(before)
+        now = dict(kind.items(held))
+        if now.keys() != before.keys() or any(now[key] is not before[key] for key in before):
+            kind.clear(held)
+            for key, value in before.items():  # in the order it had
+                kind.__setitem__(held, key, value)
 
     return put_back
 

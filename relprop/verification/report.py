@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from relprop.assign.plan import Row, table
+from relprop.printed import Printed, Table
 from relprop.run.conservation import Conservation
 
 ORACLE_LIMIT = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -19,8 +20,8 @@ STABILITY_LIMIT = 0.99
 NOISE = 1e-4
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """What `check` found.
 
     Parameters
@@ -128,15 +129,14 @@ class Report:
             ],
         }
 
-    def __str__(self) -> str:
-        counted = [("operation", "rule", "count")]
-        counted += [(operation, rule, str(count)) for (operation, rule), count in sorted(self.operations.items())]
-        wide, wider, last = (max(len(row[k]) for row in counted) for k in range(3))
-        rows = [f"{operation:<{wide}}  {rule:<{wider}}  {count:>{last}}" for operation, rule, count in counted]
-        lines = [f"{self.model} under {self.rules}", *([f"weights: {self.weights}"] if self.weights else []), *rows]
+    def _blocks(self) -> list[str | Table]:
+        counted = [(operation, rule, str(count)) for (operation, rule), count in sorted(self.operations.items())]
+        blocks: list[str | Table] = [f"{self.model} under {self.rules}"]
+        blocks += [f"weights: {self.weights}"] if self.weights else []
+        blocks.append(Table(("operation", "rule", "count"), counted, words=2))
         if not self.missing:
             precision = str(self.oracle_dtype).removeprefix("torch.")
-            lines += [
+            blocks += [
                 f"gradient oracle   {self.oracle_error:.1e} of the largest gradient, in {precision}",
                 str(self.conservation),
                 "stability         "
@@ -144,10 +144,9 @@ class Report:
                 + f" (cosine under input noise of {NOISE:g})",
                 f"time              {self.seconds:.2f} s, {self.seconds / self.gradient_seconds:.1f} input gradients",
             ]
-        lines += [f"note: {note}" for note in self.notes]
-        lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append(f"verdict: {self._verdict()}")
-        return "\n".join(lines)
+        blocks += [f"note: {note}" for note in self.notes]
+        blocks += [f"problem: {problem}" for problem in self.problems]
+        return [*blocks, f"verdict: {self._verdict()}"]
 
 
 def finite(value: float) -> float | None:

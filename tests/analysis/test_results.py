@@ -172,8 +172,18 @@ def test_failures_best_and_worst(results, columns):
     ranked = results["IG"].best(100)
     assert len(ranked) == N - 2
     assert not {40, 70} & set(ranked.samples)
-    zeros = [k * 10 for k in range(N) if columns["random"]["gae"][k] == 0]
-    assert results.worst(3, "random").samples == zeros[:3]
+    chance = columns["random"]
+    zeros = [k for k in range(N) if chance["gae"][k] == 0]
+    zeros.sort(key=lambda k: (chance["unclipped"][k], chance["contrastiveness_raw"][k]))
+    worst = results.worst(3, "random")
+    assert worst.samples == [10 * k for k in zeros[:3]], "what is cut off at 0 is in the order before that"
+    assert worst.ties == len(zeros) > 3
+    assert str(worst).splitlines()[0] == f"worst 3 of random by gae; {len(zeros)} samples tie at 0.000"
+    lines = str(worst).splitlines()
+    assert lines[1].split() == ["sample", "name", "label", "target", "gae", "LC", "C"]
+    assert lines[2].split()[-2:] == [
+        f"{chance[name][zeros[0]]:.3f}" for name in ("local_consistency", "contrastiveness")
+    ]
     assert json.loads(json.dumps(ranked.as_dict(), allow_nan=False))["entries"][0]["sample"] == ranked.samples[0]
 
 

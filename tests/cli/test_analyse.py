@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -91,6 +92,16 @@ def test_compare():
     assert [row.split()[1] for row in every.stdout.splitlines()[1:3]] == ["IG", "random"]
     two = json.loads(relprop_("compare", "run.h5", "random", "IG", "absLRP", "--json").stdout)
     assert [pair["b"] for pair in two["pairs"]] == ["IG", "absLRP"]
+
+
+def test_compare_takes_the_file_of_another_run():
+    shutil.copy("run.h5", "again.h5")
+    machine = json.loads(relprop_("compare", "run.h5", "again.h5", "-m", "IG", "--json").stdout)
+    (pair,) = machine["pairs"]
+    assert (pair["a"], pair["b"], pair["n"]) == ("IG, run.h5", "IG, again.h5", N - 1)
+    every = relprop_("compare", "run.h5", "again.h5")
+    assert every.exit_code == 0
+    assert [row.split(",")[0] for row in every.stdout.splitlines()[1:4]] == ["IG", "absLRP", "random"]
 
 
 def test_export(tmp_path):
@@ -299,11 +310,18 @@ def test_a_missing_package_is_told_with_its_extra(arguments, package, monkeypatc
     assert sorted(desk.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", ["summary", "compare", "plot", "export"])
+@pytest.mark.parametrize("command", ["summary", "compare", "plot", "report", "export"])
 def test_help_has_an_example_that_runs(command, tmp_path):
     text = relprop_(command, "--help").stdout
     example = shlex.split(re.search(r"Example: relprop (.*)$", " ".join(text.split()))[1])
-    names = {"IntegratedGradients": "IG", "holiday/": "pictures", "plots": tmp_path, "scores.csv": tmp_path / "a.csv"}
+    names = {
+        "abslrp": "absLRP",
+        "captum.IntegratedGradients": "IG",
+        "holiday/": "pictures",
+        "plots": tmp_path,
+        "scores.csv": tmp_path / "a.csv",
+        "report.html": tmp_path / "report.html",
+    }
     result = relprop_(*(names.get(word, word) for word in example))
     assert result.exit_code == 0, result.stderr
 

@@ -53,6 +53,44 @@ def test_help_says(command, words):
 
 
 @pytest.mark.parametrize(
+    ("command", "new", "old"),
+    [
+        ("explain", "--class-names FILE", "--labels"),
+        ("evaluate", "--class-names FILE", "--labels"),
+        ("evaluate", "-m, --method NAME", "--methods"),
+        ("summary", "-m, --method NAME", ""),
+        ("compare", "-m, --method NAME", ""),
+        ("plot", "-m, --method NAME", ""),
+        ("export", "-m, --method NAME", ""),
+    ],
+)
+def test_a_word_means_one_thing_and_old_spellings_are_hidden(command, new, old):
+    text = re.sub(r"\s+", " ", help_of(command))
+    assert new in text
+    if old:
+        assert old not in text
+        result = run.invoke(app, [command, old, "nowhere.txt", "--model", "nowhere"])
+        assert "No such option" not in result.stderr
+
+
+def test_methods_are_listed_with_their_options():
+    result = run.invoke(app, ["methods"])
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert "delta" in lines["abslrp"]
+    assert "random" in lines
+    assert "path=FILE, key=NAME" in lines["maps"]
+    assert "n_steps" in lines["captum.IntegratedGradients"]
+    assert "eigen_smooth" in lines["grad-cam.GradCAM"]
+    assert "canonizer" in lines["zennit.EpsilonPlusFlat"]
+    few = run.invoke(app, ["methods", "captum.integratedg*"]).stdout
+    assert [line for line in few.splitlines() if line.startswith("  ")] == [lines["captum.IntegratedGradients"]]
+    wrong = run.invoke(app, ["methods", "captum.Integrate*Grad"])
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "no method matches" in wrong.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["explian"], "relprop: No such command 'explian'. Did you mean 'explain'? See root --help"),

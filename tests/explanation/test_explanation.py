@@ -95,9 +95,9 @@ def test_normalised_images_are_refused(explained, images):
 
 def test_pictures_and_titles_are_one_per_sample(explained, images):
     with pytest.raises(relprop.RelpropError, match="2 pictures for 3 samples"):
-        explained.show(images[:2])
+        explained.figure(images[:2])
     with pytest.raises(relprop.RelpropError, match="1 titles for 3 samples"):
-        explained.show(images, titles=["cat"])
+        explained.figure(images, titles=["cat"])
 
 
 def test_probability_is_the_softmax_of_the_target(explained):
@@ -134,11 +134,11 @@ def test_an_explanation_keeps_no_model_and_knows_where_its_relevance_went():
 
 
 def test_show_draws_a_row_per_sample_with_its_layers(explained, images):
-    figure = explained.show(images)
+    figure = explained.figure(images)
     assert words(figure).count("0") == 1 + 3, "the colour bar's zero, and layer 0 of three samples"
     assert f"class {int(explained.target[2])}  {float(explained.probability[2]):.1%}" in words(figure)
     assert {"more for the others", "more for its class"} < set(words(figure))
-    named = explained.show(titles=["cat", "dog", "goose"])
+    named = explained.figure(titles=["cat", "dog", "goose"])
     assert {"cat", "dog", "goose"} < set(words(named))
 
 
@@ -146,7 +146,7 @@ def test_show_lists_layers_that_are_no_maps():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
     e = relprop.explain(model, torch.randn(2, 3, 9, 9), layers=["0", "2", "3"])
-    assert "no maps, so not drawn: 2 (2, 8, 1, 1), 3 (2, 8)" in words(e.show())
+    assert "no maps, so not drawn: 2 (2, 8, 1, 1), 3 (2, 8)" in words(e.figure())
     with pytest.raises(relprop.RelpropError, match=r"\(2, 8\) .* layers\['3'\]"):
         e.heatmap("3")
     with pytest.raises(relprop.RelpropError, match="no relevance of a layer '1': there are 0, 2, 3"):
@@ -158,8 +158,8 @@ def test_legend_says_what_was_asked(contrast, word):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5)).eval()
     x = torch.randn(2, 3, 9, 9)
-    assert word in words(relprop.explain(model, x, contrast=contrast).show())
-    signed = relprop.explain(model, x, rules="gradient", contrast=None).show()
+    assert word in words(relprop.explain(model, x, contrast=contrast).figure())
+    signed = relprop.explain(model, x, rules="gradient", contrast=None).figure()
     assert "positive +1" in words(signed)
 
 
@@ -173,7 +173,7 @@ def test_the_difference_of_two_maps_is_what_does_not_overlap(explained):
     low, high = f"{found.min():.1%}", f"{found.max():.1%}"
     said = f"the two maps, of this class and of the others, differ by {low} to {high}"
     assert caption_words(explained) == said
-    assert said in " ".join(words(explained.show()))
+    assert said in " ".join(words(explained.figure()))
     assert caption_words(explained[0]).endswith(f"differ by {found[0]:.1%}")
     apart = torch.zeros(2, 1, 3, 4, 4)
     assert map_difference(replace(explained[0], seeds={"x": apart})).tolist() == [0]
@@ -203,11 +203,11 @@ def test_a_map_of_hardly_any_difference_says_so_first_and_is_pale(explained):
     first = (
         f"Caution: the maps for class {target} and for the others are 99.9 % the same; colours show the remaining 0.1 %"
     )
-    figure = e.show()
+    figure = e.figure()
     assert " ".join(words(figure)).startswith(first)
     clear = nearly_the_same(explained, [0.02])
-    assert not any("Caution" in word for word in words(clear.show()))
-    assert strongest(figure) < 0.5 * strongest(clear.show())
+    assert not any("Caution" in word for word in words(clear.figure()))
+    assert strongest(figure) < 0.5 * strongest(clear.figure())
     assert first.replace(f"class {target}", "dog").replace("the others", "cat") == caution(
         replace(e, contrast=(target + 1) % 5), {target: "dog", (target + 1) % 5: "cat"}
     )
@@ -246,7 +246,7 @@ def test_rules_that_do_not_conserve_say_what_arrives(rules, said):
     e = relprop.explain(model, torch.randn(1, 3, 9, 9), rules=rules)
     assert map_difference(e) is None
     assert re.fullmatch(said, caption_words(e))
-    assert caption_words(e) in words(e.show())
+    assert caption_words(e) in words(e.figure())
     if rules == "epsilon":
         share = e.relevance.sum() / e.output[0, e.target[0]]
         assert arriving(e).tolist() == [pytest.approx(float(share), rel=1e-4)]

@@ -5,16 +5,21 @@ import json
 import re
 import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import relprop
+import rule_registry
+from relprop.models import Classifier
+from relprop.pictures.tiles import encode
 
 SETUP = """
 import torch
@@ -29,7 +34,7 @@ x = torch.randn(3, 3, 16, 20)
 CELLS = [
     SETUP,
     "relprop.explain(net, x)",
-    "relprop.explain(net, x, layers=['0']).show()",
+    "for rules in ('abslrp', 'gradient'):\n    relprop.explain(net, x, rules=rules).show()\nlast = 1",
     "relprop.explain(vectors, torch.randn(2, 6))",
 ]
 
@@ -59,12 +64,12 @@ def decoded(data):
 @pytest.mark.full
 def test_an_explanation_is_a_picture_and_words(outputs):
     (output,) = outputs[0]
-    drawn = decoded(output.data["image/png"])
+    assert "image/png" not in output.data, "the picture is stored once"
+    html = output.data["text/html"]
+    (inline,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    drawn = decoded(inline)
     assert drawn.shape[1] > 600
     assert np.ptp(drawn.astype(int), axis=2).max() > 100, "relevance has a colour"
-    html = output.data["text/html"]
-    inline = decoded(re.search(r'src="data:image/png;base64,([^"]+)"', html)[1])
-    np.testing.assert_array_equal(inline, drawn)
     assert html.count("<tr>") == 1 + 3
     assert "conservation error" in html
     assert "abslrp" in html
@@ -72,9 +77,9 @@ def test_an_explanation_is_a_picture_and_words(outputs):
 
 
 @pytest.mark.full
-def test_a_figure_shows_itself(outputs):
-    (output,) = outputs[1]
-    assert decoded(output.data["image/png"]).std() > 10
+def test_maps_are_shown_in_a_loop_in_the_middle_of_a_cell(outputs):
+    assert [output.output_type for output in outputs[1]] == ["display_data"] * 2
+    assert all(decoded(output.data["image/png"]).std() > 10 for output in outputs[1])
 
 
 @pytest.mark.full
@@ -84,6 +89,10 @@ def test_what_is_no_picture_is_a_table_and_no_traceback(outputs):
     assert "image/png" not in output.data
     assert "<img" not in output.data["text/html"]
     assert output.data["text/html"].count("<tr>") == 1 + 2
+
+
+def picture(html):
+    return decoded(re.search(r'src="data:image/png;base64,([^"]+)"', html)[1])
 
 
 class Tags(HTMLParser):
@@ -115,9 +124,49 @@ def test_a_large_batch_is_shown_in_part_and_says_so(large):
     html = large._repr_html_()
     assert Tags(html).seen.count("tr") == 1 + 16
     assert "the first 16 of 20 samples" in html
-    drawn, first = (cv2.imdecode(np.frombuffer(e._repr_png_(), np.uint8), 1) for e in (large, large[:16]))
+    drawn, first = (picture(e._repr_html_()) for e in (large, large[:16]))
     assert drawn.shape[0] > first.shape[0], "one line more, which says so"
-    assert len([t for t in large.show().texts if t.get_text().startswith("class ")]) == 20
+    assert len([t for t in large.figure().texts if t.get_text().startswith("class ")]) == 20
+
+
+def test_without_a_screen_show_says_how_to_write_a_file(large, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    matplotlib.use("agg")
+    with pytest.warns(relprop.RelpropWarning, match=r"no screen .*e.save\(.maps.png.\)") as told:
+        large.show()
+    assert told[0].filename == __file__
+
+
+def test_with_a_screen_a_window_opens(large, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "tkagg")
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf().get_size_inches() * 100))
+    large.show()
+    plt.close("all")
+    (size,) = shown
+    assert tuple(size.round()[::-1]) == cv2.imdecode(np.frombuffer(encode(large.figure()), np.uint8), 1).shape[:2]
+
+
+def numbers(text):
+    return set(re.findall(r"[-+]?\d[\d.e%+-]*", text))
+
+
+def test_what_explains_and_what_tells_prints_itself(large):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    x = torch.randn(2, 3, 9, 9)
+    explainer = relprop.Explainer(model, contrast=None, layers="0", batch_size=2)
+    assert repr(explainer) == ("Explainer of Sequential: rules='abslrp', contrast=None, layers=('0',), batch_size=2")
+    assert repr(relprop.Explainer(model)) == "Explainer of Sequential: rules='abslrp'"
+    shown = [explainer, large.conservation, relprop.check(model, x), rule_registry.get("epsilon-plus-flat")]
+    shown.append(Classifier("net", model, tuple("abcde"), lambda picture: picture, (0,) * 3, (1,) * 3, "file own.pth"))
+    for it in shown:
+        assert repr(it) == str(it)
+        html = unescape(re.sub(r"<[^>]+>", " ", it._repr_html_()))
+        assert numbers(str(it)) <= numbers(html)
+        Tags(it._repr_html_())
+    assert "5: a, b, c ..." in repr(shown[-1])
 
 
 def test_words_are_escaped(large):
@@ -136,7 +185,7 @@ def test_several_sources_are_words_alone():
             return self.head((a * b).flatten(1))
 
     e = relprop.explain(Two().eval(), (torch.rand(2, 3, 2, 2), torch.rand(2, 3, 2, 2)))
-    assert e._repr_png_() is None
+    assert not hasattr(e, "_repr_png_")
     html = e._repr_html_()
     assert "img" not in Tags(html).seen
     assert ", ".join(f"{name} (2, 3, 2, 2)" for name in e.relevances) in html

@@ -77,6 +77,7 @@ KINDS = {
 }
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_modes_and_hooks(kind: str) -> None:
     model, x = KINDS[kind][0]().double(), KINDS[kind][1]().double()

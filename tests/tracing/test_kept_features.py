@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +64,7 @@ def check(model: nn.Module, x: Tensor) -> None:
     assert e.conservation.error <= 1e-9
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("kind", storing.KINDS)
 def test_wherever_it_is_kept(kind: str, x: Tensor) -> None:
     model = seeded(storing.KINDS[kind]).double()
@@ -100,6 +101,38 @@ def test_a_method_put_in_place_of_the_forward(x: Tensor) -> None:
     assert distance(relprop.explain(model, x, rules="gradient").relevance, gradient(model, x)) <= 1e-9
     assert model.calls is calls
     assert len(calls) == 1  # of the gradient
+
+
+class Makers(OrderedDict[str, Any]):
+    """It makes what it is asked for, anew each time."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)()
+
+
+class Shouted(list[Any]):
+    """What comes out is not what it holds."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([str(item).upper() for item in super().__iter__()])
+
+
+MAKERS, SHOUTED = Makers(scale=lambda: 2.0), Shouted(["a"])
+
+
+def test_containers_that_do_more(x: Tensor) -> None:
+    """A registry may call what it holds, and fail at that."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        MAKERS["last"] = lambda: x
+        SHOUTED.append("b")
+        return m.head(MAKERS["last"]) * MAKERS["scale"]
+
+    model, makers = seeded(lambda: Lambda(forward, head=nn.Linear(8, CLASSES))).double(), list(MAKERS.values())
+    found = relprop.explain(model, x, rules="gradient").relevance
+    assert (list(MAKERS.values()), list.copy(SHOUTED)) == (makers, ["a"])
+    assert distance(found, gradient(model, x)) <= 1e-9
+    del MAKERS["last"], SHOUTED[1:]
 
 
 def test_an_observer_beside_it_may_read_numbers(x: Tensor) -> None:

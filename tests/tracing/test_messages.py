@@ -96,6 +96,7 @@ UNTRACEABLE: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("kind", UNTRACEABLE)
 def test_the_cause_and_its_place_are_kept(kind: str) -> None:
     forward, message = UNTRACEABLE[kind]

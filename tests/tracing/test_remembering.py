@@ -30,6 +30,7 @@ def of_autograd(model: nn.Module, x: Tensor, target: Any) -> Tensor:
     return found
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize(("batch", "target"), [(None, score), (1, width), (3, score), (2, width)])
 def test_a_detection_head(batch: int | None, target: Any) -> None:
     """After no call, and after calls with as many samples as are explained, as in an example, and with others."""
@@ -45,6 +46,7 @@ def test_a_detection_head(batch: int | None, target: Any) -> None:
     assert e.conservation.error <= 1e-9
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", remembering.KINDS)
 def test_other_memories(kind: str) -> None:
     remembering.TableByShape.table.clear()
@@ -78,6 +80,7 @@ def test_what_depends_on_the_batch_is_refused(forward: Any) -> None:
         relprop.explain(model, torch.randn(2, 8))
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize(("size", "batch"), [(2, ""), (6, " for a batch of 6")])
 def test_one_batch_size_that_is_treated_apart_is_refused(size: int, batch: str) -> None:
     """It looks like one that is remembered, and is told from it by a call."""

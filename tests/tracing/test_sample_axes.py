@@ -54,6 +54,7 @@ def _gradient(model: nn.Module, x: Tensor, others: tuple[Tensor, ...]) -> Tensor
     return found
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", FORWARDS)
 def test_as_many_rows_by_chance(kind: str) -> None:
     """The batch in question comes first, then another, then it again."""

@@ -36,6 +36,7 @@ def _edges(m: Any, x: Tensor) -> Tensor:
 FORWARDS = {"mask": _positions, "nonzero": _nonzero, "edges of a graph": _edges}
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("name", FORWARDS)
 def test_batches_of_any_size(name: str) -> None:
     def build() -> nn.Module:

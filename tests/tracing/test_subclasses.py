@@ -81,6 +81,7 @@ KINDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_comes_back_as_its_class(kind: str) -> None:
     model, x = kept("plain"), pictures(3)

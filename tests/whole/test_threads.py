@@ -128,10 +128,10 @@ def _layers(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 SPELLINGS = {"contrasts": _contrasts, "combined targets": _combinations, "rule sets": _layers}
-TRIALS = [pytest.param(k, marks=[] if not k else pytest.mark.full) for k in range(7)]
 
 
-@pytest.mark.parametrize("trial", TRIALS)
+@pytest.mark.sweep(every=21)
+@pytest.mark.parametrize("trial", range(7))
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_one_captures_while_another_rewrites(spelling: str, trial: int) -> None:
     """Torch keeps the state of a tracer for the whole process; the capture waits in its midst for the other thread."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from relprop.analysis.plots.data_pictures import as_seen, find_picture
+from relprop.analysis.plots.data_pictures import as_seen, drawn_heat, find_picture
 from relprop.analysis.records import Ranked
+from relprop.analysis.reports.rankings import rank
 from relprop.analysis.reports.summaries import HEADLINE
 from relprop.pictures import (
     CONTRAST,
@@ -21,13 +22,12 @@ from relprop.pictures import (
     Tile,
     heat_colours,
     overlay,
-    robust_scale,
     tile_sheet,
 )
 from relprop.pictures.tiles import scaled, sharp, tile_size
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 _SIDE = 224
 _Row = list[Tile | None]
@@ -50,13 +50,13 @@ class Extremes:
 
 
 def draw_extremes(
-    results: Results, method: str, by: str = "gae", k: int = 5, pictures: Path | None = None
+    results: ScoredSelection, method: str, by: str = "gae", k: int = 5, pictures: Path | None = None
 ) -> Extremes | None:
     """Draw the k best samples of a method, and below them the k worst: picture, map over it, map.
 
     Parameters
     ----------
-    results : Results
+    results : ScoredSelection
         Whose maps of the method were kept.
     method, by : str
         Method and score.
@@ -80,8 +80,8 @@ def draw_extremes(
     if not ranked:
         chosen[:0].relevance()  # maps that are missing are told first
         return None
-    best = chosen.best(k, by=by).entries
-    worst = chosen.worst(min(k, ranked - len(best)), by=by).entries if ranked > len(best) else ()
+    best = rank(chosen, k, None, by, "best").entries
+    worst = rank(chosen, min(k, ranked - len(best)), None, by, "worst").entries if ranked > len(best) else ()
     rows: list[_Row] = []
     found = _Found()
     for words, entries in (("best", best), ("worst", worst)):
@@ -109,7 +109,9 @@ class _Found:
         self.negative = False
 
 
-def _rows(results: Results, entries: tuple[Ranked, ...], words: str, folder: Path | None, found: _Found) -> list[_Row]:
+def _rows(
+    results: ScoredSelection, entries: tuple[Ranked, ...], words: str, folder: Path | None, found: _Found
+) -> list[_Row]:
     """Return a row of pictures, one of maps over them, and one of maps, which alone is there without pictures."""
     preparation = (results.config.get("data") or {}).get("preparation")
     names = results.class_names
@@ -117,9 +119,7 @@ def _rows(results: Results, entries: tuple[Ranked, ...], words: str, folder: Pat
     middle: _Row = []
     below: _Row = []
     for place, entry in enumerate(entries):
-        maps = results.select(samples=[entry.sample]).relevance()[0]
-        summed = maps.sum(0) if maps.ndim == 3 else maps
-        heat = robust_scale(np.asarray(summed, np.float64))[0]
+        heat = drawn_heat(results.select(samples=[entry.sample]).relevance()[0])
         found.negative |= bool((heat < 0).any())
         title = f"{words}: {entry.value:.3f}" if not place else f"{entry.value:.3f}"
         note = _class_words(entry, names)
@@ -132,7 +132,7 @@ def _rows(results: Results, entries: tuple[Ranked, ...], words: str, folder: Pat
             middle.append(None)
             below.append(Tile(map_tile, title, note))
             continue
-        seen = as_seen(picture, preparation, summed.shape)
+        seen = as_seen(picture, preparation, heat.shape)
         if seen is None:
             found.whole += 1
             shown = scaled(picture, tile_size(picture.shape[:2], _SIDE))
@@ -153,6 +153,6 @@ def _class_words(entry: Ranked, names: tuple[str, ...]) -> str:
     return f"{target} (label: {names[entry.label] if entry.label < len(names) else entry.label})"
 
 
-def _legend(results: Results, negative: bool) -> Legend:
+def _legend(results: ScoredSelection, negative: bool) -> Legend:
     contrast = results.method_config().get("contrast") in ("rest", "log-odds")
     return CONTRAST if negative and contrast else SIGNED if negative else PLAIN

@@ -28,12 +28,12 @@ from relprop.analysis.reports.summaries import Summary
 from relprop.extras import extra
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 _LOOKS = {"MoRF": (ORANGE, "-"), "LeRF": (BLUE, (0, (5, 2)))}
 
 
-def draw_curves(results: Results, summary: Summary) -> Figure:
+def draw_curves(results: ScoredSelection, summary: Summary) -> Figure:
     """Draw the target's probability while masking, and how much each method's map changes by it."""
     rows, columns = grid_of(len(summary.methods) + 1)
     note = (

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from relprop.pictures import Pixels
+from relprop.pictures import Pixels, robust_scale
 from relprop.pictures.reading import PictureError, read_picture
 
 # How timm and torchvision write their transforms: Resize(size=256, ...), CenterCrop(size=(224, 224)), or the preset
@@ -17,6 +18,12 @@ from relprop.pictures.reading import PictureError, read_picture
 _RESIZE = re.compile(r"(?:\bResize\(size=|resize_size=)[\[(]?(\d+)(?:, (\d+))?")
 _CROP = re.compile(r"(?:\bCenterCrop\(size=|crop_size=)[\[(]?(\d+)(?:, (\d+))?")
 _OTHER = re.compile(r"\b(?:Random\w+|ResizeKeepRatio|CenterCropOrPad|Pad|FiveCrop|TenCrop)\(")
+
+
+def drawn_heat(relevance: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return a map ``(H, W)`` or ``(C, H, W)`` of a file as it is drawn, ``(H, W)`` in [-1, 1]: channels summed."""
+    summed = relevance.sum(0) if relevance.ndim == 3 else relevance
+    return robust_scale(np.asarray(summed, np.float64))[0]
 
 
 def find_picture(name: str, folder: Path | None) -> Pixels | None:

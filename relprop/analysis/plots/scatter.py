@@ -31,12 +31,12 @@ from relprop.analysis.records import Values
 from relprop.analysis.reports.summaries import MethodSummary, Summary
 
 if TYPE_CHECKING:
-    from relprop.analysis.results import Results
+    from relprop.analysis.scores import ScoredSelection
 
 _LEVELS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def draw_scatter(results: Results, summary: Summary) -> Figure:
+def draw_scatter(results: ScoredSelection, summary: Summary) -> Figure:
     """Draw a panel for each method: samples as points, their mean with its intervals, lines of equal GAE."""
     points = {
         method.method: (

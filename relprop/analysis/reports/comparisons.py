@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from relprop.analysis.records import AnalysisError
+from relprop.analysis.records import AnalysisError, ScoreInfo, Values
 from relprop.analysis.reports.statistics import Estimate, estimate_mean, holm, signed_rank_p
-from relprop.analysis.tables import number, p_value, plain, table
+from relprop.analysis.tables import number, p_value, plain
+from relprop.printed import Printed, Table
 
 if TYPE_CHECKING:
     from relprop.analysis.scores import ScoredSelection
@@ -21,8 +22,8 @@ LEVEL = 0.05
 """A p-value that is not below it settles nothing."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Printed):
     """Two methods, on the samples that both have a score for.
 
     Parameters
@@ -68,8 +69,8 @@ class Comparison:
     win_rate: float
     tests: int = 1
 
-    def __str__(self) -> str:
-        return f"{_table([self], 'p')}\n\n{self.verdict}"
+    def _blocks(self) -> list[str | Table]:
+        return [_table([self], "p"), "", self.verdict]
 
     @property
     def verdict(self) -> str:
@@ -108,8 +109,8 @@ class Comparison:
         return dict(plain(self), verdict=self.verdict)
 
 
-@dataclass(frozen=True)
-class Comparisons:
+@dataclass(frozen=True, repr=False)
+class Comparisons(Printed):
     """One method and several others.
 
     Parameters
@@ -124,8 +125,8 @@ class Comparisons:
     by: str
     pairs: tuple[Comparison, ...]
 
-    def __str__(self) -> str:
-        return "\n\n".join([_table(self.pairs, "p (Holm)"), "\n".join(pair.verdict for pair in self.pairs)])
+    def _blocks(self) -> list[str | Table]:
+        return [_table(self.pairs, "p (Holm)"), "", *(pair.verdict for pair in self.pairs)]
 
     def __getitem__(self, b: str) -> Comparison:
         return {pair.b: pair for pair in self.pairs}[b]
@@ -137,12 +138,18 @@ class Comparisons:
 
 def compare(results: ScoredSelection, a: str, b: str, by: str, confidence: float, seed: int) -> Comparison:
     """Compare two methods, see `Results.compare`."""
+    a, b = results.method_named(a), results.method_named(b)
     if a == b:
         raise AnalysisError(f"{a} can't be compared with itself: name two methods")
     if not 0 < confidence < 1:
         raise AnalysisError(f"a confidence lies between 0 and 1, not {confidence}")
-    left, right = results.score(by, a), results.score(by, b)
-    info = results.score_info[by]
+    return compare_scores(a, b, results.score(by, a), results.score(by, b), results.score_info[by], confidence, seed)
+
+
+def compare_scores(
+    a: str, b: str, left: Values, right: Values, info: ScoreInfo, confidence: float, seed: int
+) -> Comparison:
+    """Compare two arrays of scores of the same samples, ``(N,)`` each, NaN where there is none."""
     known = np.stack([~np.isnan(left), ~np.isnan(right)])
     both = known.all(0)
     left, right = left[both], right[both]
@@ -153,7 +160,7 @@ def compare(results: ScoredSelection, a: str, b: str, by: str, confidence: float
     return Comparison(
         a,
         b,
-        by,
+        info.name,
         info.direction,
         n,
         int(known.any(0).sum()) - n,
@@ -173,17 +180,21 @@ def compare_all(
     results: ScoredSelection, a: str, others: Iterable[str] | None, by: str, confidence: float, seed: int
 ) -> Comparisons:
     """Compare a method with several, see `Results.compare_all`."""
-    names = [name for name in results.methods if name != a] if others is None else list(dict.fromkeys(others))
+    a = results.method_named(a)
+    names = [name for name in results.select(methods=others).methods if others is not None or name != a]
     if not names:
         raise AnalysisError(f"there is no other method to compare {a} with")
-    pairs = [compare(results, a, b, by, confidence, seed) for b in names]
+    return Comparisons(a, by, adjust([compare(results, a, b, by, confidence, seed) for b in names]))
+
+
+def adjust(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Adjust the p-values of several comparisons for their number."""
     adjusted = holm([pair.p for pair in pairs])
     tests = sum(isfinite(p) for p in adjusted)
-    told = (replace(pair, p=p, tests=tests) for pair, p in zip(pairs, adjusted, strict=True))
-    return Comparisons(a, by, tuple(told))
+    return tuple(replace(pair, p=p, tests=tests) for pair, p in zip(pairs, adjusted, strict=True))
 
 
-def _table(pairs: Iterable[Comparison], p: str) -> str:
+def _table(pairs: Iterable[Comparison], p: str) -> Table:
     rows = [
         [
             pair.a,
@@ -198,4 +209,4 @@ def _table(pairs: Iterable[Comparison], p: str) -> str:
         ]
         for pair in pairs
     ]
-    return table(["a", "b", "n", "mean a", "mean b", "a - b", p, "win rate", "won/tied/lost"], rows, words=2)
+    return Table(["a", "b", "n", "mean a", "mean b", "a - b", p, "win rate", "won/tied/lost"], rows, words=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from relprop.analysis.scores import ScoredSelection
 
 
+UNCLIPPED = {
+    "gae": ("unclipped", "contrastiveness_raw"),
+    "local_consistency": ("unclipped",),
+    "contrastiveness": ("contrastiveness_raw",),
+}
+"""What a score is before it is cut off at 0 and 1: it puts those in order that are equal then."""
+
+
 def rank(results: ScoredSelection, k: int, method: str | None, by: str, order: Literal["best", "worst"]) -> Ranking:
     """Return the k best or worst samples of a method, those without a score left out."""
     if k < 1:
@@ -20,17 +29,24 @@ def rank(results: ScoredSelection, k: int, method: str | None, by: str, order: L
     chosen = results if method is None else results[method]
     values, samples = chosen.score(by), chosen.samples
     (name,) = chosen.methods
-    # A stable sort of the negative: of equal values the first in the data set comes first, in either order.
-    rising = values * chosen.score_info[by].sign * (-1 if order == "best" else 1)
-    by_index = np.argsort(samples.index, kind="stable")
-    places = by_index[np.argsort(rising[by_index], kind="stable")]
+    known, turn = chosen.scores(), -1 if order == "best" else 1
+    keys = [values * chosen.score_info[by].sign, *(known[key] for key in UNCLIPPED.get(by, ()) if key in known)]
+    # Of what is equal then the first in the data set comes first, in either order.
+    places = np.lexsort((samples.index, *(key * turn for key in reversed(keys))))
+    places = places[~np.isnan(values[places])][:k]
     entries = (
         Ranked(
-            int(samples.index[p]), str(samples.name[p]), int(samples.label[p]), int(samples.target[p]), float(values[p])
+            int(samples.index[p]),
+            str(samples.name[p]),
+            int(samples.label[p]),
+            int(samples.target[p]),
+            float(values[p]),
+            *(float(known[key][p]) if key in known else nan for key in ("local_consistency", "contrastiveness")),
         )
-        for p in places[~np.isnan(values[places])][:k]
+        for p in places
     )
-    return Ranking(name, by, order, tuple(entries))
+    ties = int((values == values[places[-1]]).sum()) if len(places) else 0
+    return Ranking(name, by, order, tuple(entries), ties)
 
 
 def list_failures(results: ScoredSelection) -> Failures:

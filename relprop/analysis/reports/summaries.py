@@ -11,7 +11,8 @@ import numpy as np
 
 from relprop.analysis.records import AnalysisError, Values
 from relprop.analysis.reports.statistics import Estimate, estimate_mean
-from relprop.analysis.tables import number, plain, table
+from relprop.analysis.tables import number, plain
+from relprop.printed import Printed, Table
 from relprop.store import FLAGS, State
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ class MethodSummary:
         return found.estimate.mean if found else nan
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Printed):
     """All methods, the one of the highest GAE first.
 
     Parameters
@@ -112,22 +113,26 @@ class Summary:
     confidence: float
     methods: tuple[MethodSummary, ...]
 
-    def __str__(self) -> str:
+    def _blocks(self) -> list[str | Table]:
         head = f"{self.path}: {self.samples} samples, {'complete' if self.complete else 'not complete'}"
         if not self.methods:
-            return f"{head}, no methods"
-        blocks = [
-            f"{head}\nmean [{self.confidence:.0%} interval] over the samples done",
+            return [f"{head}, no methods"]
+        blocks: list[str | Table] = [
+            head,
+            f"mean [{self.confidence:.0%} interval] over the samples done",
+            "",
             self._scores(HEADLINE, _interval),
+            "",
             "before clipping",
+            "",
             self._scores(PARTS, _interval),
         ]
         known = {*HEADLINE, *PARTS}
         further = {name: name for method in self.methods for name in method.scores if name not in known}
         if further:
-            blocks += ["further metrics", self._scores(further, _interval)]
-        blocks += ["medians", self._scores(HEADLINE | PARTS, lambda found: number(found.median)), self._counts()]
-        return "\n\n".join(blocks) + self._remarks()
+            blocks += ["", "further metrics", "", self._scores(further, _interval)]
+        medians = self._scores(HEADLINE | PARTS, lambda found: number(found.median))
+        return [*blocks, "", "medians", "", medians, "", self._counts(), *self._remarks()]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can say."""
@@ -136,23 +141,23 @@ class Summary:
     def __getitem__(self, method: str) -> MethodSummary:
         return {found.method: found for found in self.methods}[method]
 
-    def _scores(self, names: Mapping[str, str], write: Callable[[ScoreSummary], str]) -> str:
+    def _scores(self, names: Mapping[str, str], write: Callable[[ScoreSummary], str]) -> Table:
         rows = [
             [method.title, *(write(method.scores[name]) if name in method.scores else "-" for name in names)]
             for method in self.methods
         ]
-        return table(["method", *names.values()], rows)
+        return Table(["method", *names.values()], rows)
 
-    def _counts(self) -> str:
+    def _counts(self) -> Table:
         rows = []
         for method in self.methods:
             undefined = method.scores["gae"].undefined if "gae" in method.scores else 0
             flagged = ", ".join(f"{name} {count}" for name, count in method.flagged.items()) or "-"
             counts = [method.done, method.failed, method.absent, undefined]
             rows.append([method.title, *map(str, counts), number(method.seconds), flagged])
-        return table(["method", "done", "failed", "absent", "no GAE", "seconds", "flagged"], rows)
+        return Table(["method", "done", "failed", "absent", "no GAE", "seconds", "flagged"], rows)
 
-    def _remarks(self) -> str:
+    def _remarks(self) -> list[str]:
         """Say why intervals are missing, where they are."""
         found: dict[str, list[str]] = {}
         for method in self.methods:
@@ -161,7 +166,7 @@ class Summary:
                     found.setdefault(f"no interval, as {_WHY[score.estimate.interval]}", []).append(
                         f"{(HEADLINE | PARTS).get(name, name)} of {method.method}"
                     )
-        return "".join(f"\n\n{why}: {', '.join(which)}" for why, which in found.items())
+        return [line for why, which in found.items() for line in ("", f"{why}: {', '.join(which)}")]
 
 
 _WHY = {"too few values": "there are fewer than three values", "all values are equal": "all values are equal"}

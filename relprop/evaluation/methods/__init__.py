@@ -9,6 +9,7 @@ from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod
 from relprop.evaluation.methods.adapters.zennit import ZennitMethod
 from relprop.evaluation.methods.base import Asked, Function, Method, MethodError
 from relprop.evaluation.methods.controls import CONTROLS, Control
+from relprop.evaluation.methods.listing import ListedMethod, list_methods
 from relprop.evaluation.methods.named import MethodContext, check_name, make_methods, split_names
 from relprop.evaluation.methods.precomputed import Precomputed
 from relprop.evaluation.methods.relprop_rules import Relevance
@@ -21,6 +22,7 @@ __all__ = [
     "Control",
     "Function",
     "GradCamMethod",
+    "ListedMethod",
     "Method",
     "MethodContext",
     "MethodError",
@@ -28,6 +30,7 @@ __all__ = [
     "Relevance",
     "ZennitMethod",
     "check_name",
+    "list_methods",
     "make_methods",
     "split_names",
 ]

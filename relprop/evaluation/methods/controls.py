@@ -52,3 +52,4 @@ _CONTROLS: dict[str, tuple[Callable[[Asked, int], Tensor], str]] = {
     "centre": (_centre, "a control: a Gaussian about the centre of the picture"),
 }
 CONTROLS = tuple(_CONTROLS)
+DESCRIPTIONS = {name: words for name, (_, words) in _CONTROLS.items()}

@@ -17,6 +17,23 @@ WINDOW = 8
 """Windows of occlusion along the shorter side, unless told otherwise; they overlap by half."""
 
 
+def captum_methods(name: str = "METHOD") -> dict[str, Any]:
+    """Return captum's attribution methods by name; ``name`` is the one that is meant, for the error without captum."""
+    with extra("methods", f"captum.{name}"):
+        import captum.attr
+    return {
+        key: value
+        for key, value in vars(captum.attr).items()
+        if inspect.isclass(value) and issubclass(value, captum.attr.Attribution) and hasattr(value, "attribute")
+    }
+
+
+def captum_options(kind: Any) -> list[str]:
+    """Return the options that an attribution method of captum takes."""
+    taken = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
+    return sorted(taken - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
+
+
 class CaptumMethod:
     """An attribution method of captum, as a callable ``(x, target) -> relevance``.
 
@@ -49,16 +66,9 @@ class CaptumMethod:
     """
 
     def __init__(self, model: nn.Module, name: str, **options: Any) -> None:
-        with extra("methods", f"captum.{name}"):
-            import captum.attr
-            from captum.attr import Attribution
-        kind = getattr(captum.attr, name, None)
-        known = {
-            key: value
-            for key, value in vars(captum.attr).items()
-            if inspect.isclass(value) and issubclass(value, Attribution) and not inspect.isabstract(value)
-        }
-        if kind is None or kind not in known.values():
+        known = captum_methods(name)
+        kind = known.get(name)
+        if kind is None:
             raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
         self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": plain(options)}
         self.description = f"{name} of captum"
@@ -67,8 +77,8 @@ class CaptumMethod:
         asked = inspect.signature(kind.attribute).parameters
         unknown = sorted(set(options) - set(made) - set(asked))
         if unknown:
-            choices = sorted({*made, *asked} - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
-            raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {', '.join(choices)}")
+            choices = ", ".join(captum_options(kind))
+            raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {choices}")
         construct = {key: value for key, value in options.items() if key in made}
         if "layer" in made:
             if "layer" not in construct:

@@ -17,6 +17,21 @@ HEADS = frozenset({"classifier", "head", "fc"})
 """What libraries call the classifier, which in some models ends with feature maps of classes."""
 
 
+GRAD_CAM_OPTIONS = ("layer", "eigen_smooth", "aug_smooth")
+
+
+def grad_cam_methods(name: str = "METHOD") -> dict[str, Any]:
+    """Return the class activation maps by name; ``name`` is the one meant, for the error without the package."""
+    with extra("methods", f"grad-cam.{name}"):
+        import pytorch_grad_cam
+        from pytorch_grad_cam.base_cam import BaseCAM
+    return {
+        key: value
+        for key, value in vars(pytorch_grad_cam).items()
+        if inspect.isclass(value) and issubclass(value, BaseCAM)
+    }
+
+
 class GradCamMethod:
     """A class activation map of pytorch-grad-cam, as a callable ``(x, target) -> relevance``.
 
@@ -43,22 +58,15 @@ class GradCamMethod:
     """
 
     def __init__(self, model: nn.Module, name: str = "GradCAM", layer: str | None = None, **options: Any) -> None:
-        with extra("methods", f"grad-cam.{name}"):
-            import pytorch_grad_cam
-            from pytorch_grad_cam.base_cam import BaseCAM
-            from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-        known: dict[str, Any] = {
-            key: value
-            for key, value in vars(pytorch_grad_cam).items()
-            if inspect.isclass(value) and issubclass(value, BaseCAM)
-        }
+        known = grad_cam_methods(name)
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
         if name not in known:
             raise MethodError(f"pytorch_grad_cam has no method {name!r}{near_names(name, known)}")
-        unknown = sorted(set(options) - {"eigen_smooth", "aug_smooth"})
+        unknown = sorted(set(options) - set(GRAD_CAM_OPTIONS))
         if unknown:
-            raise MethodError(
-                f"grad-cam.{name} has no option {unknown[0]!r}; it accepts: layer, eigen_smooth, aug_smooth"
-            )
+            accepted = ", ".join(GRAD_CAM_OPTIONS)
+            raise MethodError(f"grad-cam.{name} has no option {unknown[0]!r}; it accepts: {accepted}")
         self._model = private_copy(require_module(model, f"grad-cam.{name}"))
         self.config: dict[str, Any] = {
             "package": "grad-cam",

@@ -15,6 +15,14 @@ from relprop.evaluation.methods.base import MethodError, plain, version_of
 from relprop.extras import extra
 
 
+def zennit_composites(name: str = "METHOD") -> dict[str, Any]:
+    """Return zennit's composites by name; ``name`` is the one that is meant, for the error without zennit."""
+    with extra("methods", f"zennit.{name}"):
+        import zennit.composites
+        import zennit.core
+    return _classes(zennit.composites, zennit.core.Composite)
+
+
 class ZennitMethod:
     """Relevance by zennit, as a callable ``(x, target) -> relevance``.
 
@@ -57,8 +65,6 @@ class ZennitMethod:
         with extra("methods", f"zennit.{composite}"):
             import zennit.attribution
             import zennit.canonizers
-            import zennit.composites
-            import zennit.core
             import zennit.torchvision
         attributors = _classes(zennit.attribution, zennit.attribution.Attributor)
         canonizers = _classes(zennit.canonizers, zennit.canonizers.Canonizer)
@@ -72,7 +78,7 @@ class ZennitMethod:
         if composite is None:
             extra_options = options
         elif isinstance(composite, str):
-            chosen = _choose(composite, _classes(zennit.composites, zennit.core.Composite), "composite")
+            chosen = _choose(composite, zennit_composites(composite), "composite")
             if canonizer is not None:
                 options = options | {"canonizers": [_choose(canonizer, canonizers, "canonizer")()]}
             composite = _call(chosen, options, composite)
