@@ -14,7 +14,7 @@ from tqdm import tqdm
 import relprop
 from benchmarks.conditions import Conditions, under
 from benchmarks.speed.memory import process_peak
-from benchmarks.runs.synthetic import preparation, write_pictures
+from benchmarks.runs.synthetic import (preparation, write_pictures)
 from benchmarks.speed.trials import Trial
 from benchmarks.workers import Worker
 

@@ -44,7 +44,7 @@ def cache(where: bool | str | os.PathLike[str] = True) -> Path | None:
     >>> import relprop
     >>> relprop.cache(False)
     """
-    global _chosen  # noqa: PLW0603  one setting of the process
+    global _chosen
     _chosen = where if isinstance(where, bool) else Path(where)
     return folder()
 

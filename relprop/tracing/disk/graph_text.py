@@ -11,6 +11,7 @@ import base64
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -290,13 +291,15 @@ class _Reader:
         return int(expression) if expression.isdecimal() else self.evaluated(ast.parse(expression, mode="eval").body)
 
     def evaluated(self, node: ast.expr) -> Any:
-        """Compute a size of the number of samples: sums, products and quotients, and nothing else."""
+        """Compute a size of the number of samples: sums, products, quotients, extremes, and nothing else."""
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return node.value
         if isinstance(node, ast.Name) and node.id == self.text["batch"]:
             return self.batch
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             return _ARITHMETIC[type(node.op)](self.evaluated(node.left), self.evaluated(node.right))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
+            return reduce(_FUNCTIONS[node.func.id], map(self.evaluated, node.args))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             return -self.evaluated(node.operand)
         raise ValueError("a size that is no arithmetic of the number of samples")
@@ -315,6 +318,12 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[..., Any]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "Max": torch.sym_max,
+    "Min": torch.sym_min,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
 }
 
 

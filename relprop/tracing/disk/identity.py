@@ -27,8 +27,6 @@ _DEPTH = 12
 """How deep a value may lie inside of others."""
 _LONG = 1000
 """Items of a container that still is a setting, and no data."""
-_SMALL = 16
-"""Entries of a tensor that code may read one by one."""
 _OWN = ("relprop.graph", "relprop.tracing")
 """Of this library, the packages that make a graph."""
 
@@ -37,7 +35,7 @@ def describe_model(model: nn.Module, held: Sequence[Tensor]) -> list[Any]:
     """Describe all of a model that its graph depends on, but for the values of its weights.
 
     That is the code of its classes, its modules with their settings and hooks, the shapes and types of its tensors,
-    which of them are the same, and the values of those that hold integers or a few numbers: code may branch on these.
+    which of them are the same, and the values of buffers that hold integers or one number: code may branch on these.
 
     Parameters
     ----------
@@ -87,7 +85,8 @@ class _Describer:
 
     def tensor(self, tensor: Tensor) -> list[Any]:
         plain = [str(tensor.dtype), str(tensor.device), list(tensor.shape), list(tensor.stride())]
-        if tensor.is_meta or (tensor.is_floating_point() and tensor.numel() > _SMALL):
+        is_weight = isinstance(tensor, nn.Parameter) or (tensor.is_floating_point() and tensor.numel() > 1)
+        if tensor.is_meta or is_weight:
             return plain
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return [*plain, hashlib.sha256(data.tobytes()).hexdigest()]
@@ -137,6 +136,10 @@ class _Describer:
             return ["held apart", self.module("", value)]
         if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
             raise NotWritableError(f"a value of type {name}")
+        try:
+            value.__reduce_ex__(2)
+        except TypeError as error:  # an open file, a lock: it holds more than its attributes
+            raise NotWritableError(f"a value of type {name}") from error
         self.kind(type(value))
         return [name, [[key, self.value(item, depth)] for key, item in vars(value).items()]]
 

@@ -19,7 +19,7 @@ import relprop
 from relprop.tracing import capture
 from relprop.tracing.disk import cache as disk
 from relprop.tracing.disk import folder
-from tests.helpers.models import CLASSES, Lambda, make, pictures, seeded
+from tests.helpers.models import CLASSES, KINDS, Lambda, make, pictures, seeded
 
 
 def forward(m: Any, x: Tensor) -> Tensor:
@@ -54,10 +54,7 @@ def files(where: Path) -> list[Path]:
 @pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", ["plain", "convolutional", "transformer", "windows", "heads", "encoder"])
 def test_another_model_of_the_same_kind_needs_no_capture(kind: str, where: Path, exports: list[Any]) -> None:
-    x = pictures(3) if kind in ("plain", "convolutional", "transformer", "windows") else None
-    from tests.helpers.models import KINDS
-
-    x = KINDS[kind][1](3) if x is None else x
+    x = KINDS[kind][1](3)
     relprop.explain(make(kind), x)
     assert (len(exports), len(files(where))) == (1, 1)
     model = make(kind, seed=1)

@@ -47,6 +47,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "parts": lambda: model(parts),
     "convolutional": lambda: make("convolutional"),
     "transformer": lambda: make("transformer"),
+    "heads": lambda: make("heads"),
 }
 
 
@@ -59,6 +60,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     return request.param()
 
 
+@pytest.mark.sweep(every=3)
 def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
     x = pictures(2)
     graph, held = relprop.capture(network, (x,)), reach(network).tensors
@@ -81,6 +83,7 @@ def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
         torch.testing.assert_close(found.module()(batch), graph.module()(batch), rtol=0, atol=0)
 
 
+@pytest.mark.sweep(every=3)
 def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) -> None:
     graph, held = relprop.capture(network, (pictures(2),)), reach(network).tensors
     found = read_graph(written(graph, held), held)
