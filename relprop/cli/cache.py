@@ -9,6 +9,13 @@ import typer
 from relprop.cli.app import Debug, command, one_line_errors, say
 
 
+def use_cache(on: bool) -> None:
+    """Keep captured graphs for the next run, unless the user or the environment says otherwise."""
+    from relprop.tracing.disk.folder import cache, folder
+
+    cache(on and (folder(default=True) or False))
+
+
 @command("Show the cache of captured models, or clear it.", "relprop cache --clear")
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all that is kept.")] = False, debug: Debug = False

@@ -1,4 +1,4 @@
-"""What people write for ``--rules`` and ``--target``, understood or refused."""
+"""What people write for ``--target`` and ``--contrast``, understood or refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relprop.assign.rule_names import ParameterError, choose_rules
 from relprop.errors import TargetError, near_names
-
-__all__ = ["Choice", "ParameterError", "choose_contrast", "choose_rules", "choose_target"]
 
 SIDE_BY_SIDE = 20
 """Classes of a picture that one sheet shows at most."""
@@ -43,12 +40,23 @@ def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
     if text is None:
         return Choice()
     text = text.strip()
-    if top := re.fullmatch(r"top(\d+)", text):
-        most = min(SIDE_BY_SIDE, len(labels))
-        if not 1 <= int(top[1]) <= most:
-            raise TargetError(f"--target {text}: N is from 1 to {most}")
-        return Choice(top=int(top[1]))
+    if (top := count_of(text, len(labels))) is not None:
+        return Choice(top=top)
     return Choice(index=_class("--target", text, labels))
+
+
+def count_of(text: str, classes: int = SIDE_BY_SIDE) -> int | None:
+    """Return the N of ``topN``, or None where the text is something else.
+
+    Raises
+    ------
+    TargetError
+        If it is none, or more than there are classes or places on a sheet.
+    """
+    top, most = re.fullmatch(r"top(\d+)", text.strip()), min(SIDE_BY_SIDE, classes)
+    if top is not None and not 1 <= int(top[1]) <= most:
+        raise TargetError(f"--target {text.strip()}: N is from 1 to {most}")
+    return None if top is None else int(top[1])
 
 
 def choose_contrast(text: str | None, labels: Sequence[str]) -> dict[str, Any]:

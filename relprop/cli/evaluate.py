@@ -18,6 +18,7 @@ from relprop.cli.app import (
     FAILED,
     INTERRUPTED,
     AsJson,
+    Cache,
     ClassNames,
     Debug,
     Device,
@@ -31,6 +32,8 @@ from relprop.cli.app import (
     say,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 if TYPE_CHECKING:
     from relprop.evaluation.pipeline.runner import Progress
@@ -130,6 +133,7 @@ def evaluate(
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
     as_json: AsJson = False,
+    cache: Cache = True,
     debug: Debug = False,
 ) -> None:
     """Score attribution methods by GAE, each picture's masks and scores into FILE as they come.
@@ -139,6 +143,8 @@ def evaluate(
     """
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug):
+        refuse_early([path for path in (data, weights) if path is not None], class_names=class_names)
+        use_cache(cache)
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.data.folders import PictureFolder
         from relprop.evaluation.data.samples import DataError

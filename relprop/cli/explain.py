@@ -12,6 +12,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    Cache,
     ClassNames,
     Contrast,
     Debug,
@@ -28,6 +29,8 @@ from relprop.cli.app import (
     say,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 
 class Format(StrEnum):
@@ -79,6 +82,10 @@ def explain(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where maps and index.jsonl go.")
     ] = Path("out"),
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare gradients of the captured model with autograd's: seconds.")
+    ] = False,
+    cache: Cache = True,
     debug: Debug = False,
 ) -> None:
     """Draw relevance maps: which pixels matter more (red) or less (blue) for the class than for the others.
@@ -88,7 +95,11 @@ def explain(
     makes the exit code 1.
     """
     with one_line_errors(debug):
-        from relprop.cli.choices import choose_contrast, choose_rules, choose_target
+        named = [*(pictures or ()), *([] if weights is None else [weights])]
+        refuse_early(named, rules=[rules], target=target, class_names=class_names, output=output)
+        use_cache(cache)
+        from relprop.assign.rule_names import choose_rules
+        from relprop.cli.choices import choose_contrast, choose_target
         from relprop.cli.explaining.output import Results, results_among
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
@@ -134,7 +145,7 @@ def explain(
             **against,
         )
         with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
-            run = Run(classifier, explainer, choice, results)
+            run = Run(classifier, explainer, choice, results, verify)
             try:
                 run.explain(paths, batch_size)
             except KeyboardInterrupt:
