@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from relprop.analysis.records import ScoreInfo
 from relprop.store import State
+from relprop.store.damage import UNREADABLE, damage_error
 from relprop.store.schema import METHOD_FIELDS
 
 Rows = NDArray[np.int64]
@@ -29,7 +30,19 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     -------
     ndarray
         ``(R, ...)``; strings as objects.
+
+    Raises
+    ------
+    DamageError
+        Some of it is not what was written, or can't be read; it says which samples.
     """
+    try:
+        return _read(data, rows)
+    except UNREADABLE as error:
+        raise damage_error(data, rows) from error
+
+
+def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     source = data.asstr() if h5py.check_string_dtype(data.dtype) else data
     if not len(rows):
         return np.empty((0, *data.shape[1:]), object if source is not data else data.dtype)

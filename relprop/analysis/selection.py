@@ -19,7 +19,7 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.errors import near_names
 from relprop.printed import Printed, Table
-from relprop.store import State, is_complete, method_names, open_evaluation, read_config
+from relprop.store import State, is_complete, method_names, open_evaluation, read_config, read_pictures
 
 
 class Selection(Printed):
@@ -67,6 +67,11 @@ class Selection(Printed):
     def config(self) -> dict[str, Any]:
         """What the scores depend on: model, data set, protocol, seed."""
         return read_config(self._open)
+
+    @property
+    def pictures_folder(self) -> Path | None:
+        """The folder that the pictures came from, as the file says: look into it only where its maker is trusted."""
+        return read_pictures(self._open)
 
     @property
     def versions(self) -> dict[str, str]:

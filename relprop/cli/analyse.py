@@ -1,8 +1,9 @@
-"""``relprop summary``, ``compare``, ``plot`` and ``export``: what the file of an evaluation says. Needs no torch."""
+"""What the file of an evaluation says: ``summary``, ``compare``, ``plot``, ``export``, ``validate``. Needs no torch."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from relprop.cli.app import AsJson, Debug, command, one_line_errors, say
+from relprop.cli.app import FAILED, AsJson, Debug, command, one_line_errors, say
+from relprop.cli.terminal import printable
 
 if TYPE_CHECKING:
     from relprop.analysis import Results
@@ -89,7 +91,9 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the PNG files go.")],
     pictures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the data set's pictures; no others are drawn."),
+        typer.Option(
+            metavar="DIR", help="Folder of the data set's pictures, no others are drawn. Else a terminal is asked."
+        ),
     ] = None,
     by: By = "gae",
     count: Annotated[int, typer.Option(metavar="N", min=1, help="How many best and worst samples are drawn.")] = 5,
@@ -105,7 +109,16 @@ def plot(
     with _results(file, method, debug) as results:
         from relprop.analysis.plots.plot import plot as draw
 
+        if pictures is None and not as_json:
+            pictures = _agreed(results.pictures_folder)
         tell(draw(results, output, pictures=pictures, by=by, k=count, seed=seed), as_json)
+
+
+def _agreed(folder: Path | None) -> Path | None:
+    """Ask at a terminal whether pictures may be taken from the folder that the file names: it may be a stranger's."""
+    if folder is None or not folder.is_dir() or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    return folder if typer.confirm(f"The file names {printable(str(folder))}: draw pictures from there?") else None
 
 
 @command("Write an evaluation as CSV, Parquet or netCDF.", "relprop export run.h5 -o scores.csv")
@@ -136,6 +149,28 @@ def export(
             tell(export_virelay(results, virelay), as_json)
         elif output is not None:
             tell(write(results, output, maps), as_json)
+
+
+@command("Read all of an evaluation, and name what is damaged.", "relprop validate run.h5")
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="What relprop evaluate wrote.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare every byte of files with their checksums, and say which samples, methods and scores are damaged.
+
+    Files whose writer was killed, and those of format 1, have no checksums: they are read, and said to be unchecked.
+    """
+    with one_line_errors(debug):
+        from relprop.store import survey
+
+        found = [survey(path) for path in files]
+        if as_json:
+            say(json.dumps([one.as_dict() for one in found], indent=2))
+        else:
+            say("\n".join(map(str, found)))
+    if not all(one.sound for one in found):
+        raise typer.Exit(FAILED)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ ORDER = (
     "report",
     "export",
     "merge",
+    "validate",
     "rules",
     "methods",
     "metrics",

@@ -103,7 +103,15 @@ def evaluate(
         str, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
     ] = "0/1",
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N pictures alone.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="N pictures alone, by the seed; with --resume more extend FILE.",
+        ),
+    ] = None,
+    per_class: Annotated[int | None, typer.Option(metavar="N", min=1, help="N pictures of each class alone.")] = None,
     target: Annotated[
         Target, typer.Option(metavar="prediction|label", help="Class that is explained.")
     ] = Target.PREDICTION,
@@ -197,6 +205,7 @@ def evaluate(
                     progress=progress,
                     workers=workers,
                     limit=limit,
+                    per_class=per_class,
                 )
         except KeyboardInterrupt:
             kept = f"what {output} holds is whole, --resume goes on" if output.exists() else "nothing was done yet"

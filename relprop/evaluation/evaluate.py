@@ -30,8 +30,9 @@ from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
 from relprop.models.preprocessing import Picture
-from relprop.store import EvaluationWriter, Layout, State, name_length
+from relprop.store import EvaluationWriter, Extent, Layout, State, name_length, read_format
 from relprop.store import Method as StoredMethod
+from relprop.store.schema import FIRST_EXTENSIBLE
 
 
 def evaluate(
@@ -57,6 +58,7 @@ def evaluate(
     device: str | None = None,
     workers: int = 0,
     limit: int | None = None,
+    per_class: int | None = None,
     transform: Callable[[Picture], torch.Tensor] | None = None,
     data_name: str | None = None,
 ) -> Evaluation:
@@ -104,7 +106,8 @@ def evaluate(
     shard : tuple of int
         ``(i, n)``: do part i of n, counted from 0, in a file of its own; see `relprop.store.merge`.
     resume : bool
-        Go on where there is a file of the same configuration already; begin one where there is none.
+        Go on where there is a file of the same configuration already, with further samples where ``limit`` is larger;
+        begin one where there is none.
     overwrite : bool
         Replace a file that is there.
     retry : bool
@@ -118,7 +121,10 @@ def evaluate(
     workers : int
         Processes that read pictures beside the model. None: this one does.
     limit : int, optional
-        Take the first so many samples of the data set alone.
+        Take so many samples alone, the first of the order that follows from the seed, or of a stream. Resumed with a
+        larger one, or none, a run is extended: it then equals, bit for bit, the one that had this limit at once.
+    per_class : int, optional
+        Take so many samples of each class alone, the first of that order. Such a run can't be extended.
     transform : callable, optional
         From a PIL picture or a uint8 array to the model's input, where the model does not bring it.
     data_name : str, optional
@@ -161,7 +167,15 @@ def evaluate(
     chosen = Metrics(metrics)
     path = Path(path)
     subject = open_subject(model, transform=transform, device=device)
-    source = open_source(dataset, class_names=subject.class_names, identity=data_name, limit=limit)
+    older = resume and path.exists() and read_format(path) < FIRST_EXTENSIBLE
+    source = open_source(
+        dataset,
+        class_names=subject.class_names,
+        identity=data_name,
+        limit=limit,
+        per_class=per_class,
+        older=older,
+    )
     made = make_methods(methods, MethodContext(subject.given, seed, subject.classifier))
     reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
     if target == "label" and isinstance(source, Source) and not source.labelled:
@@ -190,7 +204,8 @@ def evaluate(
             for name, method in made.items()
         ]
         config = settings.config(subject, source, shape)
-        with _open(path, config, layout, feed, stored, subject, resume, overwrite) as writer:
+        folder = source.folder if isinstance(source, Source) else None
+        with _open(path, config, layout, feed, stored, subject, resume, overwrite, folder) as writer:
             if resume:
                 require_same_outputs(path, writer, subject, feed.reserve)
             states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
@@ -224,15 +239,25 @@ def _open(
     subject: Subject,
     resume: bool,
     overwrite: bool,
+    folder: Path | None,
 ) -> Iterator[EvaluationWriter]:
     """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
     if resume and path.exists():
-        with EvaluationWriter.resume(path, config, layout, methods=methods) as writer:
+        extent = None if feed.taken is None else Extent(feed.index, feed.taken)
+        with EvaluationWriter.resume(path, config, layout, methods=methods, extent=extent) as writer:
             yield writer
         return
     software, something = versions(subject.device), False
     writer = EvaluationWriter.create(
-        path, config, layout, feed.index, methods=methods, versions=software, overwrite=overwrite
+        path,
+        config,
+        layout,
+        feed.index,
+        taken=feed.taken,
+        methods=methods,
+        versions=software,
+        pictures=folder,
+        overwrite=overwrite,
     )
     try:
         with writer:

@@ -39,8 +39,30 @@ class Quadrants:
     one_class: Tensor
 
 
+def sample_order(count: int, seed: int) -> NDArray[np.int64]:
+    """Return the permutation of ``count`` samples that follows from a seed, not negative: indices ``(count,)``."""
+    return np.random.default_rng(seed).permutation(count).astype(np.int64)
+
+
+def cut_in_fours(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Make mosaics of samples in their order.
+
+    Parameters
+    ----------
+    order : ndarray
+        Indices ``(N,)``.
+
+    Returns
+    -------
+    ndarray
+        Indices ``(mosaics, 4)``. An incomplete last four is filled up from the first: with more samples behind, all
+        other mosaics stay what they are.
+    """
+    return np.resize(order, (-(-len(order) // 4), 4))
+
+
 def mosaic_members(count: int, seed: int) -> NDArray[np.int64]:
-    """Choose which samples share a mosaic: a permutation that follows from the seed, cut into fours.
+    """Choose which samples share a mosaic: the order that follows from the seed, cut into fours.
 
     Parameters
     ----------
@@ -56,8 +78,7 @@ def mosaic_members(count: int, seed: int) -> NDArray[np.int64]:
     """
     if count < 1:
         raise InputError(f"there is no mosaic of {count} pictures")
-    shuffled = np.random.default_rng(seed).permutation(count)
-    return np.resize(shuffled, (-(-count // 4), 4)).astype(np.int64)
+    return cut_in_fours(sample_order(count, seed))
 
 
 def quadrant_slices(size: Sequence[int]) -> tuple[tuple[slice, slice], ...]:

@@ -1,15 +1,25 @@
 """The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
 
-from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
+from relprop.store.damage import Damage, Survey, survey
+from relprop.store.description import (
+    is_complete,
+    method_names,
+    read_config,
+    read_format,
+    read_layout,
+    read_method,
+    read_pictures,
+)
 from relprop.store.errors import (
     BusyError,
     ConfigurationError,
+    DamageError,
     FormatError,
     MergeError,
     MissingFileError,
     StoreError,
 )
-from relprop.store.layout import Layout, Method, Metric
+from relprop.store.layout import Extent, Layout, Method, Metric
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import FLAGS, Field, State
@@ -22,7 +32,10 @@ __all__ = [
     "FLAGS",
     "BusyError",
     "ConfigurationError",
+    "Damage",
+    "DamageError",
     "EvaluationWriter",
+    "Extent",
     "Field",
     "FormatError",
     "Layout",
@@ -32,6 +45,7 @@ __all__ = [
     "MissingFileError",
     "State",
     "StoreError",
+    "Survey",
     "check_method_name",
     "is_complete",
     "merge",
@@ -39,7 +53,10 @@ __all__ = [
     "name_length",
     "open_evaluation",
     "read_config",
+    "read_format",
     "read_layout",
     "read_method",
+    "read_pictures",
+    "survey",
     "validate",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from relprop.store.errors import FormatError
 from relprop.store.hdf5.compression import compression_of
 from relprop.store.hdf5.data_sets import own_data_sets
+from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.layout import Layout, Method, Metric
-from relprop.store.schema import FORMAT, FORMAT_VERSION, METHOD_FIELDS
+from relprop.store.schema import FIRST_SEALED, FORMAT, FORMAT_VERSION, METHOD_FIELDS
 
 
 def check_identity(file: h5py.File) -> None:
@@ -40,6 +42,28 @@ def read_config(holder: h5py.File | h5py.Group) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FormatError(f"{where} is no JSON object")
     return config
+
+
+def read_format(path: str | PathLike[str]) -> int:
+    """Return the format version of a file; errors are those of `open_evaluation`."""
+    with open_hdf5(Path(path), "r") as file:
+        check_identity(file)
+        return int(file.attrs["format_version"])
+
+
+def read_taken(file: h5py.File) -> int | None:
+    """Return how many samples the whole run has, all shards together; None of streams, and of files of format 1."""
+    return int(file.attrs["taken"]) if "taken" in file.attrs else None
+
+
+def read_pictures(file: h5py.File) -> Path | None:
+    """Return the folder that the pictures came from, where it is known. What a file says is to be asked about first."""
+    return Path(str(file.attrs["pictures"])) if "pictures" in file.attrs else None
+
+
+def has_seal(file: h5py.File) -> bool:
+    """Say whether files of this format version get a seal when they are closed, see `relprop.store.hdf5.seal`."""
+    return bool(file.attrs["format_version"] >= FIRST_SEALED)
 
 
 def is_complete(file: h5py.File) -> bool:

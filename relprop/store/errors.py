@@ -19,6 +19,10 @@ class FormatError(StoreError, ValueError):
     """The file is not one of an evaluation: foreign, truncated, damaged, or of a newer format."""
 
 
+class DamageError(FormatError):
+    """What was read of a file is not what was written to it."""
+
+
 class BusyError(StoreError, OSError):
     """Another program, or this one, has the file open."""
 

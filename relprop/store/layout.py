@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,6 +47,22 @@ class Method:
     description: str = ""
     metrics: tuple[Metric, ...] = ()
     maps: Literal["summed", "channels"] | None = None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Which samples a file has rows for.
+
+    Parameters
+    ----------
+    index : sequence of int
+        Indices of the samples in the data set, ``(N,)``, ascending.
+    taken : int
+        How many the whole run has, all shards together.
+    """
+
+    index: Sequence[int]
+    taken: int
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -15,18 +15,23 @@ from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
 from relprop.store.config import differences, say_differences
-from relprop.store.description import is_complete, method_names, read_config, read_layout, read_method
-from relprop.store.errors import FormatError, MergeError
-from relprop.store.hdf5.data_sets import own_data_sets
+from relprop.store.description import (
+    is_complete,
+    method_names,
+    read_config,
+    read_layout,
+    read_method,
+    read_pictures,
+    read_taken,
+)
+from relprop.store.errors import MergeError
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import lock_to_replace, telling_output_errors
+from relprop.store.hdf5.seal import seal
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
-from relprop.store.writing.rows import runs
-
-READ_AT_ONCE = 1 << 24
-"""Most bytes of a data set in memory."""
+from relprop.store.writing.extending import copy_rows
 
 
 def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, overwrite: bool = False) -> None:
@@ -71,9 +76,11 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
             reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
             _lay_out(file, shards, index, held)
             for shard in shards:
-                _copy(shard, file, np.searchsorted(index, shard["sample"][:]))
+                copy_rows(shard, file, np.searchsorted(index, shard["sample"][:]))
             file.attrs.modify("complete", np.uint8(1))
-        trim(part)
+        with telling_output_errors(out, new=True):
+            trim(part)
+            seal(part)
 
 
 def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
@@ -132,7 +139,15 @@ def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
     twice = np.unique(index[1:][np.diff(index) == 0])
     if len(twice):
         raise MergeError(f"{len(twice)} samples are in two shards, the first with index {twice[0]}")
-    total = read_config(shards[0])["samples"]
+    taken = {shard.filename: read_taken(shard) for shard in shards}
+    if len(set(taken.values())) > 1:
+        words = ", ".join(f"{count} in {name}" for name, count in taken.items())
+        raise MergeError(f"shards of runs of different lengths, {words}: extend the shorter ones (resume with a limit)")
+    total, many = read_config(shards[0])["samples"], next(iter(taken.values()))
+    if many is not None and many != total:  # the first of an order that is not known here
+        if len(index) != many:
+            raise MergeError(f"the shards have {len(index)} samples, and the run {many}")
+        return index
     wanted = np.arange(len(index) if total is None else total)
     missing = np.setdiff1d(wanted, index)
     if len(missing):
@@ -146,7 +161,8 @@ def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64],
     first = shards[0]
     layout = read_layout(first)
     config = {**read_config(first), "shard": [0, 1]}
-    build.create(file, config, layout, index, _all_versions(shards), held)
+    origin = build.Origin(_all_versions(shards), read_taken(first), read_pictures(first))
+    build.create(file, config, layout, index, origin, held)
     for name in method_names(first):
         build.add_method(file, read_method(first, name), layout, held)
 
@@ -160,26 +176,3 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
             if version not in found[name]:
                 found[name].append(version)
     return {name: ", ".join(versions) for name, versions in found.items()}
-
-
-def _copy(shard: h5py.File, file: h5py.File, rows: NDArray[np.int64]) -> None:
-    """Copy every data set of a shard into its rows of the whole."""
-    for source, target in _pairs(shard, file):
-        for name, data in own_data_sets(target).items():
-            step = max(1, READ_AT_ONCE // max(1, data[:0].dtype.itemsize * int(np.prod(data.shape[1:]))))
-            for start in range(0, len(rows), step):
-                try:
-                    values = source[name][start : start + step]
-                except OSError as error:  # else it would be told as one of writing
-                    raise FormatError(f"{shard.filename} is damaged in {source.name}/{name}: {error}") from error
-                for there, here in runs(rows[start : start + step]):
-                    data[there] = values[here]
-
-
-def _pairs(shard: Mapping[str, Any], file: Mapping[str, Any]) -> Iterator[tuple[h5py.Group, h5py.Group]]:
-    yield shard["samples"], file["samples"]
-    for name, target in file["methods"].items():
-        source = shard["methods"][name]
-        yield source, target
-        if "maps" in target:
-            yield source["maps"], target["maps"]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import h5py
 
+from relprop.errors import RelpropError
 from relprop.files.locking import Lock
 from relprop.store.description import check_identity
+from relprop.store.errors import FormatError
 from relprop.store.hdf5.compression import require_readable
 from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.validation import check_skeleton
@@ -27,7 +29,7 @@ def open_evaluation(path: str | PathLike[str], lock: Lock | None = None) -> h5py
     BusyError
         If a writer is at it.
     FormatError
-        If it is truncated, not HDF5, not of an evaluation, of a newer format version, or has lost its skeleton.
+        If it is damaged, truncated, not HDF5, not of an evaluation, or of a newer format version.
     MissingExtraError
         If its compression needs a package that is not installed.
     """
@@ -36,7 +38,9 @@ def open_evaluation(path: str | PathLike[str], lock: Lock | None = None) -> h5py
         check_identity(file)
         check_skeleton(file)
         require_readable(file)
-    except BaseException:
+    except BaseException as error:
         file.close()
+        if isinstance(error, OSError | RuntimeError | KeyError) and not isinstance(error, RelpropError):  # h5py's
+            raise FormatError(f"{path} is damaged, what it says of itself can't be read: {error}") from error
         raise
     return file

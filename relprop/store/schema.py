@@ -1,4 +1,4 @@
-"""The file of an evaluation, format version 1: this module is its specification.
+"""The file of an evaluation, format version 2: this module is its specification.
 
 One run, one HDF5 file, readable by h5py, ``h5ls`` and xarray without this package. MUST and MAY are meant as in
 RFC 2119. `relprop.store.layout` has what differs between files, `relprop.store.writing.build` writes what is said here,
@@ -9,7 +9,14 @@ all that the scores depend on and that methods share: model and hash of its weig
 names, protocol, seed, unit, baseline, picture size. It MUST have ``"shard": [i, n]`` (``[0, 1]`` for a run that is
 not cut), and ``"samples"``, the size of the whole data set, null where it is not known beforehand. ``complete`` is 1
 once every sample has state done or failed, in the masking run and under each method, and 0 before; a file whose
-``complete`` is 0 MAY be continued.
+``complete`` is 0 MAY be continued. ``taken`` says how many samples the run has, all shards together; streams have no
+such number. ``pictures`` MAY be there, the folder of the pictures: readers MUST NOT look into it unasked.
+
+**Order.** The samples of a run are the first ``taken`` of an order of all samples that follows from the seed alone
+(`relprop.gae.mosaics.sample_order`), or of those chosen of each class, and each four of them share a mosaic. ``taken``
+is no part of the configuration: with more samples all mosaics stay what they are but an incomplete last one, which
+MUST be done again, with every method. (Format 1: samples are the first of the data set, in an order of these alone;
+there is no ``taken``.)
 
 **Dimensions.** `DIMENSIONS` are HDF5 dimension scales at the root. ``channel`` MAY be missing where nothing has
 channels. Every group MUST hold hard links to the scales of its data sets, so that a group opened by itself has
@@ -43,6 +50,11 @@ place. Only where the sample axis is extended does the structure change in place
 `relprop.store.writing.build.extend` for what that may cost. The file is in HDF5's early format
 (``libver="earliest"``): files in the newer ones, and SWMR's, refuse to open after their writer was killed.
 
+**Seal.** A file that was closed MUST end with its seal, checksums of all bytes before it: `relprop.store.hdf5.seal`
+says how. Who reads it MUST compare what is read, and not decode what differs; who writes MUST take it off before
+anything is changed, and put a new one on in closing. A file without was not closed, and is unchecked. (Format 1 has no
+seals.)
+
 **After a kill** the file is longer than its superblock says, and entries of rows that were not committed MAY refer to
 the space behind that end, which MUST be counted in before anything is allocated: `relprop.store.hdf5.crash_repair`
 does so when a run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not
@@ -56,6 +68,7 @@ after the rows they stand for have been flushed.
 **Versions.** Readers MUST refuse a ``format_version`` above theirs, and accept all below. Attributes, data sets and
 groups MAY be added without a new version; readers MUST ignore those that they don't know. Anything else, as another
 meaning, type or shape, is a new version. ``tests/golden`` has a file of each.
+A file of an older version stays of that version when it is resumed.
 """
 
 from __future__ import annotations
@@ -66,7 +79,11 @@ from enum import IntEnum
 from typing import Final, Literal
 
 FORMAT: Final = "relprop-evaluation"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+FIRST_SEALED: Final = 2
+"""The first version whose files have checksums."""
+FIRST_EXTENSIBLE: Final = 2
+"""The first version whose samples are the first of a seeded order of all, so that further ones can follow."""
 
 ROOT_ATTRIBUTES: Final = (
     "format",  # FORMAT

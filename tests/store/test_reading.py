@@ -21,6 +21,7 @@ from relprop.store import (
     open_evaluation,
     read_layout,
     read_method,
+    survey,
     validate,
 )
 from tests.helpers.paths import ROOT
@@ -36,14 +37,17 @@ from tests.helpers.store_files import (
     write_file,
 )
 
-GOLDEN = ROOT / "tests" / "golden" / "evaluation-v1.h5"
+GOLDEN = ROOT / "tests" / "golden"
 
 
-def test_the_golden_file_stays_readable() -> None:
-    assert GOLDEN.stat().st_size < 80_000
-    with open_evaluation(GOLDEN) as file:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_golden_file_stays_readable(version: int) -> None:
+    path = GOLDEN / f"evaluation-v{version}.h5"
+    assert path.stat().st_size < 80_000
+    assert survey(path).checked == (version > 1)
+    with open_evaluation(path) as file:
         validate(file)
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == version
         assert is_complete(file)
         assert method_names(file) == ("absLRP", "constant")
         assert list(file["class"].asstr()) == ["cat", "dög", "fish"]
@@ -89,8 +93,8 @@ def test_files_that_can_not_be_read_say_why(whole: Path, tmp_path: Path) -> None
     newer = tmp_path / "newer.h5"
     newer.write_bytes(data)
     with h5py.File(newer, "r+") as file:
-        file.attrs["format_version"] = 2
-    with pytest.raises(FormatError, match="has format version 2, and this relprop reads up to 1"):
+        file.attrs["format_version"] = 3
+    with pytest.raises(FormatError, match="has format version 3, and this relprop reads up to 2"):
         open_evaluation(newer)
 
 

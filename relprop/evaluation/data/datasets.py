@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from relprop.evaluation.data.folders import PictureFolder
 from relprop.evaluation.data.samples import DataError, Item
+from relprop.gae.mosaics import sample_order
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Source:
         Of all samples, where they are known without reading them.
     labelled : bool
         False where it is known without reading them that no sample has a label.
+    labels : sequence of int, optional
+        Of all samples, where they are known without reading them.
+    limit, per_class : int, optional
+        How many are taken, and how many of each class: the first of the seeded order.
+    folder : Path, optional
+        Where the pictures lie.
     """
 
     fetch: Callable[[int], Any]
@@ -42,6 +50,19 @@ class Source:
     identity: Mapping[str, Any]
     names: Sequence[str] = ()
     labelled: bool = True
+    labels: Sequence[int] | None = None
+    limit: int | None = None
+    per_class: int | None = None
+    folder: Path | None = None
+
+    def order(self, seed: int) -> NDArray[np.int64]:
+        """Return the indices of the samples that are taken, in the order that follows from the seed, ``(N,)``."""
+        order = sample_order(self.count, seed)
+        if self.per_class is not None and self.labels is not None:
+            labels = np.asarray(self.labels)[order]
+            places = [np.flatnonzero(labels == label)[: self.per_class] for label in np.unique(labels)]
+            order = order[np.sort(np.concatenate(places))]
+        return order[: self.limit]
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,13 @@ class Stream:
 
 
 def open_source(
-    dataset: Any, *, class_names: tuple[str, ...] = (), identity: str | None = None, limit: int | None = None
+    dataset: Any,
+    *,
+    class_names: tuple[str, ...] = (),
+    identity: str | None = None,
+    limit: int | None = None,
+    per_class: int | None = None,
+    older: bool = False,
 ) -> Source | Stream:
     """Understand a data set.
 
@@ -75,15 +102,22 @@ def open_source(
     identity : str, optional
         What identifies the data set, in place of what can be found out.
     limit : int, optional
-        Take the first so many samples alone.
+        Take so many samples alone: the first of the seeded order, or of what comes.
+    per_class : int, optional
+        Take so many samples of each class: the first of the seeded order.
+    older : bool
+        Take and order samples as files of format 1 have them: the first of the data set.
 
     Raises
     ------
     DataError
         It is nothing of the kind.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit must be at least 1, not {limit}")
+    for name, value in (("limit", limit), ("per_class", per_class)):
+        if value is not None and value < 1:
+            raise DataError(f"{name} must be at least 1, not {value}")
+    if limit is not None and per_class is not None:
+        raise DataError("pass <limit> or <per_class>, not both", limit=str(limit), per_class=str(per_class))
     if isinstance(dataset, str | PathLike):
         dataset = PictureFolder(dataset, class_names=class_names)
     if isinstance(dataset, tuple) and len(dataset) == 2 and _is_array(dataset[0]) and _are_labels(dataset[1]):
@@ -95,7 +129,9 @@ def open_source(
     elif isinstance(dataset, Mapping):
         raise DataError(f"a data set of several splits: give one of them, as dataset[{next(iter(dataset), 'train')!r}]")
     elif isinstance(dataset, IterableDataset) or not _has_length(dataset):
-        return _stream(dataset, identity, limit)
+        if per_class is not None:
+            raise DataError("the classes of a data set without a length are not known beforehand: per_class needs them")
+        return _stream(dataset, identity, limit, older)
     else:
         folder = dataset if isinstance(dataset, PictureFolder) else None
         found = Source(
@@ -104,12 +140,20 @@ def open_source(
             describe_dataset(dataset),
             folder.names if folder is not None else (),
             folder is None or folder.labels is not None,
+            _labels(dataset),
+            folder=folder.base if folder is not None else None,
         )
-    count = found.count if limit is None else min(limit, found.count)
-    if count < 1:
+    if found.count < 1:
         raise DataError("the data set is empty")
     known = {"name": identity} if identity is not None else dict(found.identity)
-    return replace(found, count=count, identity=known | {"limit": limit})
+    if older:
+        count = found.count if limit is None else min(limit, found.count)
+        return replace(found, count=count, identity=known | {"limit": limit})
+    if per_class is None:
+        return replace(found, identity=known, limit=limit)
+    if found.labels is None:
+        raise DataError("per_class needs the labels of all samples, known without reading them: give a table of labels")
+    return replace(found, identity=known | {"per_class": per_class}, per_class=per_class)
 
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:
@@ -138,7 +182,16 @@ def describe_function(function: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
 
-def _stream(dataset: Any, identity: str | None, limit: int | None) -> Stream:
+def _labels(dataset: Any) -> Sequence[int] | None:
+    """Return the labels of a data set that has them beside its pictures: a folder of ours, or one of torchvision's."""
+    found = dataset.labels if isinstance(dataset, PictureFolder) else getattr(dataset, "targets", None)
+    if isinstance(found, Tensor | np.ndarray) and found.ndim == 1:
+        found = found.tolist()
+    known = isinstance(found, list) and len(found) == len(dataset) and all(isinstance(label, int) for label in found)
+    return found if known else None
+
+
+def _stream(dataset: Any, identity: str | None, limit: int | None, older: bool) -> Stream:
     if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
         raise DataError(
             f"a {type(dataset).__name__} is no data set: give a folder, an array of pictures, a data set of (image, "
@@ -146,7 +199,7 @@ def _stream(dataset: Any, identity: str | None, limit: int | None) -> Stream:
         )
     kind = type(dataset)
     known = {"name": identity} if identity is not None else {"kind": f"{kind.__module__}.{kind.__qualname__}"}
-    return Stream(dataset, known | {"limit": limit}, limit)
+    return Stream(dataset, known | ({"limit": limit} if older else {}), limit)
 
 
 def _arrays(x: Any, labels: Any) -> Source:
@@ -159,9 +212,10 @@ def _arrays(x: Any, labels: Any) -> Source:
     def fetch(index: int) -> Item:
         return Item(x[index], None if labels is None else labels[index])
 
+    known = None if labels is None else np.asarray(labels).tolist()
     shape = ", ".join(map(str, x.shape))
     digests = {"sha256": _array_sha256(x)} | ({} if labels is None else {"labels_sha256": _array_sha256(labels)})
-    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests}, labelled=labels is not None)
+    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests}, (), labels is not None, known)
 
 
 def _array_sha256(values: Any) -> str:

@@ -54,7 +54,7 @@ class PictureFolder:
     ) -> None:
         given = [Path(folder)] if isinstance(folder, str | PathLike) else [Path(one) for one in folder]
         self.paths = find_pictures(given)
-        base = given[0] if len(given) == 1 and given[0].is_dir() else None
+        self.base = base = given[0] if len(given) == 1 and given[0].is_dir() else None
         self.names = [path.name if base is None else path.relative_to(base).as_posix() for path in self.paths]
         if labels is False:
             self.labels: list[int] | None = None

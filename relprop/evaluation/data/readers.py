@@ -16,7 +16,6 @@ from relprop.errors import RelpropError, first_line
 from relprop.evaluation.data.datasets import Source, Stream
 from relprop.evaluation.data.samples import DataError, Reader, Sample
 from relprop.evaluation.data.units import Unit, require_four, stream_units
-from relprop.gae import mosaic_members
 
 Read = tuple[Unit, dict[int, Sample]]
 """A unit, and its samples by index."""
@@ -149,9 +148,9 @@ def read_reserve(source: Source, reader: Reader, seed: int) -> Reserve:
 
     All must have the shape of the first of them.
     """
-    require_four(source.count)
+    order = source.order(seed).tolist()
+    require_four(len(order))
     reading = _OneShape(reader)
-    order = dict.fromkeys(mosaic_members(source.count, seed).flatten().tolist())
     return Reserve((reading(index, source.fetch) for index in order), lambda index: reading(index, source.fetch))
 
 

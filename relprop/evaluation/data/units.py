@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.evaluation.data.samples import DataError
-from relprop.gae import mosaic_members
+from relprop.gae.mosaics import cut_in_fours
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,14 @@ def check_shard(shard: Sequence[int]) -> tuple[int, int]:
     return part, parts
 
 
-def plan_units(count: int, seed: int, size: int, shard: tuple[int, int] = (0, 1)) -> list[Unit]:
-    """Cut a data set into units of work.
+def plan_units(order: NDArray[np.int64], size: int, shard: tuple[int, int] = (0, 1)) -> list[Unit]:
+    """Cut samples into units of work.
 
     Parameters
     ----------
-    count : int
-        Size of the data set, four at least.
-    seed : int
-        Of the permutation, see `relprop.gae.mosaic_members`.
+    order : ndarray
+        Indices of the samples in their order, ``(N,)``, four at least. With more samples behind all units but the last
+        stay what they are.
     size : int
         Mosaics per unit.
     shard : tuple of int
@@ -68,8 +67,9 @@ def plan_units(count: int, seed: int, size: int, shard: tuple[int, int] = (0, 1)
     DataError
         The data set has no four samples, or there are fewer units than shards.
     """
+    count = len(order)
     require_four(count)
-    mosaics = mosaic_members(count, seed)
+    mosaics = cut_in_fours(order)
     starts = range(0, len(mosaics), size)
     if shard[1] > len(starts):
         units = "1 unit" if len(starts) == 1 else f"{len(starts)} units"

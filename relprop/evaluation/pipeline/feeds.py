@@ -28,6 +28,8 @@ class Feed:
         Of the samples of this run, ascending; none yet of a stream.
     count : int or None
         How many; None of a stream.
+    taken : int or None
+        How many the whole run has, all shards together; None of a stream.
     units : callable
         From which units need work to these with their samples, and how many samples need none.
     """
@@ -36,6 +38,7 @@ class Feed:
     first: Tensor
     index: list[int]
     count: int | None
+    taken: int | None
     units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
 
 
@@ -45,9 +48,10 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         if settings.shard != (0, 1):
             raise DataError("a data set without a length can't be cut into shards")
         reserve, stream = read_stream(source, reader, settings.unit)
-        return Feed(reserve, first_four(reserve), [], None, lambda needed: (stream, 0))
+        return Feed(reserve, first_four(reserve), [], None, None, lambda needed: (stream, 0))
     reserve = read_reserve(source, reader, settings.seed)
-    plan = plan_units(source.count, settings.seed, settings.unit, settings.shard)
+    order = source.order(settings.seed)
+    plan = plan_units(order, settings.unit, settings.shard)
     index = sorted(index for unit in plan for index in unit.samples)
     first = first_four(reserve)
     one_size = replace(reader, shape=tuple(first.shape[1:]))
@@ -57,4 +61,4 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         before = len(index) - sum(len(unit.samples) for unit in left)
         return read_units(source, one_size, left, workers), before
 
-    return Feed(reserve, first, index, len(index), units)
+    return Feed(reserve, first, index, len(index), len(order), units)

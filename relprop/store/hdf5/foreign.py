@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import h5py
 
-from relprop.store.errors import FormatError
+from relprop.store.errors import DamageError, FormatError
 
 
 def refuse_foreign(file: h5py.File) -> None:
@@ -19,24 +17,46 @@ def refuse_foreign(file: h5py.File) -> None:
         groups that can't be walked.
     """
     try:
-        found = file.visititems_links(lambda name, link: _leads_out(file, name, link))
+        found = _find(file, "", set())
+    except DamageError:
+        raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # all of them are h5py's
         raise FormatError(f"{file.filename} is damaged, its groups can't be walked: {error}") from error
     if found is not None:
         raise FormatError(f"{file.filename} is refused: {found}")
 
 
-def _leads_out(file: h5py.File, name: str, link: Any) -> str | None:
-    """Say how a link leads out of the file, or nothing."""
-    if isinstance(link, h5py.SoftLink):
-        return None  # within the file
-    if isinstance(link, h5py.ExternalLink):
-        return f"its {name} is a link to the file {link.filename}"
-    item = file[name]
-    if not isinstance(item, h5py.Dataset):
+def _find(group: h5py.Group, where: str, seen: set[int]) -> str | None:
+    """Say how a group, or one below it, leads out of the file; what is damaged can't be followed, by nobody."""
+    seen.add(h5py.h5o.get_info(group.id).addr)
+    try:
+        names = list(group)
+    except DamageError:
         return None
-    if item.is_virtual:
-        return f"its {name} is a virtual data set, of values in other files"
-    if item.id.get_create_plist().get_external_count():
-        return f"the values of its {name} are in another file"
+    for name in names:
+        place = f"{where}/{name}".lstrip("/")
+        try:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.SoftLink):
+                continue  # within the file
+            if isinstance(link, h5py.ExternalLink):
+                return f"its {place} is a link to the file {link.filename}"
+            item = group[name]
+        except DamageError:
+            continue
+        if isinstance(item, h5py.Dataset) and (found := _kept_outside(item, place)) is not None:
+            return found
+        if isinstance(item, h5py.Group) and h5py.h5o.get_info(item.id).addr not in seen:
+            found = _find(item, place, seen)
+            if found is not None:
+                return found
+    return None
+
+
+def _kept_outside(data: h5py.Dataset, place: str) -> str | None:
+    """Say how the values of a data set are kept out of the file, or nothing."""
+    if data.is_virtual:
+        return f"its {place} is a virtual data set, of values in other files"
+    if data.id.get_create_plist().get_external_count():
+        return f"the values of its {place} are in another file"
     return None

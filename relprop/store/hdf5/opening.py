@@ -18,6 +18,7 @@ from relprop.files.locking import LOCKS, Lock, take
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
 from relprop.store.hdf5.crash_repair import count_in_torn_space
 from relprop.store.hdf5.foreign import refuse_foreign
+from relprop.store.hdf5.seal import BLOCK, VerifiedFile, read_seal
 
 CHUNK_CACHE = 1 << 20
 """Bytes of a data set that is open: a writer has all of them open."""
@@ -42,14 +43,9 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"], lock: Lock | None = None) ->
     """
     if lock is None:
         _require_file(path)
-        with _locked(path, "r") as found:
-            locking: bool | str = "best-effort" if found.works or not LOCKS else False
-    else:  # HDF5 would be refused a second one
-        locking = False if LOCKS else "best-effort"
-    try:
-        file = h5py.File(path, mode, locking=locking, rdcc_nbytes=CHUNK_CACHE)
-    except OSError as error:
-        raise _translated(path, error) from error
+    file = None if mode == "r+" else _open_sealed(path, lock)
+    if file is None:
+        file = _open_plain(path, mode, lock)
     try:
         refuse_foreign(file)
     except BaseException:
@@ -58,6 +54,41 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"], lock: Lock | None = None) ->
     if mode == "r+" and lock is not None and os.name == "posix":
         lock.keep_from_forks(file.id.get_vfd_handle())
     return file
+
+
+def _open_plain(path: Path, mode: Literal["r", "r+"], lock: Lock | None) -> h5py.File:
+    if lock is None:
+        with _locked(path, "r") as found:
+            locking: bool | str = "best-effort" if found.works or not LOCKS else False
+    else:  # HDF5 would be refused a second one
+        locking = False if LOCKS else "best-effort"
+    try:
+        return h5py.File(path, mode, locking=locking, rdcc_nbytes=CHUNK_CACHE)
+    except OSError as error:
+        raise _translated(path, error) from error
+
+
+def _open_sealed(path: Path, lock: Lock | None) -> h5py.File | None:
+    """Open a file to read it through its seal; None where it has none."""
+    held = _locked(path, "r") if lock is None else None
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        found = read_seal(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if found is None:
+        os.close(descriptor)
+        return None
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, VerifiedFile(path, descriptor, found, held))
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
+    access.set_cache(*access.get_cache()[:2], CHUNK_CACHE, access.get_cache()[3])
+    access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block that was not asked for
+    try:
+        return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access))
+    except OSError as error:
+        raise _translated(path, error) from error
 
 
 def lock_to_write(path: Path) -> Lock:
@@ -96,11 +127,12 @@ def lock_to_replace(path: Path) -> Lock:
 def settle_end(path: Path) -> None:
     """Put right where a file of an evaluation ends, if its writer was killed; see `relprop.store.hdf5.crash_repair`.
 
-    Whoever calls it has locked the file.
+    One that has its seal was closed. Whoever calls it has locked the file.
     """
     descriptor = os.open(path, os.O_RDWR)
     try:
-        count_in_torn_space(descriptor)
+        if read_seal(descriptor, path) is None:
+            count_in_torn_space(descriptor)
     finally:
         os.close(descriptor)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from relprop.store.hdf5.compression import filters
 from relprop.store.hdf5.data_sets import dtype_of, own_data_sets
 from relprop.store.layout import Layout, Method, map_fields, method_fields, sample_fields
 from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
+from relprop.store.writing.rows import spelled
 
 BLOCK = 1024
 """Rows in a chunk of what is not large, in files of streams."""
@@ -25,6 +28,28 @@ EMPTY_CHUNK = 512
 """Bytes of a chunk that is compressed and empty, and of its entries in the index, beside 1/64 of its full size."""
 DESCRIPTION = 1 << 13
 """Bytes of what describes a data set."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the attributes of the root say of where a file comes from, beside the configuration.
+
+    Parameters
+    ----------
+    versions : mapping
+        Of the software, by name.
+    taken : int, optional
+        How many samples the whole run has.
+    pictures : Path, optional
+        The folder of the pictures.
+    created : str
+        When it was begun, ISO 8601; now where empty.
+    """
+
+    versions: Mapping[str, str]
+    taken: int | None = None
+    pictures: Path | None = None
+    created: str = ""
 
 
 def new_file(path: Path) -> h5py.File:
@@ -40,7 +65,7 @@ def create(
     config: Mapping[str, Any],
     layout: Layout,
     index: ArrayLike,
-    versions: Mapping[str, str],
+    origin: Origin,
     held: list[h5py.Dataset],
 ) -> None:
     """Lay out an empty file for samples with these indices in the data set, ``(N,)``, ascending.
@@ -54,11 +79,15 @@ def create(
             "format_version": np.int32(FORMAT_VERSION),
             "config": text,
             "config_sha256": config_sha256(text),
-            "versions": json.dumps(dict(versions), sort_keys=True),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": json.dumps(dict(origin.versions), sort_keys=True),
+            "created": origin.created or datetime.now(UTC).isoformat(timespec="seconds"),
             "complete": np.uint8(0),
         }
     )
+    if origin.taken is not None:
+        file.attrs["taken"] = np.int64(origin.taken)
+    if origin.pictures is not None:
+        file.attrs["pictures"] = spelled(os.path.abspath(origin.pictures)).decode()
     scales = _scale_values(layout, np.asarray(index, np.int64))
     for dimension in DIMENSIONS:
         values = scales[dimension.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from numpy.typing import ArrayLike
 
 from relprop.files import OutputError, discard_part, replacement
 from relprop.files.locking import Lock
+from relprop.store.damage import refuse_damaged
 from relprop.store.description import check_identity, method_names, read_layout, read_method
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import lock_to_replace, lock_to_write, open_hdf5, settle_end, telling_output_errors
-from relprop.store.layout import Layout, Method
+from relprop.store.hdf5.seal import unseal
+from relprop.store.layout import Extent, Layout, Method
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
+from relprop.store.writing.build import Origin
 from relprop.store.writing.checks import (
     check_config,
     check_index,
@@ -28,6 +32,7 @@ from relprop.store.writing.checks import (
     refuse_other_config,
     refuse_other_method,
 )
+from relprop.store.writing.extending import extended, is_to_grow
 
 
 def begin(
@@ -36,7 +41,7 @@ def begin(
     layout: Layout,
     index: ArrayLike,
     methods: Iterable[Method],
-    versions: Mapping[str, str],
+    origin: Origin,
     overwrite: bool,
 ) -> Lock:
     """Lay out a file without rows that are done; until it is whole there is none at the path. Return its lock.
@@ -61,7 +66,7 @@ def begin(
         with telling_output_errors(path, new=True), build.new_file(part) as file, writing(file) as held:
             size = build.allocated_bytes(build.fields_of(layout, chosen), layout, len(rows))
             reserve(file, path, size, new=True)
-            build.create(file, config, layout, rows, versions, held)
+            build.create(file, config, layout, rows, _with_taken(origin, config, len(rows)), held)
             for method in chosen:
                 build.add_method(file, method, layout, held)
             build.make_indices(file)
@@ -69,7 +74,9 @@ def begin(
     return lock
 
 
-def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iterable[Method]) -> Lock:
+def take_up(
+    path: Path, config: Mapping[str, Any], layout: Layout, methods: Iterable[Method], extent: Extent | None
+) -> Lock:
     """Make a file ready to be continued: see that it is the one meant, and has these methods. Return its lock.
 
     Parameters and errors are those of `relprop.store.EvaluationWriter.resume`.
@@ -82,6 +89,7 @@ def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iter
             check_identity(file)
         settle_end(path)
         with open_evaluation(path, lock) as file:
+            refuse_damaged(path, file)
             refuse_other_config(file, config, layout)
             there = method_names(file)
             added = [method for method in chosen if method.name not in there]
@@ -89,6 +97,10 @@ def take_up(path: Path, config: Mapping[str, Any], layout: Layout, methods: Iter
                 if method.name in there:
                     refuse_other_method(path, read_method(file, method.name), method)
             kept, rows = read_layout(file), len(file["sample"])
+            grows = extent is not None and is_to_grow(file, extent)
+        if extent is not None and grows:
+            with lock:  # until the copy is in its place
+                return extended(path, lock, added, extent)
         if not added:
             return lock
         size = build.allocated_bytes(build.fields_of(kept, added, samples=False), kept, rows)
@@ -108,6 +120,7 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
     with replacement(path) as (part, lock):
         shutil.copyfile(path, part)
         shutil.copymode(path, part)
+        unseal(part)
         with telling_output_errors(path), open_hdf5(part, "r+", lock) as file, writing(file) as held:
             reserve(file, path, size)
             build.even_out(file)
@@ -119,6 +132,13 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
                 build.make_indices(file)
         trim(part)
     return lock
+
+
+def _with_taken(origin: Origin, config: Mapping[str, Any], rows: int) -> Origin:
+    """Say how many samples a run has of which nobody said it: a shard's is not cut, a stream has no such number."""
+    if origin.taken is not None or config["samples"] is None:
+        return origin
+    return replace(origin, taken=rows if tuple(config["shard"]) == (0, 1) else config["samples"])
 
 
 def _require_room(path: Path, size: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from relprop.errors import near_names
+from relprop.store.damage import UNREADABLE, damage_error
 from relprop.store.errors import StoreError
 from relprop.store.layout import Layout
 from relprop.store.schema import SHORTEST_NAME, Field, State
@@ -97,8 +98,11 @@ def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -
         data = group[name]
         text = h5py.check_string_dtype(data.dtype) is not None
         values = np.empty((len(chosen), *data.shape[1:]), object if text else data.dtype)
-        for there, here in runs(chosen[order]):
-            values[order[here]] = data.asstr()[there] if text else data[there]
+        try:
+            for there, here in runs(chosen[order]):
+                values[order[here]] = data.asstr()[there] if text else data[there]
+        except UNREADABLE as error:
+            raise damage_error(data, chosen) from error
         found[name] = values
     return found
 
@@ -169,17 +173,17 @@ def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
 
 def name_length(names: Iterable[str]) -> int:
     """Return how many bytes hold each of these names, for `Layout.name_length`; its default for none."""
-    return max((max(SHORTEST_NAME, len(_spelled(name))) for name in names), default=Layout.name_length)
+    return max((max(SHORTEST_NAME, len(spelled(name))) for name in names), default=Layout.name_length)
 
 
-def _spelled(text: str) -> bytes:
+def spelled(text: str) -> bytes:
     """Encode a text; spell out what UTF-8 or a C string can't hold, undecodable bytes of paths and NUL."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace")
 
 
 def _storable(text: str, field: Field) -> bytes:
     """Encode a text, and cut what is too long for the field."""
-    whole = _spelled(text)
+    whole = spelled(text)
     if len(whole) <= field.length:
         return whole
     room = field.length - len(ELLIPSIS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from relprop.files.locking import Lock
-from relprop.store.description import is_complete
 from relprop.store.errors import StoreError
-from relprop.store.hdf5.disk_space import reserve, trim
+from relprop.store.hdf5.disk_space import reserve
 from relprop.store.hdf5.handles import handles_of, synchronize
 from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
-from relprop.store.layout import Layout, Method, map_fields, method_fields
+from relprop.store.hdf5.seal import unseal
+from relprop.store.layout import Extent, Layout, Method, map_fields, method_fields
 from relprop.store.schema import State
 from relprop.store.writing import build
+from relprop.store.writing.build import Origin
 from relprop.store.writing.checks import check_index
+from relprop.store.writing.closing import close_sealed
 from relprop.store.writing.create import begin, take_up
 from relprop.store.writing.open_file import OpenEvaluation, by_name, states_of
-from relprop.store.writing.rows import Batch, Rows, make_batch, runs, scaled_maps
+from relprop.store.writing.rows import Batch, Rows, make_batch, scaled_maps
+from relprop.store.writing.states import count_absent, make_absent, set_complete, store
 
 
 class EvaluationWriter(OpenEvaluation):
@@ -68,8 +71,10 @@ class EvaluationWriter(OpenEvaluation):
         layout: Layout,
         index: ArrayLike = (),
         *,
+        taken: int | None = None,
         methods: Iterable[Method] = (),
         versions: Mapping[str, str] | None = None,
+        pictures: Path | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Begin a file; until it is laid out there is none at the path.
@@ -84,10 +89,15 @@ class EvaluationWriter(OpenEvaluation):
             Sizes and storage.
         index : array_like
             Indices of the samples in the data set, ``(N,)``, ascending; none for a stream, see `extend`.
+        taken : int, optional
+            How many samples the whole run has, all shards together; by default, of a run that is no stream, those of
+            ``index`` or, of a shard, all of the data set.
         methods : iterable of Method
             Others can be added when it is resumed.
         versions : mapping
             Of the software, by name.
+        pictures : Path, optional
+            The folder that the pictures come from.
         overwrite : bool
             Whether a file that is there may be replaced.
 
@@ -103,11 +113,18 @@ class EvaluationWriter(OpenEvaluation):
             If the compression needs a package that is not installed.
         """
         path = Path(path)
-        return cls._open(path, begin(path, config, layout, index, methods, versions or {}, overwrite))
+        origin = Origin(versions or {}, taken, pictures)
+        return cls._open(path, begin(path, config, layout, index, methods, origin, overwrite))
 
     @classmethod
     def resume(
-        cls, path: str | PathLike[str], config: Mapping[str, Any], layout: Layout, *, methods: Iterable[Method] = ()
+        cls,
+        path: str | PathLike[str],
+        config: Mapping[str, Any],
+        layout: Layout,
+        *,
+        methods: Iterable[Method] = (),
+        extent: Extent | None = None,
     ) -> Self:
         """Continue a file, complete or not: rows that are absent or failed can be written.
 
@@ -119,17 +136,20 @@ class EvaluationWriter(OpenEvaluation):
             As it was begun with; compression and lengths of strings stay what they are.
         methods : iterable of Method
             Those not yet in the file are added, all in one copy of it, which then takes its place.
+        extent : Extent, optional
+            Which samples the run shall have: those that are in the file, and perhaps further ones, for which rows are
+            made in such a copy.
 
         Raises
         ------
         ConfigurationError
             If it was begun with another configuration or layout, or has a method with another configuration, other
-            metrics or without maps, naming what differs.
+            metrics or without maps, naming what differs; or with more samples than it shall have.
         MissingFileError, BusyError, FormatError, OutputError, MissingExtraError
             If it can't be opened, or there is no room for the copy.
         """
         path = Path(path)
-        return cls._open(path, take_up(path, config, layout, methods))
+        return cls._open(path, take_up(path, config, layout, methods, extent))
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
@@ -223,7 +243,7 @@ class EvaluationWriter(OpenEvaluation):
         with telling_output_errors(self._path):
             self._file.flush()
             for group, batch in self._pending:
-                _store(group, batch.rows, {"state": batch.states})
+                store(group, batch.rows, {"state": batch.states})
             self._file.flush()
         self._pending.clear()
 
@@ -237,9 +257,8 @@ class EvaluationWriter(OpenEvaluation):
         """
         self.commit()
         groups = {"samples": self._file["samples"], **{f"method {name}": self._group(name) for name in self._methods}}
-        absent = {name: int((states_of(group) == State.ABSENT).sum()) for name, group in groups.items()}
-        if any(absent.values()):
-            words = ", ".join(f"{count} of {name}" for name, count in absent.items() if count)
+        if absent := count_absent(groups):
+            words = ", ".join(f"{count} of {name}" for name, count in absent.items())
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
         with telling_output_errors(self._path):
             synchronize(self._file)  # what can't be put on the disk is told before the file says that it is complete
@@ -250,23 +269,16 @@ class EvaluationWriter(OpenEvaluation):
         if not self._file:
             return
         self._pending.clear()
-        with telling_output_errors(self._path):
-            try:
-                synchronize(self._file)
-            finally:
-                self._held.clear()
-                try:
-                    self._file.close()
-                    trim(self._path)
-                finally:
-                    if self._lock is not None:
-                        self._lock.release()
+        with self._lock or nullcontext(), telling_output_errors(self._path):
+            close_sealed(self._path, self._file, self._held)
 
     @classmethod
     def _open(cls, path: Path, lock: Lock) -> Self:
         """Open a file that is locked; the lock is the writer's from then on."""
         with ExitStack() as stack:
             stack.callback(lock.release)
+            with telling_output_errors(path):
+                unseal(path)
             file = open_hdf5(path, "r+", lock)
             stack.callback(file.close)
             with telling_output_errors(path):
@@ -288,9 +300,9 @@ class EvaluationWriter(OpenEvaluation):
         if (states_of(group)[batch.rows] != State.ABSENT).any():
             self._take_back(group, batch)
         with telling_output_errors(self._path):
-            _store(group, batch.rows, batch.values)
+            store(group, batch.rows, batch.values)
             if maps is not None:
-                _store(group["maps"], maps.rows, maps.values)
+                store(group["maps"], maps.rows, maps.values)
         self._pending.append((group, batch))
 
     def _take_back(self, group: h5py.Group, batch: Batch) -> None:
@@ -298,19 +310,11 @@ class EvaluationWriter(OpenEvaluation):
         self.commit()
         self._set_complete(False)
         with telling_output_errors(self._path):
-            for there, _ in runs(batch.rows):
-                group["state"][there] = State.ABSENT
-                group["message"][there] = ""
+            # Scores stand for the masking run that they were made from.
+            of_it = [self._group(name) for name in self._methods] if group.name == "/samples" else []
+            make_absent([*of_it, group], batch.rows)
             self._file.flush()
 
     def _set_complete(self, complete: bool) -> None:
-        if is_complete(self._file) != complete:
-            with telling_output_errors(self._path):
-                self._file.attrs.modify("complete", np.uint8(complete))
-                self._file.flush()
-
-
-def _store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
-    for name, column in values.items():
-        for there, here in runs(rows):
-            group[name][there] = column[here]
+        with telling_output_errors(self._path):
+            set_complete(self._file, complete)

@@ -1,0 +1,211 @@
+"""The seal of a file: a checksum of each of its blocks, so that nothing damaged is ever decoded.
+
+HDF5 trusts what it reads: a byte that changed in an address or a length gives other numbers, a crash, or a search
+without end. So a file that is closed gets a seal behind the end that HDF5 knows of, where no reader of HDF5 minds it:
+the CRC-32 of each block, as 32-bit numbers, then a footer. Every byte that HDF5 asks for is compared first. A writer
+takes the seal off before it changes anything; a file whose writer was killed has none, and is unchecked until it is
+resumed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relprop.files.locking import Lock
+from relprop.store.errors import DamageError
+
+BLOCK: Final = 1 << 10
+"""Bytes that share a checksum, and are lost together: 256 values of a score."""
+MAGIC: Final = b"relprop seal 1\r\n"
+_FOOTER: Final = struct.Struct("<QII16s")
+"""The end of HDF5's part, the size of a block, the CRC-32 of the table and of both, and `MAGIC`."""
+_AT_ONCE: Final = BLOCK << 10
+
+
+@dataclass(frozen=True, eq=False)
+class Seal:
+    """The checksums of a file.
+
+    Parameters
+    ----------
+    end : int
+        Bytes of HDF5's part, which the seal follows.
+    checksums : ndarray
+        CRC-32 of each block ``(blocks,)``; the last block may be shorter.
+    """
+
+    end: int
+    checksums: NDArray[np.uint32]
+
+
+def seal(path: Path) -> None:
+    """Give a file its seal, after HDF5 has closed it; whoever calls it has locked the file.
+
+    Raises
+    ------
+    OSError
+        If there is no room, or the disk fails; the file is without a seal then.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    end = os.fstat(descriptor).st_size
+    try:
+        table = _table(zlib.crc32(block) for block in _blocks(descriptor, end))
+        try:
+            _write(descriptor, table, end)
+            os.fsync(descriptor)  # the footer vouches for the table
+            _write(descriptor, _footer(table, end), end + len(table))
+            os.fsync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def unseal(path: Path) -> None:
+    """Take the seal off a file that is locked and shall be changed; one without is left as it is."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        found = read_seal(descriptor, path)
+        if found is not None:
+            os.ftruncate(descriptor, found.end)
+    finally:
+        os.close(descriptor)
+
+
+def read_seal(descriptor: int, path: Path) -> Seal | None:
+    """Read the seal of an open file; None where there is none.
+
+    Raises
+    ------
+    DamageError
+        If the seal itself is damaged.
+    """
+    length = os.fstat(descriptor).st_size
+    if length < _FOOTER.size:
+        return None
+    end, block, checksum, magic = _FOOTER.unpack(os.pread(descriptor, _FOOTER.size, length - _FOOTER.size))
+    if magic != MAGIC:
+        return None
+    size = 4 * -(-end // BLOCK)
+    table = os.pread(descriptor, size, end) if end + size + _FOOTER.size == length and block == BLOCK else b""
+    if not table or _footer(table, end) != _FOOTER.pack(end, block, checksum, magic):
+        raise DamageError(
+            f"{path} is damaged in its checksums, the end of the file: whether its values are right can't be said. "
+            "h5py opens it without checking them"
+        )
+    return Seal(end, np.frombuffer(table, "<u4").astype(np.uint32))
+
+
+def damaged_blocks(path: Path) -> list[int] | None:
+    """Return where blocks begin that are not as they were sealed; None of a file without a seal."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        found = read_seal(descriptor, path)
+        if found is None:
+            return None
+        pairs = enumerate(zip(_blocks(descriptor, found.end), found.checksums, strict=True))
+        return [number * BLOCK for number, (block, checksum) in pairs if zlib.crc32(block) != checksum]
+    finally:
+        os.close(descriptor)
+
+
+class VerifiedFile:
+    """A sealed file for HDF5 to read, through h5py's driver for files of Python.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, for errors.
+    descriptor : int
+        Which is open to read it, and closed with this.
+    found : Seal
+        Of the file.
+    lock : Lock, optional
+        Which is held as long.
+    """
+
+    def __init__(self, path: Path, descriptor: int, found: Seal, lock: Lock | None) -> None:
+        self._path, self._descriptor, self._seal, self._lock, self._at = path, descriptor, found, lock, 0
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._seal.end}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read as much as the buffer takes, from blocks that are as they were sealed.
+
+        Raises
+        ------
+        DamageError
+            If one is not.
+        """
+        stop = min(self._at + len(buffer), self._seal.end)
+        if stop <= self._at:
+            return 0
+        first = self._at // BLOCK * BLOCK
+        content = os.pread(self._descriptor, min(-(-stop // BLOCK) * BLOCK, self._seal.end) - first, first)
+        view = memoryview(content)
+        for start in range(0, len(content), BLOCK):
+            if zlib.crc32(view[start : start + BLOCK]) != self._seal.checksums[(first + start) // BLOCK]:
+                raise DamageError(
+                    f"{self._path} is damaged: its bytes {first + start} to {first + start + BLOCK - 1} are not those "
+                    "that were written. relprop validate names what they hold; all else can be read"
+                )
+        taken = view[self._at - first : stop - first]
+        buffer[: len(taken)] = taken
+        self._at += len(taken)
+        return len(taken)
+
+    def read(self, size: int) -> bytes:
+        """Read as much, as `readinto`."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(memoryview(buffer))])
+
+    def write(self, content: bytes) -> int:
+        """Refuse: HDF5 asks for this method, and never writes a file opened to be read."""
+        raise DamageError(f"{self._path} is sealed: it can't be changed while it is read ({len(content)} bytes)")
+
+    def truncate(self, size: int) -> int:
+        """Do nothing: the length stays."""
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: nothing is written."""
+
+
+def _blocks(descriptor: int, end: int) -> Iterator[memoryview]:
+    for start in range(0, end, _AT_ONCE):
+        content = memoryview(os.pread(descriptor, min(_AT_ONCE, end - start), start))
+        yield from (content[at : at + BLOCK] for at in range(0, len(content), BLOCK))
+
+
+def _table(checksums: Iterator[int]) -> bytes:
+    return np.fromiter(checksums, "<u4").tobytes()
+
+
+def _footer(table: bytes, end: int) -> bytes:
+    return _FOOTER.pack(end, BLOCK, zlib.crc32(struct.pack("<QI", end, BLOCK), zlib.crc32(table)), MAGIC)
+
+
+def _write(descriptor: int, content: bytes, place: int) -> None:
+    written = 0
+    while written < len(content):  # a system may write less than it is asked
+        written += os.pwrite(descriptor, content[written:], place + written)
