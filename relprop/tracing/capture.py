@@ -227,8 +227,8 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
     place = Place.of(model, inputs, output, keep) if isinstance(model, nn.Module) and target is None else None
-    if place is not None and (found := _read(place, inputs, flat, keep)) is not None:
-        return found
+    if place is not None and (kept := _read(place, inputs, flat, keep)) is not None:
+        return kept
     traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})
     program, composites = lower(traced.program, keep)
     if flat.isnan().any():

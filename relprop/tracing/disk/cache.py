@@ -24,8 +24,10 @@ from torch._ops import OpOverload
 from relprop.files import written_whole
 from relprop.graph.graph import Graph
 from relprop.tracing.disk.folder import RECORD, SUFFIX, folder, shrink
-from relprop.tracing.disk.graph_text import NotWritableError, operation_named, read_graph, write_graph
+from relprop.tracing.disk.graph_reading import read_graph
+from relprop.tracing.disk.graph_writing import NotWritableError, write_graph
 from relprop.tracing.disk.identity import describe_model, describe_software
+from relprop.tracing.disk.operations import operation_named
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.reach import reach
 

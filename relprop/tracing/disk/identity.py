@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
-from relprop.tracing.disk.graph_text import NotWritableError
+from relprop.tracing.disk.graph_writing import NotWritableError
 from relprop.tracing.fingerprint import attributes_of, hooks_of
 from relprop.versions import version, versions
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.tracing.disk import identity
-from relprop.tracing.disk.graph_text import NotWritableError
+from relprop.tracing.disk.graph_writing import NotWritableError
 from relprop.tracing.disk.identity import describe_model, describe_software
 from relprop.tracing.reach import reach
 

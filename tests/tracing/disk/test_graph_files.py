@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 import relprop
 from relprop.graph.graph import Graph
-from relprop.tracing.disk.graph_text import NotWritableError, read_graph, write_graph
+from relprop.tracing.disk.graph_reading import read_graph
+from relprop.tracing.disk.graph_writing import NotWritableError, write_graph
 from relprop.tracing.reach import reach
 from tests.helpers.models import CLASSES, Lambda, make, pictures, seeded
 
