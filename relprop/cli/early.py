@@ -88,4 +88,4 @@ def refuse_early(
     if output is not None and output.exists() and not output.is_dir():
         from relprop.files import OutputError
 
-        raise OutputError(f"-o {output}: it is a file; name a folder")
+        raise OutputError(f"cannot write to {output}: it is a file; name a folder")
