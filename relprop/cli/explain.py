@@ -75,6 +75,10 @@ def explain(
         list[Format] | None,
         typer.Option(metavar="png|npz|h5", help="What is written for each picture; repeatable. [default: png]"),
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option("--html", help="Make a page of all of it too, DIR/index.html, to look at or to send."),
+    ] = False,
     sample: Annotated[bool, typer.Option(help="Where no pictures are given, take the 20 that foolbox carries.")] = True,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where maps and index.jsonl go.")
@@ -90,11 +94,13 @@ def explain(
     with one_line_errors(debug):
         from relprop.cli.choices import choose_contrast, choose_rules, choose_target
         from relprop.cli.explaining.output import Results, results_among
+        from relprop.cli.explaining.page import page_facts
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
         from relprop.explainer import Explainer
         from relprop.files import OutputError
         from relprop.models import PictureError, find_pictures, load_classifier, sample_pictures
+        from relprop.pages.explanations import ExplanationPage
 
         if pictures and any(path.is_dir() and path.resolve().is_relative_to(output.resolve()) for path in pictures):
             raise OutputError(f"-o {output}: results would mix with the pictures; name another folder")
@@ -133,13 +139,19 @@ def explain(
             probability=None if probability is None else probability.value,
             **against,
         )
-        with Results(output, paths, classifier, rules, tuple(kind.value for kind in format or [Format.PNG])) as results:
+        page = ExplanationPage(output / "index.html", len(paths) * choice.top) if html else None
+        kinds = tuple(kind.value for kind in format or [Format.PNG])
+        with Results(output, paths, classifier, rules, kinds, page) as results:
             run = Run(classifier, explainer, choice, results)
             try:
                 run.explain(paths, batch_size)
             except KeyboardInterrupt:
+                if page is not None:
+                    page.write(page_facts(classifier, rules))
                 warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {results.index} lists is whole")
                 raise typer.Exit(INTERRUPTED) from None
+            if page is not None:
+                page.write(page_facts(classifier, rules))
         say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)

@@ -42,7 +42,7 @@ def write_page(path: Path, template: str, scripts: tuple[str, ...], context: Map
     MissingExtraError
         If jinja2 is not installed.
     """
-    environment = _environment()
+    environment = require_extra()
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     script = "\n".join(_text(name) for name in scripts)
@@ -68,7 +68,14 @@ def content_policy(style: str, script: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def require_extra() -> Environment:
+    """Return what fills in templates.
+
+    Raises
+    ------
+    MissingExtraError
+        If jinja2 is not installed.
+    """
     with extra("report", "a page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
     return Environment(

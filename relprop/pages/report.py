@@ -155,7 +155,7 @@ def _gallery_remarks(gallery: Gallery, folder: Path | None) -> list[str]:
             "that was evaluated"
         )
     elif gallery.without:
-        found.append(f"{gallery.without:,} samples have no picture of their names below {folder}")
+        found.append(f"{gallery.without:,} samples have no picture of their names in the folder of pictures")
     if gallery.whole:
         found.append(
             f"{gallery.whole:,} pictures are shown whole, without overlays: which part of them the model saw can't be "

@@ -109,6 +109,12 @@ def legend_of(*heats: Array) -> Legend:
     return SIGNED if any((heat < 0).any() for heat in heats) else PLAIN
 
 
+def legend_ramp(legend: Legend, width: int) -> Pixels:
+    """Draw the colour bar of a legend."""
+    ramp = np.linspace(-1.0 if legend.signed else 0.0, 1.0, width)[None].repeat(_BAR, 0)
+    return heat_colours(ramp * PALE if legend.pale else ramp)
+
+
 class _Whole(BboxImage):
     """An image that fills its figure, and is handed on as it is where the figure has the image's size."""
 
@@ -232,8 +238,7 @@ class _Sheet:
         """Place the colour bar with its words."""
         width = max(self.columns[column], _BAR_WIDTH)
         left = min(self.left(column), _EDGE + self.inner - width)
-        ramp = np.linspace(-1.0 if legend.signed else 0.0, 1.0, width)[None].repeat(_BAR, 0)
-        self.images.append((left, self.y, heat_colours(ramp * PALE if legend.pale else ramp)))
+        self.images.append((left, self.y, legend_ramp(legend, width)))
         self.y += _BAR + 2
         ends = [(left, legend.low, "left"), (left + width, legend.high, "right")]
         fitted = [(x, fit(text, width // 2 - _GAP, _NOTE, 2), side) for x, text, side in ends]

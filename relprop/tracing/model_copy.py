@@ -57,7 +57,7 @@ def _copy(model: nn.Module, found: Reach, memo: dict[int, Any]) -> nn.Module:
         copied, memo = _deepcopy(model, memo | _not_copyable(found, memo | functions.fresh()), functions)
     twins = _twins(found, memo)
     for module, twin in twins:
-        _restore_hooks(module, twin, memo)
+        _restore_rest(module, twin, memo)
     for module, twin in twins:
         _restore_mode(module, twin)
     for module, twin in twins:  # a class may set the flags of others
@@ -94,8 +94,11 @@ _REGISTERS = (
 )
 
 
-def _restore_hooks(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
-    """Give a copy the hooks that its class's own way of copying left out, as ``fx.GraphModule`` does."""
+def _restore_rest(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Give a copy what its class's own way of copying left out, as ``fx.GraphModule`` does: hooks and attributes."""
+    for name, value in attributes_of(module):
+        if name not in vars(twin):
+            vars(twin)[name] = _copied(value, memo)
     for name in _REGISTERS:
         if getattr(module, name) and not getattr(twin, name):
             setattr(twin, name, copy.deepcopy(getattr(module, name), memo))

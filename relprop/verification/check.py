@@ -89,7 +89,7 @@ def check(
 def _stability(explanation: Explanation, noisy: Explanation) -> float:
     """Return the smallest cosine of a sample's map with that under noise, of all sources."""
     cosines = [
-        F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
+        F.cosine_similarity(a.reshape(len(a), -1).double(), noisy.relevances[source].reshape(len(a), -1).double()).min()
         for source, a in explanation.relevances.items()
     ]
     return float(torch.stack(cosines).min())

@@ -120,7 +120,7 @@ def test_names_lead_nowhere_but_below_the_folder(tmp_path, no_plots):
     found = relprop.report(path, tmp_path / "page.html", pictures=tmp_path / "photos")
     page = Page(tmp_path / "page.html")
     assert all(page.data[f"images-{k}"]["picture"] is None for k in range(N))
-    assert "6 samples have no picture of their names below" in str(found)
+    assert "6 samples have no picture of their names in the folder of pictures" in str(found)
 
 
 def test_without_pictures_it_shows_maps_and_says_how_to_get_pictures(desk, tmp_path, no_plots):

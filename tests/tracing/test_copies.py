@@ -90,6 +90,19 @@ def test_modes_and_hooks(kind: str) -> None:
     assert not any(module.training for module in model.modules())
 
 
+def test_attributes_that_a_class_does_not_copy() -> None:
+    """A hook on a module of ``torch.fx`` reads one."""
+    model = torch.fx.symbolic_trace(seeded(lambda: nn.Sequential(nn.Linear(8, CLASSES))))
+    model.strength = [2.0]
+    model.register_forward_hook(lambda module, args, output: output * module.strength[0])
+    for copied in (structural_copy(model), callable_copy(model)[0], independent_copy(model)):
+        assert copied.strength == [2.0]
+        assert copied.strength is not model.strength
+    x = torch.randn(2, 8)
+    found = relprop.explain(model.eval().double(), x.double(), rules="gradient")
+    assert distance(found.relevance, gradient(model, x.double())) <= 1e-9
+
+
 def test_a_part_in_training_mode_stays_in_it() -> None:
     """Captures refuse such models; what copies them else must not change them."""
     model = nn.Sequential(extractor(), nn.Dropout()).eval()

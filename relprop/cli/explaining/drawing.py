@@ -10,7 +10,7 @@ from relprop.explanation.display import draw as draw_maps
 from relprop.explanation.display import heats_of, legend_for
 from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier
-from relprop.pictures import PERCENTILE, class_sheet, panel, scale_note, scale_words
+from relprop.pictures import PERCENTILE, Array, class_sheet, panel, scale_note, scale_words
 
 
 def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
@@ -30,21 +30,23 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
     heats, scales = heats_of(explanation)
     titles = verdicts(classifier, explanation)
     seen = classifier.pictures(looked.x[None])[0]
-    what, legend = _what(classifier, rules, looked), legend_for(explanation, classifier.labels)
-    warning = caution(explanation, classifier.labels)
-    against = contrast_words(explanation, classifier.labels)
-    what += f", {against}" if against else ""
-    words = caption_words(explanation, classifier.labels)
-    said = f"\n{words}" if words else ""
+    legend, warning = legend_for(explanation, classifier.labels), caution(explanation, classifier.labels)
+    words = caption(classifier, rules, looked, explanation, scales)
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
-        caption = (
-            f"{what}; colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
-        )
-        return class_sheet(seen, heats, titles, f"{caption}{said}", notes=notes, legend=legend, caution=warning)
-    caption = f"{what}; {scale_words(float(scales[0]))}"
+        return class_sheet(seen, heats, titles, words, notes=notes, legend=legend, caution=warning)
     original = looked.original_with(heats[0])
-    return panel(seen, heats[0], titles[0], f"{caption}{said}", original, legend=legend, caution=warning)
+    return panel(seen, heats[0], titles[0], words, original, legend=legend, caution=warning)
+
+
+def caption(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation, scales: Array) -> str:
+    """Say what maps are, where their colours saturate, and the numbers that go with them."""
+    against = contrast_words(explanation, classifier.labels)
+    what = _what(classifier, rules, looked) + (f", {against}" if against else "")
+    words = caption_words(explanation, classifier.labels)
+    said = f"\n{words}" if words else ""
+    saturate = f"colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
+    return f"{what}; {saturate if len(scales) > 1 else scale_words(float(scales[0]))}{said}"
 
 
 def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:

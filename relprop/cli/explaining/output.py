@@ -13,12 +13,14 @@ from typing import Any, Self, TextIO
 
 from torch import Tensor
 
-from relprop.cli.explaining.drawing import draw, draw_layers, targets_of
+from relprop.cli.explaining.drawing import draw, draw_layers, readable, targets_of
+from relprop.cli.explaining.page import show_on_page
 from relprop.cli.explaining.picture import Looked
 from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
 from relprop.files import OutputError
 from relprop.models import Classifier
+from relprop.pages.explanations import ExplanationPage
 from relprop.pictures import write_png
 
 INDEX = "index.jsonl"
@@ -43,15 +45,24 @@ class Results:
         Words for the rule set.
     formats : sequence of str
         Of ``"png"``, ``"npz"`` and ``"h5"``.
+    page : ExplanationPage, optional
+        Where all of them are shown.
     """
 
     def __init__(
-        self, folder: Path, paths: Sequence[Path], classifier: Classifier, rules: str, formats: Sequence[str]
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        classifier: Classifier,
+        rules: str,
+        formats: Sequence[str],
+        page: ExplanationPage | None = None,
     ) -> None:
         self.folder = folder
         self.classifier = classifier
         self.rules = rules
         self.formats = formats
+        self.page = page
         self._inputs = {path.resolve() for path in paths}
         self._numbers: Counter[str] = Counter()
         self._taken: set[str] = set()
@@ -80,6 +91,8 @@ class Results:
     def fail(self, path: Path, message: str) -> None:
         """Record a picture that could not be explained."""
         self._record({"file": str(path), "error": message})
+        if self.page is not None:
+            self.page.fail(readable(path.name), readable(message))
 
     def write(self, looked: Looked, explanation: Explanation) -> None:
         """Write the maps of one picture, of which an explanation holds one sample for each class explained.
@@ -104,6 +117,8 @@ class Results:
                 write_png(figure, self.folder / paths["layers"])
         for entry in entries:
             self._record(entry | {"paths": paths})
+        if self.page is not None:
+            show_on_page(self.page, self.classifier, self.rules, looked, explanation, paths)
 
     def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""
