@@ -12,6 +12,7 @@ import typer
 from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
+    Config,
     Contrast,
     Debug,
     Device,
@@ -20,6 +21,7 @@ from relprop.cli.app import (
     Preprocessing,
     Rules,
     Trust,
+    Verbose,
     Weights,
     command,
     one_line_errors,
@@ -59,6 +61,8 @@ def check(
             help="Also compare with maps of the model with its last layers drawn anew, and of another class.",
         ),
     ] = False,
+    config: Config = None,
+    verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -66,7 +70,7 @@ def check(
 
     The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
-    with one_line_errors(debug):
+    with one_line_errors(debug, verbose):
         import relprop
         from relprop.cli.choices import choose_contrast, choose_rules
         from relprop.errors import RelpropError
