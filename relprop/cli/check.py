@@ -13,6 +13,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     Cache,
+    Config,
     Contrast,
     Debug,
     Device,
@@ -21,6 +22,7 @@ from relprop.cli.app import (
     Preprocessing,
     Rules,
     Trust,
+    Verbose,
     Weights,
     command,
     one_line_errors,
@@ -62,15 +64,17 @@ def check(
             help="Also compare with maps of the model with its last layers drawn anew, and of another class.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     cache: Cache = True,
+    config: Config = None,
+    verbose: Verbose = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """Check that a model is captured, covered by rules, computed right, conserved and stable.
 
     The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
-    with one_line_errors(debug):
+    with one_line_errors(debug, verbose):
         refuse_early([*(pictures or ()), *([] if weights is None else [weights])], rules=[rules])
         use_cache(cache)
         import relprop

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from relprop.cli.app import split_words
 from relprop.errors import TargetError, near_names
 
 SIDE_BY_SIDE = 20
@@ -19,30 +20,47 @@ class Choice:
 
     Parameters
     ----------
-    index : int, optional
-        This class; by default the predicted one.
+    classes : tuple of int
+        These; where none is named, the most probable ones.
     top : int
-        So many of the most probable classes, where no class is named.
+        So many of these.
     """
 
-    index: int | None = None
+    classes: tuple[int, ...] = ()
     top: int = 1
 
+    @property
+    def count(self) -> int:
+        """How many classes of a picture are explained."""
+        return len(self.classes) or self.top
 
-def choose_target(text: str | None, labels: Sequence[str]) -> Choice:
-    """Return what ``CLASS``, ``INDEX`` or ``topN`` stands for.
+
+def choose_target(texts: Sequence[str], labels: Sequence[str]) -> Choice:
+    """Return what several of ``CLASS`` and ``INDEX``, or one ``topN``, stand for; one text may list several.
 
     Raises
     ------
     TargetError
         If there is no such class, or several have that name.
     """
-    if text is None:
-        return Choice()
-    text = text.strip()
-    if (top := count_of(text, len(labels))) is not None:
-        return Choice(top=top)
-    return Choice(index=_class("--target", text, labels))
+    words = [word for text in texts for word in _split(text.strip(), labels)]
+    for word in words:
+        if (top := count_of(word, len(labels))) is not None:
+            if len(words) > 1:
+                raise TargetError(f"--target {word}: name classes, or {word} alone")
+            return Choice(top=top)
+    classes = tuple(dict.fromkeys(_class("--target", word, labels) for word in words))
+    if len(classes) > SIDE_BY_SIDE:
+        raise TargetError(f"--target: {len(classes)} classes are more than the {SIDE_BY_SIDE} that a sheet shows")
+    return Choice(classes)
+
+
+def _split(text: str, labels: Sequence[str]) -> list[str]:
+    """Return the classes that a text lists: at commas, where it is not the name of one class as a whole."""
+    folded = text.casefold()
+    if any(label.casefold() == folded for label in labels):
+        return [text]
+    return split_words(text) or [text]
 
 
 def count_of(text: str, classes: int = SIDE_BY_SIDE) -> int | None:

@@ -50,7 +50,7 @@ def refuse_early(
     paths: Iterable[Path] = (),
     *,
     rules: Iterable[str] = (),
-    target: str | None = None,
+    targets: Iterable[str] = (),
     class_names: Path | None = None,
     output: Path | None = None,
 ) -> None:
@@ -62,8 +62,8 @@ def refuse_early(
         What must exist.
     rules : iterable of str
         As ``--rules`` takes them.
-    target : str, optional
-        As ``--target`` takes it.
+    targets : iterable of str
+        As ``--target`` takes them.
     class_names : Path, optional
         A file of class names, which is read.
     output : Path, optional
@@ -79,8 +79,8 @@ def refuse_early(
     for text in rules:
         if text.partition(":")[0] not in BUILT_IN and not entry_points(group=PLUGINS):
             raise no_rule_set(text, BUILT_IN)
-    if target is not None:
-        count_of(target)
+    for text in targets:
+        count_of(text)
     if class_names is not None:
         from relprop.models.labels import read_labels
 

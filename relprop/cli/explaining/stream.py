@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from relprop.run.memory import OutOfMemoryError, memory_for
 from relprop.tracing.disk.cache import record_verified, verified_error
 from relprop.verification.oracle import gradient_oracle_error
 
+LOG = logging.getLogger("relprop")
+
 
 @dataclass
 class Run:
@@ -36,6 +39,7 @@ class Run:
     explainer: Explainer
     choice: Choice
     results: Results
+    quiet: bool = False
     verify: bool = False
     explained: int = 0
     failed: int = 0
@@ -48,8 +52,8 @@ class Run:
     def explain(self, paths: Sequence[Path], batch_size: int) -> None:
         """Explain the pictures batch by batch, holding one batch at a time."""
         # The explanations of one picture's classes share a batch.
-        size = max(1, batch_size // self.choice.top)
-        with tqdm(total=len(paths), unit="picture", disable=None if sys.stderr else True) as progress:
+        size = max(1, batch_size // self.choice.count)
+        with tqdm(total=len(paths), unit="picture", disable=True if self.quiet or not sys.stderr else None) as progress:
             for batch in self._batches(paths, size, progress):
                 self._explain_batch(batch, progress)
 
@@ -67,7 +71,7 @@ class Run:
         rows["weights"] = self.classifier.origin
         if self.classifier.assumed:
             rows["preprocessing"] = self.classifier.assumed
-        rows["index"] = str(self.results.index)
+        rows["index"] = str(self.results.folder.index)
         rows["pictures failed"] = str(self.failed)
         return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
 
@@ -92,9 +96,11 @@ class Run:
 
     def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
         x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
-        start, count, against = time.perf_counter(), self.choice.top, self.explainer.contrast
-        target: int | Tensor | None = self.choice.index
-        if count > 1 or (target is None and isinstance(against, int)):
+        start, count, against = time.perf_counter(), self.choice.count, self.explainer.contrast
+        target: Tensor | None = None
+        if self.choice.classes:
+            target = torch.tensor(self.choice.classes).repeat(len(batch))
+        elif count > 1 or isinstance(against, int):
             classes = self._most_probable(x)
             if isinstance(against, int):
                 apart = (classes != against).all(1)
@@ -105,6 +111,7 @@ class Run:
             target = classes.flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         seconds = time.perf_counter() - start
+        LOG.info("%d explanations in %.2f s", len(batch) * count, seconds)
         if self.start_up:
             self.seconds, self.later = self.seconds + seconds, self.later + len(batch)
         else:
@@ -122,6 +129,8 @@ class Run:
             if (share := arriving(part)) is not None:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
+            if self.quiet:
+                continue
             with progress.external_write_mode():
                 say(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
