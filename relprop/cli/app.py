@@ -45,6 +45,7 @@ ORDER = (
     "methods",
     "metrics",
     "models",
+    "cache",
 )
 """The commands as help lists them: what people begin with comes first."""
 
@@ -171,6 +172,9 @@ Probability = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep captured models on disk, so that the next run starts sooner.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
 Config = Annotated[
     Path | None,

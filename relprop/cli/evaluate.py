@@ -15,6 +15,7 @@ from relprop.cli.app import (
     FAILED,
     INTERRUPTED,
     AsJson,
+    Cache,
     ClassNames,
     Config,
     Debug,
@@ -32,6 +33,8 @@ from relprop.cli.app import (
     split_all,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 
 class Target(StrEnum):
@@ -136,6 +139,7 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -149,6 +153,8 @@ def evaluate(
     """
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug, verbose):
+        refuse_early([path for path in (data, weights) if path is not None], class_names=class_names)
+        use_cache(cache)
         from relprop.cli.configuration import write_config
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.data.folders import PictureFolder
