@@ -9,6 +9,7 @@ from relprop.models.classifier import Classifier, ModelError, UnknownModelError
 from relprop.models.devices import DeviceError, find_device, move
 from relprop.models.labels import LabelsError, check_count, imagenet_labels, read_labels
 from relprop.models.loaders.architectures import PACKAGED, ListedModel, find_architectures, list_models
+from relprop.models.loaders.converted import load_file
 from relprop.models.loaders.exported import is_program, load_program
 from relprop.models.loaders.functions import is_function, load_own
 from relprop.models.loaders.named import load_named
@@ -16,6 +17,7 @@ from relprop.models.loaders.weights import WeightsError
 from relprop.models.preprocessing import PictureTransform, TransformError
 from relprop.models.view import View, ViewError
 from relprop.pictures.reading import PictureError, find_pictures, read_picture, sample_pictures
+from relprop.tracing.converted import is_converted
 
 __all__ = [
     "PACKAGED",
@@ -58,7 +60,8 @@ def load_classifier(
 
         - a timm or torchvision model name. Where both have it timm's is meant; ``torchvision/NAME`` and
           ``timm/NAME`` say which;
-        - the path of an exported program, ``FILE.pt2``;
+        - the path of an exported program, ``FILE.pt2``; of a model in ONNX, ``FILE.onnx``; or of one of Keras 3,
+          ``FILE.keras``, on its torch backend;
         - ``package.module:function`` or ``package/module.py:function``, called without arguments: it returns an
           ``nn.Module``, which is put in eval mode, or a `Classifier`. The current directory is searched first.
     weights
@@ -102,6 +105,8 @@ def load_classifier(
     names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
         loaded = load_program(name, file, chosen, trust, output)
+    elif is_converted(name):
+        loaded = load_file(name, file, chosen, place, output)
     elif is_function(name):
         loaded = load_own(name, file, chosen, place, output)
     else:
