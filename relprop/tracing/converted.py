@@ -60,8 +60,8 @@ def _load_onnx(path: Path) -> tuple[nn.Module, tuple[int | None, ...]]:
         return onnx2torch.convert(program), shape
     except NotImplementedError as error:
         raise CaptureError(
-            f"{path} has an operation that onnx2torch does not know: {first_line(error)}. Explain the model it was made "
-            "from, or export it anew with opset 13"
+            f"{path} has an operation that onnx2torch does not know: {first_line(error)}. Explain the model it was "
+            "made from, or export it anew with opset 13"
         ) from error
     except Exception as error:  # whatever its converters raise
         raise CaptureError(f"onnx2torch can't convert {path}: {type(error).__name__}: {first_line(error)}") from error

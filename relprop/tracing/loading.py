@@ -64,7 +64,8 @@ def _what_is_no_model(given: object) -> str:
             f"the model is the {kind} {name}, and what it computes with can't be found: write an nn.Module that has "
             f"the models it calls as attributes, and calls {name} in its forward"
         )
-    return f"the model is a {type(given).__name__}: pass an nn.Module, an exported program, or the path of a .pt2, .onnx or .keras file"
+    known = "pass an nn.Module, an exported program, or the path of a .pt2, .onnx or .keras file"
+    return f"the model is a {type(given).__name__}: {known}"
 
 
 def load_exported(path: str | PathLike[str], *, trust: bool = False, advice: str = "pass <trust>") -> ExportedProgram:

@@ -77,7 +77,7 @@ def test_what_is_no_onnx_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match="can't be read as an ONNX model"):
         relprop.explain(tmp_path / "words.onnx", torch.rand(2, 3, 12, 10))
     path = _write(tmp_path / "odd.onnx", _twin(), "ThresholdedRelu")
-    with pytest.raises(CaptureError, match="an operation that onnx2torch does not know.*ThresholdedRelu"):
+    with pytest.raises(CaptureError, match=r"an operation that onnx2torch does not know.*ThresholdedRelu"):
         relprop.explain(path, torch.rand(2, 3, 12, 10))
 
 
