@@ -38,7 +38,7 @@ def app(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Who can open the page: by default this machine alone.")
     ] = LOCALHOST,
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Of the page.")] = 7860,
+    port: Annotated[int, typer.Option(metavar="N", min=1, help="Of the page.")] = 7860,
     largest: Annotated[int, typer.Option(metavar="MB", min=1, help="Larger pictures are refused.")] = 20,
     debug: Debug = False,
 ) -> None:

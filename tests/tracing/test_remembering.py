@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +20,7 @@ from tests.helpers import remembering
 from tests.helpers.models import CLASSES, Lambda, distance, gradient, pictures, seeded
 
 ANCHOR = 7
+ROOT = Path(__file__).parents[2]
 
 
 def score(returned: tuple[Tensor, list[Tensor]]) -> Tensor:
@@ -87,3 +94,19 @@ def test_one_batch_size_that_is_treated_apart_is_refused(size: int, batch: str) 
     model = Lambda(lambda m, x: m.head(x) * (2.0 if x.shape[0] == size else 1.0), head=nn.Linear(8, CLASSES)).eval()
     with pytest.raises(CaptureError, match=f"graph of Lambda{batch} computes something else"):
         relprop.explain(model, torch.randn(2, 8))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "row", "batch"), [("yolov8n.yaml", "score", 3), ("yolo11n.yaml", "box", 1)])
+def test_detectors_of_ultralytics(name: str, row: str, batch: int, tmp_path: Path) -> None:
+    """Untrained, made from their own descriptions."""
+    if find_spec("ultralytics") is None:
+        pytest.skip("ultralytics is not installed")
+    settings = {"YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.helpers.yolo", name, row, str(batch)]
+    run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["gradient"] <= 1e-9
+    assert found["conservation"] <= 1e-9
+    assert found["unchanged"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torchvision import tv_tensors
 
 import relprop
 from relprop import InputError
-from tests.helpers.models import Lambda, distance, gradient, kept, pictures
+from tests.helpers.models import Lambda, distance, gradient, kept, pictures, seeded
 
 
 class Described(Tensor):
@@ -96,6 +97,25 @@ def test_it_comes_back_as_its_class(kind: str) -> None:
     if kind == "with metadata":
         assert e.relevance.meta == given.meta
         assert e.relevance.meta is not given.meta
+
+
+@pytest.mark.full
+def test_a_volume_of_monai() -> None:
+    if find_spec("monai") is None:
+        pytest.skip("MONAI is not installed")
+    from monai.data import MetaTensor
+    from monai.networks.nets import BasicUNet
+
+    network = seeded(lambda: BasicUNet(3, 1, 2, features=(4, 4, 4, 4, 4, 4), norm="batch")).double()
+    model = Lambda(lambda m, x: m.network(x).mean((2, 3, 4)), network=network).eval()
+    x = torch.randn(2, 1, 16, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = MetaTensor(x, affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])), meta={"patient": "a"})
+    found = relprop.explain(model, given, rules="gradient")
+    assert type(found.relevance) is MetaTensor
+    assert torch.equal(found.relevance.affine, given.affine)
+    assert (found.relevance.meta["patient"], given.meta["patient"]) == ("a", "a")
+    assert distance(found.relevance.as_subclass(Tensor), gradient(model, x)) <= 1e-9
+    assert relprop.explain(model, given).conservation.error <= 1e-9
 
 
 def test_among_several_inputs() -> None:

@@ -28,6 +28,10 @@ footer { display: none !important; }
 """
 
 
+class ServingError(RelpropError, OSError):
+    """A page that can't be served at an address."""
+
+
 def require_gradio() -> Any:
     """Return Gradio.
 
@@ -98,17 +102,26 @@ def plain_theme() -> Any:
 
 
 def serve(page: Any, host: str, port: int, most_bytes: int) -> None:
-    """Serve the page until Ctrl-C; uploads above a size are refused."""
-    page.launch(
-        server_name=host,
-        server_port=port,
-        max_file_size=most_bytes,
-        share=False,
-        ssr_mode=False,
-        footer_links=[],
-        theme=plain_theme(),
-        css=STYLE,
-    )
+    """Serve the page until Ctrl-C; uploads above a size are refused.
+
+    Raises
+    ------
+    ServingError
+        If the address is taken, or is none of this machine's.
+    """
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=most_bytes,
+            share=False,
+            ssr_mode=False,
+            footer_links=[],
+            theme=plain_theme(),
+            css=STYLE,
+        )
+    except (OSError, OverflowError) as error:
+        raise ServingError(f"cannot serve a page at {host}:{port}: {error}; name another --port or --host") from error
 
 
 def _panel(gr: Any) -> list[Any]:
