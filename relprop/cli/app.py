@@ -32,6 +32,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 ORDER = (
     "explain",
+    "app",
     "check",
     "evaluate",
     "summary",
