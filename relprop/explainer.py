@@ -34,6 +34,7 @@ from relprop.run.ending import ending_of
 from relprop.run.memory import memory_for
 from relprop.run.prepared import PreparedProgram, keep_program
 from relprop.tracing.capture import capture_inputs, whole_operations
+from relprop.tracing.converted import is_converted
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
 from relprop.tracing.sample_axes import argument_names, with_samples_in
@@ -50,7 +51,7 @@ class Explainer(Printed):
 
     Parameters
     ----------
-    model : nn.Module, fx.GraphModule, ExportedProgram, path of a ``.pt2``, Classifier or str
+    model : nn.Module, fx.GraphModule, ExportedProgram, path of a ``.pt2``, ``.onnx``, ``.keras``, Classifier or str
         In evaluation mode; a name is one of `relprop.models.load_classifier`. It is never changed.
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.
@@ -273,7 +274,7 @@ class Explainer(Printed):
 
 def _open(model: Model | Classifier) -> tuple[nn.Module | ExportedProgram, str | None]:
     """Return a model that may be given by its name, or as a classifier, and which of its outputs has the classes."""
-    if isinstance(model, str) and not model.endswith(".pt2"):
+    if isinstance(model, str) and not (model.endswith(".pt2") or is_converted(model)):
         from relprop.models import load_classifier  # timm is slow to import, and who has a module needs none of it
 
         model = load_classifier(model)
