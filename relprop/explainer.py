@@ -50,7 +50,7 @@ class Explainer(Printed):
 
     Parameters
     ----------
-    model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``
+    model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``, ``.onnx`` or ``.keras``
         In evaluation mode. It is never changed.
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.

@@ -32,6 +32,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 ORDER = (
     "explain",
+    "app",
     "check",
     "evaluate",
     "summary",
@@ -45,6 +46,7 @@ ORDER = (
     "methods",
     "metrics",
     "models",
+    "cache",
 )
 """The commands as help lists them: what people begin with comes first."""
 
@@ -133,7 +135,7 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
+        help="A timm or torchvision classifier, FILE.pt2, FILE.onnx, or package.module:function for one's own.",
     ),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]
@@ -171,6 +173,9 @@ Probability = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep captured models on disk, so that the next run starts sooner.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
 Config = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from relprop.cli.app import (
     FAILED,
     INTERRUPTED,
     AsJson,
+    Cache,
     ClassNames,
     Config,
     Debug,
@@ -35,6 +36,8 @@ from relprop.cli.app import (
     split_all,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 if TYPE_CHECKING:
     from relprop.evaluation.pipeline.runner import Progress
@@ -142,6 +145,7 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -155,6 +159,8 @@ def evaluate(
     """
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug, verbose):
+        refuse_early([path for path in (data, weights) if path is not None], class_names=class_names)
+        use_cache(cache)
         from relprop.cli.configuration import write_config
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.data.folders import PictureFolder

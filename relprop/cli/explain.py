@@ -12,6 +12,7 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    Cache,
     ClassNames,
     Config,
     Contrast,
@@ -32,6 +33,8 @@ from relprop.cli.app import (
     split_all,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 LOG = logging.getLogger("relprop")
 FORMATS = ("png", "npz", "h5")
@@ -100,6 +103,10 @@ def explain(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the results that DIR/index.jsonl lists; else it is continued.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare gradients of the captured model with autograd's: seconds.")
+    ] = False,
+    cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -112,7 +119,11 @@ def explain(
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
     with one_line_errors(debug, verbose):
-        from relprop.cli.choices import choose_contrast, choose_rules, choose_target
+        named = [*(pictures or ()), *([] if weights is None else [weights])]
+        refuse_early(named, rules=[rules], targets=target or (), class_names=class_names, output=output)
+        use_cache(cache)
+        from relprop.assign.rule_names import choose_rules
+        from relprop.cli.choices import choose_contrast, choose_target
         from relprop.cli.configuration import write_config
         from relprop.cli.explaining.folder import OutputFolder, mirrored
         from relprop.cli.explaining.output import Results
@@ -153,7 +164,7 @@ def explain(
             )
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
             results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
-            run = Run(classifier, explainer, choice, results, quiet)
+            run = Run(classifier, explainer, choice, results, quiet, verify)
             folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:
                 run.explain(paths, batch_size)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from relprop.assign.rule_names import ParameterError, choose_rules
 from relprop.cli.app import one_line
-from relprop.cli.choices import Choice, ParameterError, choose_rules, choose_target
+from relprop.cli.choices import Choice, choose_target
 from relprop.errors import MissingRuleError, TargetError
 from relprop.models import Classifier
 

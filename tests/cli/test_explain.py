@@ -43,13 +43,13 @@ make = Several
 
 @pytest.mark.full
 def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_path):
-    result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path))
+    result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path), "--verify")
     assert result.exit_code == 0, result.output
     names = [f"{path.stem}.png" for path in packaged[15:17]]
     assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "index.jsonl", "run.toml"]
     assert cv2.imread(str(tmp_path / names[0])).std() > 10
     assert re.search(r"goose \d+\.\d%", result.output)
-    oracle = float(re.search(r"gradient-oracle error\s+(\S+)", result.output)[1])
+    oracle = float(re.search(r"capture verified .* by (\S+)", result.output)[1])
     conserved = float(re.search(r"conservation error\s+(\S+) \(worst\)", result.output)[1])
     assert oracle < 1e-8
     assert conserved < 1e-4

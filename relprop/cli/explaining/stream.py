@@ -25,6 +25,7 @@ from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
 from relprop.models import Classifier, PictureError, TransformError
 from relprop.run.memory import OutOfMemoryError, memory_for
+from relprop.tracing.disk.cache import record_verified, verified_error
 from relprop.verification.oracle import gradient_oracle_error
 
 LOG = logging.getLogger("relprop")
@@ -39,6 +40,7 @@ class Run:
     choice: Choice
     results: Results
     quiet: bool = False
+    verify: bool = False
     explained: int = 0
     failed: int = 0
     start_up: float = 0.0  # seconds of the first batch, capture included
@@ -62,7 +64,8 @@ class Run:
             rows["conservation error"] = f"{self.conservation:.1e} (worst)"
         if self.oracle is not None:
             found = "not measured: out of memory" if isnan(self.oracle) else f"{self.oracle:.1e}"
-            rows["gradient-oracle error"] = f"{found} (captured program, first two pictures)"
+            rows["capture verified"] = f"gradients differ from autograd's by {found}"
+        if self.start_up:
             each = f", then {self.seconds / self.later:.2g} s a picture" if self.later else ""
             rows["time to explain"] = f"start-up {self.start_up:.1f} s{each}"
         rows["weights"] = self.classifier.origin
@@ -113,8 +116,8 @@ class Run:
             self.seconds, self.later = self.seconds + seconds, self.later + len(batch)
         else:
             self.start_up = seconds
-        if self.oracle is None:
-            self.oracle = self._oracle_error(x[:2])
+        if not self.explained:
+            self.oracle = self._oracle_error(x[:2], explanation.target)
         for k, looked in enumerate(batch):
             part = explanation[k * count : (k + 1) * count]
             self.results.write(looked, part)
@@ -148,13 +151,21 @@ class Run:
         with progress.external_write_mode():
             warn(message)
 
-    def _oracle_error(self, x: Tensor) -> float:
-        """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
+    def _oracle_error(self, x: Tensor, classes: Tensor | None) -> float | None:
+        """Return the gradient-oracle error, found now or recorded before; None where it never was.
+
+        NaN where the copy of the model in float64 does not fit into memory.
+        """
+        graph = self.explainer.plan(x, None if classes is None else classes[: len(x)]).graph
+        if not self.verify:
+            return verified_error(graph)
         try:
             with memory_for(len(x)):
-                return gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
+                error = gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
         except OutOfMemoryError:
             return nan
+        record_verified(graph, error)
+        return error
 
     def _most_probable(self, x: Tensor) -> Tensor:
         """Return the classes ``(B, top)`` to explain, the most probable one first."""

@@ -77,7 +77,7 @@ def load_own(
     if place is not None:
         move(model, place)
     preprocessing = chosen or from_module(model)
-    return Loaded(name, model, preprocessing, origin, _count_classes(name, model, preprocessing, output), labels)
+    return Loaded(name, model, preprocessing, origin, count_classes(name, model, preprocessing, output), labels)
 
 
 def call_function(name: str) -> Made:
@@ -175,7 +175,7 @@ def _defined(module: ModuleType) -> list[str]:
     ]
 
 
-def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
+def count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
     """Run a model on two blank pictures, and return how many classes it has.
 
     Raises
