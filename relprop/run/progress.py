@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,8 @@ DELAY = 2.0
 
 def progress_bar(total: int | None, unit: str, *, delay: float = 0.0, **options: Any) -> Any:
     """Return a bar of tqdm; it shows nothing where standard error is neither a terminal nor a notebook's."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings(action="ignore"):  # without ipywidgets a bar is text, which needs no remark
+        from tqdm.auto import tqdm
 
     seen = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(total=total, unit=unit, delay=delay, disable=_hidden.get() or not seen, **options)
