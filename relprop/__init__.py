@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relprop.run.conservation import Conservation
     from relprop.run.memory import OutOfMemoryError
     from relprop.tracing.capture import capture
+    from relprop.tracing.disk.folder import cache
     from relprop.verification.check import check
     from relprop.verification.oracle import gradient_oracle_error
     from relprop.verification.report import Report
@@ -51,6 +52,7 @@ __all__ = [
     "Results",
     "RuleError",
     "TargetError",
+    "cache",
     "capture",
     "check",
     "evaluate",
@@ -76,6 +78,7 @@ _HOMES = {
     "Results": "relprop.analysis",
     "RuleError": "relprop.errors",
     "TargetError": "relprop.errors",
+    "cache": "relprop.tracing.disk.folder",
     "capture": "relprop.tracing.capture",
     "check": "relprop.verification.check",
     "evaluate": "relprop.evaluation",

@@ -81,6 +81,13 @@ def near_names(word: str, known: Iterable[str]) -> str:
     return f"; near names: {', '.join(folded[name] for name in list(near)[:NEAR])}" if near else ""
 
 
+def no_rule_set(text: str, known: Iterable[str]) -> MissingRuleError:
+    """Return the error for a text that begins with the name of no rule set."""
+    name = text.partition(":")[0]
+    near = near_names(name, known)
+    return MissingRuleError(f"rules {text}: no rule set named {name!r}{near}; relprop rules lists all")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

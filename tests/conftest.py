@@ -19,6 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+os.environ["RELPROP_CACHE"] = "0"  # of the user who runs the tests nothing is written, and no capture is left out
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave one in so many cases of a sweep in the first ring, before ``-m`` chooses."""

@@ -1,4 +1,4 @@
-"""Whole runs over many pictures: ``evaluate``, ``stream``."""
+"""Whole runs: over many pictures ``evaluate`` and ``stream``, over one ``start``."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ from benchmarks.runs.evaluation import (
     require_whole_units,
 )
 from benchmarks.runs.growth import GrowthRow, measure_memory
+from benchmarks.runs.start import StartRow, measure_start
 from benchmarks.runs.stream import StreamRow
 from benchmarks.runs.stream import stream as measure_stream
 from benchmarks.runs.synthetic import write_pictures
 
+_FIRST = ["tf_efficientnet_lite0", "resnet50", "vit_base_patch16_224"]
 _METHODS, _COUNTS = ["abslrp", "random"], [200, 2000]
 
 
@@ -123,3 +125,17 @@ def stream(
             write_pictures(folder, synthetic, 256)
         rows = measure_stream(model, weights, folder, fewer, batch)
     report([Table("stream", StreamRow, rows)], conditions.on_machine, results, before)
+
+
+@app.command(epilog="Example: python -m benchmarks start --repeats 3")
+def start(
+    model: Annotated[list[str], typer.Option(metavar="NAME", help="A timm model; repeatable.")] = _FIRST,
+    repeats: Repeats = 3,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    quickly: Annotated[bool, quick(model=["test_resnet"], repeats=1)] = False,
+) -> None:
+    """Measure the first picture: processor seconds of whole processes, cached or not, and of wrong options."""
+    before = earlier(compare, StartRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
+    report([Table("start", StartRow, measure_start(model, repeats))], conditions.on_machine, results, before)

@@ -20,6 +20,7 @@ from relprop.graph.class_scores import class_scores
 from relprop.graph.dataflow import between, carries_relevance, is_real
 from relprop.graph.graph import Graph
 from relprop.graph.layers import input_layers, weighted_layers
+from relprop.graph.lookups import Lookups, find_lookups
 from relprop.graph.masks import masked_nodes
 from relprop.graph.rectifiers import before_rectifiers
 from relprop.graph.signs import nonnegative_nodes
@@ -81,7 +82,8 @@ def assign(graph: Graph, rules: RuleSet, at: str | None = None, settled: Mapping
     if missing:
         raise MissingRuleError(explain_missing(graph, rules, missing))
     merged = foldable_layers(sites, assigned, (graph.output,))
-    return Plan(graph, rules, sources, sites, assigned, merged)
+    lookups = Lookups() if at is not None else find_lookups(graph)
+    return Plan(graph, rules, sources, sites, assigned, merged, lookups=lookups)
 
 
 def prove_rectified(plan: Plan, stops: Collection[fx.Node] = ()) -> Plan:

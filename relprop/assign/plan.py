@@ -10,6 +10,7 @@ from torch import fx
 
 from relprop.graph.ending import Ending
 from relprop.graph.graph import Graph
+from relprop.graph.lookups import Lookups
 from rule_registry import Rule, RuleSet, Site
 
 
@@ -24,7 +25,7 @@ class Plan:
     rules : RuleSet
         Where the rules come from.
     sources : tuple of fx.Node
-        The nodes whose relevance is asked for.
+        The nodes whose relevance is asked for, looked-up values among them.
     sites : mapping of fx.Node to Site
         The operations on a path from a source to the output, in graph order. Picking a part of a tuple is no
         operation of its own.
@@ -37,6 +38,8 @@ class Plan:
         no hook at these nodes changes relevance.
     scores : Ending, optional
         Where relevance starts at the scores before the model's last softmax: what is behind these.
+    lookups : Lookups
+        Integer inputs and the values they look up, whose relevance is reported as that of the inputs.
     """
 
     graph: Graph
@@ -47,6 +50,12 @@ class Plan:
     merged: dict[fx.Node, fx.Node] = field(default_factory=dict)
     gains: dict[fx.Node, tuple[fx.Node, ...]] = field(default_factory=dict)
     scores: Ending | None = None
+    lookups: Lookups = field(default_factory=Lookups)
+
+    @property
+    def reported(self) -> tuple[fx.Node, ...]:
+        """The nodes whose relevance is reported: sources, with integer inputs in place of what they look up."""
+        return (*(node for node in self.sources if node not in self.lookups.values), *self.lookups.inputs)
 
     @property
     def conserves(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 import rule_registry
-from relprop.errors import MissingRuleError, RelpropError, near_names
+from relprop.errors import RelpropError, no_rule_set
 from rule_registry import Parameter, RuleSet
 
 
@@ -41,8 +41,7 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
     try:
         known = rule_registry.get(name).parameters
     except LookupError as error:
-        near = near_names(name, rule_registry.names())
-        raise MissingRuleError(f"rules {text}: no rule set named {name!r}{near}; relprop rules lists all") from error
+        raise no_rule_set(text, rule_registry.names()) from error
     parameters: dict[str, Parameter] = {}
     named: set[str] = set()
     if mean and {"low", "high"} <= known.keys():

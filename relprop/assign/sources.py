@@ -7,11 +7,12 @@ from torch import fx
 from relprop.errors import CaptureError, InputError
 from relprop.graph.dataflow import carries_relevance, is_complex
 from relprop.graph.graph import Graph
+from relprop.graph.lookups import find_lookups
 from relprop.graph.module_outputs import matching_modules, module_outputs
 
 
 def find_sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
-    """Return the outputs of a module, or else the floating-point inputs with a batch axis.
+    """Return the outputs of a module, or else the floating-point inputs with a batch axis, and looked-up values.
 
     Raises
     ------
@@ -31,10 +32,11 @@ def find_sources(graph: Graph, at: str | None) -> tuple[fx.Node, ...]:
         for node in graph.inputs
         if carries_relevance(node) and not is_complex(node) and graph.batch.get(node) is not None
     )
+    sources += find_lookups(graph).values
     if not sources:
         raise InputError(
-            "no input is a floating-point tensor with a batch axis, so there is nothing to differentiate. Give "
-            "pictures as floats, normalised as the model expects; for token indices name the module whose "
-            'output is to be explained, as in at="embeddings"'
+            "no input is a floating-point tensor with a batch axis, and none looks values up in a table, so there is "
+            "nothing to differentiate. Give pictures as floats, normalised as the model expects; or name the module "
+            'whose output is to be explained, as in at="embeddings"'
         )
     return sources

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from relprop.cli.configuration import RENAMED, take_config
 from relprop.cli.terminal import printable
 from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
@@ -44,6 +45,7 @@ ORDER = (
     "methods",
     "metrics",
     "models",
+    "cache",
 )
 """The commands as help lists them: what people begin with comes first."""
 
@@ -67,10 +69,6 @@ class _OneLineUsage(TyperGroup):
         sys.exit(code or 0)
 
 
-RENAMED = {"--labels": "--class-names", "--methods": "--method"}
-"""Old spellings of options, which are taken still, and not listed."""
-
-
 class _Command(TyperCommand):
     """A command whose help has metavars alone: some versions of typer add Python's types, and braces."""
 
@@ -89,7 +87,6 @@ class _Command(TyperCommand):
 
 app = typer.Typer(
     cls=_OneLineUsage,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -175,15 +172,30 @@ Probability = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps ...")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep captured models on disk, so that the next run starts sooner.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead, for machines.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=take_config,
+        help="Take options from this file, in which names are those of options; the command line goes first.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also say what takes how long, and what libraries log.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
 
 
 @contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
+def one_line_errors(debug: bool, verbose: bool = False) -> Iterator[None]:
     """Turn whatever goes wrong into one line on stderr and an exit code; ``debug`` shows the stack trace."""
     try:
-        with nullcontext() if debug else _quiet():
+        with _logged() if verbose else nullcontext() if debug else _quiet():
             yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
@@ -230,6 +242,21 @@ def _as_option(name: str, value: str) -> str:
 
 
 @contextmanager
+def _logged() -> Iterator[None]:
+    """Show what relprop and libraries log, on stderr."""
+    handler, root = logging.StreamHandler(), logging.getLogger()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what libraries have to say to developers off the screen; what is for users is told on one line."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # heeded once OpenCV is imported, which few commands need
@@ -254,6 +281,22 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def warn(message: str) -> None:
     """Say something on one line of stderr."""
     say(f"relprop: {one_line(message)}", err=True)
+
+
+def split_words(text: str) -> list[str]:
+    """Split a list at its commas, but not inside of brackets, which patterns of names have.
+
+    Examples
+    --------
+    >>> split_words("blocks.[0,2], head")
+    ['blocks.[0,2]', 'head']
+    """
+    return [word for part in re.split(r",(?![^\[]*\])", text) if (word := part.strip())]
+
+
+def split_all(texts: list[str] | None) -> list[str]:
+    """Split all values of an option that may be repeated, and lists several at commas, too."""
+    return [word for text in texts or () for word in split_words(text)]
 
 
 def say(text: str, *, err: bool = False) -> None:

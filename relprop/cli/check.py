@@ -12,6 +12,8 @@ import typer
 from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
+    Cache,
+    Config,
     Contrast,
     Debug,
     Device,
@@ -20,12 +22,15 @@ from relprop.cli.app import (
     Preprocessing,
     Rules,
     Trust,
+    Verbose,
     Weights,
     command,
     one_line_errors,
     say,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +64,9 @@ def check(
             help="Also compare with maps of the model with its last layers drawn anew, and of another class.",
         ),
     ] = False,
+    cache: Cache = True,
+    config: Config = None,
+    verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -66,9 +74,12 @@ def check(
 
     The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
-    with one_line_errors(debug):
+    with one_line_errors(debug, verbose):
+        refuse_early([*(pictures or ()), *([] if weights is None else [weights])], rules=[rules])
+        use_cache(cache)
         import relprop
-        from relprop.cli.choices import choose_contrast, choose_rules
+        from relprop.assign.rule_names import choose_rules
+        from relprop.cli.choices import choose_contrast
         from relprop.errors import RelpropError
         from relprop.models import load_classifier
         from relprop.run.memory import memory_for

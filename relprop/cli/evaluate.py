@@ -18,19 +18,26 @@ from relprop.cli.app import (
     FAILED,
     INTERRUPTED,
     AsJson,
+    Cache,
     ClassNames,
+    Config,
     Debug,
     Device,
     Model,
     ModelOutput,
     Preprocessing,
+    Quiet,
     Trust,
+    Verbose,
     Weights,
     command,
     one_line_errors,
     say,
+    split_all,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
 
 if TYPE_CHECKING:
     from relprop.evaluation.pipeline.runner import Progress
@@ -69,6 +76,7 @@ _EXAMPLE = (
 
 @command("Score attribution methods on a folder of pictures.", _EXAMPLE)
 def evaluate(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Argument(metavar="DATA", help="A folder of pictures; else the 20 that foolbox carries."),
@@ -137,16 +145,23 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    cache: Cache = True,
+    config: Config = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Score attribution methods by GAE, each picture's masks and scores into FILE as they come.
 
-    What is in FILE survives whatever happens; --resume goes on. A picture that can't be read and a sample on which a
-    method fails are marked in FILE, reported, and make the exit code 1.
+    What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
+    can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
     part, colour = _shard(shard), _colour(baseline)
-    with one_line_errors(debug):
+    with one_line_errors(debug, verbose):
+        refuse_early([path for path in (data, weights) if path is not None], class_names=class_names)
+        use_cache(cache)
+        from relprop.cli.configuration import write_config
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.data.folders import PictureFolder
         from relprop.evaluation.data.samples import DataError
@@ -154,7 +169,7 @@ def evaluate(
         from relprop.evaluation.metrics import Metrics
         from relprop.models import load_classifier, sample_pictures
 
-        scores = [name.strip() for text in metrics or () for name in text.split(",") if name.strip()]
+        scores = split_all(metrics)
         Metrics(scores)
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
@@ -176,8 +191,9 @@ def evaluate(
                 "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
                 "or a folder for each class"
             )
+        options_file = output.with_name(f"{output.name}.toml")
         try:
-            with _bar() as progress:
+            with _bar(quiet) as progress:
                 found = run_evaluation(
                     classifier,
                     dataset,
@@ -202,10 +218,15 @@ def evaluate(
                     per_class=per_class,
                 )
         except KeyboardInterrupt:
-            kept = f"what {output} holds is whole, --resume goes on" if output.exists() else "nothing was done yet"
+            kept = "nothing was done yet"
+            if output.exists():
+                write_config(options_file, context, overwrite=overwrite)
+                kept = f"what {output} holds is whole, --resume goes on"
             warn(f"interrupted; {kept}")
             raise typer.Exit(INTERRUPTED) from None
-        say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
+        write_config(options_file, context, overwrite=overwrite)
+        if as_json or not quiet:
+            say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
         if found.failed:
             raise typer.Exit(FAILED)
 
@@ -229,12 +250,12 @@ def merge(
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def _bar(quiet: bool) -> Iterator[Progress]:
     """Show the samples worked off, and how many a second."""
     from tqdm import tqdm
 
     layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} samples [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(unit="sample", bar_format=layout, disable=None if sys.stderr else True) as bar:
+    with tqdm(unit="sample", bar_format=layout, disable=True if quiet or not sys.stderr else None) as bar:
 
         def show(done: float, total: int | None) -> None:
             if bar.total is None:

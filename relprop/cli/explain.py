@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,9 @@ from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
     INTERRUPTED,
+    Cache,
     ClassNames,
+    Config,
     Contrast,
     Debug,
     Device,
@@ -20,22 +22,31 @@ from relprop.cli.app import (
     ModelOutput,
     Preprocessing,
     Probability,
+    Quiet,
     Rules,
     Trust,
+    Verbose,
     Weights,
     command,
     one_line_errors,
     say,
+    split_all,
     warn,
 )
+from relprop.cli.cache import use_cache
+from relprop.cli.early import refuse_early
+
+LOG = logging.getLogger("relprop")
+FORMATS = ("png", "npz", "h5")
+"""Kinds of file that hold the maps of one picture."""
 
 
-class Format(StrEnum):
-    """Kinds of file that hold the maps of one picture."""
-
-    PNG = "png"
-    NPZ = "npz"
-    H5 = "h5"
+def _formats(values: list[str] | None) -> list[str]:
+    found = list(dict.fromkeys(split_all(values))) or ["png"]
+    for name in found:
+        if name not in FORMATS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS))}.")
+    return found
 
 
 @command(
@@ -43,6 +54,7 @@ class Format(StrEnum):
     "relprop explain cat.jpg holiday/ --model tf_efficientnet_lite0 --target top3 -o out",
 )
 def explain(
+    context: typer.Context,
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="PICTURES", help="Picture files, or folders of them.")
     ] = None,
@@ -51,10 +63,11 @@ def explain(
     trust: Trust = False,
     rules: Rules = "abslrp",
     target: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="CLASS|INDEX|topN",
-            help="Class explained, by name or number, or the N most probable side by side; else the predicted one.",
+            help="Class explained, by name or number, or the N most probable; else the predicted one. Repeatable: "
+            "classes side by side.",
         ),
     ] = None,
     contrast: Contrast = None,
@@ -72,8 +85,12 @@ def explain(
     ] = False,
     device: Device = None,
     format: Annotated[
-        list[Format] | None,
-        typer.Option(metavar="png|npz|h5", help="What is written for each picture; repeatable. [default: png]"),
+        list[str] | None,
+        typer.Option(
+            metavar="png|npz|h5",
+            callback=_formats,
+            help="What is written for each picture; repeatable, or png,npz. [default: png]",
+        ),
     ] = None,
     html: Annotated[
         bool,
@@ -83,75 +100,101 @@ def explain(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where maps and index.jsonl go.")
     ] = Path("out"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the results that DIR/index.jsonl lists; else it is continued.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare gradients of the captured model with autograd's: seconds.")
+    ] = False,
+    cache: Cache = True,
+    config: Config = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Draw relevance maps: which pixels matter more (red) or less (blue) for the class than for the others.
 
-    One line of DIR/index.jsonl tells for each explanation its file, target, probability, conservation error and
-    the files written. A picture that can't be read, or whose class is --contrast itself, is reported, skipped, and
-    makes the exit code 1.
+    Results lie in DIR as the pictures lie in their folders. One line of DIR/index.jsonl tells for each explanation its
+    file, target, probability, conservation error and the files written; --config DIR/run.toml repeats the run. A
+    picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
-    with one_line_errors(debug):
-        from relprop.cli.choices import choose_contrast, choose_rules, choose_target
-        from relprop.cli.explaining.output import Results, results_among
+    with one_line_errors(debug, verbose):
+        named = [*(pictures or ()), *([] if weights is None else [weights])]
+        refuse_early(named, rules=[rules], targets=target or (), class_names=class_names, output=output)
+        use_cache(cache)
+        from relprop.assign.rule_names import choose_rules
+        from relprop.cli.choices import choose_contrast, choose_target
+        from relprop.cli.configuration import write_config
+        from relprop.cli.explaining.folder import OutputFolder, mirrored
+        from relprop.cli.explaining.output import Results
         from relprop.cli.explaining.page import page_facts
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
         from relprop.explainer import Explainer
-        from relprop.files import OutputError
-        from relprop.models import PictureError, find_pictures, load_classifier, sample_pictures
+        from relprop.models import load_classifier
         from relprop.pages.explanations import ExplanationPage
 
-        if pictures and any(path.is_dir() and path.resolve().is_relative_to(output.resolve()) for path in pictures):
-            raise OutputError(f"-o {output}: results would mix with the pictures; name another folder")
-        # Results of an earlier run may lie inside a folder that is explained.
-        paths = find_pictures(pictures, skip=[output]) if pictures else sample_pictures() if sample else []
-        earlier = results_among(paths) if any(path.is_dir() for path in pictures or []) else set()
-        if earlier:
-            warn(f"left out: {len(earlier)} results of an earlier run, as the index beside them lists")
-            paths = [path for path in paths if path not in earlier]
-        if not paths:
-            raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
-        choose_rules(rules)  # a typo is told before a model is loaded
-        classifier = load_classifier(
-            model,
-            weights,
-            preprocessing=preprocessing,
-            labels=class_names,
-            device=device,
-            trust=trust,
-            output=model_output,
-        )
-        rule_set, choice = (
-            choose_rules(rules, classifier.mean, classifier.std),
-            choose_target(target, classifier.labels),
-        )
-        against = choose_contrast(contrast, classifier.labels)
-        if choice.index is not None and choice.index == against.get("contrast"):
-            raise TargetError(f"--contrast {contrast} is --target {target} itself: name another class")
-        explainer = Explainer(
-            classifier.model,
-            rules=rule_set,
-            layers=layer or (),
-            output=model_output,
-            batch_size=batch_size,
-            compile=compile,
-            probability=None if probability is None else probability.value,
-            **against,
-        )
-        page = ExplanationPage(output / "index.html", len(paths) * choice.top) if html else None
-        kinds = tuple(kind.value for kind in format or [Format.PNG])
-        with Results(output, paths, classifier, rules, kinds, page) as results:
-            run = Run(classifier, explainer, choice, results)
+        choose_rules(rules)  # what is cheap to get wrong is told before a model is loaded
+        paths = _find(pictures or [], output, sample)
+        with OutputFolder(output, paths, overwrite=overwrite) as folder:
+            classifier = load_classifier(
+                model,
+                weights,
+                preprocessing=preprocessing,
+                labels=class_names,
+                device=device,
+                trust=trust,
+                output=model_output,
+            )
+            LOG.info("model %s on %s, weights: %s", classifier.name, classifier.device, classifier.origin)
+            rule_set = choose_rules(rules, classifier.mean, classifier.std)
+            choice = choose_target(target or [], classifier.labels)
+            against = choose_contrast(contrast, classifier.labels)
+            if against.get("contrast") in choice.classes:
+                raise TargetError(f"--contrast {contrast} is --target {contrast} itself: name another class")
+            explainer = Explainer(
+                classifier.model,
+                rules=rule_set,
+                layers=split_all(layer),
+                output=model_output,
+                batch_size=batch_size,
+                compile=compile,
+                probability=None if probability is None else probability.value,
+                **against,
+            )
+            page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
+            results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
+            run = Run(classifier, explainer, choice, results, quiet, verify)
+            folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:
                 run.explain(paths, batch_size)
             except KeyboardInterrupt:
                 if page is not None:
                     page.write(page_facts(classifier, rules))
-                warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {results.index} lists is whole")
+                warn(f"interrupted after {run.explained} of {len(paths)} pictures; what {folder.index} lists is whole")
                 raise typer.Exit(INTERRUPTED) from None
             if page is not None:
                 page.write(page_facts(classifier, rules))
-        say(run.summary())
+        if not quiet:
+            say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)
+
+
+def _find(pictures: list[Path], output: Path, sample: bool) -> list[Path]:
+    """Return the pictures to explain; results of earlier runs, which may lie inside a folder, are none."""
+    from relprop.cli.explaining.folder import results_among
+    from relprop.files import OutputError
+    from relprop.models import PictureError, find_pictures, sample_pictures
+
+    folders = [path for path in pictures if path.is_dir()]
+    if any(path.resolve().is_relative_to(output.resolve()) for path in folders):
+        raise OutputError(f"-o {output}: results would mix with the pictures; name another folder")
+    paths = find_pictures(pictures, skip=[output]) if pictures else sample_pictures() if sample else []
+    earlier = results_among(paths) - set(pictures) if folders else set()
+    if earlier:
+        warn(f"left out: {len(earlier)} results of an earlier run, as the index above them lists")
+    paths = [path for path in paths if path not in earlier]
+    if not paths:
+        raise PictureError("no pictures to explain: name files or folders, or leave --sample on")
+    return paths

@@ -34,7 +34,7 @@ def rules(
         raise typer.BadParameter("--markdown is about all rule sets: leave NAME out")
     with one_line_errors(debug):
         import rule_registry
-        from relprop.cli.choices import choose_rules
+        from relprop.assign.rule_names import choose_rules
         from relprop.files import put_between
         from rule_registry.markdown import tables
         from rule_registry.purposes import OTHERS, PURPOSES

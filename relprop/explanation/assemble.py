@@ -83,8 +83,13 @@ def assemble(
                 f"set {rules.name!r} usually helps",
                 layers="[...]",
             )
-    seeds = {node.name: normalized(node, arrived[node.name]) for node in prepared.plan.sources}
-    axes = {node.name: graph.axis(node) for node in prepared.plan.sources}
+    looked_up = {
+        node.name: seeds_at(node, lambda part, name=node.name: part["looked_up"][name])  # type: ignore[misc]
+        for node in prepared.plan.lookups.inputs
+    }
+    reported = prepared.plan.reported
+    seeds = {node.name: normalized(node, (arrived | looked_up)[node.name]) for node in reported}
+    axes = {node.name: graph.axis(node) for node in reported}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
@@ -96,7 +101,7 @@ def assemble(
     target = None if parts[0]["target"] is None else joined(lambda part: part["target"], 0)
     check_apart(target, contrast)
     return Explanation(
-        relevances={node.name: combined(node, seeds[node.name]) for node in prepared.plan.sources},
+        relevances={node.name: combined(node, seeds[node.name]) for node in reported},
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=target,
@@ -108,13 +113,14 @@ def assemble(
         provenance=provenance,
         link=link,
         channels=_channels(prepared, channels),
+        looked_up=tuple(looked_up),
     )
 
 
 def _channels(prepared: PreparedProgram, given: int | None) -> dict[str, int]:
     """Return the axis of the channels of sources and layers with four axes, where it is known."""
     graph = prepared.plan.graph
-    named = {node.name: node for node in prepared.plan.sources}
+    named = {node.name: node for node in prepared.plan.sources if node not in prepared.plan.lookups.values}
     layers = {layer_name(path, k): n for path, nodes in prepared.layers.items() for k, n in enumerate(nodes)}
     found = {name: channel_axis(graph, node) for name, node in (named | layers).items() if node.meta["val"].ndim == 4}
     if given is not None:

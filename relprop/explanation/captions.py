@@ -30,7 +30,8 @@ def map_difference(explanation: Maps) -> Tensor | None:
     source, seeds = next(iter(explanation.seeds.items()))
     if len(seeds) == 1:
         return None
-    target, rest = seeds.double().sum(1 + explanation.axis_to_sum(source)).flatten(2)  # (2, B, pixels)
+    maps = seeds.double().sum(1 + explanation.axis_to_sum(source)) if seeds.ndim > 3 else seeds.double()
+    target, rest = maps.reshape(*maps.shape[:2], -1)  # (2, B, pixels)
     mass, apart = target.abs().sum(1) + rest.abs().sum(1), (target - rest).abs().sum(1)
     return torch.where(mass == 0, 0.0, apart / mass)
 

@@ -22,6 +22,7 @@ from relprop.explanation.captions import (
     target_words,
 )
 from relprop.explanation.grids import LayoutError
+from relprop.explanation.layouts import draw_sources, is_picture
 from relprop.explanation.maps import Maps
 from relprop.pictures.colours import PALE, PERCENTILE, Array, robust_scale, scale_note
 from relprop.pictures.sheets import layer_sheet, map_sheet
@@ -41,10 +42,14 @@ def draw(
 ) -> Figure:
     """Draw the maps of a batch, see `Explanation.figure`; ``remark`` is added to the caption."""
     samples = len(explanation)
-    pictures = None if images is None else as_pixels(images, samples)
+    lines = images if isinstance(images, Tensor) and images.ndim == 3 else None
+    pictures = None if images is None or lines is not None else as_pixels(images, samples)
     titles = _titles(explanation) if titles is None else titles
     if len(titles) != samples:
         raise RelpropError(f"there are {len(titles)} titles for {samples} samples")
+    if not is_picture(explanation):
+        below = _words(explanation, "each source has a scale of its own", remark)
+        return draw_sources(explanation, pictures, lines, titles, below, legend_for(explanation), caution(explanation))
     scaled, notes = {}, {}
     undrawn = []
     for name in (None, *explanation.layer_calls):
@@ -57,16 +62,9 @@ def draw(
             continue
         scaled[name or "input"] = heats
         notes[name or "input"] = [scale_note(float(scale)) for scale in scales]
-    against = contrast_words(explanation)
-    caption = (
-        f"rules {explanation.rules}{', ' if against else ''}{against}; colours saturate at the {PERCENTILE:g}th "
-        "percentile of each map's |relevance|, given below it"
-    )
-    caption += "; overlays are smoothed and rescaled to the map's peak" if pictures is not None else ""
-    caption += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
-    said = caption_words(explanation)
-    caption += f"\n{said}" if said else ""
-    caption += f"\n{remark}" if remark else ""
+    more = "overlays are smoothed and rescaled to the map's peak" if pictures is not None else ""
+    more += f"\nno maps, so not drawn: {', '.join(undrawn)}" if undrawn else ""
+    caption = _words(explanation, more, remark)
     legend, warning = legend_for(explanation), caution(explanation)
     if not explanation.layers:
         heats, words = scaled["input"], notes["input"]
@@ -85,6 +83,17 @@ def draw(
     )
 
 
+def _words(explanation: Maps, more: str, remark: str) -> str:
+    """Say below a drawing what its maps are."""
+    against = contrast_words(explanation)
+    caption = (
+        f"rules {explanation.rules}{', ' if against else ''}{against}; colours saturate at the {PERCENTILE:g}th "
+        "percentile of each map's |relevance|, given below it"
+    )
+    caption += more if more.startswith("\n") else f"; {more}" if more else ""
+    return "\n".join(filter(None, [caption, caption_words(explanation), remark]))
+
+
 def heats_of(explanation: Maps, layer: str | None = None) -> tuple[NDArray[np.float64], Array]:
     """Return the maps at the input or at a layer as they are drawn, ``(B, H, W)`` in [-1, 1], and the scale of each.
 
@@ -101,13 +110,10 @@ def heats_of(explanation: Maps, layer: str | None = None) -> tuple[NDArray[np.fl
 
 def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
-    if len(explanation.relevances) > 1 or explanation.relevance.ndim != 4:
-        return None
     try:
-        explanation.summed()
+        return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
     except LayoutError:  # a notebook shows the numbers; who asks for the picture is told why there is none
         return None
-    return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
 
 
 def notebook_html(explanation: Maps) -> str:

@@ -26,7 +26,8 @@ class Maps:
     ----------
     relevances : mapping of str to Tensor
         Relevance of each source, shaped like it; of a picture ``(B, C, H, W)``. Positive for the target, negative,
-        under a contrast, for the other classes.
+        under a contrast, for the other classes. Of an integer input that looks values up, as a category does in an
+        embedding, it is that of the values, summed over all that one entry chose; under gradients, times the values.
     seeds : mapping of str to Tensor
         The maps of each seed before they are combined, ``(S, B, C, H, W)``: of the target, and of what it is set
         against; under linear rules one of both.
@@ -52,6 +53,8 @@ class Maps:
         or, as it is made of their logarithms, the exponential.
     channels : mapping of str to int
         The axis of the channels of sources and layers, where the graph, or the user, tells it.
+    looked_up : tuple of str
+        The sources that are integers which look values up.
     """
 
     relevances: Mapping[str, Tensor]
@@ -66,19 +69,32 @@ class Maps:
     provenance: Provenance | None = None
     link: Link = "softmax"
     channels: Mapping[str, int] = field(default_factory=dict)
+    looked_up: tuple[str, ...] = ()
 
     @property
     def relevance(self) -> Tensor:
-        """Relevance of the one source.
+        """Relevance of the one source; beside integers that look values up, of the one that does not.
 
         Raises
         ------
         RelpropError
             If there are several; they are in ``relevances``.
         """
-        if len(self.relevances) > 1:
+        return self.relevances[self.source]
+
+    @property
+    def source(self) -> str:
+        """Name of the source that ``relevance`` is of.
+
+        Raises
+        ------
+        RelpropError
+            As ``relevance`` does.
+        """
+        names = [name for name in self.relevances if name not in self.looked_up] or list(self.relevances)
+        if len(names) > 1:
             raise RelpropError(f"there are several sources; take one of relevances[{', '.join(self.relevances)}]")
-        return next(iter(self.relevances.values()))
+        return names[0]
 
     @property
     def probability(self) -> Tensor:
@@ -173,7 +189,7 @@ class Maps:
         if layer is None:
             if self.relevance.ndim != 4:
                 raise LayoutError(f"a heat map needs a source (B, C, H, W), not {tuple(self.relevance.shape)}")
-            return self.relevance.sum(self.picture_axis(next(iter(self.relevances))))
+            return self.relevance.sum(self.picture_axis(self.source))
         calls = self.layer_calls
         if layer not in calls:
             there = f"there are {', '.join(calls)}" if calls else "name it with <layers>"

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
-
 from relprop.errors import RelpropError, first_line
 
 Labels = tuple[str, ...]
@@ -47,6 +45,8 @@ def read_labels(path: Path) -> Labels:
 
 def imagenet_labels(classes: int) -> Labels:
     """Name the classes as ImageNet, or the larger variant that has so many, does; number them where none has."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
     subset = infer_imagenet_subset({"num_classes": classes})
     if subset is None:
         return tuple(f"class {i}" for i in range(classes))

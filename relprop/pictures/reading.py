@@ -9,16 +9,25 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from relprop.errors import RelpropError, first_line
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+OTHER_PACKAGES = {".heic": "pillow-heif", ".heif": "pillow-heif", ".dcm": "pydicom"}
+"""Pictures that are found but can't be read here, and the package that reads each: they fail by name."""
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm"}
+    | OTHER_PACKAGES.keys()
+)
 """What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
+_TIFF = (b"II*\0", b"MM\0*")
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras and scanners have, of which up to 16 are stored in 16."""
 
 
 MOST_PIXELS = 178_000_000
@@ -32,13 +41,21 @@ class PictureError(RelpropError, ValueError):
 def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     """Read a picture as RGB (H, W, 3), turned as its EXIF orientation says.
 
+    Of 16 bits the upper 8 are taken of as many as its largest value needs: 12 bits may be stored in 16.
+
     Raises
     ------
     PictureError
-        The file is missing, no regular one, not a picture, cut short, or has more than `MOST_PIXELS`.
+        The file is missing, no regular one, not a picture, cut short, has more than `MOST_PIXELS`, or is of a format
+        that another package reads, which is named.
     """
     try:
         data = _regular_bytes(Path(path))
+        if package := _other_package(data):
+            raise PictureError(
+                f"cannot read picture {path}: its format is one that {package} reads and relprop does not; convert it "
+                "to PNG or TIFF, or give tensors"
+            )
         width, height = _size(data)
         if width * height > MOST_PIXELS:
             raise PictureError(
@@ -48,14 +65,61 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(data)) as jpeg:
                 jpeg.draft("RGB", (1, 1))
                 jpeg.load()
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if width else None
+        decoded = _decode(data) if width else None
     except PictureError:
         raise
     except (OSError, SyntaxError, ValueError, cv2.error, Image.DecompressionBombError) as error:
         raise PictureError(f"cannot read picture {path}: {first_line(error)}") from error
     if decoded is None:
         raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+    return decoded
+
+
+def _decode(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a picture as RGB; None where nothing can."""
+    buffer = np.frombuffer(data, np.uint8)
+    found = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if data[:4] in _TIFF:  # of numbers OpenCV would make zeros and ones
+        numbers = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        if numbers is not None and numbers.dtype.kind == "f":
+            found = (
+                numbers[..., :3] if numbers.ndim == 3 else cv2.cvtColor(numbers.astype(np.float32), cv2.COLOR_GRAY2BGR)
+            )
+    if found is None:  # formats that OpenCV may be built without
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), np.uint8)
+    return np.asarray(cv2.cvtColor(_eight_bits(found), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring pixels to eight bits, from as many as their largest value needs, or from numbers in [0, 1].
+
+    Raises
+    ------
+    PictureError
+        If they are numbers beyond that.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    largest = pixels.max()
+    if pixels.dtype == np.uint16:
+        bits = next(depth for depth in DEPTHS if largest < 2**depth)
+        return (pixels >> (bits - 8)).astype(np.uint8)
+    if not (pixels.min() >= 0 and largest <= 1):
+        raise ValueError(
+            f"its pixels are {pixels.dtype} from {pixels.min():g} to {largest:g}: scale them to [0, 1], or give tensors"
+        )
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def _other_package(data: bytes) -> str:
+    """Return the package that reads a format which is none of relprop's, by its first bytes; else nothing."""
+    if data[128:132] == b"DICM":
+        return OTHER_PACKAGES[".dcm"]
+    brands = {data[start : start + 4] for start in (8, *range(16, min(int.from_bytes(data[:4], "big"), 80), 4))}
+    heif = data[4:8] == b"ftyp" and not brands & {b"avif", b"avis"} and brands & {b"heic", b"heix", b"hevc", b"mif1"}
+    return OTHER_PACKAGES[".heic"] if heif else ""
 
 
 def _size(data: bytes) -> tuple[int, int]:

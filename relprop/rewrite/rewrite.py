@@ -18,6 +18,7 @@ from relprop.graph.graph import drop_unused
 from relprop.rewrite.buffers import added
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
+from relprop.rewrite.looked_up import add_looked_up
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.seed import Seed, in_one_pass, seed_names
 from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
@@ -107,6 +108,7 @@ class _Rewriter:
                 "output": output,
                 "target": self._item(seed, 1, "chosen_target"),
                 "relevance": [self._returned(node) for node in self.plan.sources],
+                "looked_up": add_looked_up(self.graph, self.forward, self.plan.lookups, self._times_value),
                 "layers": {name: [self._returned(node) for node in nodes] for name, nodes in self.layers.items()},
                 "mass": self._item(seed, 2, "seeds_mass"),
                 "unit": self._item(seed, 3, "seeds_unit"),
@@ -126,6 +128,13 @@ class _Rewriter:
         if not self.plan.rules.times_input:
             return relevance
         return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
+
+    def _times_value(self, node: fx.Node) -> fx.Node:
+        """Return the relevance of a looked-up value; under a gradient, times the value: its own has no meaning."""
+        relevance = self._returned(node)
+        if self.plan.rules.mass != "ignored" or self.plan.rules.times_input:
+            return relevance
+        return self._emit("times_value", "call_function", operator.mul, (relevance, self.forward[node]))
 
     def _class_inputs(self) -> tuple[fx.Node, fx.Node | None]:
         """Return the inputs that say which classes are explained, and against which, if that is a class."""

@@ -17,6 +17,7 @@ from relprop.errors import CaptureError, InputError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
+from relprop.tracing.disk.cache import Place
 from relprop.tracing.example import Subject, call, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import fingerprint, state_of
@@ -225,6 +226,9 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
+    place = Place.of(model, inputs, output, keep) if isinstance(model, nn.Module) and target is None else None
+    if place is not None and (kept := _read(place, inputs, flat, keep)) is not None:
+        return kept
     traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})
     program, composites = lower(traced.program, keep)
     if flat.isnan().any():
@@ -247,6 +251,23 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
             _check_equal(computed[1], others, graph.precision, type(model).__name__)
     for size in sorted(traced.unlike):
         _check_batch(graph, subject, inputs.samples(size))
+    if place is not None and not (
+        traced.unlike or example.needs_hooks
+    ):  # what a model remembers is another at each call
+        place.write(graph, composites)
+    return _Captured(graph, composites, composites & keep)
+
+
+def _read(place: Place, inputs: Inputs, output: Tensor, keep: frozenset[OpOverload]) -> _Captured | None:
+    """Return the graph that an earlier process captured, if it computes what the model does."""
+    found = place.read()
+    if found is None or len(found[0].inputs) != len(inputs.tensors):
+        return None
+    graph, composites = found
+    try:
+        _check_equal(graph.module()(*inputs.tensors), output, graph.precision, "a graph that was kept")
+    except Exception:  # whatever a graph of another model raises: it is captured anew
+        return None
     return _Captured(graph, composites, composites & keep)
 
 

@@ -17,6 +17,7 @@ from relprop.errors import MissingRuleError, first_line
 from relprop.explainer import Explainer
 from relprop.explanation.explanation import Explanation
 from relprop.options import Options, spell_options
+from relprop.tracing.disk.cache import record_verified
 from relprop.tracing.export import no_autocast
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.loading import Model
@@ -57,6 +58,7 @@ def check(
     explanation = explainer(inputs, target)
     meant = target if explanation.target is None else explanation.target
     oracle_error, dtype = gradient_oracle(model, inputs, meant, at, output, plan.rules)
+    record_verified(plan.graph, oracle_error)
     runnable = runnable_copy(model)
     given = detached_copy(inputs)
     notes = notes_of(plan)
@@ -89,7 +91,7 @@ def check(
 def _stability(explanation: Explanation, noisy: Explanation) -> float:
     """Return the smallest cosine of a sample's map with that under noise, of all sources."""
     cosines = [
-        F.cosine_similarity(a.flatten(1).double(), noisy.relevances[source].flatten(1).double(), dim=1).min()
+        F.cosine_similarity(a.reshape(len(a), -1).double(), noisy.relevances[source].reshape(len(a), -1).double()).min()
         for source, a in explanation.relevances.items()
     ]
     return float(torch.stack(cosines).min())

@@ -9,6 +9,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from relprop.assign.plan import Plan
+from relprop.graph.dataflow import between
 from relprop.graph.graph import Graph, operation_name
 
 aten = torch.ops.aten
@@ -29,6 +30,7 @@ def notes_of(plan: Plan) -> tuple[str, ...]:
     return (
         general
         + unused
+        + _without_relevance(plan)
         + tuple(
             f"{plan.graph.describe(node)} looks like a normalisation written out by hand: relevance also goes through "
             "its statistics, which nn.LayerNorm and its kin hold constant"
@@ -36,6 +38,19 @@ def notes_of(plan: Plan) -> tuple[str, ...]:
             if node.target in (aten.div.Tensor, aten.mul.Tensor)
             and any(_is_scale(n, plan.graph) for n in node.all_input_nodes)
         )
+    )
+
+
+def _without_relevance(plan: Plan) -> tuple[str, ...]:
+    """Name the inputs of samples that the target depends on, and that bring no value which could have relevance."""
+    graph = plan.graph
+    if any(node not in graph.inputs and node not in plan.lookups.values for node in plan.sources):
+        return ()  # a module's output is explained
+    others = [node for node in graph.inputs if graph.batch.get(node) is not None and node not in plan.reported]
+    return tuple(
+        f"the input {node.name} has no relevance of its own: it looks nothing up, and chooses among what others bring"
+        for node in others
+        if between(graph, (node,), lambda _: True)
     )
 
 

@@ -19,6 +19,7 @@ from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
 from relprop.tracing.model_copy import independent_copy
 from relprop.verification.autograd import detached_copy, input_gradient, is_float, runnable_copy
+from relprop.verification.lookups import looked_up_totals
 from rule_registry import RuleSet
 
 
@@ -69,14 +70,22 @@ def gradient_oracle(
         meant = target if e.target is None else e.target
         if len(e) == 1:
             given, meant = _twice(given, meant)
-        gradients = input_gradient(runnable_copy(exact), given, meant, at, output)
-    errors = []
-    for (name, found), beside in zip(e.relevances.items(), gradients, strict=True):
-        wanted = e.axes[name].take(beside, slice(len(e)))
-        errors.append(
-            float((found - wanted).abs().max() / wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny))
-        )
+        runnable, read = runnable_copy(exact), [name for name in e.relevances if name not in e.looked_up]
+        gradients = input_gradient(runnable, given, meant, at, output) if read else []
+        pairs = [
+            (e.relevances[name], e.axes[name].take(g, slice(len(e)))) for name, g in zip(read, gradients, strict=True)
+        ]
+        if e.looked_up:
+            found = torch.stack([e.axes[name].sum(e.relevances[name], lead=0) for name in e.looked_up]).sum(0)
+            pairs.append((found, looked_up_totals(explainer.plan(given, target), given, meant)[: len(e)]))
+    errors = [
+        float((found - wanted).abs().max() / wanted.abs().max().clamp(min=_tiny(wanted))) for found, wanted in pairs
+    ]
     return max(errors), precision
+
+
+def _tiny(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).tiny
 
 
 def _gradient_on_the_graph_of(rules: RuleSet) -> RuleSet:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from relprop.assign.rule_names import ParameterError, choose_rules
 from relprop.cli.app import one_line
-from relprop.cli.choices import Choice, ParameterError, choose_rules, choose_target
+from relprop.cli.choices import Choice, choose_target
 from relprop.errors import MissingRuleError, TargetError
 from relprop.models import Classifier
 
@@ -13,19 +14,22 @@ LABELS = ("tench", "Goldfish", "crane", "great white shark", "crane")
 
 
 @pytest.mark.parametrize(
-    ("text", "choice"),
+    ("texts", "choice"),
     [
-        (None, Choice()),
-        ("top3", Choice(top=3)),
-        ("top1", Choice()),
-        ("4", Choice(index=4)),
-        ("0", Choice(index=0)),
-        ("goldfish", Choice(index=1)),
-        ("Great White Shark", Choice(index=3)),
+        ([], Choice()),
+        (["top3"], Choice(top=3)),
+        (["top1"], Choice()),
+        (["4"], Choice((4,))),
+        (["0"], Choice((0,))),
+        (["goldfish"], Choice((1,))),
+        (["Great White Shark"], Choice((3,))),
+        (["goldfish, 0", "3", "0"], Choice((1, 0, 3))),
+        (["cat, domestic"], Choice((5,))),
+        (["cat, domestic", "tench"], Choice((5, 0))),
     ],
 )
-def test_targets_by_name_number_and_rank(text, choice):
-    assert choose_target(text, LABELS) == choice
+def test_targets_by_name_number_and_rank(texts, choice):
+    assert choose_target(texts, (*LABELS, "Cat, domestic")) == choice
 
 
 @pytest.mark.parametrize(
@@ -38,11 +42,13 @@ def test_targets_by_name_number_and_rank(text, choice):
         ("crane", "classes 2 and 4 have that name; give the number"),
         ("goldfinch", "near names: Goldfish"),
         ("", "no class has that name"),
+        ("tench,goldfinch", "--target goldfinch: no class has that name; near names: Goldfish"),
+        ("top2,tench", "name classes, or top2 alone"),
     ],
 )
 def test_a_target_that_is_none_says_so(text, message):
     with pytest.raises(TargetError, match=message):
-        choose_target(text, LABELS)
+        choose_target([text], LABELS)
 
 
 def test_rules_take_parameters():

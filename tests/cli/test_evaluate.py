@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import cv2
@@ -68,6 +69,10 @@ def test_a_run_is_made_and_told(folder: Path) -> None:
     code, out, err = invoke(*QUICK, "-o", "run.h5", "--metrics", "deletion", "--relevance", "map")
     assert (code, err) == (0, "")
     assert f"run.h5: {PICTURES} samples" in out
+    options = tomllib.loads(Path("run.h5.toml").read_text())["evaluate"]
+    assert (options["data"], options["method"], options["relevance"]) == ("pictures", ["gradient,random"], "map")
+    assert invoke("evaluate", "--config", "run.h5.toml", "-o", "again.h5", "--quiet") == (0, "", "")
+    assert_same(contents(Path("run.h5")), contents(Path("again.h5")))
     assert f"gradient  {PICTURES} scored" in out
     with h5py.File("run.h5") as file:
         assert is_complete(file)

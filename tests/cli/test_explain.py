@@ -43,13 +43,13 @@ make = Several
 
 @pytest.mark.full
 def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_path):
-    result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path))
+    result = explain(*map(str, packaged[15:17]), "-o", str(tmp_path), "--verify")
     assert result.exit_code == 0, result.output
     names = [f"{path.stem}.png" for path in packaged[15:17]]
-    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "index.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "index.jsonl", "run.toml"]
     assert cv2.imread(str(tmp_path / names[0])).std() > 10
     assert re.search(r"goose \d+\.\d%", result.output)
-    oracle = float(re.search(r"gradient-oracle error\s+(\S+)", result.output)[1])
+    oracle = float(re.search(r"capture verified .* by (\S+)", result.output)[1])
     conserved = float(re.search(r"conservation error\s+(\S+) \(worst\)", result.output)[1])
     assert oracle < 1e-8
     assert conserved < 1e-4
@@ -90,9 +90,9 @@ def test_pictures_of_one_name_do_not_overwrite_each_other_or_themselves(desk):
     seen = []
     for _ in range(2):
         assert explain(".", "--model", "own:make", "-o", "out").exit_code == 0
-        seen.append([entry["file"] for entry in entries()])
+        seen.append([entry["file"] for entry in entries()[-6:]])
     assert seen[0] == seen[1], "results of the first run were explained by the second"
-    assert len({entry["paths"]["png"] for entry in entries()}) == len(seen[1]) == 6
+    assert len({entry["paths"]["png"] for entry in entries()}) == 2 * len(seen[1]) == 12
 
 
 def test_top_classes_side_by_side_and_layers_below(desk):
@@ -260,6 +260,8 @@ def test_a_run_that_fails_leaves_the_index_of_the_last_one(desk):
     before = entries()
     assert explain("cat.jpg", "--model", "own:uncovered").exit_code == 1
     assert entries() == before
+    assert_one_line(explain("cat.jpg", "--model", "own:uncovered", "-o", "new/folder"), "erfinv")
+    assert not Path("new").exists(), "a run without results leaves nothing"
 
 
 def test_the_box_is_where_the_model_looked(desk):
@@ -338,6 +340,7 @@ def test_an_unreadable_picture_is_reported_and_skipped(desk):
         (["--model", "own:averaged", "--contrast", "log-odds"], "probabilities already.*pass --contrast rest"),
         (["--model", "own:make", "--contrast", "2", "--target", "2"], "--contrast 2 is --target 2 itself"),
         (["--model", "own:make", "--rules", "abslrp:gamma=1"], "no parameter .*it accepts: delta"),
+        (["--model", "own:make", "--target", "top2", "--target", "1"], "--target top2: name classes, or top2 alone"),
         (["--model", "own:make", "-o", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["--model", "own:make", "-o", "cat.jpg"], "cannot write to cat.jpg"),
         (["--model", "own:make", "--labels", "own.py"], "own.py"),
@@ -373,6 +376,7 @@ def test_an_error_is_one_line_and_a_failure(desk, arguments, message):
     [
         (["explain", "--batch-size", "0"], "--batch-size.*See relprop explain --help"),
         (["explain", "--format", "gif"], "gif"),
+        (["explain", "--format", "png,gif"], "'gif' is not one of 'png', 'npz', 'h5'"),
         (["explain", "--nope"], "--nope"),
         (["expalin"], "Did you mean 'explain'"),
         (["rules", "abslpr"], "near names: abslrp"),
@@ -426,7 +430,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(desk):
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment())
     assert result.returncode == 1
     assert re.fullmatch(r"relprop: cannot write out/cat.png: .*\n", result.stderr)
-    assert [file.name for file in Path("out").iterdir()] == ["index.jsonl"]
+    assert sorted(file.name for file in Path("out").iterdir()) == ["index.jsonl", "run.toml"]
     assert entries() == []
 
 

@@ -2,7 +2,8 @@
 
    FAULT_ENDING  names of files that are meant end so
    FAULT_KIND    eio: one write fails once; short: one write puts down half of what was asked; full: from one write on
-                 there is no room beyond what files have reserved; count: nothing fails
+                 there is no room beyond what files have reserved; kill: the process is killed before one write; count:
+                 nothing fails
    FAULT_NTH     which write, counted from 1 over all files that are meant
    FAULT_REPORT  a file that is given the number of such writes when the process ends */
 
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +55,8 @@ static ssize_t allowed(int descriptor, size_t size, off_t end)
         errno = EIO;
         return -1;
     }
+    if (strcmp(kind, "kill") == 0 && now == which)
+        kill(getpid(), SIGKILL);
     if (strcmp(kind, "short") == 0 && now == which && size > 1)
         return (ssize_t)(size / 2);
     if (strcmp(kind, "full") == 0 && now >= which && fstat(descriptor, &found) == 0 && end > found.st_size) {

@@ -57,11 +57,16 @@ class TestInputs:
         assert len(e.relevances) == 2
         torch.testing.assert_close(sum(r.sum(1) for r in e.relevances.values()), torch.ones(3))
 
-    def test_token_indices_need_a_module(self) -> None:
-        model, tokens = seeded(models.Text), torch.randint(0, 20, (3, 7))
+    def test_integers_that_look_nothing_up_need_a_module(self) -> None:
+        ordered = seeded(lambda: Lambda(lambda m, i: m.head(i.sort(1)[0].float()), head=nn.Linear(7, 3)))
         with pytest.raises(InputError, match='at="embeddings"'):
-            relprop.explain(model, tokens)
+            relprop.explain(ordered, torch.randint(0, 20, (3, 7)))
+
+    def test_token_indices_at_a_module_and_as_they_are(self) -> None:
+        model, tokens = seeded(models.Text), torch.randint(0, 20, (3, 7))
+        words = relprop.explain(model, tokens, contrast=None).relevance
         e = relprop.explain(model, tokens, at="embed", contrast=None)
+        torch.testing.assert_close(words, e.relevance.sum(2))
         assert e.relevance.shape == (3, 7, 8)
         torch.testing.assert_close(e.relevance.sum((1, 2)), torch.ones(3))
 

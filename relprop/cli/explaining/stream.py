@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,10 @@ from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
 from relprop.models import Classifier, PictureError, TransformError
 from relprop.run.memory import OutOfMemoryError, memory_for
+from relprop.tracing.disk.cache import record_verified, verified_error
 from relprop.verification.oracle import gradient_oracle_error
+
+LOG = logging.getLogger("relprop")
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Run:
     explainer: Explainer
     choice: Choice
     results: Results
+    quiet: bool = False
+    verify: bool = False
     explained: int = 0
     failed: int = 0
     start_up: float = 0.0  # seconds of the first batch, capture included
@@ -46,8 +52,8 @@ class Run:
     def explain(self, paths: Sequence[Path], batch_size: int) -> None:
         """Explain the pictures batch by batch, holding one batch at a time."""
         # The explanations of one picture's classes share a batch.
-        size = max(1, batch_size // self.choice.top)
-        with tqdm(total=len(paths), unit="picture", disable=None if sys.stderr else True) as progress:
+        size = max(1, batch_size // self.choice.count)
+        with tqdm(total=len(paths), unit="picture", disable=True if self.quiet or not sys.stderr else None) as progress:
             for batch in self._batches(paths, size, progress):
                 self._explain_batch(batch, progress)
 
@@ -58,13 +64,14 @@ class Run:
             rows["conservation error"] = f"{self.conservation:.1e} (worst)"
         if self.oracle is not None:
             found = "not measured: out of memory" if isnan(self.oracle) else f"{self.oracle:.1e}"
-            rows["gradient-oracle error"] = f"{found} (captured program, first two pictures)"
+            rows["capture verified"] = f"gradients differ from autograd's by {found}"
+        if self.start_up:
             each = f", then {self.seconds / self.later:.2g} s a picture" if self.later else ""
             rows["time to explain"] = f"start-up {self.start_up:.1f} s{each}"
         rows["weights"] = self.classifier.origin
         if self.classifier.assumed:
             rows["preprocessing"] = self.classifier.assumed
-        rows["index"] = str(self.results.index)
+        rows["index"] = str(self.results.folder.index)
         rows["pictures failed"] = str(self.failed)
         return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
 
@@ -89,9 +96,11 @@ class Run:
 
     def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
         x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
-        start, count, against = time.perf_counter(), self.choice.top, self.explainer.contrast
-        target: int | Tensor | None = self.choice.index
-        if count > 1 or (target is None and isinstance(against, int)):
+        start, count, against = time.perf_counter(), self.choice.count, self.explainer.contrast
+        target: Tensor | None = None
+        if self.choice.classes:
+            target = torch.tensor(self.choice.classes).repeat(len(batch))
+        elif count > 1 or isinstance(against, int):
             classes = self._most_probable(x)
             if isinstance(against, int):
                 apart = (classes != against).all(1)
@@ -102,12 +111,13 @@ class Run:
             target = classes.flatten()
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         seconds = time.perf_counter() - start
+        LOG.info("%d explanations in %.2f s", len(batch) * count, seconds)
         if self.start_up:
             self.seconds, self.later = self.seconds + seconds, self.later + len(batch)
         else:
             self.start_up = seconds
-        if self.oracle is None:
-            self.oracle = self._oracle_error(x[:2])
+        if not self.explained:
+            self.oracle = self._oracle_error(x[:2], explanation.target)
         for k, looked in enumerate(batch):
             part = explanation[k * count : (k + 1) * count]
             self.results.write(looked, part)
@@ -119,6 +129,8 @@ class Run:
             if (share := arriving(part)) is not None:
                 note += f", {float(share.mean()):.1%} of the output's relevance reaches the picture"
             progress.update()
+            if self.quiet:
+                continue
             with progress.external_write_mode():
                 say(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
@@ -139,13 +151,21 @@ class Run:
         with progress.external_write_mode():
             warn(message)
 
-    def _oracle_error(self, x: Tensor) -> float:
-        """Return the gradient-oracle error; NaN where its copy of the model in float64 does not fit into memory."""
+    def _oracle_error(self, x: Tensor, classes: Tensor | None) -> float | None:
+        """Return the gradient-oracle error, found now or recorded before; None where it never was.
+
+        NaN where the copy of the model in float64 does not fit into memory.
+        """
+        graph = self.explainer.plan(x, None if classes is None else classes[: len(x)]).graph
+        if not self.verify:
+            return verified_error(graph)
         try:
             with memory_for(len(x)):
-                return gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
+                error = gradient_oracle_error(self.classifier.model, x, output=self.classifier.output)
         except OutOfMemoryError:
             return nan
+        record_verified(graph, error)
+        return error
 
     def _most_probable(self, x: Tensor) -> Tensor:
         """Return the classes ``(B, top)`` to explain, the most probable one first."""

@@ -18,6 +18,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram, default_decompositions
 
 from relprop.errors import CaptureError
+from relprop.tracing.lowering.bags import BAGS
 from relprop.tracing.lowering.recurrent import WRITTEN_OUT
 
 aten = torch.ops.aten
@@ -286,5 +287,6 @@ _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
     aten.nll_loss_nd.default: _log_likelihood,
     aten.std_mean.correction: partial(_with_mean, torch.std),
     aten.var_mean.correction: partial(_with_mean, torch.var),
+    **BAGS,
     **WRITTEN_OUT,
 }

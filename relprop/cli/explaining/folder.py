@@ -1,0 +1,177 @@
+"""The folder that a run of ``relprop explain`` writes to: who may, what names are free in it, and its index."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from relprop.files import OutputError
+from relprop.files.locking import Lock, take
+
+INDEX = "index.jsonl"
+ENDINGS = (".png", ".layers.png", ".npz", ".h5")
+"""What names of results end with."""
+
+
+class OutputFolder:
+    """The folder of one run; a context manager that keeps other runs out of it.
+
+    A line of the index is written once the files it names are whole, so an interrupted run leaves a valid one. A run
+    into the folder of an earlier one adds lines, and its files have names of their own.
+
+    Parameters
+    ----------
+    path : Path
+        Where results go; it is made if it is missing.
+    inputs : sequence of Path
+        The pictures that are explained: none of them is ever written over or removed.
+    overwrite : bool
+        Whether the results that the index lists go, once there is a first one of this run.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[Path], *, overwrite: bool = False) -> None:
+        self.path = path
+        self.overwrite = overwrite
+        self._inputs = {file.resolve() for file in inputs}
+        self._numbers: Counter[str] = Counter()
+        self._taken: set[str] = set()
+        self._lines: TextIO | None = None
+        self._lock: Lock | None = None
+        self._made: list[Path] = []
+        self.at_first: Callable[[], object] = lambda: None
+        """Called before the first result is written."""
+
+    @property
+    def index(self) -> Path:
+        """The list of all results: one JSON object a line."""
+        return self.path / INDEX
+
+    def __enter__(self) -> Self:
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._made = [*([] if self.index.exists() else [self.index]), *new]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = take(self.index, os.O_RDWR | os.O_CREAT)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{self.path} is being written by another relprop: wait, or name another folder"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lines is not None:
+            with suppress(OSError):  # each line was flushed, and a full disk told of, when it was written
+                self._lines.close()
+        else:
+            self._leave_as_it_was()
+        if self._lock is not None:
+            self._lock.release()
+
+    def begin(self) -> None:
+        """Make room for the first result: earlier ones go where they are to be overwritten."""
+        if self._lines is not None:
+            return
+        try:
+            if self.overwrite:
+                for name in listed(self.index):
+                    self._remove(self.path / name)
+                self.index.write_bytes(b"")
+            else:
+                whole = self.index.read_bytes()
+                if not whole.endswith(b"\n"):  # a kill came into the middle of a line
+                    os.truncate(self.index, whole.rfind(b"\n") + 1)
+            self._lines = self.index.open("a", encoding="utf-8")
+            self.at_first()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Add a line to the index."""
+        self.begin()
+        assert self._lines is not None
+        try:
+            self._lines.write(json.dumps(entry) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
+
+    def free_name(self, name: Path) -> Path:
+        """Return a name in the folder, without ending, that is free, and make the folder it lies in."""
+        self.begin()
+        key = name.as_posix()
+        for number in count(self._numbers[key] + 1):
+            stem = name if number == 1 else name.with_name(f"{name.name}-{number}")
+            files = [f"{stem.as_posix()}{ending}" for ending in ENDINGS]
+            folded = {file.casefold() for file in files}  # some file systems do not tell a.png from A.png
+            places = [self.path / file for file in files]
+            if folded.isdisjoint(self._taken) and not any(os.path.lexists(place) for place in places):
+                break
+        self._numbers[key] = number
+        self._taken |= folded
+        try:
+            (self.path / stem).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write to {(self.path / stem).parent}: {error.strerror or error}") from error
+        return stem
+
+    def _remove(self, file: Path) -> None:
+        """Remove a result; an index may list anything."""
+        place = file.resolve()
+        inside = place.is_relative_to(self.path.resolve()) and place.name.endswith(ENDINGS)
+        if inside and place not in self._inputs:
+            file.unlink(missing_ok=True)
+
+    def _leave_as_it_was(self) -> None:
+        """Remove the empty index and the folders that were made for a run that came to no result."""
+        for path in self._made:
+            with suppress(OSError):  # something else is in it
+                if path == self.index:
+                    path.unlink()
+                else:
+                    path.rmdir()
+
+
+def listed(index: Path) -> Iterator[str]:
+    """Yield the names of the files that an index lists; none where it is not one of ours."""
+    with suppress(OSError, ValueError):
+        for line in index.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("paths"), dict):
+                yield from map(str, row["paths"].values())
+
+
+def results_among(paths: Sequence[Path]) -> set[Path]:
+    """Return which of some files are results: those that the index of a folder above them lists."""
+    places = {path: Path(os.path.abspath(path)) for path in paths}
+    folders = {folder for place in places.values() for folder in place.parents}
+    found = {folder / name for folder in folders for name in listed(folder / INDEX)}
+    return {path for path, place in places.items() if place in found}
+
+
+def mirrored(paths: Iterable[Path], given: Sequence[Path]) -> dict[Path, Path]:
+    """Return for each picture the folder, below that of the results, which its own results go to.
+
+    It is where the picture lies below the folder that was given; where several were, below one of that folder's name.
+    """
+    folders, files = [path for path in given if path.is_dir()], {path for path in given if not path.is_dir()}
+
+    def below(path: Path) -> Path:
+        for folder in folders:
+            if path not in files and path.is_relative_to(folder):
+                inside = path.relative_to(folder).parent
+                if ".." not in inside.parts:
+                    return Path(folder.resolve().name, inside) if len(folders) > 1 else inside
+        return Path()
+
+    return {path: below(path) for path in paths}
