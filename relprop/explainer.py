@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Unpack
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
-import torch
+from torch import nn
+from torch.export import ExportedProgram
 
 import rule_registry
 from relprop.assign.assign import assign, prove_rectified
@@ -20,20 +20,21 @@ from relprop.errors import MissingRuleError, TargetError
 from relprop.explanation.assemble import assemble, refuse_ruled_out
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
-from relprop.graph.ending import Ending, Link, are_probabilities, find_ending, find_link
+from relprop.graph.ending import Link, find_link
 from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
-from relprop.graph.signs import nonnegative_nodes
 from relprop.options import DEFAULTS, Options, check_options, spell_options
 from relprop.printed import Printed
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
+from relprop.run.batches import first_input, on_device, with_bar
 from relprop.run.chunks import run
+from relprop.run.ending import ending_of
 from relprop.run.memory import memory_for
-from relprop.run.prepared import PreparedProgram
+from relprop.run.prepared import PreparedProgram, keep_program
 from relprop.tracing.capture import capture_inputs, whole_operations
-from relprop.tracing.export import plain_mode
+from relprop.tracing.converted import is_converted
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import Model, load_model
 from relprop.tracing.sample_axes import argument_names, with_samples_in
@@ -41,8 +42,8 @@ from relprop.tracing.tracer import only_tracer
 from relprop.tracing.unusual_tensors import as_given
 from rule_registry import RuleSet
 
-PROGRAMS_KEPT = 8
-"""Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
+if TYPE_CHECKING:
+    from relprop.models import Classifier
 
 
 class Explainer(Printed):
@@ -50,8 +51,8 @@ class Explainer(Printed):
 
     Parameters
     ----------
-    model : nn.Module, fx.GraphModule, ExportedProgram or path of a ``.pt2``
-        In evaluation mode. It is never changed.
+    model : nn.Module, fx.GraphModule, ExportedProgram, path of a ``.pt2``, ``.onnx``, ``.keras``, Classifier or str
+        In evaluation mode; a name is one of `relprop.models.load_classifier`. It is never changed.
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.
     contrast : {"default", "rest", "log-odds", None}, int, sequence of int or Tensor
@@ -112,16 +113,16 @@ class Explainer(Printed):
     """
 
     @spell_options
-    def __init__(self, model: Model, **options: Unpack[Options]) -> None:
+    def __init__(self, model: Model | Classifier, **options: Unpack[Options]) -> None:
         chosen: Options = {**DEFAULTS, **options}
         check_options(chosen)
         layers = chosen["layers"]
-        self.model = load_model(model)
+        self.model, known_output = _open(model)
         self.rules = chosen["rules"]
         self.contrast = chosen["contrast"]
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.at = chosen["at"]
-        self.output = chosen["output"]
+        self.output = known_output if chosen["output"] is None else chosen["output"]
         self.batch_size = chosen["batch_size"]
         self.hooks = dict(chosen["hooks"] or {})
         self.compile = chosen["compile"]
@@ -175,6 +176,32 @@ class Explainer(Printed):
         )
         return [f"Explainer of {type(self.model).__name__}: rules={rules!r}{options}"]
 
+    def over(
+        self,
+        loader: Iterable[Any],
+        target: Target = None,
+        inputs: Callable[[Any], Any] | None = None,
+    ) -> Iterator[Explanation]:
+        """Explain the batches of a loader one after the other; memory does not grow with their number.
+
+        Parameters
+        ----------
+        loader : iterable
+            A ``DataLoader``, or anything that yields batches. Of a tuple the first entry is taken, of a mapping
+            ``pixel_values``, ``image`` or ``x``. Tensors go to where the model is.
+        target : int, callable, optional
+            As in a call.
+        inputs : callable, optional
+            From a batch to what is explained, where that is something else.
+
+        Yields
+        ------
+        Explanation
+            Of each batch, when it is there.
+        """
+        for batch in with_bar(loader):
+            yield self(on_device(self.model, first_input(batch) if inputs is None else inputs(batch)), target)
+
     def program(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> RelevanceProgram:
         """Return the relevance program for inputs like these: an ``fx.GraphModule`` to print, export or compile.
 
@@ -212,7 +239,7 @@ class Explainer(Printed):
             )
             inputs = inputs.marked_as(graph)
             contrast = choose_contrast(
-                graph, self.contrast, rules, function is not None, lambda: _ending(graph, inputs)
+                graph, self.contrast, rules, function is not None, lambda: ending_of(graph, inputs)
             )
             if function is not None:
                 graph = fold_target(graph, rules, self.at)
@@ -226,14 +253,14 @@ class Explainer(Printed):
                 attached = attach_hooks(plan, self.hooks, contrast)
                 plan = prove_rectified(plan, attached)
                 prepared = PreparedProgram(plan, rewrite(plan, contrast, layers, attached), layers, attached, contrast)
-                prepared = _keep(programs, key, prepared)
+                prepared = keep_program(programs, key, prepared)
         return prepared
 
     def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs, function: bool) -> Plan:
         """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
         if function:
             return assign(graph, rules, self.at, rules_of_target(graph))
-        if contrast != "log-odds" or (ending := _ending(graph, inputs)).softmax is None:
+        if contrast != "log-odds" or (ending := ending_of(graph, inputs)).softmax is None:
             return assign(graph, rules, self.at)
         plan = assign(graph, rules, self.at, rules_behind_scores(ending))
         if ending.softmax not in plan.sites:
@@ -245,34 +272,16 @@ class Explainer(Printed):
         return replace(plan, scores=ending)
 
 
-_endings: WeakKeyDictionary[Graph, Ending] = WeakKeyDictionary()
+def _open(model: Model | Classifier) -> tuple[nn.Module | ExportedProgram, str | None]:
+    """Return a model that may be given by its name, or as a classifier, and which of its outputs has the classes."""
+    if isinstance(model, str) and not (model.endswith(".pt2") or is_converted(model)):
+        from relprop.models import load_classifier  # timm is slow to import, and who has a module needs none of it
 
-
-def _ending(graph: Graph, inputs: Inputs) -> Ending:
-    """Return how a model ends, by its graph; where that could be probabilities, by its output for two samples too."""
-    found = _endings.get(graph)
-    if found is None:
-        found = find_ending(graph)
-        if found.kind == "scores" and graph.output in nonnegative_nodes(graph):
-            with plain_mode(), torch.no_grad():
-                two = inputs.two_samples().plain()
-                output = graph.module()(*two.slice(0, two.batch_size))
-            if are_probabilities(output):
-                found = Ending("probabilities")
-        _endings[graph] = found
-    return found
-
-
-_programs_lock = threading.Lock()
-
-
-def _keep(programs: dict[Any, PreparedProgram], key: Any, prepared: PreparedProgram) -> PreparedProgram:
-    """Keep a program in place of the oldest; return the one that another thread kept meanwhile, if one did."""
-    with _programs_lock:
-        kept = programs.setdefault(key, prepared)
-        while len(programs) > PROGRAMS_KEPT:
-            del programs[next(iter(programs))]
-    return kept
+        model = load_classifier(model)
+    loaded = sys.modules.get("relprop.models.classifier")  # else there is no classifier
+    if loaded is not None and isinstance(model, loaded.Classifier):
+        return model.model, model.output
+    return load_model(cast(Model, model)), None
 
 
 def _rule_set(rules: str | RuleSet) -> RuleSet:
@@ -286,7 +295,7 @@ def _rule_set(rules: str | RuleSet) -> RuleSet:
 
 @spell_options
 def explain(
-    model: Model,
+    model: Model | Classifier,
     x: Any,
     *,
     target: Target = None,

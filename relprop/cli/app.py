@@ -32,6 +32,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 ORDER = (
     "explain",
+    "app",
     "check",
     "evaluate",
     "summary",
@@ -134,7 +135,7 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A timm or torchvision classifier, an exported FILE.pt2, or package.module:function for one's own.",
+        help="A timm or torchvision classifier, FILE.pt2, FILE.onnx, or package.module:function for one's own.",
     ),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]

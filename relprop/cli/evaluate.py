@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -38,9 +35,6 @@ from relprop.cli.app import (
 )
 from relprop.cli.cache import use_cache
 from relprop.cli.early import refuse_early
-
-if TYPE_CHECKING:
-    from relprop.evaluation.pipeline.runner import Progress
 
 
 class Target(StrEnum):
@@ -193,30 +187,29 @@ def evaluate(
             )
         options_file = output.with_name(f"{output.name}.toml")
         try:
-            with _bar(quiet) as progress:
-                found = run_evaluation(
-                    classifier,
-                    dataset,
-                    names,
-                    output,
-                    seed=seed,
-                    unit=unit,
-                    batch_size=batch_size,
-                    baseline=colour,
-                    target=target.value,
-                    metrics=scores,
-                    relevance=False if relevance is Relevance.NONE else relevance.value,
-                    compression=None if compression is Compression.NONE else compression.value,
-                    shard=part,
-                    resume=resume,
-                    overwrite=overwrite,
-                    retry=retry,
-                    fail_fast=fail_fast,
-                    progress=progress,
-                    workers=workers,
-                    limit=limit,
-                    per_class=per_class,
-                )
+            found = run_evaluation(
+                classifier,
+                dataset,
+                names,
+                output,
+                seed=seed,
+                unit=unit,
+                batch_size=batch_size,
+                baseline=colour,
+                target=target.value,
+                metrics=scores,
+                relevance=False if relevance is Relevance.NONE else relevance.value,
+                compression=None if compression is Compression.NONE else compression.value,
+                shard=part,
+                resume=resume,
+                overwrite=overwrite,
+                retry=retry,
+                fail_fast=fail_fast,
+                progress=not quiet,
+                workers=workers,
+                limit=limit,
+                per_class=per_class,
+            )
         except KeyboardInterrupt:
             kept = "nothing was done yet"
             if output.exists():
@@ -247,22 +240,6 @@ def merge(
         with open_evaluation(output) as file:
             count, methods = len(file["sample"]), ", ".join(file["methods"])
         say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Progress]:
-    """Show the samples worked off, and how many a second."""
-    from tqdm import tqdm
-
-    layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} samples [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(unit="sample", bar_format=layout, disable=True if quiet or not sys.stderr else None) as bar:
-
-        def show(done: float, total: int | None) -> None:
-            if bar.total is None:
-                bar.total, bar.initial = total, done
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from relprop.evaluation.methods import Method, MethodContext, make_methods
 from relprop.evaluation.metrics import CustomMetric, Metrics
 from relprop.evaluation.pipeline.feeds import Feed, open_feed
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
+from relprop.evaluation.pipeline.progress import Progress, shown
 from relprop.evaluation.pipeline.resuming import require_same_outputs
-from relprop.evaluation.pipeline.runner import Progress, Run
+from relprop.evaluation.pipeline.runner import Run
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.seeding import same_kernels
 from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
@@ -30,6 +31,7 @@ from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
 from relprop.models.preprocessing import Picture
+from relprop.run.progress import no_bars
 from relprop.store import EvaluationWriter, Extent, Layout, State, name_length, read_format
 from relprop.store import Method as StoredMethod
 from relprop.store.schema import FIRST_EXTENSIBLE
@@ -54,7 +56,7 @@ def evaluate(
     overwrite: bool = False,
     retry: bool = False,
     fail_fast: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool = True,
     device: str | None = None,
     workers: int = 0,
     limit: int | None = None,
@@ -114,8 +116,9 @@ def evaluate(
         In resuming do again what methods failed on.
     fail_fast : bool
         Stop at the first failure of a method, in place of marking the sample as failed.
-    progress : callable, optional
-        Called with the samples worked off so far and the number of all, None of a stream.
+    progress : bool or callable
+        Whether a bar is shown, where a terminal or a notebook is there to show it; or a function that is called with
+        the samples worked off so far and the number of all, None of a stream.
     device : str, optional
         Where to compute; by default where the model is.
     workers : int
@@ -212,20 +215,10 @@ def evaluate(
             if retry:
                 for name in made:
                     states[name][(states[name] == State.FAILED) & (states[""] == State.DONE)] = State.ABSENT
-            run = Run(
-                subject,
-                made,
-                chosen,
-                settings,
-                classes,
-                fail_fast,
-                writer,
-                states,
-                interruption,
-                progress,
-            )
-            units, before = feed.units(run.needs_work)
-            run.work(units, feed.reserve, before, feed.count)
+            with shown(progress) as told, no_bars():
+                run = Run(subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, told)
+                units, before = feed.units(run.needs_work)
+                run.work(units, feed.reserve, before, feed.count)
             return _report(path, writer, run, time.perf_counter() - start)
 
 

@@ -117,6 +117,26 @@ def assemble(
     )
 
 
+def refuse_ruled_out(explanation: Explanation) -> None:
+    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it.
+
+    Raises
+    ------
+    TargetError
+    """
+    output, target = explanation.output, explanation.target
+    if target is None or output.ndim != 2:
+        return
+    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
+    if bool(chosen.isfinite().all()):
+        return
+    sample = int((~chosen.isfinite()).nonzero()[0])
+    raise TargetError(
+        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
+        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
+    )
+
+
 def _channels(prepared: PreparedProgram, given: int | None) -> dict[str, int]:
     """Return the axis of the channels of sources and layers with four axes, where it is known."""
     graph = prepared.plan.graph
@@ -170,23 +190,3 @@ def _conservation(
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
     """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
     return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()  # type: ignore[arg-type]
-
-
-def refuse_ruled_out(explanation: Explanation) -> None:
-    """Refuse a class whose output is infinite: the model rules it out, and no input speaks for or against it.
-
-    Raises
-    ------
-    TargetError
-    """
-    output, target = explanation.output, explanation.target
-    if target is None or output.ndim != 2:
-        return
-    chosen = output.gather(1, target.reshape(-1, 1).to(output.device)).flatten()
-    if bool(chosen.isfinite().all()):
-        return
-    sample = int((~chosen.isfinite()).nonzero()[0])
-    raise TargetError(
-        f"the output of class {int(target[sample])} is {float(chosen[sample]):g} for sample {sample}: the model rules "
-        "that class out, or in, whatever the input, so nothing is to be explained; choose another target"
-    )

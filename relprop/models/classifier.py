@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.errors import RelpropError
+from relprop.models.answers import count_classes, own_labels
 from relprop.models.devices import device_of
-from relprop.models.preprocessing import Floats, Picture, Preprocessing
+from relprop.models.errors import ModelError as ModelError
+from relprop.models.errors import UnknownModelError as UnknownModelError
+from relprop.models.labels import check_count, imagenet_labels, read_labels
+from relprop.models.preprocessing import Floats, Picture, Preprocessing, find_preprocessing
 from relprop.models.view import View, find_view, size_of
 from relprop.printed import Printed, Table
 from relprop.tracing.outputs import choose_output
-
-
-class ModelError(RelpropError, ValueError):
-    """A model that can't be made or run, or that is no classifier of pictures."""
-
-
-class UnknownModelError(ModelError, LookupError):
-    """A model name that stands for nothing: no architecture, no file, no function."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,81 @@ class Classifier(Printed):
     assumed: str = ""
     output: str | None = None
     _views: dict[tuple[int, int], View] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        name: str | None = None,
+        labels: Sequence[str] | str | PathLike[str] | None = None,
+        transform: Callable[[Any], Tensor] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        weights: Any = None,
+        processor: Any = None,
+        output: str | None = None,
+    ) -> Classifier:
+        """Make a classifier of a module of one's own, which is not changed.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In evaluation mode.
+        name : str, optional
+            What it is called; else its class.
+        labels : sequence of str, or path, optional
+            Names of the classes, or a file of them; else what ``weights`` or the model say (a Hugging Face ``config``,
+            a timm ``pretrained_cfg``), ImageNet's where there are as many, or numbers.
+        transform : callable, optional
+            From a PIL picture to the model's input; with ``mean`` and ``std`` of its normalisation, where it is no
+            ``Compose`` of torchvision that ends in ``Normalize``. Without one what ``weights`` or ``processor`` do,
+            else what the model's ``pretrained_cfg`` says, else ImageNet's is assumed.
+        mean, std : sequence of float, optional
+            Of the normalisation, per channel, for values in [0, 1].
+        weights : torchvision WeightsEnum, optional
+            What the model was made with, ``ResNet18_Weights.DEFAULT``.
+        processor : Hugging Face image processor, optional
+            What comes with the model, ``AutoImageProcessor.from_pretrained(...)``.
+        output : str, optional
+            Which output has the classes, where the model returns several; ``"logits"`` of a Hugging Face model.
+
+        Raises
+        ------
+        ModelError
+            It is in training mode, fails on a picture, or is no classifier.
+        LabelsError
+            The class names can't be read, or are not as many as the classes.
+        TransformError
+            The transform fails, or its normalisation is not known.
+
+        Examples
+        --------
+        >>> from torch import nn
+        >>> from relprop.models import Classifier
+        >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+        >>> Classifier.of(net, labels=["cat", "dog"]).labels
+        ('cat', 'dog')
+        """
+        name = name or type(model).__name__
+        if model.training:
+            raise ModelError(f"{name} is in training mode: call model.eval() first")
+        used = find_preprocessing(model, transform=transform, mean=mean, std=std, weights=weights, processor=processor)
+        if output is None and hasattr(getattr(model, "config", None), "id2label"):
+            output = "logits"
+        classes = count_classes(name, model, used, output)
+        if labels is None:
+            given = getattr(weights, "meta", {}).get("categories") or own_labels(model) or imagenet_labels(classes)
+        else:
+            given = read_labels(Path(labels)) if isinstance(labels, str | PathLike) else labels
+        check_count(tuple(given), "labels", classes, name)
+        origin = f"weights {weights}" if weights is not None else "as they are in the model"
+        return cls(name, model, tuple(given), used.transform, used.mean, used.std, origin, used.assumed, output)
+
+    def titles(self, explanation: Any) -> list[str]:
+        """Return for each sample of an explanation the name of the class explained, and its probability."""
+        pairs = zip(explanation.target.tolist(), explanation.probability.tolist(), strict=True)
+        return [self.labels[k] + (f" {p:.1%}" if isfinite(p) else "") for k, p in pairs]
 
     def _blocks(self) -> list[str | Table]:
         few = ", ".join(self.labels[:3]) + (" ..." if len(self.labels) > 3 else "")

@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from relprop.errors import RelpropError, first_line
+from relprop.tracing.loading import device_of as device_of
 
 
 class DeviceError(RelpropError, ValueError):
@@ -53,10 +54,3 @@ def move(model: nn.Module | ExportedProgram, device: torch.device) -> None:
             model.to(device)
     except (RuntimeError, TypeError) as error:  # out of memory; no float64 on mps
         raise DeviceError(f"the model can't be moved to {device}: {first_line(error)}") from error
-
-
-def device_of(model: nn.Module | ExportedProgram) -> torch.device:
-    """Return where the model's first tensor lies; the CPU if it has none."""
-    tensors = iter(model.state_dict.values() if isinstance(model, ExportedProgram) else model.state_dict().values())
-    first = next(tensors, None)
-    return torch.device("cpu") if first is None else first.device

@@ -9,9 +9,11 @@ from relprop.models.classifier import Classifier
 from relprop.models.devices import find_device, move
 from relprop.models.labels import check_count, imagenet_labels, read_labels
 from relprop.models.loaders.architectures import find_architectures
+from relprop.models.loaders.converted import load_file
 from relprop.models.loaders.exported import is_program, load_program
 from relprop.models.loaders.functions import is_function, load_own
 from relprop.models.loaders.named import load_named
+from relprop.tracing.converted import is_converted
 
 
 def load_classifier(
@@ -33,7 +35,8 @@ def load_classifier(
 
         - a timm or torchvision model name. Where both have it timm's is meant; ``torchvision/NAME`` and
           ``timm/NAME`` say which;
-        - the path of an exported program, ``FILE.pt2``;
+        - the path of an exported program, ``FILE.pt2``; of a model in ONNX, ``FILE.onnx``; or of one of Keras 3,
+          ``FILE.keras``, on its torch backend;
         - ``package.module:function`` or ``package/module.py:function``, called without arguments: it returns an
           ``nn.Module``, which is put in eval mode, or a `Classifier`. The current directory is searched first.
     weights
@@ -77,6 +80,8 @@ def load_classifier(
     names = None if labels is None else read_labels(Path(labels))
     if is_program(name):
         loaded = load_program(name, file, chosen, trust, output)
+    elif is_converted(name):
+        loaded = load_file(name, file, chosen, place, output)
     elif is_function(name):
         loaded = load_own(name, file, chosen, place, output)
     else:

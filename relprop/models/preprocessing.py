@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,51 @@ def from_module(model: nn.Module) -> Preprocessing:
     if isinstance(config, PretrainedCfg):
         config = config.to_dict()
     return from_config(config) if isinstance(config, Mapping) and config else assume_imagenet(224, 224)
+
+
+def find_preprocessing(
+    model: nn.Module,
+    *,
+    transform: Callable[[Any], Tensor] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    weights: Any = None,
+    processor: Any = None,
+) -> Preprocessing:
+    """Follow what was given beside a module, see `Classifier.of`; else the module's own configuration.
+
+    Raises
+    ------
+    TransformError
+        Several of them were given, or a transform whose normalisation is not known.
+    """
+    given = [name for name, it in (("transform", transform), ("weights", weights), ("processor", processor)) if it]
+    if len(given) > 1:
+        raise TransformError(f"{' and '.join(given)} all say how pictures are prepared: give one of them")
+    if weights is not None:
+        return from_preset(weights.transforms())
+    if processor is not None:
+        return from_processor(processor)
+    if transform is None:
+        return from_module(model)
+    last = getattr(transform, "transforms", [transform])[-1]
+    mean, std = (given or getattr(last, key, None) for key, given in (("mean", mean), ("std", std)))
+    if mean is None or std is None:
+        raise TransformError("what the transform normalises with is not known: give mean= and std=, per channel")
+    return Preprocessing(PictureTransform(transform), tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def from_processor(processor: Any) -> Preprocessing:
+    """Follow an image processor of Hugging Face."""
+    plain = not getattr(processor, "do_normalize", True)
+    mean = (0.0,) * 3 if plain else tuple(map(float, processor.image_mean))
+    std = (1.0,) * 3 if plain else tuple(map(float, processor.image_std))
+
+    def prepare(picture: Image.Image) -> Tensor:
+        prepared: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return prepared
+
+    return Preprocessing(PictureTransform(prepare), mean, std)
 
 
 def assume_imagenet(height: int, width: int) -> Preprocessing:

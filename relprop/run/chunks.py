@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from relprop.run.auto_batch import run_auto_batched
 from relprop.run.compiled import NotCompiledError
 from relprop.run.memory import memory_for
 from relprop.run.prepared import PreparedProgram
+from relprop.run.progress import DELAY, progress_bar
 from relprop.tracing.export import plain_mode
 from relprop.tracing.inputs import Inputs
 from rule_registry import BatchAxis
@@ -85,10 +87,13 @@ def run(
             whole = prepared.hooks or device.type != "cpu"
             size = batch_size or (batch if whole else usual_size(prepared.plan.graph, batch))
             parts = []
-            for start in range(0, batch, size):
-                stop = min(start + size, batch)
-                with memory_for(stop - start):
-                    parts.append(run_chunk(start, stop))
+            with progress_bar(batch, "sample", delay=DELAY, leave=False) if size < batch else nullcontext() as bar:
+                for start in range(0, batch, size):
+                    stop = min(start + size, batch)
+                    with memory_for(stop - start):
+                        parts.append(run_chunk(start, stop))
+                    if bar is not None:
+                        bar.update(stop - start)
     return parts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,9 @@ from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.reinplace import claim
 from relprop.run.compiled import CompiledProgram, NotCompiledError
+
+PROGRAMS_KEPT = 8
+"""Programs kept per captured graph, and per explainer with hooks: one per rule set, contrast, choice of layers …"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,3 +82,15 @@ class PreparedProgram:
         if self.hooks:
             raise NotCompiledError("hooks are functions to be called with every relevance")
         return self.compiled(*inputs)
+
+
+_programs_lock = threading.Lock()
+
+
+def keep_program(programs: dict[Any, PreparedProgram], key: Any, prepared: PreparedProgram) -> PreparedProgram:
+    """Keep a program in place of the oldest; return the one that another thread kept meanwhile, if one did."""
+    with _programs_lock:
+        kept = programs.setdefault(key, prepared)
+        while len(programs) > PROGRAMS_KEPT:
+            del programs[next(iter(programs))]
+    return kept

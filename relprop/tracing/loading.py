@@ -12,11 +12,13 @@ from torch.export import ExportedProgram
 
 from relprop.errors import CaptureError, first_line
 from relprop.tracing.batch_axis import refuse_fixed_batch
+from relprop.tracing.converted import is_converted, load_converted
 from relprop.tracing.program_file import unsafe_part
 from relprop.tracing.unusual_tensors import without_plain_values
 
 Model = nn.Module | ExportedProgram | str | PathLike[str]
-"""What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of a ``.pt2``."""
+"""What can be captured: a module (an ``fx.GraphModule`` too), an exported program, the path of one or of a model in
+ONNX or Keras."""
 
 
 def load_model(model: Model) -> nn.Module | ExportedProgram:
@@ -27,6 +29,8 @@ def load_model(model: Model) -> nn.Module | ExportedProgram:
     CaptureError
         If it is no model.
     """
+    if isinstance(model, str | PathLike) and is_converted(model):
+        return load_converted(model)[0]
     if isinstance(model, str | PathLike):
         return load_exported(model, advice="load it with torch.export.load, and pass the program")
     inner: object = getattr(model, "_orig_mod", model)
@@ -60,7 +64,15 @@ def _what_is_no_model(given: object) -> str:
             f"the model is the {kind} {name}, and what it computes with can't be found: write an nn.Module that has "
             f"the models it calls as attributes, and calls {name} in its forward"
         )
-    return f"the model is a {type(given).__name__}: pass an nn.Module, an exported program, or the path of a .pt2"
+    known = "pass an nn.Module, an exported program, or the path of a .pt2, .onnx or .keras file"
+    return f"the model is a {type(given).__name__}: {known}"
+
+
+def device_of(model: nn.Module | ExportedProgram) -> torch.device:
+    """Return where the model's first tensor lies; the CPU if it has none."""
+    tensors = iter(model.state_dict.values() if isinstance(model, ExportedProgram) else model.state_dict().values())
+    first = next(tensors, None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def load_exported(path: str | PathLike[str], *, trust: bool = False, advice: str = "pass <trust>") -> ExportedProgram:

@@ -53,6 +53,7 @@ def test_the_page_shows_what_the_index_lists(desk):
     assert all(image["alt"] is not None and image["src"] for image in page.found("img"))
 
 
+@pytest.mark.full
 def test_a_single_answer_has_no_bars(desk):
     result = CliRunner().invoke(
         app, ["explain", "cat.jpg", "--model", "own:one", "--contrast", "none", "-o", "out", "--html"]

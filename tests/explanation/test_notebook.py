@@ -1,13 +1,10 @@
 """What a notebook shows of an explanation, in a real kernel."""
 
 import base64
-import json
 import re
-import sys
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import cv2
 import matplotlib
@@ -20,6 +17,7 @@ import relprop
 import rule_registry
 from relprop.models import Classifier
 from relprop.pictures.tiles import encode
+from tests.helpers.notebooks import execute
 
 SETUP = """
 import torch
@@ -42,19 +40,9 @@ CELLS = [
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     nbformat = pytest.importorskip("nbformat", reason='a notebook needs pip install "relprop[test]"')
-    nbclient = pytest.importorskip("nbclient", reason='running a notebook needs pip install "relprop[test]"')
-    pytest.importorskip("ipykernel", reason='a kernel needs pip install "relprop[test]"')
-    jupyter = tmp_path_factory.mktemp("jupyter")
-    spec = jupyter / "kernels" / "here"
-    spec.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "here", "language": "python"}))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", str(jupyter))
-        patch.setenv("PYTHONPATH", str(Path(relprop.__file__).parents[1]))
-        nbclient.NotebookClient(notebook, kernel_name="here", timeout=300).execute(cwd=str(jupyter))
-    return [[output for output in cell.outputs if output.output_type != "stream"] for cell in notebook.cells[1:]]
+    cells = execute(notebook, tmp_path_factory.mktemp("jupyter"))
+    return [[output for output in cell.outputs if output.output_type != "stream"] for cell in cells[1:]]
 
 
 def decoded(data):

@@ -73,25 +73,32 @@ def assert_inert(page: Page) -> None:
 
 
 @contextmanager
-def opened(path: Path, **context: Any) -> Iterator[Any]:
-    """Open a page in Chromium; at the end nothing was said on its console, and nothing was asked of a network."""
+def chromium() -> Iterator[Any]:
+    """Start Chromium, or skip where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="pages are driven by playwright: pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("pages are looked at in Chromium: apt-get install chromium")
-    said: list[str] = []
     with api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
-            page = browser.new_context(**context).new_page()
-            page.on("console", lambda message: said.append(f"console: {message.text}"))
-            page.on("pageerror", lambda error: said.append(f"error: {error}"))
-            page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-            page.on("request", lambda request: said.append(f"request: {request.url}") if outside(request.url) else None)
-            page.goto(path.resolve().as_uri())
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def opened(path: Path, **context: Any) -> Iterator[Any]:
+    """Open a page; at the end nothing was said on its console, and nothing was asked of a network."""
+    said: list[str] = []
+    with chromium() as browser:
+        page = browser.new_context(**context).new_page()
+        page.on("console", lambda message: said.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: said.append(f"request: {request.url}") if outside(request.url) else None)
+        page.goto(path.resolve().as_uri())
+        yield page
     assert said == []
 
 

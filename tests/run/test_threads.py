@@ -9,15 +9,14 @@ import pytest
 import torch
 
 import relprop
-from relprop import explainer as explaining
-from relprop.run import compiled
+from relprop.run import compiled, prepared
 from tests.helpers.models import CLASSES, pictures, seeded
 from tests.helpers.models import Plain as Network
 
 
 def test_threads_keep_one_program_for_each_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """More choices than are kept, from many threads at once: nothing is lost on the way, nothing grows."""
-    monkeypatch.setattr(explaining, "PROGRAMS_KEPT", 2)
+    monkeypatch.setattr(prepared, "PROGRAMS_KEPT", 2)
     model, x = seeded(Network), pictures(2)
     expected = {c: relprop.explain(model, x, target=c, contrast=None).relevance for c in range(2)}
     start = threading.Barrier(4)

@@ -96,7 +96,6 @@ def test_a_run_killed_between_any_two_writes_goes_on(tmp_path: Path, monkeypatch
     recording = Recording(path)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "reserve", recording.reserve)
-        patch.setattr(writer, "trim", lambda path: None)
         with h5py.File(recording, "r+") as file:
             write_all(EvaluationWriter(path, file), unit=10)
     with open_evaluation(path) as file:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan, nan
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from relprop.cli.app import say, warn
 from relprop.cli.choices import Choice
@@ -25,6 +24,7 @@ from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
 from relprop.models import Classifier, PictureError, TransformError
 from relprop.run.memory import OutOfMemoryError, memory_for
+from relprop.run.progress import no_bars, progress_bar
 from relprop.tracing.disk.cache import record_verified, verified_error
 from relprop.verification.oracle import gradient_oracle_error
 
@@ -53,7 +53,7 @@ class Run:
         """Explain the pictures batch by batch, holding one batch at a time."""
         # The explanations of one picture's classes share a batch.
         size = max(1, batch_size // self.choice.count)
-        with tqdm(total=len(paths), unit="picture", disable=True if self.quiet or not sys.stderr else None) as progress:
+        with no_bars() if self.quiet else nullcontext(), progress_bar(len(paths), "picture") as progress, no_bars():
             for batch in self._batches(paths, size, progress):
                 self._explain_batch(batch, progress)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,14 +22,12 @@ from relprop.evaluation.metrics import Metrics
 from relprop.evaluation.pipeline.explaining import MethodFailureError, explain_unit
 from relprop.evaluation.pipeline.interrupts import Interruption
 from relprop.evaluation.pipeline.masking import READ_BACK, Masking, check_labels, mask_unit, read_back, sample_rows
+from relprop.evaluation.pipeline.progress import Progress
 from relprop.evaluation.pipeline.scoring import method_rows
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
 from relprop.evaluation.subject import Subject, look_at
 from relprop.store import EvaluationWriter, State
-
-Progress = Callable[[float, int | None], None]
-"""Called with the samples worked off so far, parts of one counted as such, and how many there are."""
 
 
 @dataclass(eq=False)

@@ -14,16 +14,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from relprop.errors import first_line, near_names
+from relprop.models.answers import count_classes
 from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
-from relprop.models.devices import device_of, move
+from relprop.models.devices import move
 from relprop.models.loaders.exported import inspect_program
 from relprop.models.loaders.weights import WeightsError, load_weights
-from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, blank_input, from_module
-from relprop.tracing.outputs import choose_output, output_names
+from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, from_module
 
 Made = nn.Module | ExportedProgram | Classifier
 """What a function may return."""
@@ -77,7 +77,7 @@ def load_own(
     if place is not None:
         move(model, place)
     preprocessing = chosen or from_module(model)
-    return Loaded(name, model, preprocessing, origin, _count_classes(name, model, preprocessing, output), labels)
+    return Loaded(name, model, preprocessing, origin, count_classes(name, model, preprocessing, output), labels)
 
 
 def call_function(name: str) -> Made:
@@ -173,38 +173,6 @@ def _defined(module: ModuleType) -> list[str]:
         for key, value in vars(module).items()
         if callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
-
-
-def _count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
-    """Run a model on two blank pictures, and return how many classes it has.
-
-    Raises
-    ------
-    ModelError
-        It fails, or returns anything but (B, classes).
-    """
-    blank = blank_input(preprocessing).to(device_of(model))
-    try:
-        with torch.no_grad():  # inference mode would spoil what a model keeps from its first call
-            returned = model(torch.stack([blank, blank]))
-    except Exception as error:  # whatever the model raises
-        raise ModelError(
-            f"{name} fails on pictures of shape {tuple(blank.shape)}: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    output = returned if choice is None else choose_output(returned, choice)[0]
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 2:
-        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ModelError(
-            f"{name} returns {what} for 2 pictures, not one tensor (B, classes){name_output(returned, choice)}",
-            output="...",
-        )
-    return output.shape[1]
-
-
-def name_output(returned: Any, choice: str | None) -> str:
-    """Return words for the end of a message about a model with several outputs: how to name one of them."""
-    names = output_names(returned)
-    return f": name one of its outputs with <output>, {', '.join(names)}" if choice is None and names else ""
 
 
 @contextmanager

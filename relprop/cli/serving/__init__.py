@@ -1,0 +1,1 @@
+"""A page where pictures are dropped on a model."""

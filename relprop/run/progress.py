@@ -1,0 +1,32 @@
+"""Bars that show how far something is, where somebody sees them: in a terminal or a notebook."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_hidden: ContextVar[bool] = ContextVar("relprop_bars_hidden", default=False)
+
+DELAY = 2.0
+"""Seconds before a bar appears: what is done sooner needs none."""
+
+
+def progress_bar(total: int | None, unit: str, *, delay: float = 0.0, **options: Any) -> Any:
+    """Return a bar of tqdm; it shows nothing where standard error is neither a terminal nor a notebook's."""
+    from tqdm.auto import tqdm
+
+    seen = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(total=total, unit=unit, delay=delay, disable=_hidden.get() or not seen, **options)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Let nothing in this block show a bar of its own: it has one already, or wants none."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
