@@ -1,6 +1,6 @@
 """The command line of the benchmarks: one sub-command a measurement."""
 
-from benchmarks.commands import coverage, quality, runs, speed
+from benchmarks.commands import coverage, pages, quality, runs, speed
 from benchmarks.commands.app import app
 
-__all__ = ["app", "coverage", "quality", "runs", "speed"]
+__all__ = ["app", "coverage", "pages", "quality", "runs", "speed"]
