@@ -20,7 +20,7 @@ SIZE_LIMIT, PAINT_LIMIT = 60.0, 2.0
 """Megabytes, and seconds."""
 
 
-@app.command()
+@app.command(epilog="Example: python -m benchmarks page run.h5 --pictures photos/")
 def page(
     run: Annotated[Path, typer.Argument(metavar="RUN.h5", help="What relprop evaluate wrote, with --relevance map.")],
     pictures: Annotated[Path, typer.Option(metavar="DIR", help="The pictures that were evaluated.")],
