@@ -22,6 +22,7 @@ from benchmarks.quality.gae import GaeRow
 from benchmarks.records.tables import columns
 from benchmarks.runs.evaluation import CostRow, EvaluationRow
 from benchmarks.runs.growth import GrowthRow
+from benchmarks.runs.start import StartRow
 from benchmarks.runs.stream import StreamRow
 from benchmarks.speed.compare import SpeedRow
 from benchmarks.speed.floor import FloorRow, OperationRow
@@ -210,6 +211,15 @@ def test_the_readme_has_a_command_that_is_understood_for_each() -> None:
         name, *arguments = shlex.split(line)
         commands.commands[name].make_context(name, arguments)
     assert {line.split()[0] for line in lines} == set(commands.commands)
+
+
+@pytest.mark.full
+def test_the_first_picture_costs_less_when_its_graph_is_kept(tmp_path: Path) -> None:
+    code, output = run("start", "--quick", "--results", tmp_path)
+    assert code == 0, output
+    (row,) = read(tmp_path, "start", StartRow, Conditions(Device.CPU, Dtype.FLOAT32, 1).on_machine)
+    assert row["model"] == "test_resnet"
+    assert all(float(row[name]) > 0 for name in ("imports", "first", "again", "call", "cached", "path", "rules"))
 
 
 @pytest.mark.full
