@@ -17,7 +17,6 @@ import torch
 import torchvision
 from PIL import Image
 
-from relprop import models
 from relprop.errors import RelpropError
 from relprop.models import (
     PACKAGED,
@@ -27,6 +26,7 @@ from relprop.models import (
     UnknownModelError,
     WeightsError,
     list_models,
+    load,
     load_classifier,
     read_picture,
 )
@@ -285,7 +285,7 @@ def test_files_given_as_names_are_recognised(tmp_path: Path, monkeypatch: pytest
         ("w.pth", "that is a weights file, say --model NAME --weights w.pth"),
         ("runs/best.safetensors", "--model NAME --weights runs/best.safetensors"),
         ("notes.txt", r"the file of that name is no exported program \(\.pt2\)"),
-        ("nets.py", "name a function of it, nets:FUNCTION"),
+        ("nets.py", "say which of its functions makes the model, nets.py:FUNCTION"),
         ("my-nets:make", "package.module:function"),
     ]:
         with pytest.raises(UnknownModelError, match=advice):
@@ -361,7 +361,7 @@ def test_a_device_that_is_not_there(device: str, resnet10_file: Path) -> None:
 
 def test_a_named_model_goes_where_it_is_sent(resnet10_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_classifier("resnet10t", resnet10_file, device="cpu").device == torch.device("cpu")
-    monkeypatch.setattr(models, "find_device", torch.device)  # "meta" stands for a device that is there
+    monkeypatch.setattr(load, "find_device", torch.device)  # "meta" stands for a device that is there
     classifier = load_classifier("resnet10t", resnet10_file, device="meta")
     assert classifier.device == torch.device("meta")
     assert {tensor.device for tensor in classifier.model.state_dict().values()} == {torch.device("meta")}

@@ -162,7 +162,7 @@ class TestBadInputs:
             (
                 torch.randn(3, 8, 8),
                 InputError,
-                r"an input of \(B, 8, 8\) .* the first axis being the batch: .*channels",
+                r"(?s)an input of \(B, 8, 8\) .* the first axis being the batch: .*pass x\[None\]",
             ),
             (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), InputError, r"uint8.*x\.float\(\) / 255"),
             (torch.zeros(2, 3, 8, 8, dtype=torch.long), InputError, r"torch\.int64.*weights are torch\.float32"),

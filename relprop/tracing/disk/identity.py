@@ -42,7 +42,7 @@ def describe_model(model: nn.Module, held: Sequence[Tensor]) -> list[Any]:
     model : nn.Module
         In evaluation mode.
     held : sequence of Tensor
-        From `relprop.tracing.model_copy.held_tensors`.
+        Those that its code can reach, see `relprop.tracing.reach.reach`.
 
     Raises
     ------

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import relprop
-from relprop import models
 from relprop.errors import CaptureError, RelpropError
-from relprop.models import Classifier, LabelsError, ModelError, UnknownModelError, WeightsError, load_classifier
+from relprop.models import Classifier, LabelsError, ModelError, UnknownModelError, WeightsError, load, load_classifier
 
 SOURCE = """
 import sys
@@ -354,7 +353,7 @@ def test_a_function_may_return_a_program(zoo: Path) -> None:
 def test_a_program_goes_where_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = _export(tmp_path / "net.pt2")
     assert load_classifier(name, device="cpu").device == torch.device("cpu")
-    monkeypatch.setattr(models, "find_device", torch.device)  # "meta" stands for a device that is there
+    monkeypatch.setattr(load, "find_device", torch.device)  # "meta" stands for a device that is there
     classifier = load_classifier(name, device="meta")
     assert classifier.device == torch.device("meta")
     assert {tensor.device.type for tensor in classifier.model.state_dict.values()} == {"meta"}
