@@ -120,6 +120,7 @@ def compare(ending: str, target: str) -> None:
     torch.testing.assert_close(found.relevance.flatten(1).sum(1) + lost, torch.ones(3).double())
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(("ending", "target"), SHORT)
 def test_a_combination_is_the_model_with_a_combined_layer(ending: str, target: str) -> None:
     compare(ending, target)

@@ -310,6 +310,7 @@ def test_a_missing_package_is_told_with_its_extra(arguments, package, monkeypatc
     assert sorted(desk.rglob("*")) == before
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("command", ["summary", "compare", "plot", "report", "export"])
 def test_help_has_an_example_that_runs(command, tmp_path):
     text = relprop_(command, "--help").stdout

@@ -66,6 +66,7 @@ def oracle(model: Beside, x: Tensor, found: Tensor, target: int) -> tuple[Tensor
     return gradient * vectors.detach(), at_pixels
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_what_is_looked_up_has_relevance(spelling: str) -> None:
     look_up, vectors = SPELLINGS[spelling]

@@ -18,6 +18,7 @@ from tests.helpers.models import CLASSES, KINDS, Lambda, kept, make, pictures, s
 aten = torch.ops.aten
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("contrast", [None, "rest"])
 def test_every_cut_has_the_mass_of_the_output(kind: str, contrast: Any) -> None:

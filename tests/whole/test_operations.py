@@ -151,6 +151,7 @@ LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon", "gradient"])
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_a_likelihood_is_a_target(name: str, rules: str, x: Tensor) -> None:

@@ -35,6 +35,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 class TestUntouched:
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize("kind", ["convolutional", "transformer", "encoder"])
     @pytest.mark.parametrize("rules", ["abslrp", "gradient"])
     def test_bit_for_bit(self, kind: str, rules: str) -> None:
@@ -170,6 +171,7 @@ class TestHooks:
 
 
 class TestContexts:
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         "context",
         [

@@ -101,6 +101,7 @@ def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) ->
             assert [str(n) for n in (*a.shape, *a.stride())] == sizes
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize(
     "forged",
     [
