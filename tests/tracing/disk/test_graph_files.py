@@ -16,7 +16,7 @@ from relprop.graph.graph import Graph
 from relprop.tracing.disk.graph_reading import read_graph
 from relprop.tracing.disk.graph_writing import NotWritableError, write_graph
 from relprop.tracing.reach import reach
-from tests.helpers.models import CLASSES, Lambda, make, pictures, seeded
+from tests.helpers.models import CLASSES, Lambda, make, pictures, seeded, sequences
 
 
 def windows(m: Any, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "parts": lambda: model(parts),
     "convolutional": lambda: make("convolutional"),
     "transformer": lambda: make("transformer"),
-    "heads": lambda: make("heads"),
+    "heads": lambda: make("heads"),  # of sequences
 }
 
 
@@ -61,9 +61,13 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     return request.param()
 
 
+def inputs(network: nn.Module, samples: int) -> Tensor:
+    return sequences(samples) if hasattr(network, "attention") else pictures(samples)
+
+
 @pytest.mark.sweep(every=3)
 def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
-    x = pictures(2)
+    x = inputs(network, 2)
     graph, held = relprop.capture(network, (x,)), reach(network).tensors
     found = read_graph(written(graph, held), held)
     assert [(n.op, n.name, n.target) for n in found.graph.nodes] == [
@@ -80,13 +84,13 @@ def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
     for name, tensor in graph.tensors.items():
         assert found.tensors[name] is tensor or id(tensor) not in own
         torch.testing.assert_close(found.tensors[name], tensor, rtol=0, atol=0)
-    for batch in (pictures(1), pictures(3)):
+    for batch in (inputs(network, 1), inputs(network, 3)):
         torch.testing.assert_close(found.module()(batch), graph.module()(batch), rtol=0, atol=0)
 
 
 @pytest.mark.sweep(every=3)
 def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) -> None:
-    graph, held = relprop.capture(network, (pictures(2),)), reach(network).tensors
+    graph, held = relprop.capture(network, (inputs(network, 2),)), reach(network).tensors
     found = read_graph(written(graph, held), held)
     (symbol,) = {str(n.meta["val"].shape[0]) for n in graph.inputs}
     (other,) = {str(n.meta["val"].shape[0]) for n in found.inputs}
