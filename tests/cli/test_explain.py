@@ -139,7 +139,8 @@ def test_a_picture_whose_class_is_the_contrast_is_skipped_by_name(desk):
     assert explain("cat.jpg", "holiday", "--model", "own:make", "--format", "npz").exit_code == 0
     classes = [entry["target"] for entry in entries()]
     against = classes[0]
-    result = explain("cat.jpg", "holiday", "--model", "own:make", "--contrast", str(against), "--format", "npz")
+    options = ["--model", "own:make", "--format", "npz", "--overwrite"]
+    result = explain("cat.jpg", "holiday", "--contrast", str(against), *options)
     assert result.exit_code == 1
     skipped = [entry for entry in entries() if "error" in entry]
     assert len(skipped) == classes.count(against)
@@ -274,7 +275,7 @@ def test_the_box_is_where_the_model_looked(desk):
 @pytest.mark.full
 def test_rules_contrast_and_labels_are_heard(desk):
     Path("names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
-    options = ["--model", "own:make", "--labels", "names.txt", "--target", "Bee", "--format", "npz"]
+    options = ["--model", "own:make", "--labels", "names.txt", "--target", "Bee", "--format", "npz", "--overwrite"]
     maps = {}
     for more in (
         ["--contrast", "none"],

@@ -23,5 +23,5 @@ def assert_one_line(result, message, code=1):
     assert result.exit_code == code, result.output
     assert result.stdout == ""
     assert re.search(message, result.stderr), result.stderr
-    assert result.stderr.startswith("relprop: ")
+    assert result.stderr.startswith("relprop: "), result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
