@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from tqdm import trange
 
 import relprop
-from benchmarks.quality.classifiers import CLASSIFIERS
 from benchmarks.conditions import Conditions
-from benchmarks.speed.jobs import gradient
+from benchmarks.quality.classifiers import CLASSIFIERS
 from benchmarks.quality.recognised import labelled_pictures
-from benchmarks.runs.synthetic import (preparation, write_pictures)
+from benchmarks.runs.synthetic import preparation, write_pictures
+from benchmarks.speed.jobs import gradient
 from benchmarks.speed.timing import clock
 from benchmarks.speed.trials import Trial
 from relprop.errors import RelpropError

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 import relprop
 from benchmarks.conditions import Conditions, under
+from benchmarks.runs.synthetic import preparation, write_pictures
 from benchmarks.speed.memory import process_peak
-from benchmarks.runs.synthetic import (preparation, write_pictures)
 from benchmarks.speed.trials import Trial
 from benchmarks.workers import Worker
 
