@@ -75,7 +75,7 @@ def check(
     The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
     with one_line_errors(debug, verbose):
-        refuse_early([*(pictures or ()), *([] if weights is None else [weights])], rules=[rules])
+        refuse_early([*(pictures or ()), weights], rules=[rules])
         use_cache(cache)
         import relprop
         from relprop.assign.rule_names import choose_rules

@@ -47,7 +47,7 @@ class PathError(RelpropError, FileNotFoundError):
 
 
 def refuse_early(
-    paths: Iterable[Path] = (),
+    paths: Iterable[Path | None] = (),
     *,
     rules: Iterable[str] = (),
     targets: Iterable[str] = (),
@@ -58,8 +58,8 @@ def refuse_early(
 
     Parameters
     ----------
-    paths : iterable of Path
-        What must exist.
+    paths : iterable of Path or None
+        What must exist, where it is given.
     rules : iterable of str
         As ``--rules`` takes them.
     targets : iterable of str
@@ -74,7 +74,7 @@ def refuse_early(
     PathError, MissingRuleError, TargetError, LabelsError, OutputError
     """
     for path in paths:
-        if not path.exists():
+        if path is not None and not path.exists():
             raise PathError(f"no such file or folder: {path}")
     for text in rules:
         if text.partition(":")[0] not in BUILT_IN and not entry_points(group=PLUGINS):

@@ -153,7 +153,7 @@ def evaluate(
     """
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug, verbose):
-        refuse_early([path for path in (data, weights) if path is not None], class_names=class_names)
+        refuse_early([data, weights], class_names=class_names)
         use_cache(cache)
         from relprop.cli.configuration import write_config
         from relprop.evaluation import evaluate as run_evaluation

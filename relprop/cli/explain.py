@@ -119,8 +119,8 @@ def explain(
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
     with one_line_errors(debug, verbose):
-        named = [*(pictures or ()), *([] if weights is None else [weights])]
-        refuse_early(named, rules=[rules], targets=target or (), class_names=class_names, output=output)
+        given = [*(pictures or ()), weights]
+        refuse_early(given, rules=[rules], targets=target or (), class_names=class_names, output=output)
         use_cache(cache)
         from relprop.assign.rule_names import choose_rules
         from relprop.cli.choices import choose_contrast, choose_target
