@@ -33,8 +33,7 @@ from relprop.cli.app import (
     split_all,
     warn,
 )
-from relprop.cli.cache import use_cache
-from relprop.cli.early import refuse_early
+from relprop.cli.subject import Subject
 
 
 class Target(StrEnum):
@@ -153,15 +152,15 @@ def evaluate(
     """
     part, colour = _shard(shard), _colour(baseline)
     with one_line_errors(debug, verbose):
-        refuse_early([data, weights], class_names=class_names)
-        use_cache(cache)
+        subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
+        subject.prepare([data], cache=cache)
         from relprop.cli.configuration import write_config
         from relprop.evaluation import evaluate as run_evaluation
         from relprop.evaluation.data.folders import PictureFolder
         from relprop.evaluation.data.samples import DataError
         from relprop.evaluation.methods import check_name, split_names
         from relprop.evaluation.metrics import Metrics
-        from relprop.models import load_classifier, sample_pictures
+        from relprop.models import sample_pictures
 
         scores = split_all(metrics)
         Metrics(scores)
@@ -169,16 +168,7 @@ def evaluate(
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
         places = sample_pictures() if data is None else data
-        classifier = load_classifier(
-            model,
-            weights,
-            preprocessing=preprocessing,
-            labels=class_names,
-            device=device,
-            trust=trust,
-            output=model_output,
-        )
-        classifier = classifier.alone()  # what is scored returns one tensor
+        classifier = subject.load().alone()  # what is scored returns one tensor
         dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
         if target is Target.LABEL and dataset.labels is None:
             raise DataError(

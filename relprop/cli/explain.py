@@ -33,8 +33,7 @@ from relprop.cli.app import (
     split_all,
     warn,
 )
-from relprop.cli.cache import use_cache
-from relprop.cli.early import refuse_early
+from relprop.cli.subject import Subject
 
 LOG = logging.getLogger("relprop")
 FORMATS = ("png", "npz", "h5")
@@ -119,9 +118,8 @@ def explain(
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
     with one_line_errors(debug, verbose):
-        given = [*(pictures or ()), weights]
-        refuse_early(given, rules=[rules], targets=target or (), class_names=class_names, output=output)
-        use_cache(cache)
+        subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
+        subject.prepare(pictures or (), cache=cache, rules=rules, targets=target or (), output=output)
         from relprop.assign.rule_names import choose_rules
         from relprop.cli.choices import choose_contrast, choose_target
         from relprop.cli.configuration import write_config
@@ -131,21 +129,11 @@ def explain(
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
         from relprop.explainer import Explainer
-        from relprop.models import load_classifier
         from relprop.pages.explanations import ExplanationPage
 
-        choose_rules(rules)  # what is cheap to get wrong is told before a model is loaded
         paths = _find(pictures or [], output, sample)
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
-            classifier = load_classifier(
-                model,
-                weights,
-                preprocessing=preprocessing,
-                labels=class_names,
-                device=device,
-                trust=trust,
-                output=model_output,
-            )
+            classifier = subject.load()
             LOG.info("model %s on %s, weights: %s", classifier.name, classifier.device, classifier.origin)
             rule_set = choose_rules(rules, classifier.mean, classifier.std)
             choice = choose_target(target or [], classifier.labels)
