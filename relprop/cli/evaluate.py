@@ -30,10 +30,11 @@ from relprop.cli.app import (
     command,
     one_line_errors,
     say,
-    split_all,
     warn,
 )
+from relprop.cli.completion import complete_method
 from relprop.cli.subject import Subject
+from relprop.cli.words import split_all
 
 
 class Target(StrEnum):
@@ -83,6 +84,7 @@ def evaluate(
             "--method",
             "-m",
             metavar="NAME[:OPTION=VALUE,...],...",
+            autocompletion=complete_method,
             help="Rule sets, captum.NAME, grad-cam.NAME, zennit.NAME, attention-rollout, random, constant, centre, "
             f"maps:path=FILE; relprop methods lists all. Repeatable. [default: {DEFAULT_METHODS}]",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,11 @@ from relprop.cli.app import (
     command,
     one_line_errors,
     say,
-    split_all,
     warn,
 )
+from relprop.cli.choices import count_of
 from relprop.cli.subject import Subject
+from relprop.cli.words import split_all
 
 LOG = logging.getLogger("relprop")
 FORMATS = ("png", "npz", "h5")
@@ -46,6 +48,12 @@ def _formats(values: list[str] | None) -> list[str]:
         if name not in FORMATS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS))}.")
     return found
+
+
+def _crops(text: str | None) -> str | None:
+    if text is not None and text != "tiles" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r} is not tiles, nor a number of crops along the shorter side.")
+    return text
 
 
 @command(
@@ -73,6 +81,15 @@ def explain(
     layer: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Draw the relevance at this module too (or a glob of them); repeatable."),
+    ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|tiles",
+            callback=_crops,
+            help="Explain overlapping crops of each picture, N along its shorter side or in the model's resolution "
+            "(tiles), for one class, and join the maps at the picture's size.",
+        ),
     ] = None,
     class_names: ClassNames = None,
     model_output: ModelOutput = None,
@@ -117,6 +134,7 @@ def explain(
     file, target, probability, conservation error and the files written; --config DIR/run.toml repeats the run. A
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
+    _refuse_beside_crops(crops, html=html, layers=layer or (), targets=target or ())
     with one_line_errors(debug, verbose):
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare(pictures or (), cache=cache, rules=rules, targets=target or (), output=output)
@@ -131,6 +149,7 @@ def explain(
         from relprop.explainer import Explainer
         from relprop.pages.explanations import ExplanationPage
 
+        cut = int(crops) if crops is not None and crops != "tiles" else crops
         paths = _find(pictures or [], output, sample)
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
             classifier = subject.load()
@@ -152,7 +171,7 @@ def explain(
             )
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
             results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
-            run = Run(classifier, explainer, choice, results, quiet, verify)
+            run = Run(classifier, explainer, choice, results, quiet, verify and cut is None, cut)
             folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:
                 run.explain(paths, batch_size)
@@ -167,6 +186,14 @@ def explain(
             say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)
+
+
+def _refuse_beside_crops(crops: str | None, *, html: bool, layers: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse what has no meaning for a map that is joined."""
+    several = len(targets) > 1 or any(count_of(text) not in (None, 1) for text in targets)
+    for option, given in (("--html", html), ("--layer", bool(layers)), ("several --target", several)):
+        if crops is not None and given:
+            raise typer.BadParameter(f"--crops joins one map of each picture: leave {option} out")
 
 
 def _find(pictures: list[Path], output: Path, sample: bool) -> list[Path]:

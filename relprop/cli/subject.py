@@ -48,9 +48,7 @@ class Subject:
         ------
         RelpropError
         """
-        refuse_early(
-            [*paths, self.weights], rules=rules, targets=targets, class_names=self.class_names, output=output
-        )
+        refuse_early([*paths, self.weights], rules=rules, targets=targets, class_names=self.class_names, output=output)
         use_cache(cache)
 
     def load(self) -> Classifier:

@@ -87,9 +87,7 @@ class _Expansion:
         Composite operations that stay whole under a tracer unless they are among those.
     """
 
-    def __init__(
-        self, program: ExportedProgram, spelled: frozenset[OpOverload], whole: frozenset[OpOverload]
-    ) -> None:
+    def __init__(self, program: ExportedProgram, spelled: frozenset[OpOverload], whole: frozenset[OpOverload]) -> None:
         self.program, self.spelled, self.whole = program, spelled, whole
         self.table: Mapping[Any, Callable[..., Any]] = {}
         self.graph = fx.Graph()
@@ -198,9 +196,7 @@ class _Expansion:
     def _trace(self, operation: OpOverload, leaves: Sequence[Any], form: Any, given: Sequence[fx.Node]) -> fx.Graph:
         """Return the operations that a call is composed of, with a placeholder for each node that it is given."""
         values = [node.meta["val"] for node in given]
-        constants = [
-            given.index(leaf) if isinstance(leaf, fx.Node) else (type(leaf), str(leaf)) for leaf in leaves
-        ]
+        constants = [given.index(leaf) if isinstance(leaf, fx.Node) else (type(leaf), str(leaf)) for leaf in leaves]
         key = (operation, str(form), tuple(constants), tuple(map(_describe, values)))
         if key not in self.traced:
 
