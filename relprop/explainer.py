@@ -15,14 +15,16 @@ from relprop.assign.combined_targets import fold_target
 from relprop.assign.concepts import Concepts, choose_channels, find_concepts
 from relprop.assign.contrasts import choose_classes, choose_contrast
 from relprop.assign.plan import Plan
+from relprop.assign.rule_names import as_rule_set
 from relprop.assign.targets import Target
 from relprop.errors import HookError
 from relprop.explanation.assemble import assemble, refuse_ruled_out
+from relprop.explanation.attributing import Attributing
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Link, find_link
 from relprop.graph.module_outputs import layer_outputs
-from relprop.options import DEFAULTS, Options, check_options, rule_set_of, spell_options
+from relprop.options import DEFAULTS, Options, check_options, spell_options
 from relprop.printed import Printed
 from relprop.rewrite.hooks import attach_hooks
 from relprop.rewrite.program import RelevanceProgram
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from relprop.models import Classifier
 
 
-class Explainer(Printed):
+class Explainer(Attributing, Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -127,7 +129,7 @@ class Explainer(Printed):
         self.probability = chosen["probability"]
         self.channel_axis = chosen["channel_axis"]
         self.batched = chosen["batched"]
-        rule_set_of(self.rules)  # an unknown name is an error at once
+        as_rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
 
@@ -246,7 +248,7 @@ class Explainer(Printed):
         if concepts and self.hooks:
             raise HookError("concepts and hooks do not go together: explain them one after the other")
         function = target if callable(target) else None
-        rules = rule_set_of(self.rules)
+        rules = as_rule_set(self.rules)
         with only_tracer(), memory_for(1):  # two samples are captured, however many there are
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)

@@ -10,9 +10,8 @@ from typing import Literal, ParamSpec, TypedDict, TypeVar
 import torch
 from torch import Tensor
 
-import rule_registry
 from relprop.assign.contrasts import Contrast
-from relprop.errors import MissingRuleError, near_names
+from relprop.errors import near_names
 from relprop.rewrite.hooks import Hook
 from relprop.run.chunks import BatchSize
 from rule_registry import RuleSet
@@ -71,22 +70,6 @@ def spell_options(function: Callable[P, R]) -> Callable[P, R]:
 
     spelled.__signature__ = signature.replace(parameters=[*own, *listed])  # type: ignore[attr-defined]
     return spelled
-
-
-def rule_set_of(rules: str | RuleSet) -> RuleSet:
-    """Return a rule set that may be given by its name.
-
-    Raises
-    ------
-    MissingRuleError
-        If there is none of that name.
-    """
-    if isinstance(rules, RuleSet):
-        return rules
-    try:
-        return rule_registry.get(rules)
-    except LookupError as error:
-        raise MissingRuleError(str(error)) from error
 
 
 def check_options(options: Options) -> None:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from relprop.assign.concepts import ConceptLayer
+from relprop.assign.rule_names import as_rule_set
 from relprop.concepts.references import Best, References
 from relprop.errors import RelpropWarning
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules, weights_sha256
 from relprop.models import Classifier, PictureError, find_pictures, read_picture
-from relprop.options import rule_set_of
 from relprop.run.progress import no_bars, progress_bar
 
 EVERY = 30.0
@@ -118,7 +118,7 @@ def _begin(
     config = {
         "layers": sorted(layers),
         "per_channel": per_channel,
-        "rules": describe_rules(rule_set_of(explainer.rules)),
+        "rules": describe_rules(as_rule_set(explainer.rules)),
         "options": others,
         "weights": weights_sha256(classifier.model),
         "preprocessing": [list(x.shape), list(classifier.mean), list(classifier.std)],
