@@ -43,13 +43,13 @@ def band_steps(steps: Any) -> Callable[[Image.Image], Tensor] | None:
     """Return what steps do to a picture before they normalise it; None where they can't be taken apart."""
     if isinstance(steps, ImageClassification):
         size = Resize(steps.resize_size, steps.interpolation, antialias=steps.antialias)
-        return Compose([size, CenterCrop(steps.crop_size), ToTensor()])
+        preset: Callable[[Image.Image], Tensor] = Compose([size, CenterCrop(steps.crop_size), ToTensor()])
+        return preset
     if not isinstance(steps, Compose) or not isinstance(steps.transforms[-1], Normalize):
         return None
-    before = steps.transforms[:-1]
-    if before and isinstance(before[0], Bandwise):
-        return before[0].steps
-    return Compose(before)
+    first, *others = steps.transforms[:-1] or [None]
+    alone: Callable[[Image.Image], Tensor] = first.steps if isinstance(first, Bandwise) else Compose([first, *others])
+    return alone
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

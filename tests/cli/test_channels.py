@@ -62,6 +62,7 @@ def by_hand(bands):
     return (x - torch.tensor(means).view(-1, 1, 1)) / torch.tensor(stds).view(-1, 1, 1)
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(("name", "file"), [("four", "scenes/b.tif"), ("four", "a.npy"), ("one", "cat.jpg")])
 def test_explain_gives_the_map_of_the_tensor(scenes, name, file):
     result = explain(file, "--model", f"bands:{name}", "--format", "png,npz", "-o", "out")
@@ -83,6 +84,7 @@ def test_explain_gives_the_map_of_the_tensor(scenes, name, file):
     assert entry["box"] is not None
 
 
+@pytest.mark.full
 def test_the_caption_says_what_is_drawn_of_the_bands(scenes):
     from relprop.cli.explaining.drawing import draw
     from relprop.cli.explaining.picture import look
@@ -94,6 +96,7 @@ def test_the_caption_says_what_is_drawn_of_the_bands(scenes):
     assert "b.tif, of whose 4 channels the first three are drawn" in said
 
 
+@pytest.mark.full
 def test_a_picture_of_other_channels_is_skipped_by_name(scenes):
     result = explain("cat.jpg", "scenes/b.tif", "--model", "bands:four", "-o", "out")
     assert result.exit_code == 1
@@ -103,6 +106,7 @@ def test_a_picture_of_other_channels_is_skipped_by_name(scenes):
     assert "c.tif: it has 4 channels, the model takes 1" in result.stderr
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("name", ["four", "one"])
 def test_evaluate_scores_the_same_tensors(scenes, name):
     folder = "scenes"

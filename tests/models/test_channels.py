@@ -182,6 +182,7 @@ def test_weights_say_how_many_channels_a_named_model_has(tmp_path: Path) -> None
         assert torch.equal(classifier.scores(x), model(x))
 
 
+@pytest.mark.full
 def test_files_of_other_libraries_say_how_many_channels_they_take(tmp_path: Path) -> None:
     x = torch.randn(2, 1, 32, 32)
     program = torch.export.export(convolutional(1).eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
