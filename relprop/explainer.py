@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from torch import nn
 from torch.export import ExportedProgram
 
-import rule_registry
 from relprop.assign.assign import assign, prove_rectified
 from relprop.assign.combined_targets import fold_target, rules_of_target
 from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
 from relprop.assign.plan import Plan
+from relprop.assign.rule_names import as_rule_set
 from relprop.assign.targets import Target
-from relprop.errors import MissingRuleError, TargetError
+from relprop.errors import TargetError
 from relprop.explanation.assemble import assemble, refuse_ruled_out
+from relprop.explanation.attributing import Attributing
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Link, find_link
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from relprop.models import Classifier
 
 
-class Explainer(Printed):
+class Explainer(Attributing, Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -129,7 +130,7 @@ class Explainer(Printed):
         self.probability = chosen["probability"]
         self.channel_axis = chosen["channel_axis"]
         self.batched = chosen["batched"]
-        _rule_set(self.rules)  # an unknown name is an error at once
+        as_rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
 
@@ -232,7 +233,7 @@ class Explainer(Printed):
         CaptureError, MissingRuleError, TargetError, OutOfMemoryError
         """
         function = target if callable(target) else None
-        rules = _rule_set(self.rules)
+        rules = as_rule_set(self.rules)
         with only_tracer(), memory_for(1):  # two samples are captured, however many there are
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
@@ -282,15 +283,6 @@ def _open(model: Model | Classifier) -> tuple[nn.Module | ExportedProgram, str |
     if loaded is not None and isinstance(model, loaded.Classifier):
         return model.model, model.output
     return load_model(cast(Model, model)), None
-
-
-def _rule_set(rules: str | RuleSet) -> RuleSet:
-    if isinstance(rules, RuleSet):
-        return rules
-    try:
-        return rule_registry.get(rules)
-    except LookupError as error:
-        raise MissingRuleError(str(error)) from error
 
 
 @spell_options

@@ -225,7 +225,7 @@ def build_for(architecture: Architecture, state: Mapping[str, Tensor]) -> tuple[
     model = architecture.build()
     state = aligned(model.state_dict(), state)
     head = f"{architecture.head(model)}.weight"
-    options = {}
+    options: dict[str, int | None] = {}
     if head in state and state[head].shape[0] != architecture.count_classes(model):
         options["num_classes"] = state[head].shape[0]
     if (channels := architecture.channels(state)) != architecture.channels(model.state_dict()):
