@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,7 +33,6 @@ from relprop.cli.app import (
     say,
     warn,
 )
-from relprop.cli.choices import count_of
 from relprop.cli.subject import Subject
 from relprop.cli.words import split_all
 
@@ -149,7 +148,7 @@ def explain(
         from relprop.explainer import Explainer
         from relprop.pages.explanations import ExplanationPage
 
-        cut = int(crops) if crops is not None and crops != "tiles" else crops
+        cut = None if crops is None else _count_crops(crops)
         paths = _find(pictures or [], output, sample)
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
             classifier = subject.load()
@@ -189,9 +188,13 @@ def explain(
             raise typer.Exit(FAILED)
 
 
+def _count_crops(text: str) -> int | Literal["tiles"]:
+    return "tiles" if text == "tiles" else int(text)
+
+
 def _refuse_beside_crops(crops: str | None, *, html: bool, layers: Sequence[str], targets: Sequence[str]) -> None:
     """Refuse what has no meaning for a map that is joined."""
-    several = len(targets) > 1 or any(count_of(text) not in (None, 1) for text in targets)
+    several = len(targets) > 1 or any(text.strip().startswith("top") and text.strip() != "top1" for text in targets)
     for option, given in (("--html", html), ("--layer", bool(layers)), ("several --target", several)):
         if crops is not None and given:
             raise typer.BadParameter(f"--crops joins one map of each picture: leave {option} out")

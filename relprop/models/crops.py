@@ -8,7 +8,6 @@ from itertools import product
 from math import ceil
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -91,8 +90,8 @@ def cut_crops(classifier: Classifier, picture: Picture, crops: int | Literal["ti
     ----------
     classifier : Classifier
         Whose transform prepares each crop.
-    picture : PIL picture or ndarray (H, W, 3)
-        uint8 RGB.
+    picture : PIL picture or ndarray (H, W, C)
+        As the classifier's transform takes it.
     crops : int or "tiles"
         How many along the shorter side; along the other one so many more as it is longer. ``"tiles"``: as many that
         the model sees each pixel of the photograph as one of its own, but at most `MOST` in all.
@@ -135,13 +134,13 @@ def cut_crops(classifier: Classifier, picture: Picture, crops: int | Literal["ti
     lefts = _starts(_count(width, seen), width - (box[2] - box[0]))
     tops = _starts(_count(height, seen), height - (box[3] - box[1]))
     margin = side  # what a transform crops away of a crop may lie outside of the photograph
-    padded = cv2.copyMakeBorder(pixels, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    padded = np.pad(pixels, [(margin, margin), (margin, margin), *[(0, 0)] * (pixels.ndim - 2)], "edge")
     prepared, boxes = [], []
     for top, left in product(tops, lefts):
         x, y = round(left - box[0]), round(top - box[1])
         corner_y, corner_x = y + margin, x + margin
         crop = padded[corner_y : corner_y + side, corner_x : corner_x + side]
-        prepared.append(apply(classifier.transform, np.ascontiguousarray(crop)))
+        prepared.append(apply(classifier.transform, np.ascontiguousarray(crop), classifier.channels))
         boxes.append((x + box[0], y + box[1], x + box[2], y + box[3]))
     return Crops(torch.stack(prepared), tuple(boxes), (width, height))
 

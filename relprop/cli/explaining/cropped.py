@@ -17,9 +17,10 @@ from relprop.explanation.archive import Item
 from relprop.explanation.captions import contrast_words
 from relprop.explanation.display import legend_for
 from relprop.explanation.explanation import Explanation
-from relprop.models import Classifier, read_picture
+from relprop.models import Classifier
 from relprop.models.crops import Crops, cut_crops
 from relprop.pictures import Array, Pixels, class_sheet, robust_scale, scale_words
+from relprop.pictures.bands import shown
 
 LONG_SIDE = 1200
 """Pixels along the longer side of what is drawn."""
@@ -70,7 +71,7 @@ class Joined:
         height, width = self.heat.shape
         scale = min(1.0, LONG_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(self.heat, size, interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(self.heat, size, interpolation=cv2.INTER_AREA), np.float32)
         heats, scales = robust_scale(small[None])
         most = float(self.probabilities[:, self.target].max())
         title = f"{classifier.labels[self.target]}, at most {most:.1%} in a crop"
@@ -96,7 +97,7 @@ def explain_crops(
     RelpropError
         If it can't be read, cut or explained.
     """
-    picture = read_picture(path)
+    picture = classifier.read(path)
     cut = cut_crops(classifier, picture, crops)
     if target is None:
         whole = classifier.transform(picture)[None].to(classifier.device)
@@ -106,4 +107,4 @@ def explain_crops(
     parts = tuple(explainer(batch, target) for batch in batches)
     heat = cut.join(torch.cat([part.summed().float().cpu() for part in parts]))
     probabilities = torch.cat([part.probabilities.float().cpu() for part in parts])
-    return Joined(path, picture, cut, heat, target, probabilities, parts)
+    return Joined(path, shown(picture), cut, heat, target, probabilities, parts)

@@ -65,7 +65,7 @@ def expand(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[fx.Gr
     composed = {operation for operation in whole if is_composite(operation) and not stays_whole(operation)} - keep
     spellings = dict(spelled_out(program, composed))
     expansion = _Expansion(program, frozenset(spellings), whole)
-    composite, expansion.table = split_table(spellings)
+    composite, expansion.table = split_table(spellings)  # type: ignore[arg-type]
     try:
         with composed_by(composite), enable_python_dispatcher():
             expansion.run()
@@ -161,6 +161,7 @@ class _Expansion:
     ) -> Any:
         """Write a call as it is; return its node, or its value if that is there already."""
         target, value = node.target, node.meta.get("val")
+        args: Any
         args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
         if isinstance(target, OpOverload):
             if target._schema.is_mutable or target in _LEFT_TO_TORCH:
@@ -205,7 +206,7 @@ class _Expansion:
                 args, kwargs = pytree.tree_unflatten([standing.get(leaf, leaf) for leaf in leaves], form)
                 return operation(*args, **kwargs)
 
-            mode = next((value.fake_mode for value in values if isinstance(value, Tensor)), None)
+            mode = next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None)
             try:
                 with mode or nullcontext():
                     self.traced[key] = make_fx(call, dict(self.table))(*values).graph
