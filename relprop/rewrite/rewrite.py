@@ -24,6 +24,7 @@ from relprop.rewrite.seed import Seed, in_one_pass, seed_names
 from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
 from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
+from rule_registry.factored import behind_function, whole
 
 
 def rewrite(
@@ -122,12 +123,16 @@ class _Rewriter:
 
     def _returned(self, node: fx.Node) -> fx.Node:
         """Return what the program says of a source or a layer."""
-        relevance = self.relevance[node]
+        relevance = self._whole(node.name, self.relevance[node])
         if self.signs_apart:
             relevance = self._emit(f"net_{node.name}", "call_function", net, (relevance, self.seeds))
         if not self.plan.rules.times_input:
             return relevance
         return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
+
+    def _whole(self, name: str, relevance: fx.Node) -> fx.Node:
+        """Multiply a relevance out where rules may leave that open: those that measure mass."""
+        return relevance if self.plan.conserves else self._emit(f"whole_{name}", "call_function", whole, (relevance,))
 
     def _times_value(self, node: fx.Node) -> fx.Node:
         """Return the relevance of a looked-up value; under a gradient, times the value: its own has no meaning."""
@@ -213,7 +218,9 @@ class _Rewriter:
             raise RuleError(f"{where}, of whose several outputs it can pass the first alone: give it another rule")
         passed = parts[0]
         if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
-            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (passed,))
+            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (self._whole(node.name, passed),))
+        elif not (self.plan.assigned[node].keeps or self.plan.conserves):
+            passed = self._emit(f"behind_{node.name}", "call_function", behind_function, (passed,))
         self.arriving.setdefault(inputs[0], []).append(passed)
 
     def _folded(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +278,8 @@ class _Rewriter:
             total = self._emit("sum", "call_function", add_flows if self.signs_apart else added, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
+        if node in self.hooks:
+            total = self._whole(f"hooked_{node.name}", total)
         for hook in self.hooks.get(node, ()):
             name = self._member(f"hook_{node.name}", hook)
             step = self._emit(f"both_{name}", "call_module", name, (total,))
