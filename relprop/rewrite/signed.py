@@ -42,7 +42,7 @@ def total_mass(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
     return flows.narrow(axis, 0, seeds) + flows.narrow(axis, seeds, seeds)
 
 
-def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Flows | None, ...]:
+def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Any, ...]:
     """Give all parts as many flows as the one with the most: no negative part is one of zero."""
     most = max(part.shape[axis] for part in parts if part is not None)
 
@@ -59,9 +59,7 @@ def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Flows | Non
 
 def add_flows(first: Flows, second: Flows) -> Flows:
     """Sum of two relevances of one node, whichever of them has a negative part."""
-    a, b = pad_flows((first, second))
-    assert a is not None and b is not None  # noqa: PT018
-    return plus(a, b)
+    return plus(*pad_flows((first, second)))
 
 
 def stack_outputs(*parts: Flows | None) -> tuple[Flows | None, ...]:
