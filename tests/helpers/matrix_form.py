@@ -129,7 +129,8 @@ def compare_factored(
         *values, _ = step(factored, output, *args, **kwargs)
         wanted = expected if torch.equal(arrived, relevance) else whole(step(arrived, output, *args, **kwargs)[:-1])
         for found, one in zip(whole(tuple(values)), wanted, strict=True):
-            torch.testing.assert_close(found, one, rtol=1e-7, atol=1e-9)
+            most = 1e-8 if one.dtype == torch.float64 else 1e-5  # of the largest, as terms may cancel
+            assert float((found - one).abs().max()) <= most * float(one.abs().max())
 
 
 def sample_of_each(size: int, mark: BatchAxis) -> Tensor:
