@@ -51,8 +51,8 @@ def test_virelay_opens_a_project(results, folder, tmp_path):
     for k, target in enumerate(results.samples.target.tolist()):
         sample, attribution = project.get_sample(k), project.get_attribution(k)
         assert sample.data[3, 3].tolist() == [40 * k, 255 - 40 * k, 10]
-        assert attribution.labels.index == target
-        assert attribution.labels.name == results.class_names[target]
+        assert attribution.labels[0].index == target
+        assert attribution.labels[0].name == results.class_names[target]
         assert sample.labels[0].index == target
         np.testing.assert_allclose(np.moveaxis(attribution.data, -1, 0), maps[k], atol=1e-6)
         assert attribution.render_heatmap("black-fire-red").shape == (*SIZE, 3)
