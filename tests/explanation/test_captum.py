@@ -219,6 +219,7 @@ def test_an_input_without_relevance_is_named():
     assert explainer.attribute(x, 1, mask).shape == (2, 4)
 
 
+@pytest.mark.full
 def test_metrics_of_quantus_ask_it(model, x):
     quantus = pytest.importorskip("quantus", reason="pip install quantus")
     ours = relprop.Explainer(model, rules="gradient").as_captum()

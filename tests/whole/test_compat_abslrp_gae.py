@@ -52,6 +52,7 @@ class Gradient(RelevancyMethod):
 
 
 @recorded
+@pytest.mark.full
 def test_scores_are_those_of_the_record(monkeypatch):
     monkeypatch.setattr("relprop.compat.abslrp_gae.metric.show_figure", lambda figure: None)
     model, record = load("vgg")

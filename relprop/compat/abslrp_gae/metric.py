@@ -129,11 +129,12 @@ class GlobalEvaluationMetric:
         width = 0.8 / len(PROPERTIES)
         for k, key in enumerate(PROPERTIES):
             means = [float(values[key].mean()) for values in results.values()]
-            axes.bar([place + k * width for place in range(len(results))], means, width, label=key.replace("_", " "))
+            places = [place + k * width for place in range(len(results))]
+            axes.bar_label(axes.bar(places, means, width, label=key.replace("_", " ")), fmt="%.2f")
         axes.set_xticks([place + width for place in range(len(results))], list(results))
         axes.set_ylabel("mean over the samples")
         axes.set_title("Global Attribution Evaluation, released protocol")
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=len(PROPERTIES))
         show_figure(figure)
         return figure
 
