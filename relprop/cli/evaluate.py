@@ -192,9 +192,10 @@ def evaluate(
         classifier = classifier.alone()  # what is scored returns one tensor
         dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
         if (target is Target.LABEL or protocol is Protocol.RELEASED) and dataset.labels is None:
+            use = "--target label would explain" if target is Target.LABEL else "--protocol released rates mosaics by"
             raise DataError(
-                "no picture has a label, which --target label and --protocol released need: give a table of labels "
-                "with --truth CSV, or a folder for each class"
+                f"no picture has a label, which {use}: give a table of labels with --truth CSV, or a folder for each "
+                "class"
             )
         options_file = output.with_name(f"{output.name}.toml")
         try:

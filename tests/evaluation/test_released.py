@@ -22,7 +22,7 @@ from tests.rule_registry.test_golden import load
 
 
 @recorded
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["vgg", "resnet_basic"])
 def test_a_run_agrees_with_the_records(tmp_path: Path, name: str) -> None:
     model, record = load(name)

@@ -108,6 +108,7 @@ def test_metrics_of_captum_take_it(model, x):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.full
 def test_the_convergence_delta_is_that_of_captums_lrp():
     model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).eval(), torch.randn(2, 6)
     ours = relprop.Explainer(model, rules="lrp-0").as_captum()
