@@ -132,6 +132,7 @@ class GlobalEvaluationMetric:
             places = [place + k * width for place in range(len(results))]
             axes.bar_label(axes.bar(places, means, width, label=key.replace("_", " ")), fmt="%.2f")
         axes.set_xticks([place + width for place in range(len(results))], list(results))
+        axes.margins(y=0.1)  # room for the numbers
         axes.set_ylabel("mean over the samples")
         axes.set_title("Global Attribution Evaluation, released protocol")
         figure.legend(loc="outside lower center", ncols=len(PROPERTIES))

@@ -19,6 +19,7 @@ from torchvision.transforms import functional
 from relprop.errors import InputError
 from relprop.explanation.screen import show_figure
 from relprop.pictures import SIGNED, Tile, heat_colours, tile_sheet
+from relprop.pictures.tiles import scaled, sharp, tile_size
 
 RESIZED, CROPPED = 256, 224
 _EPS = 1e-9
@@ -88,7 +89,11 @@ def visualize_batch(x: Tensor, relevance: Tensor, is_vision_transformer_input: b
     pictures = (255 * shown).round().to(torch.uint8).numpy()
     summed = relevance.detach().cpu().float().sum(1)
     heats = normalize_relevance(summed, NormalizationType.MAX_TO_ONE).numpy()
-    rows = [[Tile(picture), Tile(heat_colours(heat))] for picture, heat in zip(pictures, heats, strict=True)]
+    size = tile_size(pictures.shape[1:3], CROPPED)
+    rows = [
+        [Tile(scaled(picture, size)), Tile(heat_colours(sharp(heat, size)))]
+        for picture, heat in zip(pictures, heats, strict=True)
+    ]
     figure = tile_sheet(rows, legend=SIGNED, legend_column=1)
     show_figure(figure)
     return figure
