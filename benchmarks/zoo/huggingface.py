@@ -92,9 +92,9 @@ CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
 }
 """What is set in the configurations of ``<name>ForImageClassification``.
 
-Left out are Dinat (its attention is another package's, built for a GPU), ImageGPT (it reads colours as tokens), Perceiver
-(it takes pictures of one size, of 50,000 pixels), ShieldGemma2 (a language model of billions), Siglip2 (it takes patches
-and how many there are), TimmWrapper (timm's own models).
+Left out are Dinat (its attention is another package's, built for a GPU), ImageGPT (it reads colours as tokens),
+Perceiver (it takes pictures of one size, of 50,000 pixels), ShieldGemma2 (a language model of billions), Siglip2 (it
+takes patches and how many there are), TimmWrapper (timm's own models).
 """
 
 OUTPUTS = {"PPLCNet": "last_hidden_state"}
