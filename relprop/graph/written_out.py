@@ -137,8 +137,8 @@ def _is_sigmoid(node: fx.Node) -> bool:
     if node.target in (aten.mul.Tensor, aten.div.Tensor) and not isinstance(node.args[1], fx.Node):
         inner, factor = values(node)[0], node.args[1]
         if inner.target == aten.add.Tensor and factor == (0.5 if node.target == aten.mul.Tensor else 2):
-            return inner.args[1] == 1 and values(inner)[0].target == aten.tanh.default
-        return factor == 1 and _is_sigmoid(inner)
+            return bool(inner.args[1] == 1) and values(inner)[0].target == aten.tanh.default
+        return bool(factor == 1) and _is_sigmoid(inner)
     if node.target == aten.reciprocal.default:
         return _exponential(values(node)[0]) is not None
     if node.target == aten.div.Tensor and isinstance(node.args[0], fx.Node) and isinstance(node.args[1], fx.Node):
