@@ -44,6 +44,13 @@ class Target(StrEnum):
     LABEL = "label"
 
 
+class Protocol(StrEnum):
+    """Which GAE."""
+
+    GAE = "gae"
+    RELEASED = "released"
+
+
 class Relevance(StrEnum):
     """Which maps are kept."""
 
@@ -114,6 +121,10 @@ def evaluate(
     target: Annotated[
         Target, typer.Option(metavar="prediction|label", help="Class that is explained.")
     ] = Target.PREDICTION,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(metavar="gae|released", help="GAE as defined, or as the authors' code has it (needs labels)."),
+    ] = Protocol.GAE,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -180,10 +191,11 @@ def evaluate(
         )
         classifier = classifier.alone()  # what is scored returns one tensor
         dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
-        if target is Target.LABEL and dataset.labels is None:
+        if (target is Target.LABEL or protocol is Protocol.RELEASED) and dataset.labels is None:
+            use = "--target label would explain" if target is Target.LABEL else "--protocol released rates mosaics by"
             raise DataError(
-                "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
-                "or a folder for each class"
+                f"no picture has a label, which {use}: give a table of labels with --truth CSV, or a folder for each "
+                "class"
             )
         options_file = output.with_name(f"{output.name}.toml")
         try:
@@ -197,6 +209,7 @@ def evaluate(
                 batch_size=batch_size,
                 baseline=colour,
                 target=target.value,
+                protocol=protocol.value,
                 metrics=scores,
                 relevance=False if relevance is Relevance.NONE else relevance.value,
                 compression=None if compression is Compression.NONE else compression.value,
