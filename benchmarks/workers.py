@@ -73,7 +73,7 @@ class Worker(Generic[Argument, Result]):
                 raise WorkerError(f"given up after the time limit of {self.timeout:g} s")
             succeeded, result = connection.recv()
         except (EOFError, ConnectionError) as error:
-            raise WorkerError(self._obituary()) from error
+            raise WorkerError(self._exit_reason()) from error
         if not succeeded:
             raise WorkerError(result)
         returned: Result = result
@@ -106,7 +106,7 @@ class Worker(Generic[Argument, Result]):
             far.close()
         return self._connection
 
-    def _obituary(self) -> str:
+    def _exit_reason(self) -> str:
         assert self._process is not None
         self._process.join()
         code = self._process.exitcode or 0

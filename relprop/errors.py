@@ -70,21 +70,21 @@ NEAR = 5
 """So many names are suggested at most."""
 
 
-def near_names(word: str, known: Iterable[str]) -> str:
+def near_names(word: str, names: Iterable[str]) -> str:
     """Return words for the end of a message that suggest what a mistyped name may have meant; empty if nothing.
 
     Names that contain the word come first.
     """
-    folded, part = {name.casefold(): name for name in known}, word.casefold()
+    folded, part = {name.casefold(): name for name in names}, word.casefold()
     containing = [name for name in folded if len(part) > 2 and part in name]
     near = dict.fromkeys([*containing, *difflib.get_close_matches(part, folded, n=NEAR)])
     return f"; near names: {', '.join(folded[name] for name in list(near)[:NEAR])}" if near else ""
 
 
-def no_rule_set(text: str, known: Iterable[str]) -> MissingRuleError:
+def no_rule_set(text: str, names: Iterable[str]) -> MissingRuleError:
     """Return the error for a text that begins with the name of no rule set."""
     name = text.partition(":")[0]
-    near = near_names(name, known)
+    near = near_names(name, names)
     return MissingRuleError(f"rules {text}: no rule set named {name!r}{near}; relprop rules lists all")
 
 

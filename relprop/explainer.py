@@ -117,12 +117,12 @@ class Explainer(Attributing, Printed):
         chosen: Options = {**DEFAULTS, **options}
         check_options(chosen)
         layers = chosen["layers"]
-        self.model, known_output = _open(model)
+        self.model, own_output = _open(model)
         self.rules = chosen["rules"]
         self.contrast = chosen["contrast"]
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.at = chosen["at"]
-        self.output = known_output if chosen["output"] is None else chosen["output"]
+        self.output = own_output if chosen["output"] is None else chosen["output"]
         self.batch_size = chosen["batch_size"]
         self.hooks = dict(chosen["hooks"] or {})
         self.compile = chosen["compile"]

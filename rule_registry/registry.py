@@ -188,8 +188,8 @@ def register(
     if not where:
         raise TypeError("register() needs the operations or selections that the rule is for")
     if wrong := declarations.keys() - Declarations.__annotations__.keys():
-        known = ", ".join(Declarations.__annotations__)
-        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {known}")
+        rule_set_names = ", ".join(Declarations.__annotations__)
+        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {rule_set_names}")
 
     def add(function: F) -> F:
         entry = declared(as_rule(function), **declarations)
@@ -282,10 +282,10 @@ def defined() -> Mapping[str, Definition]:
 
 def _definition(name: str) -> Definition:
     if name not in _definitions:
-        known = sorted(_definitions.keys() - {ROOT})
-        near = difflib.get_close_matches(name, known, n=3)
+        rule_set_names = sorted(_definitions.keys() - {ROOT})
+        near = difflib.get_close_matches(name, rule_set_names, n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         if ":" in name:
             hint = f"; parameters are arguments, as in rule_registry.get({name.partition(':')[0]!r}, ...)"
-        raise LookupError(f"no rule set named {name!r}{hint}; there are: {', '.join(known)}")
+        raise LookupError(f"no rule set named {name!r}{hint}; there are: {', '.join(rule_set_names)}")
     return _definitions[name]

@@ -137,8 +137,8 @@ class Rule:
         wanted = {p.name: p for p in accepted if p.kind is p.KEYWORD_ONLY and p.name not in bound}
         for name, parameter in wanted.items():
             if name not in parameters and parameter.default is parameter.empty:
-                known = ", ".join(sorted(parameters)) or "none"
-                raise TypeError(f"rule {self} needs the parameter {name!r}; its rule set has: {known}")
+                parameter_names = ", ".join(sorted(parameters)) or "none"
+                raise TypeError(f"rule {self} needs the parameter {name!r}; its rule set has: {parameter_names}")
         values = {name: value for name, value in parameters.items() if name in wanted}
         return replace(self, function=partial(self.function, **values)) if values else self
 

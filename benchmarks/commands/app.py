@@ -49,11 +49,11 @@ def main() -> None:
 def quick(**defaults: Any) -> Any:
     """Make an option that gives the other ones defaults with which a command takes a minute or less."""
 
-    def hurry(context: typer.Context, asked: bool) -> bool:
-        if asked:
+    def hurry(context: typer.Context, quick_run: bool) -> bool:
+        if quick_run:
             assert defaults.keys() <= {parameter.name for parameter in context.command.params}
             context.default_map = {**defaults, "results": QUICK_RESULTS}
-        return asked
+        return quick_run
 
     said = ", ".join(f"{name.replace('_', '-')} {_said(value)}" for name, value in defaults.items())
     return typer.Option(

@@ -51,10 +51,10 @@ def coverage(
         return
     before = earlier(compare, CoverageRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
-    known = zoo(everything)
-    entries = choose(known, source, models)[:limit]
+    entries_of_zoo = zoo(everything)
+    entries = choose(entries_of_zoo, source, models)[:limit]
     if not entries:
-        sources = ", ".join(dict.fromkeys(entry.source for entry in known))
+        sources = ", ".join(dict.fromkeys(entry.source for entry in entries_of_zoo))
         where = f" from {' or '.join(source)}" if source else ""
         raise DataError(f"no model of the zoo{where} is called {models!r}; there are models from {sources}")
     ledger = Ledger(results / f"coverage-{conditions}.csv", CoverageRow)

@@ -242,12 +242,12 @@ class _UniformAttention(TorchFunctionMode):
 
 def _patched(model: nn.Module) -> set[nn.Module]:
     patches = _lxt()
-    known = _patches(patches)
-    found = {module for module in model.modules() if type(module) in known}
+    patched_types = _patches(patches)
+    found = {module for module in model.modules() if type(module) in patched_types}
     if not found:
         raise PeerError("LXT has no patch for any module of this model: it knows transformers")
     for module in found:
-        patches.patch_method(MethodType(known[type(module)], module), module, keep_original=True)
+        patches.patch_method(MethodType(patched_types[type(module)], module), module, keep_original=True)
     return found
 
 

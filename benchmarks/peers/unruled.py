@@ -75,7 +75,7 @@ def unruled(model: nn.Module, x: Tensor, ruled: Callable[[nn.Module], bool], har
     """
     notes = _Notes(harmless)
     model.requires_grad_(False)
-    with _told_of(model, ruled, notes), notes:
+    with _noted(model, ruled, notes), notes:
         model(x.clone().requires_grad_())
     return notes.found
 
@@ -137,7 +137,7 @@ def _depends(value: object) -> bool:
 
 
 @contextmanager
-def _told_of(model: nn.Module, ruled: Callable[[nn.Module], bool], notes: _Notes) -> Iterator[None]:
+def _noted(model: nn.Module, ruled: Callable[[nn.Module], bool], notes: _Notes) -> Iterator[None]:
     """Let the notes know while a module with a rule runs."""
 
     def enter(*_: object) -> None:

@@ -19,7 +19,7 @@ from benchmarks.quality.classifiers import Setting
 from benchmarks.quality.recognised import Pictures
 from relprop.assign.rule_names import choose_rules
 from relprop.errors import RelpropError
-from relprop.evaluation.methods import CONTROLS, Asked, MethodContext, make_methods
+from relprop.evaluation.methods import CONTROLS, MethodContext, Request, make_methods
 from relprop.explainer import Explainer
 from relprop.rewrite.seed import in_one_pass, seed_names
 from rule_registry import Call, RuleSet, Shares, Site, blocks, passes, positive_contribution, select, share
@@ -114,7 +114,7 @@ class Variant:
             for start in range(0, len(pictures.x), BATCH):
                 x, target = (t[start : start + BATCH] for t in (pictures.x, pictures.target))
                 index = pictures.indices[start : start + BATCH]
-                parts.append(method.maps(Asked(x.clone(), target, index, (pictures.state,) * len(index))).detach())
+                parts.append(method.maps(Request(x.clone(), target, index, (pictures.state,) * len(index))).detach())
             return torch.cat(parts)
 
         return explain
@@ -185,11 +185,11 @@ def _parameters() -> Iterable[tuple[str, Contrast]]:
         yield from ((f"{start}delta={delta:g}", "rest") for delta in DELTAS)
     yield "abslrp-paper:seed=signed", "rest"
     for name in rule_registry.names():
-        known = rule_registry.get(name).parameters
+        defaults = rule_registry.get(name).parameters
         contrast = rule_registry.get(name).contrast or "none"
         for key, values in GAMMAS.items():
             yield from (
-                (f"{name}:{key}={value:g}", contrast) for value in values if key in known and known[key] != value
+                (f"{name}:{key}={value:g}", contrast) for value in values if key in defaults and defaults[key] != value
             )
 
 

@@ -44,7 +44,7 @@ class Ledger:
         self.path = path
         self.columns = columns(kind)
         if path.exists():
-            self._drop_torn_line()
+            self._drop_partial_line()
             with path.open(newline="") as file:
                 found = next(csv.reader(file), [])
             if found and found != self.columns:
@@ -81,7 +81,7 @@ class Ledger:
             lines = [self.columns, *([" ".join(row[name].split()) for name in self.columns] for row in rows)]
             part.write_bytes(b"".join(map(_line, lines)))
 
-    def _drop_torn_line(self) -> None:
+    def _drop_partial_line(self) -> None:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:

@@ -28,9 +28,9 @@ from benchmarks.speed.timing import clock
 from benchmarks.speed.trials import Trial
 from relprop.errors import RelpropError
 from relprop.evaluation.methods import Method, MethodContext, make_methods
-from relprop.evaluation.methods.base import Asked
+from relprop.evaluation.methods.base import Request
 from relprop.evaluation.report import Evaluation
-from relprop.evaluation.subject import open_subject
+from relprop.evaluation.subject import prepare_model
 from relprop.gae.states import ASKED, PICTURE
 from relprop.models import Classifier, PictureTransform, find_pictures, load_classifier, read_picture
 
@@ -235,7 +235,7 @@ def require_whole_units(costed: int, samples: int, unit: int) -> None:
 
 def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions) -> list[CostRow]:
     """Compare the evaluation of each method with its floor, in turns; conditions are in force already."""
-    subject = open_subject(plan.model, transform=plan.transform)
+    subject = prepare_model(plan.model, transform=plan.transform)
     assert subject.transform is not None
     x = torch.stack([subject.transform(read_picture(path)) for path in plan.pictures[:samples]])
     x = x.to(subject.device, subject.dtype)
@@ -279,7 +279,7 @@ def _seconds_of_work(found: Evaluation) -> float:
 def _maps(method: Method, model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
     with torch.no_grad():
         target = model(x).argmax(1)
-    return partial(method.maps, Asked(x, target, tuple(range(len(x))), (PICTURE,) * len(x)))
+    return partial(method.maps, Request(x, target, tuple(range(len(x))), (PICTURE,) * len(x)))
 
 
 def _all(jobs: Sequence[Callable[[], object]]) -> None:

@@ -72,8 +72,8 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
-        raise AnalysisError(f"cannot tell the format of {path} by its name: give it one of the suffixes {known}")
+        suffixes = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
+        raise AnalysisError(f"cannot tell the format of {path} by its name: give it one of the suffixes {suffixes}")
     if maps and suffix != ".nc":
         raise AnalysisError(f"{SUFFIXES[suffix]} holds a table, no maps: write them as netCDF (.nc)")
     check_place(results, path)

@@ -67,8 +67,8 @@ def read_done(group: h5py.Group, name: str, rows: Rows) -> NDArray[np.float64]:
 def read_scores(group: h5py.Group) -> dict[str, ScoreInfo]:
     """Return what is known of the scores in a method's group: GAE's first, then further ones."""
     found = {}
-    known = [field.name for field in METHOD_FIELDS]
-    for name in sorted(group, key=lambda name: (known.index(name) if name in known else len(known), name)):
+    order = [field.name for field in METHOD_FIELDS]
+    for name in sorted(group, key=lambda name: (order.index(name) if name in order else len(order), name)):
         data = group[name]
         if isinstance(data, h5py.Dataset) and data.ndim == 1 and "direction" in data.attrs:
             low, high = map(float, data.attrs["valid_range"])

@@ -36,9 +36,9 @@ class ScoredSelection(Selection):
     def score(self, by: str, method: str | None = None) -> Values:
         """Return one score of a method, ``(N,)``."""
         group = self._group(method)
-        known = read_scores(group)
-        if by not in known:
-            near = near_names(by, known) or f"; there are {', '.join(known)}"
+        columns = read_scores(group)
+        if by not in columns:
+            near = near_names(by, columns) or f"; there are {', '.join(columns)}"
             raise UnknownMethodError(f"{group.name.rpartition('/')[2]} has no score {by!r}{near}")
         return read_done(group, by, self._rows)
 

@@ -165,7 +165,7 @@ class Selection(Printed):
         found = self._view(rows, chosen)
         if state is None:
             return found
-        code = {known.name.lower(): known for known in State}.get(state)
+        code = {choice.name.lower(): choice for choice in State}.get(state)
         if code is None:
             raise AnalysisError(f"state is done, failed or absent, not {state!r}")
         states = [found.samples.state, *(found.state(name) for name in found.methods)]

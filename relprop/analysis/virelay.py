@@ -22,7 +22,7 @@ from relprop.pictures import Pixels
 from relprop.store import State
 from relprop.store.hdf5.disk_space import MARGIN, trim
 from relprop.store.hdf5.handles import writing
-from relprop.store.hdf5.opening import telling_output_errors
+from relprop.store.hdf5.opening import as_output_error
 
 if TYPE_CHECKING:
     from relprop.analysis.results import Results
@@ -99,7 +99,7 @@ def export_virelay(
         shown = _show_pictures(results, samples, pictures, size)
         whole = _write_dataset(path.with_suffix(".dataset.h5"), labels, size, shown)
     with written_whole(place) as part:
-        with telling_output_errors(place, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
+        with as_output_error(place, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
             _reserve(file, 4 * (math.prod(shape) + len(done) * (len(results.class_names) + 64)))
             columns = {"label": labels.astype(np.uint16), "index": index.astype(np.uint32)}
             held += [file.create_dataset(name, data=values) for name, values in columns.items()]
@@ -166,7 +166,7 @@ def _write_dataset(
     """Write the pictures and classes of the samples, in their order; return how many pictures are shown whole."""
     shape, whole = (len(labels), *size, 3), 0
     with written_whole(path) as part:
-        with telling_output_errors(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
+        with as_output_error(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
             _reserve(file, math.prod(shape))
             data = file.create_dataset("data", shape, np.uint8, chunks=(1, *shape[1:]))
             held += [data, file.create_dataset("label", data=labels.astype(np.uint16))]

@@ -145,10 +145,10 @@ def check_apart(classes: Tensor | None, against: Against) -> None:
         return
     samples = same.nonzero()[:, 0].tolist()
     named = ", ".join(map(str, samples[:NAMED])) + (f" and {len(samples) - NAMED} more" if len(samples) > NAMED else "")
-    told = f"contrast {against}" if isinstance(against, int) else "the contrast"
+    subject = f"contrast {against}" if isinstance(against, int) else "the contrast"
     raise TargetError(
-        f"{told} is the target itself of {len(samples)} of {len(classes)} samples, which are {named} (counted from 0): "
-        "name another class, or another target for these"
+        f"{subject} is the target itself of {len(samples)} of {len(classes)} samples, which are {named} (counted "
+        "from 0): name another class, or another target for these"
     )
 
 

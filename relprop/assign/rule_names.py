@@ -55,17 +55,17 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
     """
     name, _, settings = text.partition(":")
     try:
-        known = rule_registry.get(name).parameters
+        defaults = rule_registry.get(name).parameters
     except LookupError as error:
         raise no_rule_set(text, rule_registry.names()) from error
     parameters: dict[str, Parameter] = {}
     named: set[str] = set()
-    if mean and {"low", "high"} <= known.keys():
+    if mean and {"low", "high"} <= defaults.keys():
         scale = list(zip(mean, std, strict=True))
         parameters = {key: tuple((edge - m) / s for m, s in scale) for key, edge in (("low", 0), ("high", 1))}
     for setting in filter(None, settings.split(",")):
         key, _, value = (part.strip() for part in setting.partition("="))
-        if isinstance(known.get(key), str) and key not in named:
+        if isinstance(defaults.get(key), str) and key not in named:
             named.add(key)
             parameters[key] = value
             continue

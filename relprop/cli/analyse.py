@@ -27,7 +27,7 @@ Confidence = Annotated[float, typer.Option(metavar="P", help="Of the intervals, 
 By = Annotated[str, typer.Option(metavar="SCORE", help="Which score: gae, local_consistency, contrastiveness ...")]
 
 
-class _Told(Protocol):
+class _Report(Protocol):
     """What prints as text, and as JSON."""
 
     def as_dict(self) -> dict[str, Any]: ...
@@ -190,6 +190,6 @@ def _results(path: Path, methods: list[str] | None, debug: bool) -> Iterator[Res
             yield results.select(methods=methods)
 
 
-def tell(found: _Told, as_json: bool) -> None:
+def tell(found: _Report, as_json: bool) -> None:
     """Print what was found, as text or as JSON."""
     say(json.dumps(found.as_dict(), indent=2, allow_nan=False) if as_json else str(found))

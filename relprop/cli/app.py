@@ -100,8 +100,8 @@ def command(summary: str, example: str) -> Callable[[F], F]:
     return app.command(cls=_Command, short_help=summary, epilog=f"Example: {example}")
 
 
-def _tell_versions(asked: bool) -> None:
-    if asked:
+def _tell_versions(wanted: bool) -> None:
+    if wanted:
         say("\n".join(f"{name} {version}" for name, version in versions().items()))
         raise typer.Exit
 

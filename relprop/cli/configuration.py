@@ -47,13 +47,13 @@ def take_config(context: typer.Context, path: Path | None) -> Path | None:
     shared = {name: value for name, value in content.items() if not isinstance(value, Mapping)}
     if not isinstance(own, Mapping):
         raise typer.BadParameter(f"{path}: {command} is a table of options, [{command}]")
-    known = {_spelled(parameter): parameter for parameter in context.command.params}
+    parameters = {_spelled(parameter): parameter for parameter in context.command.params}
     defaults: dict[str, Any] = {}
     for name, value in {**shared, **own}.items():
         new = RENAMED.get(f"--{name}", name).removeprefix("--").replace("_", "-")
-        if new not in known or new == "config":
-            raise typer.BadParameter(f"{path}: {command} has no option {name!r}{near_names(name, known)}")
-        parameter = known[new]
+        if new not in parameters or new == "config":
+            raise typer.BadParameter(f"{path}: {command} has no option {name!r}{near_names(name, parameters)}")
+        parameter = parameters[new]
         several = parameter.multiple or parameter.nargs == -1
         if several != isinstance(value, list) and not (several and isinstance(value, str)):
             raise typer.BadParameter(f"{path}: {name} is {'a list' if several else 'one value'}, not {value!r}")

@@ -26,7 +26,7 @@ from relprop.evaluation.pipeline.runner import Run
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.seeding import same_kernels
 from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
-from relprop.evaluation.subject import Subject, look_at, open_subject
+from relprop.evaluation.subject import Subject, count_classes, prepare_model
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
@@ -175,7 +175,7 @@ def evaluate(
     settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard), protocol)
     chosen = Metrics(metrics)
     path = Path(path)
-    subject = open_subject(model, transform=transform, device=device)
+    subject = prepare_model(model, transform=transform, device=device)
     older = resume and path.exists() and read_format(path) < FIRST_EXTENSIBLE
     source = open_source(
         dataset,
@@ -197,7 +197,7 @@ def evaluate(
     check_size(shape[1:])
     settings.procedure.check(shape, baseline)
     with same_kernels(subject.device), delayed_interrupts() as interruption:
-        classes = look_at(subject, feed.first)
+        classes = count_classes(subject, feed.first)
         for name, method in made.items():
             _prepare(name, method, feed.first[:2].to(subject.device))
         layout = Layout(
@@ -223,8 +223,8 @@ def evaluate(
             if retry:
                 for name in made:
                     states[name][(states[name] == State.FAILED) & (states[""] == State.DONE)] = State.ABSENT
-            with shown(progress) as told, no_bars():
-                run = Run(subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, told)
+            with shown(progress) as bar, no_bars():
+                run = Run(subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, bar)
                 units, before = feed.units(run.needs_work)
                 run.work(units, feed.reserve, before, feed.count)
             return _report(path, writer, run, time.perf_counter() - start)
@@ -244,7 +244,7 @@ def _open(
 ) -> Iterator[EvaluationWriter]:
     """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
     if resume and path.exists():
-        extent = None if feed.taken is None else Extent(feed.index, feed.taken)
+        extent = None if feed.planned is None else Extent(feed.index, feed.planned)
         with EvaluationWriter.resume(path, config, layout, methods=methods, extent=extent) as writer:
             yield writer
         return
@@ -254,7 +254,7 @@ def _open(
         config,
         layout,
         feed.index,
-        taken=feed.taken,
+        planned=feed.planned,
         methods=methods,
         versions=software,
         pictures=folder,

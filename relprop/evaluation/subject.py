@@ -67,7 +67,7 @@ class Subject:
         return describe_function(getattr(self.transform, "steps", self.transform))
 
 
-def open_subject(
+def prepare_model(
     model: Any, *, transform: Callable[[Picture], Tensor] | None = None, device: str | None = None
 ) -> Subject:
     """Understand what was given as the model.
@@ -99,14 +99,14 @@ def open_subject(
         move(given, place)
     call = callable_program(given) if isinstance(given, ExportedProgram) else given
     check_model(call)
-    known = isinstance(given, nn.Module | ExportedProgram)
+    is_module = isinstance(given, nn.Module | ExportedProgram)
     if transform is None:
         transform = classifier.transform if classifier is not None else _own_transform(given)
     return Subject(
         call,
         given,
         classifier.name if classifier is not None else getattr(given, "__name__", type(given).__name__),
-        device_of(given) if known else place or torch.device("cpu"),
+        device_of(given) if is_module else place or torch.device("cpu"),
         _dtype(given),
         transform,
         classifier.labels if classifier is not None else (),
@@ -114,7 +114,7 @@ def open_subject(
     )
 
 
-def look_at(subject: Subject, x: Tensor) -> int:
+def count_classes(subject: Subject, x: Tensor) -> int:
     """Run the model on some pictures, and return how many classes it has.
 
     Raises

@@ -88,12 +88,12 @@ class Explanation(Maps):
         """
         against = self.contrast
         contrast = "none" if against is None else "one class per sample" if isinstance(against, Tensor) else against
-        known: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
+        entries: dict[str, str | float] = {"rules": self.rules, "contrast": contrast}
         if self.provenance is not None:
-            known |= {name: json.dumps(value) for name, value in self.provenance.as_dict().items()}
+            entries |= {name: json.dumps(value) for name, value in self.provenance.as_dict().items()}
         if self.conservation.cuts:
-            known |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
-        save(path, lambda: archive_items(self), known | dict(attributes or {}), lambda: self.figure(images, titles))
+            entries |= {"conservation_error": self.conservation.error, "lost": self.conservation.lost}
+        save(path, lambda: archive_items(self), entries | dict(attributes or {}), lambda: self.figure(images, titles))
 
     def figure(
         self,

@@ -21,7 +21,7 @@ FEW = (1, 3)
 """Numbers of channels that tell by themselves which axis of a picture they are."""
 
 
-def picture_channels(shape: Sequence[int], known: int | None) -> int:
+def picture_channels(shape: Sequence[int], given_axis: int | None) -> int:
     """Return the axis of the channels of a picture: as the graph or the user says, else by its size.
 
     Raises
@@ -29,8 +29,8 @@ def picture_channels(shape: Sequence[int], known: int | None) -> int:
     LayoutError
         If neither tells.
     """
-    if known is not None:
-        return known % len(shape)
+    if given_axis is not None:
+        return given_axis % len(shape)
     fits = [axis for axis in (1, 3) if shape[axis] in FEW]
     if len(fits) != 1:
         raise LayoutError(

@@ -153,8 +153,8 @@ class Maps:
 
         def layer(path: str, value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
             parts = value if isinstance(value, list) else [value]
-            taken = [self._axis(layer_name(path, k)).take(part, samples) for k, part in enumerate(parts)]
-            return taken if isinstance(value, list) else taken[0]
+            selected = [self._axis(layer_name(path, k)).take(part, samples) for k, part in enumerate(parts)]
+            return selected if isinstance(value, list) else selected[0]
 
         return replace(
             self,

@@ -25,7 +25,7 @@ from relprop.gae.released import (
     released_run,
 )
 from relprop.gae.scores import Scores, collect_scores
-from relprop.gae.states import MOSAIC, PICTURE, masked_states, score_asked
+from relprop.gae.states import MOSAIC, PICTURE, masked_states, score_state
 
 ProtocolName = Literal["gae", "released"]
 
@@ -52,7 +52,7 @@ class Procedure:
         ``(relevance, lead, size, channels)`` to what speaks for the class, in [0, 1]: ``(*lead, H, W)``, or of elements
         ``(*lead, C, H, W)``.
     score : callable
-        ``(run, quadrants, maps)`` to scores, as `score_asked`.
+        ``(run, quadrants, maps)`` to scores, as `score_state`.
     """
 
     name: ProtocolName
@@ -116,7 +116,7 @@ GAE = Procedure(
     lambda output, target, labels: quadrant_scores(output, target),
     make_mosaics,
     lambda relevance, lead, size, channels: positive_map(relevance, lead, size),
-    score_asked,
+    score_state,
 )
 RELEASED = Procedure(
     "released",

@@ -22,7 +22,7 @@ from relprop.gae.released import (
     released_run,
 )
 from relprop.gae.scores import Scores, collect_scores
-from relprop.gae.states import ASKED, asked_pictures, score_asked
+from relprop.gae.states import ASKED, pictures_of_state, score_state
 
 Method = Callable[[Tensor, Tensor], Any]
 """From pictures and classes to maps ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``, or what has them as
@@ -88,10 +88,10 @@ def score(
     if positive is not None:
         raise ValueError('positive belongs to protocol="released"; under "gae" all four pictures are scored')
     run = masking_run(model, x, target, baseline=baseline)
-    shown = (asked_pictures(x, run.steps, state, baseline) for state in range(ASKED))
+    shown = (pictures_of_state(x, run.steps, state, baseline) for state in range(ASKED))
     size = x.shape[2:]
     maps = torch.stack([positive_map(maps_of(method, pictures, run.target), x.shape[:1], size) for pictures in shown])
-    return score_asked(run, quadrant_scores(run.output, run.target), maps)[0]
+    return score_state(run, quadrant_scores(run.output, run.target), maps)[0]
 
 
 def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ ASKED = 2 * STATES
 PICTURE, MOSAIC = 0, ASKED - 1
 
 
-def asked_pictures(
+def pictures_of_state(
     x: Tensor,
     steps: Tensor,
     state: int,
@@ -65,7 +65,7 @@ def masked_states(maps: Tensor) -> Tensor:
     return states.movedim(2, 0)
 
 
-def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Scores, Score | None]:
+def score_state(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Scores, Score | None]:
     """Score the maps of all twenty states, or of the pictures alone.
 
     Parameters

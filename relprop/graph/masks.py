@@ -18,17 +18,17 @@ def masked_nodes(graph: Graph) -> set[fx.Node]:
     products and moves: any other operation makes something finite of it, or nothing that can be explained.
     """
     through = {*ELEMENTWISE, *rule_registry.get("structural").table}
-    known: set[fx.Node] = set()
+    found: set[fx.Node] = set()
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             masked = _holds(graph, str(node.target))
         elif node.op == "call_function" and (node.target in through or graph.batch.get(node) is None):
-            masked = any(map(_stands_for_infinity, node.args)) or not known.isdisjoint(node.all_input_nodes)
+            masked = any(map(_stands_for_infinity, node.args)) or not found.isdisjoint(node.all_input_nodes)
         else:
             masked = False
         if masked:
-            known.add(node)
-    return known
+            found.add(node)
+    return found
 
 
 def _stands_for_infinity(value: Any) -> bool:

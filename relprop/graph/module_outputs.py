@@ -36,9 +36,9 @@ def matching_modules(graph: Graph, pattern: str) -> list[str]:
 def no_such_module(graph: Graph, pattern: str) -> str:
     """Say that a glob matches no module, and which ones there are."""
     paths = module_paths(graph)
-    known = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
+    hint = near_names(pattern, paths) or f". The modules begin: {', '.join(paths[:12])} …"
     return (
-        f"no module matches {pattern!r}{known} (a module that does nothing, as an identity, is none: it has no "
+        f"no module matches {pattern!r}{hint} (a module that does nothing, as an identity, is none: it has no "
         "relevance of its own)"
     )
 

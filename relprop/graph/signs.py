@@ -87,10 +87,10 @@ _IF_INPUTS_ARE = {
 
 def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
     """Return the nodes whose values can't be negative, whatever the inputs and weights are."""
-    known: set[fx.Node] = set()
+    non_negative: set[fx.Node] = set()
 
     def holds(value: Any) -> bool:
-        return value in known if isinstance(value, fx.Node) else isinstance(value, int | float) and value >= 0
+        return value in non_negative if isinstance(value, fx.Node) else isinstance(value, int | float) and value >= 0
 
     for node in graph.calls():
         special = _SPECIAL.get(node.target)
@@ -99,17 +99,17 @@ def nonnegative_nodes(graph: Graph) -> set[fx.Node]:
             continue
         if (
             node.target in _ALWAYS
-            or (node.target in _IF_INPUTS_ARE and bool(inputs) and all(_counts(n, known) for n in inputs))
+            or (node.target in _IF_INPUTS_ARE and bool(inputs) and all(_counts(n, non_negative) for n in inputs))
             or (special is not None and special(node, holds))
         ):
-            known.add(node)
-    return known
+            non_negative.add(node)
+    return non_negative
 
 
-def _counts(node: fx.Node, known: set[fx.Node]) -> bool:
+def _counts(node: fx.Node, non_negative: set[fx.Node]) -> bool:
     value = node.meta["val"]
     # Masks and bytes; other whole numbers may be negative and become values
-    return node in known or (isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8))
+    return node in non_negative or (isinstance(value, torch.Tensor) and value.dtype in (torch.bool, torch.uint8))
 
 
 Holds = Callable[[Any], bool]

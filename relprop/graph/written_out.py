@@ -64,8 +64,8 @@ def written_out(node: fx.Node) -> WrittenOut | None:
     if node.target in (aten.exp.default, aten.log.default):
         wanted = node.target == aten.exp.default
         inner = before_moves(values(node)[0]) if wanted else _inside_logarithm(node)
-        known = _named(inner) or written_out(inner)
-        return WrittenOut(known.kind, not wanted) if known is not None and known.logarithm == wanted else None
+        ending = _named(inner) or written_out(inner)
+        return WrittenOut(ending.kind, not wanted) if ending is not None and ending.logarithm == wanted else None
     if node.target == aten.sub.Tensor and _is_sum_of(node, aten.logsumexp.default):
         return WrittenOut("probabilities", True)
     if node.target == aten.neg.default and values(node)[0].target == aten.softplus.default:

@@ -86,11 +86,11 @@ def load_classifier(
         loaded = load_own(name, file, chosen, place, output)
     else:
         loaded = load_named(name, file, chosen)
-    known = names or loaded.labels or imagenet_labels(loaded.classes)
-    check_count(known, name if labels is None else fspath(labels), loaded.classes, loaded.name)
+    class_names = names or loaded.labels or imagenet_labels(loaded.classes)
+    check_count(class_names, name if labels is None else fspath(labels), loaded.classes, loaded.name)
     if place is not None:
         move(loaded.model, place)
     used = loaded.preprocessing
     return Classifier(
-        loaded.name, loaded.model, known, used.transform, used.mean, used.std, loaded.origin, used.assumed, output
+        loaded.name, loaded.model, class_names, used.transform, used.mean, used.std, loaded.origin, used.assumed, output
     )

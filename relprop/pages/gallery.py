@@ -198,8 +198,8 @@ def _facts(runs: Sequence[Results], names: Sequence[str], by: str) -> dict[str, 
     for run in runs:
         scores |= {name: info for name, info in run.score_info.items() if name not in scores}
     # What people look for first, then further metrics, then what comes before clipping.
-    further = [name for name in scores if name not in {*HEADLINE, *PARTS}]
-    scores = {name: scores[name] for name in (*HEADLINE, *further, *PARTS) if name in scores}
+    metrics = [name for name in scores if name not in {*HEADLINE, *PARTS}]
+    scores = {name: scores[name] for name in (*HEADLINE, *metrics, *PARTS) if name in scores}
     controls = {name for run in runs for name in run.methods if run.is_control(name)}
     kept = {name for run in runs for name in run.methods if run.has_maps(name)}
     methods = [{"name": name, "control": name in controls, "maps": name in kept} for name in names]

@@ -45,15 +45,15 @@ def multiplied(values: Sequence[Tensor], factors: Sequence[Tensor], given: Seque
     """
     shared = _shared(values, given)
     return tuple(
-        value.mul_(factor) if not taken and _can_hold(value, factor) else value * factor
-        for value, factor, taken in zip(values, factors, shared, strict=True)
+        value.mul_(factor) if not is_shared and _can_hold(value, factor) else value * factor
+        for value, factor, is_shared in zip(values, factors, shared, strict=True)
     )
 
 
 def kept_apart(values: Sequence[Tensor], given: Sequence[Any] | None) -> tuple[Tensor, ...]:
     """Copy what shares its memory with another tensor, or with what was given, or may do so (None)."""
     shared = _shared(values, given)
-    return tuple(value.clone() if taken else value for value, taken in zip(values, shared, strict=True))
+    return tuple(value.clone() if is_shared else value for value, is_shared in zip(values, shared, strict=True))
 
 
 def _can_hold(value: Tensor, factor: Tensor) -> bool:
@@ -66,8 +66,8 @@ def _shared(values: Sequence[Tensor], given: Sequence[Any] | None) -> list[bool]
     if given is None:
         return [True] * len(values)
     # By address: of what came through numpy each tensor has a storage of its own in the same memory.
-    taken = [_memory(tensor) for tensor in _tensors((*given, *values)) if has_values(tensor)]
-    return [has_values(value) and sum(_meet(_memory(value), other) for other in taken) > 1 for value in values]
+    is_shared = [_memory(tensor) for tensor in _tensors((*given, *values)) if has_values(tensor)]
+    return [has_values(value) and sum(_meet(_memory(value), other) for other in is_shared) > 1 for value in values]
 
 
 def _memory(tensor: Tensor) -> range:

@@ -13,7 +13,7 @@ from relprop.rewrite.hooks import RelevanceHook
 
 
 @dataclass(frozen=True)
-class Stop:
+class Checkpoint:
     """A node that relevance comes to: what is known of it without a run, and without the model, which stays free.
 
     Parameters
@@ -46,7 +46,7 @@ class Stop:
     hooks: tuple[tuple[str, str], ...] = ()
 
 
-def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> tuple[Stop, ...]:
+def list_checkpoints(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> tuple[Checkpoint, ...]:
     """List the nodes that relevance comes to, from the output on; sources are last."""
     reached = {plan.graph.output, *hooks}
     stops = []
@@ -62,12 +62,12 @@ def list_stops(plan: Plan, hooks: Mapping[fx.Node, Sequence[RelevanceHook]]) -> 
             opposed = len(site.active) == 2 and rule.opposed
             names = (node.name, site.path, str(site.op), str(rule), tuple(source.name for source in inputs))
             conserves = plan.rules.mass_of(rule) == "conserved"
-            stops.append(Stop(*names, rule.kind == "blocks", settled, opposed, conserves, passed))
+            stops.append(Checkpoint(*names, rule.kind == "blocks", settled, opposed, conserves, passed))
         else:
             inputs = [node.args[0]]  # type: ignore[list-item]
-            stops.append(Stop(node.name, receivers=(inputs[0].name,), hooks=passed))
+            stops.append(Checkpoint(node.name, receivers=(inputs[0].name,), hooks=passed))
         reached.update(inputs)
     for node in plan.sources:
         passed = tuple((hook.info.path, hook.called) for hook in hooks.get(node, ()))
-        stops.append(Stop(node.name, operation="source", hooks=passed))
+        stops.append(Checkpoint(node.name, operation="source", hooks=passed))
     return tuple(stops)

@@ -13,7 +13,7 @@ from relprop.rewrite.signed import stack_outputs
 from relprop.rewrite.step import Step
 
 
-def claim(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
+def reinplace(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
     """Let steps and sums overwrite what nobody else reads.
 
     What a step returns is in memory of its own; that of a move may be where the relevance that it moved is. What comes

@@ -163,8 +163,8 @@ class _Rewriter:
         return target, self._input("contrast", target, self.contrast if isinstance(self.contrast, int) else None)
 
     def _input(self, name: str, after: fx.Node, default: int | None) -> fx.Node:
-        taken = {str(node.target) for node in (*self.plan.graph.inputs, *self.channels.values())}
-        while name in taken:
+        used = {str(node.target) for node in (*self.plan.graph.inputs, *self.channels.values())}
+        while name in used:
             name += "_"
         with self.graph.inserting_after(after):
             return self.graph.placeholder(name, default_value=default)

@@ -25,7 +25,7 @@ WARM, MEASURED = 1, 2
 
 
 @dataclass(eq=False)
-class Need:
+class MemoryEstimate:
     """What a program needs, as far as it is known.
 
     Parameters
@@ -70,7 +70,7 @@ class Need:
         self.warm = True
 
 
-_needs: WeakKeyDictionary[nn.Module, Need] = WeakKeyDictionary()
+_needs: WeakKeyDictionary[nn.Module, MemoryEstimate] = WeakKeyDictionary()
 
 
 def run_auto_batched(
@@ -110,7 +110,7 @@ def run_auto_batched(
     OutOfMemoryError
         If a single sample does not fit, or a chunk does not that may not be run again.
     """
-    need = _needs.setdefault(program, Need())
+    need = _needs.setdefault(program, MemoryEstimate())
     parts: list[dict[str, Any]] = []
     start = 0
     while start < batch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relprop.rewrite.checkpoints import Stop
+from relprop.rewrite.checkpoints import Checkpoint
 from relprop.rewrite.signed import net, total_mass
 from relprop.run.conservation import HOOK, Cut
 
@@ -39,7 +39,7 @@ class Records:
     hooked: Mapping[str, Sequence[Tensor]]
 
 
-def follow(stops: Sequence[Stop], records: Records, output: str) -> tuple[Cut, ...]:
+def follow(stops: Sequence[Checkpoint], records: Records, output: str) -> tuple[Cut, ...]:
     """Follow the mass through the stops of a plan.
 
     Parameters
@@ -56,7 +56,7 @@ def follow(stops: Sequence[Stop], records: Records, output: str) -> tuple[Cut, .
     mass, whole = seeds, True
     cuts: list[Cut] = []
 
-    def cut(stop: Stop, rule: str, factor: Tensor, lost: Tensor, suspect: str = "") -> None:
+    def cut(stop: Checkpoint, rule: str, factor: Tensor, lost: Tensor, suspect: str = "") -> None:
         where = (stop.name, stop.path, stop.operation, rule)
         cuts.append(Cut(*where, mass / unit, factor, lost / unit, suspect, stop.conserves))
 
@@ -95,7 +95,7 @@ def follow(stops: Sequence[Stop], records: Records, output: str) -> tuple[Cut, .
     return tuple(cuts)
 
 
-def _suspicion(record: Tensor, whole: bool, stop: Stop) -> str:
+def _suspicion(record: Tensor, whole: bool, stop: Checkpoint) -> str:
     """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
 
     What a hook has left over may be little, or of one branch alone: that says nothing about rules. Where it is settled

@@ -13,10 +13,10 @@ from torch import fx
 from relprop.assign.concepts import ConceptLayer
 from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.rewrite.checkpoints import Stop, list_stops
+from relprop.rewrite.checkpoints import Checkpoint, list_checkpoints
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.program import RelevanceProgram
-from relprop.rewrite.reinplace import claim
+from relprop.rewrite.reinplace import reinplace
 from relprop.run.compiled import CompiledProgram, NotCompiledError
 
 PROGRAMS_KEPT = 8
@@ -64,16 +64,16 @@ class PreparedProgram:
         """What explains: the program, overwriting relevances that nobody but itself reads."""
         if not self.plan.conserves:
             return self.program
-        graph, steps = claim(self.program)
+        graph, steps = reinplace(self.program)
         program = RelevanceProgram(self.program, graph, "RelevanceProgram")
         for name, step in steps.items():
             program.add_module(name, step)
         return program
 
     @cached_property
-    def stops(self) -> tuple[Stop, ...]:
+    def stops(self) -> tuple[Checkpoint, ...]:
         """The nodes that relevance comes to, in their order."""
-        return list_stops(self.plan, self.hooks)
+        return list_checkpoints(self.plan, self.hooks)
 
     def run_compiled(self, *inputs: Any) -> dict[str, Any]:
         """Run the compiled program.

@@ -57,7 +57,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[s
     return {key: (_short(one), _short(other)) for key, (one, other) in pairs.items() if one != other}
 
 
-def say_differences(found: Mapping[str, tuple[str, str]], mine: str, theirs: str) -> str:
+def format_differences(found: Mapping[str, tuple[str, str]], mine: str, theirs: str) -> str:
     """Put differences into words, ``mine`` and ``theirs`` saying where the two values are."""
     return "; ".join(f"{key} is {one} {mine} and {other} {theirs}" for key, (one, other) in found.items())
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from relprop.store.errors import FormatError
 from relprop.store.hdf5.compression import compression_of
-from relprop.store.hdf5.data_sets import own_data_sets
+from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.layout import Layout, Method, Metric
 from relprop.store.schema import FIRST_SEALED, FORMAT, FORMAT_VERSION, METHOD_FIELDS
@@ -51,7 +51,7 @@ def read_format(path: str | PathLike[str]) -> int:
         return int(file.attrs["format_version"])
 
 
-def read_taken(file: h5py.File) -> int | None:
+def read_planned(file: h5py.File) -> int | None:
     """Return how many samples the whole run has, all shards together; None of streams, and of files of format 1."""
     return int(file.attrs["taken"]) if "taken" in file.attrs else None
 
@@ -97,11 +97,11 @@ def read_layout(file: h5py.File) -> Layout:
 def read_method(file: h5py.File, name: str) -> Method:
     """Return what the group of a method says of it."""
     group = file["methods"][name]
-    known = {field.name for field in METHOD_FIELDS}
+    columns = {field.name for field in METHOD_FIELDS}
     metrics = [
         _read_metric(column, data)
-        for column, data in own_data_sets(group).items()
-        if column not in known and "direction" in data.attrs
+        for column, data in data_sets_without_scales(group).items()
+        if column not in columns and "direction" in data.attrs
     ]
     maps = {3: "summed", 4: "channels"}[group["maps/relevance"].ndim] if "maps" in group else None
     return Method(name, read_config(group), group.attrs["description"], tuple(metrics), maps)  # type: ignore[arg-type]

@@ -57,12 +57,12 @@ class Extent:
     ----------
     index : sequence of int
         Indices of the samples in the data set, ``(N,)``, ascending.
-    taken : int
+    planned : int
         How many the whole run has, all shards together.
     """
 
     index: Sequence[int]
-    taken: int
+    planned: int
 
 
 @dataclass(frozen=True)

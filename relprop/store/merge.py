@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.files import OutputError, written_whole
-from relprop.store.config import differences, say_differences
+from relprop.store.config import differences, format_differences
 from relprop.store.description import (
     is_complete,
     method_names,
@@ -22,12 +22,12 @@ from relprop.store.description import (
     read_layout,
     read_method,
     read_pictures,
-    read_taken,
+    read_planned,
 )
 from relprop.store.errors import MergeError
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
-from relprop.store.hdf5.opening import lock_to_replace, telling_output_errors
+from relprop.store.hdf5.opening import as_output_error, lock_to_replace
 from relprop.store.hdf5.seal import seal
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
@@ -70,7 +70,7 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
         shards = _in_order(shards)
         index = _all_samples(shards)
         part = stack.enter_context(written_whole(out, new=not there))
-        with telling_output_errors(out, new=True), build.new_file(part) as file, writing(file) as held:
+        with as_output_error(out, new=True), build.new_file(part) as file, writing(file) as held:
             layout, methods = read_layout(shards[0]), [read_method(shards[0], name) for name in method_names(shards[0])]
             empty = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
@@ -78,7 +78,7 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
             for shard in shards:
                 copy_rows(shard, file, np.searchsorted(index, shard["sample"][:]))
             file.attrs.modify("complete", np.uint8(1))
-        with telling_output_errors(out, new=True):
+        with as_output_error(out, new=True):
             trim(part)
             seal(part)
 
@@ -111,7 +111,9 @@ def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
     here, there = first.filename, shard.filename
     found = differences(_shared(first), _shared(shard))
     if found:
-        raise MergeError(f"shards of different configurations: {say_differences(found, f'in {here}', f'in {there}')}")
+        raise MergeError(
+            f"shards of different configurations: {format_differences(found, f'in {here}', f'in {there}')}"
+        )
     if read_layout(first) != read_layout(shard):
         raise MergeError(f"{here} and {there} differ in layout: {read_layout(first)} and {read_layout(shard)}")
     mine, theirs = set(method_names(first)), set(method_names(shard))
@@ -121,7 +123,7 @@ def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
         one, other = read_method(first, name), read_method(shard, name)
         found = differences(one.config, other.config)
         if found:
-            words = say_differences(found, f"in {here}", f"in {there}")
+            words = format_differences(found, f"in {here}", f"in {there}")
             raise MergeError(f"method {name!r} is not the same in all shards: {words}")
         if (one.maps, one.metrics) != (other.maps, other.metrics):
             raise MergeError(f"method {name!r} has other maps or metrics in {there} than in {here}")
@@ -139,11 +141,11 @@ def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
     twice = np.unique(index[1:][np.diff(index) == 0])
     if len(twice):
         raise MergeError(f"{len(twice)} samples are in two shards, the first with index {twice[0]}")
-    taken = {shard.filename: read_taken(shard) for shard in shards}
-    if len(set(taken.values())) > 1:
-        words = ", ".join(f"{count} in {name}" for name, count in taken.items())
+    planned = {shard.filename: read_planned(shard) for shard in shards}
+    if len(set(planned.values())) > 1:
+        words = ", ".join(f"{count} in {name}" for name, count in planned.items())
         raise MergeError(f"shards of runs of different lengths, {words}: extend the shorter ones (resume with a limit)")
-    total, many = read_config(shards[0])["samples"], next(iter(taken.values()))
+    total, many = read_config(shards[0])["samples"], next(iter(planned.values()))
     if many is not None and many != total:  # the first of an order that is not known here
         if len(index) != many:
             raise MergeError(f"the shards have {len(index)} samples, and the run {many}")
@@ -161,7 +163,7 @@ def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64],
     first = shards[0]
     layout = read_layout(first)
     config = {**read_config(first), "shard": [0, 1]}
-    origin = build.Origin(_all_versions(shards), read_taken(first), read_pictures(first))
+    origin = build.Origin(_all_versions(shards), read_planned(first), read_pictures(first))
     build.create(file, config, layout, index, origin, held)
     for name in method_names(first):
         build.add_method(file, read_method(first, name), layout, held)

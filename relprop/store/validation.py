@@ -10,7 +10,7 @@ import numpy as np
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.description import check_identity, method_names, read_config, read_layout, read_method
 from relprop.store.errors import FormatError
-from relprop.store.hdf5.data_sets import dtype_of, own_data_sets
+from relprop.store.hdf5.data_sets import data_sets_without_scales, dtype_of
 from relprop.store.layout import Layout, map_fields, method_fields, numpy_type, sample_fields
 from relprop.store.schema import DIMENSIONS, METHOD_ATTRIBUTES, ROOT_ATTRIBUTES, Field, State
 
@@ -109,7 +109,7 @@ def _fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], layout:
             yield from (f"{where}/{name} {wrong}" for wrong in _field(file, group, field, layout))
         else:
             yield f"there is no data set {where}/{name}"
-    for name in set(own_data_sets(group)) - set(described):
+    for name in set(data_sets_without_scales(group)) - set(described):
         if not {"long_name", "units"} <= set(group[name].attrs):
             yield f"{where}/{name} lacks long_name or units"
     if "state" in group and not np.isin(group["state"][:], list(State)).all():

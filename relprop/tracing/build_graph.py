@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from relprop.graph.graph import ROOT, Graph, Origin, drop_unused, operation_name
-from relprop.tracing.lowering.canonicalize import returned_as_is, spell_for_any_batch
+from relprop.tracing.lowering.canonicalize import identity_argument, make_batch_generic
 from relprop.tracing.lowering.program import Program
 
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
@@ -65,11 +65,11 @@ def build_graph(
         elif node.op == "call_function":
             if _CHECKS.match(str(node.target)):
                 continue
-            if (same := returned_as_is(node)) is not None:
+            if (same := identity_argument(node)) is not None:
                 copies[node] = copies[same]
                 continue
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            spell_for_any_batch(copies[node])
+            make_batch_generic(copies[node])
             origins[copies[node]] = _origin(node)
         if node in copies:
             copies[node].meta = {"val": node.meta.get("val")}
@@ -84,10 +84,10 @@ def build_graph(
     return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
 
 
-def _attribute_name(path: str, taken: Mapping[str, Tensor]) -> str:
+def _attribute_name(path: str, used: Mapping[str, Tensor]) -> str:
     """Name a tensor after its path, unlike any other tensor and any attribute modules have."""
     name = path.replace(".", "_")
-    while name in taken or hasattr(fx.GraphModule, name):
+    while name in used or hasattr(fx.GraphModule, name):
         name += "_"
     return name
 

@@ -20,7 +20,7 @@ from relprop.tracing.build_graph import build_graph
 from relprop.tracing.disk.cache import Place
 from relprop.tracing.example import Subject, call, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
-from relprop.tracing.fingerprint import fingerprint, state_of
+from relprop.tracing.fingerprint import cache_key_of, fingerprint
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import (
     Model,
@@ -137,15 +137,15 @@ def capture_inputs(
         refuse_training(model)
     with only_tracer(), plain_mode():
         what = (
-            state_of(target),
+            cache_key_of(target),
             fingerprint(target) if isinstance(target, nn.Module) else None,
             output,
             fingerprint(model) if isinstance(model, nn.Module) else None,
         )
         cache = _cache.setdefault(model, _Cache())
-        asked = (inputs.signature(), inputs.batch_size, what)
-        if inputs.is_guess and asked in cache.marks:
-            inputs = replace(inputs, batched=cache.marks[asked])
+        signature = (inputs.signature(), inputs.batch_size, what)
+        if inputs.is_guess and signature in cache.marks:
+            inputs = replace(inputs, batched=cache.marks[signature])
         if (found := cache.find(inputs, what, keep)) is None:
             with undisturbed(model) as put_back:
                 subject = Subject(model, target, None if _is_graph(model, target) else output, put_back)
@@ -155,7 +155,7 @@ def capture_inputs(
 
                 found, inputs = with_other_guesses(inputs, subject, capture_as)
             cache.keep(inputs, what, found)
-            cache.marks = dict([*cache.marks.items(), (asked, inputs.batched)][-_CACHE_LIMIT:])
+            cache.marks = dict([*cache.marks.items(), (signature, inputs.batched)][-_CACHE_LIMIT:])
         return found.graph
 
 
@@ -191,10 +191,10 @@ class _Cache:
     def keep(self, inputs: Inputs, what: Any, captured: _Captured) -> None:
         """Keep a graph in the place of the one that was used longest ago."""
         key = (inputs.signature(), what)
-        known = self.graphs.pop(key, [])
+        cached = self.graphs.pop(key, [])
         while len(self.graphs) >= _CACHE_LIMIT:
             self.graphs.pop(next(iter(self.graphs)))
-        self.graphs[key] = [*known[-_CACHE_LIMIT + 1 :], captured]
+        self.graphs[key] = [*cached[-_CACHE_LIMIT + 1 :], captured]
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,11 +47,11 @@ def advice_for(model: nn.Module) -> str:
 
 def _place(error: BaseException) -> str:
     """Return the innermost line outside of torch and of this package that an error's text or its traceback has."""
-    told = [(file, int(line), code) for file, line, code in _FRAME.findall(str(error))]
+    in_text = [(file, int(line), code) for file, line, code in _FRAME.findall(str(error))]
     raised = [
         (frame.filename, frame.lineno or 0, frame.line or "") for frame in traceback.extract_tb(error.__traceback__)
     ]
-    for frames in (told, raised):
+    for frames in (in_text, raised):
         own = [frame for frame in frames if not _is_apart(frame[0])]
         if own:
             file, line, code = own[-1]

@@ -38,8 +38,8 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
             path,
             type(module),
             module.training,
-            tuple(Same(hook) for known in hooks_of(module) for hook in known.values()),
-            tuple((name, state_of(value)) for name, value in attributes_of(module)),
+            tuple(IdentityKey(hook) for hooks in hooks_of(module) for hook in hooks.values()),
+            tuple((name, cache_key_of(value)) for name, value in attributes_of(module)),
         )
         for path, module in model.named_modules()
     )
@@ -53,7 +53,7 @@ def fingerprint(model: nn.Module) -> tuple[object, ...]:
 PLAIN: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
-class Same:
+class IdentityKey:
     """Equal to another only while both stand for the same living object (a number may be given again)."""
 
     def __init__(self, value: object) -> None:
@@ -68,27 +68,27 @@ class Same:
         return self.key
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Same):
+        if not isinstance(other, IdentityKey):
             return False
         mine = self.value()
         dead = self.mortal and mine is None
         return not dead and mine is other.value()
 
 
-def state_of(value: Any, depth: int = 4) -> object:
+def cache_key_of(value: Any, depth: int = 4) -> object:
     """Describe a value by what it holds, a function by what it refers to, and what tells neither by its identity."""
     if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, Tensor):
-        return Same(value), value.dtype, value.device, tuple(value.shape)
+        return IdentityKey(value), value.dtype, value.device, tuple(value.shape)
     is_container = isinstance(value, CONTAINERS)
     if not depth or (is_container and len(value) > LONG):
-        return Same(value), len(value) if is_container else None
+        return IdentityKey(value), len(value) if is_container else None
     if isinstance(value, FunctionType):  # a new object whenever its line is reached, in a loop for example
-        return Same(value.__code__), tuple(state_of(part, depth - 1) for part in parts_of(value))
+        return IdentityKey(value.__code__), tuple(cache_key_of(part, depth - 1) for part in parts_of(value))
     # A method is a new object whenever it is asked for.
-    what = type(value) if is_container or isinstance(value, MethodType) else Same(value)
-    return what, tuple(state_of(part, depth - 1) for part in parts_of(value))
+    what = type(value) if is_container or isinstance(value, MethodType) else IdentityKey(value)
+    return what, tuple(cache_key_of(part, depth - 1) for part in parts_of(value))
 
 
 CONTAINERS = (list, tuple, set, frozenset, deque, dict)

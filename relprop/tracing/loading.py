@@ -64,8 +64,8 @@ def _what_is_no_model(given: object) -> str:
             f"the model is the {kind} {name}, and what it computes with can't be found: write an nn.Module that has "
             f"the models it calls as attributes, and calls {name} in its forward"
         )
-    known = "pass an nn.Module, an exported program, or the path of a .pt2, .onnx or .keras file"
-    return f"the model is a {type(given).__name__}: {known}"
+    accepted = "pass an nn.Module, an exported program, or the path of a .pt2, .onnx or .keras file"
+    return f"the model is a {type(given).__name__}: {accepted}"
 
 
 def device_of(model: nn.Module | ExportedProgram) -> torch.device:

@@ -112,10 +112,10 @@ def _is_arithmetic(text: Any) -> bool:
         nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(isinstance(node, _NODES) and _is_known(node) for node in nodes)
+    return all(isinstance(node, _NODES) and _is_harmless(node) for node in nodes)
 
 
-def _is_known(node: ast.AST) -> bool:
+def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Attribute):
         return node.attr in _EXPRESSIONS
     if isinstance(node, ast.Name):

@@ -62,7 +62,7 @@ class _Search:
 
     def __init__(self, model: nn.Module) -> None:
         self.found = Reach()
-        self.known: set[int] = set()
+        self.visited: set[int] = set()
         self.named: set[int] = set()
         self._visit(model, 0, of_hook=False)
         for module in self.found.modules:  # it grows meanwhile
@@ -91,9 +91,9 @@ class _Search:
 
     def _visit(self, value: Any, depth: int, of_hook: bool) -> None:
         """Follow what a copy of the model has of its own."""
-        if id(value) in self.known or isinstance(value, (*PLAIN, type, ModuleType)):
+        if id(value) in self.visited or isinstance(value, (*PLAIN, type, ModuleType)):
             return
-        self.known.add(id(value))
+        self.visited.add(id(value))
         if isinstance(value, nn.Module):
             self.found.modules.append(value)
         elif isinstance(value, Tensor):

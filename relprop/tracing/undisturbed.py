@@ -119,15 +119,15 @@ def _undo_tensor(tensor: Tensor) -> Callable[[], None]:
 def _undo_globals(function: FunctionType) -> Callable[[], None]:
     """Return what puts back the global names that a function assigns to."""
     names = _assigned_globals(function.__code__)
-    known = function.__globals__
-    before = {name: known[name] for name in names if name in known}
+    namespace = function.__globals__
+    before = {name: namespace[name] for name in names if name in namespace}
 
     def put_back() -> None:
         for name in names:
             if name in before:
-                known[name] = before[name]
+                namespace[name] = before[name]
             else:
-                known.pop(name, None)
+                namespace.pop(name, None)
 
     return put_back
 

@@ -55,16 +55,16 @@ def _version(tensor: Tensor) -> int:
 def watch_hooks(model: nn.Module) -> None:
     """Put every forward hook of a copy into a `Hook`."""
     for module in model.modules():
-        for known in hooks_of(module):
-            for key, hook in known.items():
-                known[key] = Hook(hook)
+        for registered in hooks_of(module):
+            for key, hook in registered.items():
+                registered[key] = Hook(hook)
 
 
 def watched(model: nn.Module) -> Iterator[tuple[str, Hook]]:
     """Yield the hooks of a copy with the path of their module."""
     for path, module in model.named_modules():
-        for known in hooks_of(module):
-            yield from ((path, hook) for hook in known.values() if isinstance(hook, Hook))
+        for registered in hooks_of(module):
+            yield from ((path, hook) for hook in registered.values() if isinstance(hook, Hook))
 
 
 def may_keep_features(called: nn.Module) -> bool:
@@ -75,10 +75,10 @@ def may_keep_features(called: nn.Module) -> bool:
 def drop_observers(model: nn.Module, called: nn.Module) -> None:
     """Take from a copy the hooks that did not surely take part when another copy was called."""
     for module, twin in zip(model.modules(), called.modules(), strict=True):
-        for known, seen in zip(hooks_of(module), hooks_of(twin), strict=True):
-            for key in list(known):
+        for registered, seen in zip(hooks_of(module), hooks_of(twin), strict=True):
+            for key in list(registered):
                 if isinstance(hook := seen.get(key), Hook) and not hook.takes_part:
-                    del known[key]
+                    del registered[key]
 
 
 def try_hooks(model: nn.Module) -> None:

@@ -108,10 +108,10 @@ def declare_layer(op: OpOverload, arguments: LayerArguments) -> None:
     """
     if op in _layers:
         raise ValueError(f"{op} is declared as a layer already: {_layers[op]}")
-    known = [argument.name for argument in op._schema.arguments]
+    argument_names = [argument.name for argument in op._schema.arguments]
     named = [*arguments.weights, *(name for name in (arguments.bias, arguments.groups) if name is not None)]
-    if missing := [name for name in named if name not in known]:
-        raise ValueError(f"{op} has no argument {', '.join(missing)}; it has: {', '.join(known)}")
+    if missing := [name for name in named if name not in argument_names]:
+        raise ValueError(f"{op} has no argument {', '.join(missing)}; it has: {', '.join(argument_names)}")
     if arguments.weight_axis not in (0, 1):
         raise ValueError(f"the output channels of {op} lie on axis 0 or 1 of its weight, not {arguments.weight_axis}")
     _layers[op] = arguments

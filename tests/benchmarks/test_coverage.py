@@ -123,11 +123,11 @@ class Scripted(Worker[Entry, CoverageRow]):
 
     def __init__(self) -> None:
         super().__init__(measure)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.stopped = False
 
     def __call__(self, entry: Entry) -> CoverageRow:
-        self.asked.append(entry.name)
+        self.requested.append(entry.name)
         if entry.name == "dies":
             raise WorkerError("its process\nwas killed")
         if entry.name == "breaks":
@@ -141,7 +141,7 @@ class Scripted(Worker[Entry, CoverageRow]):
 def test_failures_are_rows_and_a_rerun_measures_what_is_missing(tmp_path: Path) -> None:
     ledger, worker = Ledger(tmp_path / "rows.csv", CoverageRow), Scripted()
     sweep([entry("a"), entry("dies"), entry("b")], ledger, [worker])
-    assert worker.asked == ["a", "dies", "b"]
+    assert worker.requested == ["a", "dies", "b"]
     assert worker.stopped
     rows = {row["name"]: row for row in ledger.rows()}
     assert set(rows) == {"a", "dies", "b"}
@@ -149,7 +149,7 @@ def test_failures_are_rows_and_a_rerun_measures_what_is_missing(tmp_path: Path) 
     before = ledger.path.read_bytes()
     again = Scripted()
     sweep([entry("dies"), entry("c"), entry("a")], ledger, [again])
-    assert again.asked == ["c"]
+    assert again.requested == ["c"]
     assert ledger.path.read_bytes().startswith(before)
     assert len(ledger.rows()) == 4
 
@@ -165,10 +165,10 @@ def test_models_are_measured_by_all_workers(tmp_path: Path) -> None:
     ledger, workers = Ledger(tmp_path / "rows.csv", CoverageRow), [Scripted(), Scripted()]
     sweep([entry(name) for name in "abcdef"], ledger, workers)
     assert sorted(row["name"] for row in ledger.rows()) == list("abcdef")
-    assert sorted(workers[0].asked + workers[1].asked) == list("abcdef")
+    assert sorted(workers[0].requested + workers[1].asked) == list("abcdef")
 
 
-class Asked(Worker[Entry, dict[str, str]]):
+class Request(Worker[Entry, dict[str, str]]):
     """A worker without a process that knows what peers say."""
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ def test_peers_fill_rows_that_are_there(tmp_path: Path) -> None:
         ledger.append(CoverageRow("here", name, "odd", oracle_error=1e-15, error="a, b"))
     ledger.append(CoverageRow("there", "a", "odd", captum="known"))
     entries = [entry("a"), entry("dies"), entry("not measured"), Entry("there", "a", "odd", refuses)]
-    sweep_peers(entries, ledger, [Asked()])
+    sweep_peers(entries, ledger, [Request()])
     rows = ledger.rows()
     assert [row["captum"] for row in rows] == ["ok for a", "error: its process was killed", "", "known"]
     assert [row["lxt"] for row in rows] == ["ok for a", "error: its process was killed", "", ""]

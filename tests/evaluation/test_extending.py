@@ -25,7 +25,7 @@ from relprop.gae.mosaics import cut_in_fours, sample_order
 from relprop.models import sample_pictures
 from relprop.store import ConfigurationError, EvaluationWriter, MergeError, is_complete, merge, open_evaluation
 from relprop.store import schema as file_schema
-from relprop.store.description import read_taken
+from relprop.store.description import read_planned
 from tests.helpers.evaluations import SAMPLES, assert_same, contents, run
 from tests.helpers.models import kept, pictures
 
@@ -57,7 +57,7 @@ def test_a_run_is_extended_to_the_same_bits(fourteen: Path, tmp_path: Path) -> N
     assert (first.samples, first.evaluated, first.complete) == (10, 10, True)
     with open_evaluation(path) as file:
         assert file["sample"][:].tolist() == sorted(sample_order(SAMPLES, 0)[:10].tolist())
-        assert read_taken(file) == 10
+        assert read_planned(file) == 10
     found = run(path, METHODS, limit=14, relevance="map", resume=True)
     assert (found.samples, found.evaluated, found.complete) == (14, 6, True)
     assert_same(contents(path), contents(fourteen))

@@ -56,7 +56,7 @@ def test_a_derived_move_is_a_move(moves: bool) -> None:
     )
     rules = rule_registry.get("abslrp").derive({aten.cat.default: Rule("mine", backwards, moves=moves)})
     plan = relprop.Explainer(model, rules=rules).plan(torch.rand(2, 4))
-    from relprop.rewrite.checkpoints import list_stops
+    from relprop.rewrite.checkpoints import list_checkpoints
 
-    settled = {stop.operation: stop.settled for stop in list_stops(plan, {})}
+    settled = {stop.operation: stop.settled for stop in list_checkpoints(plan, {})}
     assert settled["aten.cat.default"] is moves

@@ -44,7 +44,7 @@ def draw_bars(summary: Summary, by: ScoreInfo | None = None) -> Figure:
         A score that has a panel of its own where it is none of these.
     """
     scores = {name: ScoreInfo(name, _MEANING[name], 0.0, 1.0, "higher is better") for name in _ORDER}
-    further = by if by is not None and by.name not in scores else None
+    own_score = by if by is not None and by.name not in scores else None
     methods = summary.methods
     counts = sorted({method.done for method in methods})
     samples = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
@@ -52,15 +52,15 @@ def draw_bars(summary: Summary, by: ScoreInfo | None = None) -> Figure:
         f"mean over {samples} samples; whiskers: {summary.confidence:.0%} bootstrap interval (BCa). "
         "Higher is better, all scores lie between 0 and 1."
     )
-    if further is not None:
-        scores[further.name] = further
-        note = note.replace("all scores", "LC, C and GAE") + f" {further.name}: {further.long_name}"
-        note += "." if further.direction == "none" else f"; {further.direction}."
+    if own_score is not None:
+        scores[own_score.name] = own_score
+        note = note.replace("all scores", "LC, C and GAE") + f" {own_score.name}: {own_score.long_name}"
+        note += "." if own_score.direction == "none" else f"; {own_score.direction}."
     if any(method.control for method in methods):
         note += " Grey: controls, which tell what chance reaches; dashed: the best of them."
     names = [name_of(method.title, _LONGEST) for method in methods]
     left = max(width_of(name) for name in names) + 0.35
-    title = ", ".join(["Local consistency, contrastiveness, GAE", *([further.name] if further else [])])
+    title = ", ".join(["Local consistency, contrastiveness, GAE", *([own_score.name] if own_score else [])])
     shape = figure(left + len(scores) * _PANEL + 0.4, len(methods) * _ROW + 1.65, title, note)
     margins = inside(shape, left, 0.35, foot=0.85)
     panels = shape.subplots(1, len(scores), sharey=True, gridspec_kw={"wspace": 0.18} | margins)

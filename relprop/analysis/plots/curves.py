@@ -70,17 +70,17 @@ def _draw_panel(axes: Axes, values: Values, percent: NDArray[np.int64], confiden
         from scipy import stats
     quiet(axes)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
-    known = values[~np.isnan(values).any((1, 2))]
+    complete = values[~np.isnan(values).any((1, 2))]
     for order, (name, (colour, dashes)) in enumerate(_LOOKS.items()):
-        if not len(known):
+        if not len(complete):
             continue
-        mean = known[:, order].mean(0)
+        mean = complete[:, order].mean(0)
         axes.plot(percent, mean, color=colour, linestyle=dashes, linewidth=1.8, label=name, zorder=3)
-        if len(known) > 1:
-            half = stats.t.ppf((1 + confidence) / 2, len(known) - 1) * known[:, order].std(0, ddof=1)
-            half /= np.sqrt(len(known))
+        if len(complete) > 1:
+            half = stats.t.ppf((1 + confidence) / 2, len(complete) - 1) * complete[:, order].std(0, ddof=1)
+            half /= np.sqrt(len(complete))
             axes.fill_between(percent, mean - half, mean + half, color=colour, alpha=0.22, linewidth=0, zorder=2)
-    if not len(known):
+    if not len(complete):
         axes.text(45, 0.5, "no values", size=LABEL, color=FAINT, ha="center", va="center")
     axes.set_xlim(0, 90)
     axes.set_ylim(0, 1)

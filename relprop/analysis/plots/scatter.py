@@ -76,7 +76,7 @@ def draw_scatter(results: ScoredSelection, summary: Summary) -> Figure:
 
 
 def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast: Values, edge: float) -> None:
-    known = ~(np.isnan(consistency) | np.isnan(contrast))
+    both = ~(np.isnan(consistency) | np.isnan(contrast))
     colour = GREY if method.control else BLUE
     quiet(axes)
     margin = 0.04 * edge
@@ -92,10 +92,10 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
             axes.plot(x, level / x, color=LINE, linewidth=0.8, zorder=1)
             axes.text(edge + margin, level / edge, f"{level:g}", size=6.5, color=FAINT, va="center", zorder=1)
     axes.scatter(
-        consistency[known], contrast[known], s=16, color=colour, alpha=0.55, linewidths=0, zorder=2, clip_on=False
+        consistency[both], contrast[both], s=16, color=colour, alpha=0.55, linewidths=0, zorder=2, clip_on=False
     )
     mean_x, mean_y = (method.scores[name].estimate for name in ("local_consistency", "contrastiveness"))
-    if known.any():
+    if both.any():
         axes.errorbar(
             mean_x.mean,
             mean_y.mean,
@@ -111,7 +111,7 @@ def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast
         axes.text(edge / 2, edge / 2, "no scores", size=LABEL, color=FAINT, ha="center", va="center")
     title = name_of(method.title, axes.get_window_extent().width / axes.figure.dpi)
     axes.set_title(title, size=LABEL, color=FAINT if method.control else INK, loc="left", pad=6, parse_math=False)
-    nothing = int((contrast[known] == 0).sum())
+    nothing = int((contrast[both] == 0).sum())
     if nothing:
-        words = f"C = 0 on {nothing} of {int(known.sum())}"
+        words = f"C = 0 on {nothing} of {int(both.sum())}"
         axes.text(edge, edge, words, size=SMALL - 1, color=FAINT, ha="right", va="top", zorder=6, path_effects=HALO)

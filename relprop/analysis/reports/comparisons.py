@@ -150,8 +150,8 @@ def compare_scores(
     a: str, b: str, left: Values, right: Values, info: ScoreInfo, confidence: float, seed: int
 ) -> Comparison:
     """Compare two arrays of scores of the same samples, ``(N,)`` each, NaN where there is none."""
-    known = np.stack([~np.isnan(left), ~np.isnan(right)])
-    both = known.all(0)
+    present = np.stack([~np.isnan(left), ~np.isnan(right)])
+    both = present.all(0)
     left, right = left[both], right[both]
     difference = left - right
     n = len(difference)
@@ -163,7 +163,7 @@ def compare_scores(
         info.name,
         info.direction,
         n,
-        int(known.any(0).sum()) - n,
+        int(present.any(0).sum()) - n,
         float(left.mean()) if n else nan,
         float(right.mean()) if n else nan,
         estimate_mean(difference, confidence, seed),

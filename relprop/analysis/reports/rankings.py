@@ -29,8 +29,8 @@ def rank(results: ScoredSelection, k: int, method: str | None, by: str, order: L
     chosen = results if method is None else results[method]
     values, samples = chosen.score(by), chosen.samples
     (name,) = chosen.methods
-    known, turn = chosen.scores(), -1 if order == "best" else 1
-    keys = [values * chosen.score_info[by].sign, *(known[key] for key in UNCLIPPED.get(by, ()) if key in known)]
+    columns, turn = chosen.scores(), -1 if order == "best" else 1
+    keys = [values * chosen.score_info[by].sign, *(columns[key] for key in UNCLIPPED.get(by, ()) if key in columns)]
     # Of what is equal then the first in the data set comes first, in either order.
     places = np.lexsort((samples.index, *(key * turn for key in reversed(keys))))
     places = places[~np.isnan(values[places])][:k]
@@ -41,7 +41,7 @@ def rank(results: ScoredSelection, k: int, method: str | None, by: str, order: L
             int(samples.label[p]),
             int(samples.target[p]),
             float(values[p]),
-            *(float(known[key][p]) if key in known else nan for key in ("local_consistency", "contrastiveness")),
+            *(float(columns[key][p]) if key in columns else nan for key in ("local_consistency", "contrastiveness")),
         )
         for p in places
     )

@@ -127,10 +127,10 @@ class Summary(Printed):
             "",
             self._scores(PARTS, _interval),
         ]
-        known = {*HEADLINE, *PARTS}
-        further = {name: name for method in self.methods for name in method.scores if name not in known}
-        if further:
-            blocks += ["", "further metrics", "", self._scores(further, _interval)]
+        finite = {*HEADLINE, *PARTS}
+        metrics = {name: name for method in self.methods for name in method.scores if name not in finite}
+        if metrics:
+            blocks += ["", "further metrics", "", self._scores(metrics, _interval)]
         medians = self._scores(HEADLINE | PARTS, lambda found: number(found.median))
         return [*blocks, "", "medians", "", medians, "", self._counts(), *self._remarks()]
 
@@ -212,13 +212,13 @@ def _interval(found: ScoreSummary) -> str:
 
 
 def _mid(values: Values) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else nan
+    finite = values[~np.isnan(values)]
+    return float(np.median(finite)) if len(finite) else nan
 
 
 def _mean(values: Values) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else nan
+    finite = values[~np.isnan(values)]
+    return float(finite.mean()) if len(finite) else nan
 
 
 def _or_lowest(value: float) -> float:

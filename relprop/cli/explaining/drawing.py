@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from relprop.cli.explaining.picture import Looked
+from relprop.cli.explaining.picture import InputPicture
 from relprop.explanation.captions import caption_words, caution, contrast_words, single_answer
 from relprop.explanation.display import draw as draw_maps
 from relprop.explanation.display import heats_of, legend_for
@@ -13,7 +13,7 @@ from relprop.models import Classifier
 from relprop.pictures import PERCENTILE, Array, class_sheet, panel, scale_note, scale_words
 
 
-def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
+def draw(classifier: Classifier, rules: str, prepared: InputPicture, explanation: Explanation) -> Figure:
     """Draw a panel of one picture, or where several of its classes are explained these side by side.
 
     Parameters
@@ -22,37 +22,37 @@ def draw(classifier: Classifier, rules: str, looked: Looked, explanation: Explan
         What was explained.
     rules : str
         Words for the rule set.
-    looked : Looked
+    prepared : InputPicture
         The picture.
     explanation : Explanation
         One sample for each class explained.
     """
     heats, scales = heats_of(explanation)
     titles = verdicts(classifier, explanation)
-    seen = classifier.pictures(looked.x[None])[0]
+    seen = classifier.pictures(prepared.x[None])[0]
     legend, warning = legend_for(explanation, classifier.labels), caution(explanation, classifier.labels)
-    words = caption(classifier, rules, looked, explanation, scales)
+    words = caption(classifier, rules, prepared, explanation, scales)
     if len(heats) > 1:
         notes = [scale_note(float(scale)) for scale in scales]
         return class_sheet(seen, heats, titles, words, notes=notes, legend=legend, caution=warning)
-    original = looked.original_with(heats[0])
+    original = prepared.original_with(heats[0])
     return panel(seen, heats[0], titles[0], words, original, legend=legend, caution=warning)
 
 
-def caption(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation, scales: Array) -> str:
+def caption(classifier: Classifier, rules: str, prepared: InputPicture, explanation: Explanation, scales: Array) -> str:
     """Say what maps are, where their colours saturate, and the numbers that go with them."""
     against = contrast_words(explanation, classifier.labels)
-    what = _what(classifier, rules, looked) + (f", {against}" if against else "")
+    what = _what(classifier, rules, prepared) + (f", {against}" if against else "")
     words = caption_words(explanation, classifier.labels)
     said = f"\n{words}" if words else ""
     saturate = f"colours saturate at the {PERCENTILE:g}th percentile of each map's |relevance|, given below it"
     return f"{what}; {saturate if len(scales) > 1 else scale_words(float(scales[0]))}{said}"
 
 
-def draw_layers(classifier: Classifier, rules: str, looked: Looked, explanation: Explanation) -> Figure:
+def draw_layers(classifier: Classifier, rules: str, prepared: InputPicture, explanation: Explanation) -> Figure:
     """Draw one row for each class explained: its map at the input, then at each layer asked for."""
-    seen = classifier.pictures(looked.x[None]).repeat(len(explanation), axis=0)
-    return draw_maps(explanation, seen, verdicts(classifier, explanation), remark=_what(classifier, rules, looked))
+    seen = classifier.pictures(prepared.x[None]).repeat(len(explanation), axis=0)
+    return draw_maps(explanation, seen, verdicts(classifier, explanation), remark=_what(classifier, rules, prepared))
 
 
 def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
@@ -69,10 +69,10 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
     return found
 
 
-def _what(classifier: Classifier, rules: str, looked: Looked) -> str:
+def _what(classifier: Classifier, rules: str, prepared: InputPicture) -> str:
     channels = classifier.channels
     drawn = f", of whose {channels} channels the first {'three are' if channels > 3 else 'is'} drawn"
-    return f"{readable(looked.path.name)}{'' if channels in (1, 3) else drawn}   {rules} on {classifier.name}"
+    return f"{readable(prepared.path.name)}{'' if channels in (1, 3) else drawn}   {rules} on {classifier.name}"
 
 
 def targets_of(explanation: Explanation) -> list[int]:

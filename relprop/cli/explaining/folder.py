@@ -41,7 +41,7 @@ class OutputFolder:
         self.overwrite = overwrite
         self._inputs = {file.resolve() for file in inputs}
         self._numbers: Counter[str] = Counter()
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
         self._lines: TextIO | None = None
         self._lock: Lock | None = None
         self._made: list[Path] = []
@@ -115,10 +115,10 @@ class OutputFolder:
             files = [f"{stem.as_posix()}{ending}" for ending in ENDINGS]
             folded = {file.casefold() for file in files}  # some file systems do not tell a.png from A.png
             places = [self.path / file for file in files]
-            if folded.isdisjoint(self._taken) and not any(os.path.lexists(place) for place in places):
+            if folded.isdisjoint(self._used) and not any(os.path.lexists(place) for place in places):
                 break
         self._numbers[key] = number
-        self._taken |= folded
+        self._used |= folded
         try:
             (self.path / stem).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

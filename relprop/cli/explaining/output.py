@@ -14,7 +14,7 @@ from relprop.cli.explaining.cropped import Joined
 from relprop.cli.explaining.drawing import draw, draw_layers, readable, targets_of
 from relprop.cli.explaining.folder import OutputFolder
 from relprop.cli.explaining.page import show_on_page
-from relprop.cli.explaining.picture import Looked
+from relprop.cli.explaining.picture import InputPicture
 from relprop.explanation.archive import save
 from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
@@ -64,7 +64,7 @@ class Results:
         if self.page is not None:
             self.page.fail(readable(path.name), readable(message))
 
-    def write(self, looked: Looked, explanation: Explanation) -> None:
+    def write(self, prepared: InputPicture, explanation: Explanation) -> None:
         """Write the maps of one picture, of which an explanation holds one sample for each class explained.
 
         Raises
@@ -72,23 +72,23 @@ class Results:
         OutputError
             If a file can't be written.
         """
-        stem = self.folder.free_name(self.places[looked.path] / looked.path.stem).as_posix()
-        entries = [self._entry(looked, explanation[k]) for k in range(len(explanation))]
+        stem = self.folder.free_name(self.places[prepared.path] / prepared.path.stem).as_posix()
+        entries = [self._entry(prepared, explanation[k]) for k in range(len(explanation))]
         paths = {}
         for kind in self.formats:
             paths[kind] = f"{stem}.{kind}"
             if kind != "png":
                 explanation.save(self.folder.path / paths[kind], attributes={"classes": json.dumps(entries)})
                 continue
-            write_png(draw(self.classifier, self.rules, looked, explanation), self.folder.path / paths[kind])
+            write_png(draw(self.classifier, self.rules, prepared, explanation), self.folder.path / paths[kind])
             if explanation.layers:
                 paths["layers"] = f"{stem}.layers.png"
-                figure = draw_layers(self.classifier, self.rules, looked, explanation)
+                figure = draw_layers(self.classifier, self.rules, prepared, explanation)
                 write_png(figure, self.folder.path / paths["layers"])
         for entry in entries:
             self.folder.record(entry | {"paths": paths})
         if self.page is not None:
-            show_on_page(self.page, self.classifier, self.rules, looked, explanation, paths)
+            show_on_page(self.page, self.classifier, self.rules, prepared, explanation, paths)
 
     def write_joined(self, joined: Joined) -> None:
         """Write the map of one photograph that was explained crop by crop.
@@ -105,8 +105,8 @@ class Results:
             "file": str(joined.path),
             "target": target,
             "label": self.classifier.labels[target],
-            "probability": _known(probabilities.max()),
-            "crops": [{"box": box, "probability": _known(p)} for box, p in pairs],
+            "probability": _as_number(probabilities.max()),
+            "crops": [{"box": box, "probability": _as_number(p)} for box, p in pairs],
             "model": self.classifier.name,
             "weights": self.classifier.origin,
             "rules": self.rules,
@@ -120,19 +120,19 @@ class Results:
             save(self.folder.path / path, joined.items, {"class": json.dumps(entry)}, draw)
         self.folder.record(entry | {"paths": paths})
 
-    def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
+    def _entry(self, prepared: InputPicture, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""
         labels, probabilities = self.classifier.labels, explanation.probabilities[0]
         (target,), predicted = targets_of(explanation), int(probabilities.argmax())
         kept = explanation.conservation
         return {
-            "file": str(looked.path),
+            "file": str(prepared.path),
             "target": target,
             "label": labels[target],
-            "probability": _known(probabilities[target]),
+            "probability": _as_number(probabilities[target]),
             "predicted": predicted,
             "predicted_label": labels[predicted],
-            "predicted_probability": _known(probabilities[predicted]),
+            "predicted_probability": _as_number(probabilities[predicted]),
             "conservation_error": kept.error if kept.cuts else None,
             "lost": kept.lost if kept.cuts else None,
             "model": self.classifier.name,
@@ -141,10 +141,10 @@ class Results:
             "contrast": explanation.contrast,
             "map_difference": None if (moved := map_difference(explanation)) is None else float(moved[0]),
             **({} if explanation.provenance is None else explanation.provenance.as_dict()),
-            "size": looked.view and looked.view.size,
-            "box": looked.view and looked.view.box,
+            "size": prepared.view and prepared.view.size,
+            "box": prepared.view and prepared.view.box,
         }
 
 
-def _known(probability: Tensor) -> float | None:
+def _as_number(probability: Tensor) -> float | None:
     return float(probability) if probability.isfinite() else None

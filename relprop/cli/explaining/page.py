@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relprop.cli.explaining.drawing import caption, readable, targets_of, verdicts
-from relprop.cli.explaining.picture import Looked
+from relprop.cli.explaining.picture import InputPicture
 from relprop.explanation.captions import caution
 from relprop.explanation.display import heats_of, legend_for
 from relprop.explanation.explanation import Explanation
@@ -21,7 +21,7 @@ def show_on_page(
     page: ExplanationPage,
     classifier: Classifier,
     rules: str,
-    looked: Looked,
+    prepared: InputPicture,
     explanation: Explanation,
     paths: Mapping[str, str],
 ) -> None:
@@ -32,9 +32,9 @@ def show_on_page(
         heats, scales = heats_of(one)
         (title,) = verdicts(classifier, one)
         legend, warning = legend_for(one, classifier.labels), caution(one, classifier.labels)
-        classes.append(Explained(title, heats[0], legend, caption(classifier, rules, looked, one, scales), warning))
-    seen = classifier.pictures(looked.x[None])[0]
-    page.add(readable(looked.path.name), seen, classes, probability_bars(classifier, explanation), paths)
+        classes.append(Explained(title, heats[0], legend, caption(classifier, rules, prepared, one, scales), warning))
+    seen = classifier.pictures(prepared.x[None])[0]
+    page.add(readable(prepared.path.name), seen, classes, probability_bars(classifier, explanation), paths)
 
 
 def probability_bars(classifier: Classifier, explanation: Explanation) -> list[Bar]:

@@ -19,7 +19,7 @@ LONG_SIDE = 1200
 
 
 @dataclass(frozen=True, eq=False)
-class Looked:
+class InputPicture:
     """One picture.
 
     Parameters
@@ -49,7 +49,7 @@ class Looked:
         return self.original, self.view.on_original(heat, (height, width)), (left, top, right, bottom)
 
 
-def look(path: Path, classifier: Classifier) -> Looked:
+def read_input(path: Path, classifier: Classifier) -> InputPicture:
     """Read a picture and prepare it for a model.
 
     Raises
@@ -74,4 +74,4 @@ def look(path: Path, classifier: Classifier) -> Looked:
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         kept = np.asarray(cv2.resize(kept, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Looked(path, x, view, kept)
+    return InputPicture(path, x, view, kept)

@@ -20,7 +20,7 @@ from relprop.cli.choices import Choice
 from relprop.cli.explaining.cropped import explain_crops
 from relprop.cli.explaining.drawing import readable, verdicts
 from relprop.cli.explaining.output import Results
-from relprop.cli.explaining.picture import Looked, look
+from relprop.cli.explaining.picture import InputPicture, read_input
 from relprop.errors import TargetError
 from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
@@ -107,12 +107,12 @@ class Run:
         rows["pictures failed"] = str(self.failed)
         return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
 
-    def _batches(self, paths: Sequence[Path], size: int, progress: Any) -> Iterator[list[Looked]]:
+    def _batches(self, paths: Sequence[Path], size: int, progress: Any) -> Iterator[list[InputPicture]]:
         """Read pictures into full batches; report and count those that cannot be read."""
-        batch: list[Looked] = []
+        batch: list[InputPicture] = []
         for path in paths:
             try:
-                batch.append(look(path, self.classifier))
+                batch.append(read_input(path, self.classifier))
             except (PictureError, TransformError) as error:
                 message = str(error) if isinstance(error, PictureError) else f"{readable(str(path))}: {error}"
                 self._fail(path, message, progress)
@@ -126,8 +126,8 @@ class Run:
         if batch:
             yield batch
 
-    def _explain_batch(self, batch: Sequence[Looked], progress: Any) -> None:
-        x = torch.stack([looked.x for looked in batch]).to(self.classifier.device)
+    def _explain_batch(self, batch: Sequence[InputPicture], progress: Any) -> None:
+        x = torch.stack([prepared.x for prepared in batch]).to(self.classifier.device)
         start, count, against = time.perf_counter(), self.choice.count, self.explainer.contrast
         target: Tensor | None = None
         if self.choice.classes:
@@ -147,9 +147,9 @@ class Run:
         self._note_seconds(seconds, len(batch))
         if not self.explained:
             self.oracle = self._oracle_error(x[:2], explanation.target)
-        for k, looked in enumerate(batch):
+        for k, prepared in enumerate(batch):
             part = explanation[k * count : (k + 1) * count]
-            self.results.write(looked, part)
+            self.results.write(prepared, part)
             self.explained += 1
             kept, note = part.conservation, "these rules do not conserve relevance"
             if kept.cuts:
@@ -161,17 +161,19 @@ class Run:
             if self.quiet:
                 continue
             with progress.external_write_mode():
-                say(f"{readable(str(looked.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
+                say(f"{readable(str(prepared.path))}  {', '.join(verdicts(self.classifier, part))}  {note}")
 
-    def _without_skipped(self, batch: Sequence[Looked], apart: Sequence[bool], progress: Any) -> list[Looked]:
+    def _without_skipped(
+        self, batch: Sequence[InputPicture], apart: Sequence[bool], progress: Any
+    ) -> list[InputPicture]:
         """Return the pictures of other classes than the one they are set against; report and count the others."""
         name = self.classifier.labels[self.explainer.contrast]  # type: ignore[index]
         among = "its class" if self.choice.top == 1 else f"one of its {self.choice.top} most probable classes"
-        for looked, kept in zip(batch, apart, strict=True):
+        for prepared, kept in zip(batch, apart, strict=True):
             if not kept:
-                message = f"{readable(str(looked.path))}: {name}, which --contrast names, is {among}"
-                self._fail(looked.path, message, progress)
-        return [looked for looked, kept in zip(batch, apart, strict=True) if kept]
+                message = f"{readable(str(prepared.path))}: {name}, which --contrast names, is {among}"
+                self._fail(prepared.path, message, progress)
+        return [prepared for prepared, kept in zip(batch, apart, strict=True) if kept]
 
     def _fail(self, path: Path, message: str, progress: Any) -> None:
         self.failed += 1

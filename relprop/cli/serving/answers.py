@@ -15,7 +15,7 @@ from relprop.assign.rule_names import choose_rules
 from relprop.cli.choices import choose_contrast
 from relprop.cli.explaining.drawing import caption, draw, draw_layers, verdicts
 from relprop.cli.explaining.page import probability_bars
-from relprop.cli.explaining.picture import Looked, look
+from relprop.cli.explaining.picture import InputPicture, read_input
 from relprop.explainer import Explainer
 from relprop.explanation.captions import caution
 from relprop.explanation.display import heats_of
@@ -116,8 +116,8 @@ class Respondent:
             If it can't be read or prepared.
         """
         with self._lock:
-            looked = look(path, self.classifier)
-            explanation = self._explain(looked, Question("gradient", contrast="none"))
+            prepared = read_input(path, self.classifier)
+            explanation = self._explain(prepared, Question("gradient", contrast="none"))
             return [(bar.label, bar.probability) for bar in probability_bars(self.classifier, explanation)]
 
     def answer(self, path: Path, question: Question) -> Answer:
@@ -129,21 +129,21 @@ class Respondent:
             If the picture can't be read, or the question can't be answered.
         """
         with self._lock:
-            looked = look(path, self.classifier)
-            explanation = self._explain(looked, question)
+            prepared = read_input(path, self.classifier)
+            explanation = self._explain(prepared, question)
             heats, scales = heats_of(explanation, question.layer)
-            seen = self.classifier.pictures(looked.x[None])[0]
+            seen = self.classifier.pictures(prepared.x[None])[0]
             size = tile_size(seen.shape[:2], SIDE)
             picture = draw if question.layer is None else draw_layers
             self._files += 1
             png = self.folder / f"relevance-{self._files}.png"
-            write_png(picture(self.classifier, question.rules, looked, explanation), png)
+            write_png(picture(self.classifier, question.rules, prepared, explanation), png)
             return Answer(
                 verdicts(self.classifier, explanation)[0],
                 scaled(seen, size),
                 heat_colours(sharp(heats[0], size)),
                 scaled(overlay(seen, heats[0]), size),
-                caption(self.classifier, question.rules, looked, explanation, scales),
+                caption(self.classifier, question.rules, prepared, explanation, scales),
                 caution(explanation, self.classifier.labels),
                 png,
                 self.lines(question, path.name, int(explanation.target[0])),
@@ -173,9 +173,9 @@ class Respondent:
             ]
         )
 
-    def _explain(self, looked: Looked, question: Question) -> Any:
+    def _explain(self, prepared: InputPicture, question: Question) -> Any:
         explainer = self._explainer(question)
-        x = looked.x[None].to(self.classifier.device)
+        x = prepared.x[None].to(self.classifier.device)
         target = question.target
         if target is None and isinstance(explainer.contrast, int):
             with torch.inference_mode(), memory_for(1):

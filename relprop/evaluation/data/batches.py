@@ -136,10 +136,10 @@ def assemble_again(
     occupants: list[Sample] = []
     for start in range(0, len(unit.members), 4):
         four = unit.members[start : start + 4]
-        known = next((members[index] for index in four if index in members), None)
-        for index in four if known is None else map(int, known):
+        partners = next((members[index] for index in four if index in members), None)
+        for index in four if partners is None else map(int, partners):
             sample = samples[index] if index in samples else find(index)
-            if sample.error and known is not None:
+            if sample.error and partners is not None:
                 raise DataError(f"sample {index} was in a mosaic, and can't be read any more: {sample.error}")
             occupants.append(sample)
     # A mosaic of which nothing is scored may show anything.

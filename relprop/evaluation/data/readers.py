@@ -134,9 +134,9 @@ def read_stream(stream: Stream, reader: Reader, size: int) -> tuple[Reserve, Ite
         (failed if sample.error else readable).append(sample)
         if len(readable) == 2 * 4:
             break
-    known = {sample.index: sample for sample in readable}
+    by_index = {sample.index: sample for sample in readable}
     reserve = Reserve(
-        iter([*failed, *readable]), lambda index: known.get(index, Sample(index, error="it is not at hand any more"))
+        iter([*failed, *readable]), lambda index: by_index.get(index, Sample(index, error="it is not at hand any more"))
     )
     spare = {sample.index: sample for sample in readable[:4]}
     units = stream_units(chain(ahead, items), size, list(spare))

@@ -7,7 +7,7 @@ from relprop.evaluation.methods.adapters.attention_rollout import AttentionRollo
 from relprop.evaluation.methods.adapters.captum import CaptumMethod
 from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod
 from relprop.evaluation.methods.adapters.zennit import ZennitMethod
-from relprop.evaluation.methods.base import Asked, Function, Method, MethodError
+from relprop.evaluation.methods.base import Function, Method, MethodError, Request
 from relprop.evaluation.methods.controls import CONTROLS, Control
 from relprop.evaluation.methods.listing import ListedMethod, list_methods
 from relprop.evaluation.methods.named import MethodContext, check_name, make_methods, split_names
@@ -16,7 +16,6 @@ from relprop.evaluation.methods.relprop_rules import Relevance
 
 __all__ = [
     "CONTROLS",
-    "Asked",
     "AttentionRollout",
     "CaptumMethod",
     "Control",
@@ -28,6 +27,7 @@ __all__ = [
     "MethodError",
     "Precomputed",
     "Relevance",
+    "Request",
     "ZennitMethod",
     "check_name",
     "list_methods",

@@ -22,7 +22,7 @@ class MethodError(RelpropError, ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """Pictures whose maps are wanted.
 
     Parameters
@@ -64,7 +64,7 @@ class Method(ABC):
         """Find out before the run, on some of its pictures, whether the method can be used at all."""
 
     @abstractmethod
-    def maps(self, asked: Asked) -> Tensor:
+    def maps(self, request: Request) -> Tensor:
         """Return relevance ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``."""
 
 
@@ -94,9 +94,9 @@ class Function(Method):
         """What the function says of itself in words."""
         return str(getattr(self.function, "description", ""))
 
-    def maps(self, asked: Asked) -> Tensor:
+    def maps(self, request: Request) -> Tensor:
         """Call the function."""
-        return maps_of(self.function, asked.x, asked.target)
+        return maps_of(self.function, request.x, request.target)
 
     def prepare(self, x: Tensor) -> None:
         """Let an adapter find out whether it can be used."""

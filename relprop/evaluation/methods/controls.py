@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from relprop.evaluation.methods.base import Asked, Method
+from relprop.evaluation.methods.base import Method, Request
 from relprop.gae import centre_map, constant_map, random_map
 
 
@@ -27,26 +27,26 @@ class Control(Method):
         self.seed = seed
         self.config = {"control": name}
 
-    def maps(self, asked: Asked) -> Tensor:
+    def maps(self, request: Request) -> Tensor:
         """Draw the maps."""
-        return self._draw(asked, self.seed).to(asked.x.device)
+        return self._draw(request, self.seed).to(request.x.device)
 
 
-def _random(asked: Asked, seed: int) -> Tensor:
-    size = asked.x.shape[2:]
-    pairs = zip(asked.index, asked.state, strict=True)
+def _random(request: Request, seed: int) -> Tensor:
+    size = request.x.shape[2:]
+    pairs = zip(request.index, request.state, strict=True)
     return torch.cat([random_map([index], size, seed=seed, draw=state) for index, state in pairs])
 
 
-def _constant(asked: Asked, seed: int) -> Tensor:
-    return constant_map(len(asked.x), asked.x.shape[2:])
+def _constant(request: Request, seed: int) -> Tensor:
+    return constant_map(len(request.x), request.x.shape[2:])
 
 
-def _centre(asked: Asked, seed: int) -> Tensor:
-    return centre_map(len(asked.x), asked.x.shape[2:])
+def _centre(request: Request, seed: int) -> Tensor:
+    return centre_map(len(request.x), request.x.shape[2:])
 
 
-_CONTROLS: dict[str, tuple[Callable[[Asked, int], Tensor], str]] = {
+_CONTROLS: dict[str, tuple[Callable[[Request, int], Tensor], str]] = {
     "random": (_random, "a control: uniform random relevance, another for each picture it is asked about"),
     "constant": (_constant, "a control: the same relevance everywhere"),
     "centre": (_centre, "a control: a Gaussian about the centre of the picture"),

@@ -48,16 +48,16 @@ def list_methods(pattern: str = "*") -> list[ListedMethod]:
     MethodError
         If there is none.
     """
-    known = [*_rule_sets(), *_controls(), *_others()]
+    listed = [*_rule_sets(), *_controls(), *_others()]
     for kind, find in _LIBRARIES.items():
         try:
-            known += [ListedMethod(f"{kind}.{name}", kind, options) for name, options in find()]
+            listed += [ListedMethod(f"{kind}.{name}", kind, options) for name, options in find()]
         except MissingExtraError as error:
-            known.append(ListedMethod(f"{kind}.METHOD", kind, summary=str(error)))
+            listed.append(ListedMethod(f"{kind}.METHOD", kind, summary=str(error)))
     wanted = pattern.casefold() if set("*?[") & set(pattern) else f"*{pattern.casefold()}*"
-    found = [method for method in known if fnmatchcase(method.name.casefold(), wanted)]
+    found = [method for method in listed if fnmatchcase(method.name.casefold(), wanted)]
     if not found:
-        near = near_names(pattern, [method.name for method in known])
+        near = near_names(pattern, [method.name for method in listed])
         raise MethodError(f"no method matches {pattern!r}{near}; relprop methods lists all")
     return found
 

@@ -121,8 +121,8 @@ def named_method(text: str, context: MethodContext) -> Method:
     check_name(text)
     name, _, rest = text.partition(":")
     if name in rule_registry.names():
-        known = context.classifier
-        scale = () if known is None else (known.mean, known.std)
+        classifier = context.classifier
+        scale = () if classifier is None else (classifier.mean, classifier.std)
         return Relevance(Explainer(context.model, rules=choose_rules(text, *scale)))
     options = parse_options(text, rest)
     library, _, kind = name.partition(".")
@@ -143,13 +143,13 @@ def check_name(text: str) -> None:
     """
     name, _, rest = text.partition(":")
     library, _, kind = name.partition(".")
-    known = [*rule_registry.names(), *MAKERS]
-    if name in known:
+    candidates = [*rule_registry.names(), *MAKERS]
+    if name in candidates:
         if name in rule_registry.names():
             choose_rules(text)
         return
     if library not in LIBRARIES or not kind:
-        near = near_names(name, known) or f"; a method is {', '.join(KINDS)}"
+        near = near_names(name, candidates) or f"; a method is {', '.join(KINDS)}"
         raise MethodError(f"there is no method {name!r}{near}")
     CHECKS[library](kind, parse_options(text, rest))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relprop.errors import first_line
-from relprop.evaluation.methods.base import Asked, Method, MethodError
+from relprop.evaluation.methods.base import Method, MethodError, Request
 from relprop.gae.states import PICTURE
 from relprop.store import StoreError
 from relprop.store.hdf5.opening import open_hdf5
@@ -52,15 +52,15 @@ class Precomputed(Method):
         self.config = {"precomputed": self.path.name, "array": name, "sha256": _file_sha256(self.path)}
         self.description = f"maps from {self.path.name}"
 
-    def maps(self, asked: Asked) -> Tensor:
+    def maps(self, request: Request) -> Tensor:
         """Look up the pictures' maps."""
-        if any(state != PICTURE for state in asked.state):
+        if any(state != PICTURE for state in request.state):
             raise MethodError(self.pictures_only)
-        last = max(asked.index)
+        last = max(request.index)
         if last >= len(self._rows):
             raise MethodError(f"{self.path} has {len(self._rows)} maps, none of sample {last}")
-        found = np.stack([np.asarray(self._rows[index]) for index in asked.index])
-        return torch.from_numpy(found).to(asked.x.device)
+        found = np.stack([np.asarray(self._rows[index]) for index in request.index])
+        return torch.from_numpy(found).to(request.x.device)
 
 
 def _open(path: Path, key: str | None) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import rule_registry
-from relprop.evaluation.methods.base import Asked, Method, MethodError, version_of
+from relprop.evaluation.methods.base import Method, MethodError, Request, version_of
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules
 from relprop.gae.protocols import maps_of
@@ -41,9 +41,9 @@ class Relevance(Method):
         }
         self.description = rules.summary
 
-    def maps(self, asked: Asked) -> Tensor:
+    def maps(self, request: Request) -> Tensor:
         """Explain the pictures."""
-        return maps_of(self.explainer, asked.x, asked.target)
+        return maps_of(self.explainer, request.x, request.target)
 
     def prepare(self, x: Tensor) -> None:
         """Capture the model and find a rule for each of its operations."""

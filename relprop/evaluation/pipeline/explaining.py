@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from relprop.errors import RelpropError, first_line
-from relprop.evaluation.methods.base import Asked, Method
+from relprop.evaluation.methods.base import Method, Request
 from relprop.evaluation.pipeline.masking import Masking
 from relprop.evaluation.seeding import forked_random
 from relprop.gae import MapError
 from relprop.gae.checks import check_map, wide
 from relprop.gae.masking import Baseline
 from relprop.gae.procedures import Procedure
-from relprop.gae.states import ASKED, PICTURE, asked_pictures, describe_state
+from relprop.gae.states import ASKED, PICTURE, describe_state, pictures_of_state
 from relprop.run.memory import OutOfMemoryError, memory_for
 
 
@@ -142,16 +142,16 @@ class _Work:
                 chunk = pairs[start : start + self.size]
                 filled = [chunk[k % len(chunk)] for k in range(self.size)]
                 for state in {state for state, _ in chunk} - shown.keys():
-                    shown[state] = asked_pictures(x, steps, state, self.baseline, self.procedure.mosaics)
+                    shown[state] = pictures_of_state(x, steps, state, self.baseline, self.procedure.mosaics)
                 chosen = [slot for _, slot in filled]
-                asked = Asked(
+                request = Request(
                     torch.stack([shown[state][slot] for state, slot in filled]),
                     target[chosen],
                     tuple(index[slot] for slot in chosen),
                     tuple(state for state, _ in filled),
                 )
                 with memory_for(self.size):
-                    self._keep(maps, chunk, self.method.maps(asked))
+                    self._keep(maps, chunk, self.method.maps(request))
                 shown = {state: pictures for state, pictures in shown.items() if state >= chunk[-1][0]}
         return maps
 

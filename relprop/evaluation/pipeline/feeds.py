@@ -28,7 +28,7 @@ class Feed:
         Of the samples of this run, ascending; none yet of a stream.
     count : int or None
         How many; None of a stream.
-    taken : int or None
+    planned : int or None
         How many the whole run has, all shards together; None of a stream.
     units : callable
         From which units need work to these with their samples, and how many samples need none.
@@ -38,7 +38,7 @@ class Feed:
     first: Tensor
     index: list[int]
     count: int | None
-    taken: int | None
+    planned: int | None
     units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
 
 

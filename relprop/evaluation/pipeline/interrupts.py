@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """Whether to stop."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
@@ -31,9 +31,9 @@ def delayed_interrupts() -> Iterator[Interruption]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if found.asked:
+        if found.requested:
             raise KeyboardInterrupt
-        found.asked = True
+        found.requested = True
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:

@@ -26,7 +26,7 @@ from relprop.evaluation.pipeline.progress import Progress
 from relprop.evaluation.pipeline.scoring import method_rows
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
-from relprop.evaluation.subject import Subject, look_at
+from relprop.evaluation.subject import Subject, count_classes
 from relprop.store import EvaluationWriter, State
 
 
@@ -53,7 +53,7 @@ class Run:
     states : dict
         Of the file's rows: under ``""`` those of the masking run, and by method.
     interruption : Interruption
-        Asked between two commits.
+        Called between two commits.
     progress : callable, optional
         Told what is done.
     """
@@ -95,7 +95,7 @@ class Run:
                     done += len(unit.samples) * steps
                     if self.progress is not None:
                         self.progress(done, total)
-                    if self.interruption.asked:
+                    if self.interruption.requested:
                         background.wait()
                         raise KeyboardInterrupt
                 self.evaluated += len(unit.samples) if parts else 0
@@ -144,11 +144,11 @@ class Run:
                     self.settings.target,
                     self.settings.baseline,
                     self.settings.procedure,
-                    lambda: look_at(self.subject, first_four(reserve)),
+                    lambda: count_classes(self.subject, first_four(reserve)),
                 )
             batch = masking.batch if isinstance(masking, Masking) else masking
-            known = sample_rows(masking) if isinstance(masking, Masking) else None
-            background.submit(partial(self._write_samples, batch, rows, known))
+            columns = sample_rows(masking) if isinstance(masking, Masking) else None
+            background.submit(partial(self._write_samples, batch, rows, columns))
             return masking
         with background.lock:
             messages = self._messages(unit, rows)
@@ -178,7 +178,7 @@ class Run:
         self.seconds["explaining"] += explained.seconds
         self.explaining[name] += explained.seconds
         with self._clock("scoring"):
-            known = method_rows(
+            columns = method_rows(
                 masking,
                 explained,
                 metrics=self.metrics,
@@ -189,11 +189,11 @@ class Run:
                 keep=self.writer.maps_of(name),
                 remark=method.pictures_only,
             )
-        background.submit(partial(self._write_method, name, masking.batch, rows, known))
+        background.submit(partial(self._write_method, name, masking.batch, rows, columns))
 
-    def _write_samples(self, batch: Batch, rows: Mapping[int, int], known: Mapping[str, Any] | None) -> None:
-        if known is not None:
-            self.writer.write_samples([rows[sample.index] for sample in batch.samples], known)
+    def _write_samples(self, batch: Batch, rows: Mapping[int, int], columns: Mapping[str, Any] | None) -> None:
+        if columns is not None:
+            self.writer.write_samples([rows[sample.index] for sample in batch.samples], columns)
         if batch.failed:
             self.writer.write_samples(
                 [rows[sample.index] for sample in batch.failed],
@@ -206,9 +206,11 @@ class Run:
             )
         self.writer.commit()
 
-    def _write_method(self, name: str, batch: Batch, rows: Mapping[int, int], known: Mapping[str, Any] | None) -> None:
-        if known is not None:
-            self.writer.write_method(name, [rows[sample.index] for sample in batch.samples], known)
+    def _write_method(
+        self, name: str, batch: Batch, rows: Mapping[int, int], columns: Mapping[str, Any] | None
+    ) -> None:
+        if columns is not None:
+            self.writer.write_method(name, [rows[sample.index] for sample in batch.samples], columns)
         if batch.failed:
             self.writer.write_method(
                 name,

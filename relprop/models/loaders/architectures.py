@@ -163,8 +163,8 @@ class Torchvision:
     def preprocessing(self, origin: str = "") -> Preprocessing:
         """Return what the weights of that file or address expect to be done to a picture."""
         # A file of another name says nothing of how it was trained: the first, classic recipe is the best guess.
-        known = list(tv.get_model_weights(self.arch))
-        weights = next((w for w in known if Path(w.url).name == Path(origin).name), known[0])
+        weights_of_arch = list(tv.get_model_weights(self.arch))
+        weights = next((w for w in weights_of_arch if Path(w.url).name == Path(origin).name), weights_of_arch[0])
         return from_preset(weights.transforms())
 
 
@@ -182,10 +182,10 @@ def find_architectures(name: str) -> list[Architecture]:
     library, _, arch = name.rpartition("/")
     tagged = "." in arch
     names = {kind: kind.names(tagged) for kind in (Timm, Torchvision) if library in ("", kind.library)}
-    found: list[Architecture] = [kind(arch) for kind, known in names.items() if arch in known]
+    found: list[Architecture] = [kind(arch) for kind, group in names.items() if arch in group]
     if not found:
-        known = {n for group in names.values() for n in group}
-        raise UnknownModelError(f"neither timm nor torchvision has a model called {name!r}{_hint(name, arch, known)}")
+        hint = _hint(name, arch, {n for group in names.values() for n in group})
+        raise UnknownModelError(f"neither timm nor torchvision has a model called {name!r}{hint}")
     return found
 
 
@@ -202,9 +202,9 @@ def list_models(pattern: str = "*") -> list[ListedModel]:
         pattern = f"*{pattern}*"
     tagged = "." in pattern
     ours = Timm.names(tagged)
-    taken = set(ours)
+    timm_names = set(ours)
     listed = [(arch, Timm(arch)) for arch in ours] + [
-        (f"torchvision/{arch}" if arch in taken else arch, Torchvision(arch)) for arch in Torchvision.names(tagged)
+        (f"torchvision/{arch}" if arch in timm_names else arch, Torchvision(arch)) for arch in Torchvision.names(tagged)
     ]
     return [
         ListedModel(name, found.library, "package" if packaged_file(found) else found.whereabouts())
@@ -233,7 +233,7 @@ def build_for(architecture: Architecture, state: Mapping[str, Tensor]) -> tuple[
     return architecture.build(**options) if options else model, state
 
 
-def _hint(name: str, arch: str, known: Iterable[str]) -> str:
+def _hint(name: str, arch: str, weights_of_arch: Iterable[str]) -> str:
     """Say what an unknown name may have been meant for."""
     path = Path(name)
     if path.suffix.lower() in WEIGHT_SUFFIXES:
@@ -244,7 +244,7 @@ def _hint(name: str, arch: str, known: Iterable[str]) -> str:
         return ", and the file of that name is no exported program (.pt2)"
     if ":" in name:
         return "; a model of your own is named package.module:function"
-    return near_names(arch, known)
+    return near_names(arch, weights_of_arch)
 
 
 def _in_torch_cache(url: str) -> bool:

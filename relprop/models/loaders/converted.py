@@ -49,8 +49,8 @@ def load_file(
         raise WeightsError(f"{name} carries its own weights: leave out --weights {weights}")
     model, shape = load_converted(name)
     if len(shape) != 4:
-        told = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ModelError(f"{name} takes ({told}), not one batch of pictures (B, channels, h, w)")
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ModelError(f"{name} takes ({sizes}), not one batch of pictures (B, channels, h, w)")
     if shape[3] is not None and (shape[1] is None or shape[3] < shape[1]):  # fewer channels than rows
         model, shape = ChannelsFirst(model).eval(), (shape[0], shape[3], *shape[1:3])
     if place is not None:

@@ -57,14 +57,14 @@ def inspect_program(
         It takes anything but one float32 batch (B, C, height, width) with a dynamic first axis, or pictures of
         another size than they are prepared at, or returns anything but (B, classes).
     """
-    taken = _values(program, program.graph_signature.user_inputs)
+    inputs = _values(program, program.graph_signature.user_inputs)
     returned = _values(program, program.graph_signature.user_outputs)
     if output is not None:
         returned = [choose_output(pytree.tree_unflatten(returned, program.call_spec.out_spec), output)[0]]
-    one = len(taken) == 1 and taken[0].ndim == 4 and taken[0].dtype == torch.float32
-    if not one or not isinstance(taken[0].shape[1], int):
-        raise ModelError(f"{name} takes {_describe(taken)}, not one float32 batch of pictures (B, channels, h, w)")
-    batch, channels, *sizes = taken[0].shape
+    one = len(inputs) == 1 and inputs[0].ndim == 4 and inputs[0].dtype == torch.float32
+    if not one or not isinstance(inputs[0].shape[1], int):
+        raise ModelError(f"{name} takes {_describe(inputs)}, not one float32 batch of pictures (B, channels, h, w)")
+    batch, channels, *sizes = inputs[0].shape
     if isinstance(batch, int):
         raise ModelError(
             f"{name} is fixed at a batch of {batch}: export it with a dynamic batch axis and at least two samples, "
@@ -97,11 +97,11 @@ def _values(program: ExportedProgram, names: Iterable[Any]) -> list[Tensor]:
 
 def _describe(tensors: Iterable[Tensor]) -> str:
     """Tell shapes, with B for what is not fixed, and number types."""
-    told = (
+    parts = (
         f"({', '.join(str(n) if isinstance(n, int) else 'B' for n in t.shape)}) {str(t.dtype).removeprefix('torch.')}"
         for t in tensors
     )
-    return " and ".join(told) or "no tensor"
+    return " and ".join(parts) or "no tensor"
 
 
 @contextmanager

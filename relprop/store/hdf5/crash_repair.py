@@ -18,7 +18,7 @@ CHECKSUM: Final = slice(44, 48)
 _MASK: Final = 0xFFFFFFFF
 
 
-def count_in_torn_space(descriptor: int) -> None:
+def extend_superblock_to_file_end(descriptor: int) -> None:
     """Make the superblock of a file, open for writing and locked, say that it ends where it does.
 
     A file that was closed, or is shorter than it should be, is left as it is.

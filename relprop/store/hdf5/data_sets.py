@@ -12,7 +12,7 @@ from relprop.store.layout import Layout, numpy_type
 from relprop.store.schema import Field
 
 
-def own_data_sets(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
+def data_sets_without_scales(group: h5py.Group | Mapping[str, Any]) -> dict[str, h5py.Dataset]:
     """Return the data sets of a group that are not scales."""
     return {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and not item.is_scale}
 

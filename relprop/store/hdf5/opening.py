@@ -16,7 +16,7 @@ from relprop.errors import RelpropError
 from relprop.files import OutputError
 from relprop.files.locking import LOCKS, Lock, take
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
-from relprop.store.hdf5.crash_repair import count_in_torn_space
+from relprop.store.hdf5.crash_repair import extend_superblock_to_file_end
 from relprop.store.hdf5.foreign import refuse_foreign
 from relprop.store.hdf5.seal import BLOCK, VerifiedFile, read_seal
 
@@ -124,7 +124,7 @@ def lock_to_replace(path: Path) -> Lock:
     return lock
 
 
-def settle_end(path: Path) -> None:
+def repair_file_end(path: Path) -> None:
     """Put right where a file of an evaluation ends, if its writer was killed; see `relprop.store.hdf5.crash_repair`.
 
     One that has its seal was closed. Whoever calls it has locked the file.
@@ -132,13 +132,13 @@ def settle_end(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
         if read_seal(descriptor, path) is None:
-            count_in_torn_space(descriptor)
+            extend_superblock_to_file_end(descriptor)
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def telling_output_errors(path: Path, *, new: bool = False) -> Iterator[None]:
+def as_output_error(path: Path, *, new: bool = False) -> Iterator[None]:
     """Turn what HDF5 raises when it can't write into an `OutputError` with the system's reason.
 
     Of a file that is ``new`` nothing was committed before.

@@ -169,10 +169,10 @@ class VerifiedFile:
                     f"{self._path} is damaged: its bytes {first + start} to {first + start + BLOCK - 1} are not those "
                     "that were written. relprop validate names what they hold; all else can be read"
                 )
-        taken = view[self._at - first : stop - first]
-        buffer[: len(taken)] = taken
-        self._at += len(taken)
-        return len(taken)
+        part = view[self._at - first : stop - first]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
     def read(self, size: int) -> bytes:
         """Read as much, as `readinto`."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.hdf5.compression import filters
-from relprop.store.hdf5.data_sets import dtype_of, own_data_sets
+from relprop.store.hdf5.data_sets import data_sets_without_scales, dtype_of
 from relprop.store.layout import Layout, Method, map_fields, method_fields, sample_fields
 from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
 from relprop.store.writing.rows import spelled
@@ -38,7 +38,7 @@ class Origin:
     ----------
     versions : mapping
         Of the software, by name.
-    taken : int, optional
+    planned : int, optional
         How many samples the whole run has.
     pictures : Path, optional
         The folder of the pictures.
@@ -47,7 +47,7 @@ class Origin:
     """
 
     versions: Mapping[str, str]
-    taken: int | None = None
+    planned: int | None = None
     pictures: Path | None = None
     created: str = ""
 
@@ -84,8 +84,8 @@ def create(
             "complete": np.uint8(0),
         }
     )
-    if origin.taken is not None:
-        file.attrs["taken"] = np.int64(origin.taken)
+    if origin.planned is not None:
+        file.attrs["taken"] = np.int64(origin.planned)
     if origin.pictures is not None:
         file.attrs["pictures"] = spelled(os.path.abspath(origin.pictures)).decode()
     scales = _scale_values(layout, np.asarray(index, np.int64))
@@ -114,7 +114,7 @@ def add_method(file: h5py.File, method: Method, layout: Layout, held: list[h5py.
         held += _add_fields(file, group.create_group("maps"), map_fields(method), layout)
 
 
-def grows(file: h5py.File) -> bool:
+def is_resizable(file: h5py.File) -> bool:
     """Say whether rows can be added: the file was begun for a stream."""
     return bool(file["sample"].maxshape == (None,))
 
@@ -125,7 +125,7 @@ def make_indices(file: h5py.File) -> None:
     HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set: one that is allocated
     early has it from then on, ``sample`` included.
     """
-    if grows(file):
+    if is_resizable(file):
         for length in (1, 0):
             for data in _along_samples(file):
                 data.resize(length, axis=0)
@@ -150,7 +150,7 @@ def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
     file.flush()
 
 
-def even_out(file: h5py.File) -> None:
+def finish_interrupted_extend(file: h5py.File) -> None:
     """Finish or undo what a kill left of `extend`."""
     count = len(file["sample"])
     for data in _along_samples(file):
@@ -217,7 +217,9 @@ def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], lay
 
 def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
     shape = tuple(len(file[name]) for name in field.dims)
-    storage: dict[str, Any] = {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if grows(file) else {}
+    storage: dict[str, Any] = (
+        {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if is_resizable(file) else {}
+    )
     if field.large:
         storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
     dtype = dtype_of(field, layout)
@@ -230,7 +232,7 @@ def _along_samples(file: h5py.File) -> Iterator[h5py.Dataset]:
     """Yield what has rows, but ``sample`` itself."""
     for group in (file["samples"], *file["methods"].values()):
         for holder in (group, group.get("maps", {})):
-            yield from own_data_sets(holder).values()
+            yield from data_sets_without_scales(holder).values()
 
 
 def _fill(field: Field, dtype: np.dtype[Any]) -> float | None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from relprop.store.config import differences, say_differences
+from relprop.store.config import differences, format_differences
 from relprop.store.description import read_config, read_layout
 from relprop.store.errors import ConfigurationError, StoreError
 from relprop.store.layout import Layout, Method
@@ -96,34 +96,34 @@ def refuse_other_config(file: h5py.File, config: Mapping[str, Any], layout: Layo
     """Refuse to continue a file with another configuration, or other sizes; its compression stays."""
     found = differences(read_config(file), config) or _layout_differences(read_layout(file), layout)
     if found:
-        words = say_differences(found, "in the file", "now")
+        words = format_differences(found, "in the file", "now")
         raise ConfigurationError(
             f"{file.filename} was begun with another configuration: {words}. Overwrite it, or choose another file"
         )
 
 
-def refuse_other_method(path: Path, there: Method, asked: Method) -> None:
+def refuse_other_method(path: Path, there: Method, wanted: Method) -> None:
     """Refuse to add a method under a name that another configuration has."""
-    found = differences(_as_config(there), _as_config(asked))
-    if asked.maps is None:
+    found = differences(_as_config(there), _as_config(wanted))
+    if wanted.maps is None:
         found.pop("maps", None)  # those that are there do no harm
     if (versions := found.get("config.rule_set_version")) is not None:
-        rules = asked.config.get("rules", there.name)
+        rules = wanted.config.get("rules", there.name)
         raise ConfigurationError(
             f"{path} has {there.name!r} with version {versions[0]} of the rule set {rules!r}; this is version "
             f"{versions[1]}, whose maps are others. Resume the other methods without it, or add it under another name, "
             f"as in {{'{rules} {versions[1]}': {rules!r}}}"
         )
     if found:
-        words = say_differences(found, "in the file", "now")
+        words = format_differences(found, "in the file", "now")
         raise ConfigurationError(
             f"{path} has another method {there.name!r}: {words}. Overwrite it, or give the new one another name"
         )
 
 
-def _layout_differences(there: Layout, asked: Layout) -> dict[str, tuple[str, str]]:
+def _layout_differences(there: Layout, wanted: Layout) -> dict[str, tuple[str, str]]:
     sizes = ("size", "classes", "class_names", "channels", "elements", "precision")
-    mine, theirs = ({key: asdict(layout)[key] for key in sizes} for layout in (there, asked))
+    mine, theirs = ({key: asdict(layout)[key] for key in sizes} for layout in (there, wanted))
     return differences(mine, theirs)
 
 

@@ -18,7 +18,7 @@ from relprop.store.damage import refuse_damaged
 from relprop.store.description import check_identity, method_names, read_layout, read_method
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
-from relprop.store.hdf5.opening import lock_to_replace, lock_to_write, open_hdf5, settle_end, telling_output_errors
+from relprop.store.hdf5.opening import as_output_error, lock_to_replace, lock_to_write, open_hdf5, repair_file_end
 from relprop.store.hdf5.seal import unseal
 from relprop.store.layout import Extent, Layout, Method
 from relprop.store.reading import open_evaluation
@@ -35,7 +35,7 @@ from relprop.store.writing.checks import (
 from relprop.store.writing.extending import extended, is_to_grow
 
 
-def begin(
+def create_file(
     path: Path,
     config: Mapping[str, Any],
     layout: Layout,
@@ -63,10 +63,10 @@ def begin(
         if there:  # held until another one is in its place
             stack.enter_context(lock_to_replace(path))
         part, lock = stack.enter_context(replacement(path, new=not there))
-        with telling_output_errors(path, new=True), build.new_file(part) as file, writing(file) as held:
+        with as_output_error(path, new=True), build.new_file(part) as file, writing(file) as held:
             size = build.allocated_bytes(build.fields_of(layout, chosen), layout, len(rows))
             reserve(file, path, size, new=True)
-            build.create(file, config, layout, rows, _with_taken(origin, config, len(rows)), held)
+            build.create(file, config, layout, rows, _with_planned(origin, config, len(rows)), held)
             for method in chosen:
                 build.add_method(file, method, layout, held)
             build.make_indices(file)
@@ -74,7 +74,7 @@ def begin(
     return lock
 
 
-def take_up(
+def reopen_file(
     path: Path, config: Mapping[str, Any], layout: Layout, methods: Iterable[Method], extent: Extent | None
 ) -> Lock:
     """Make a file ready to be continued: see that it is the one meant, and has these methods. Return its lock.
@@ -87,7 +87,7 @@ def take_up(
         discard_part(path)
         with open_hdf5(path, "r", lock) as file:
             check_identity(file)
-        settle_end(path)
+        repair_file_end(path)
         with open_evaluation(path, lock) as file:
             refuse_damaged(path, file)
             refuse_other_config(file, config, layout)
@@ -121,9 +121,9 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
         shutil.copyfile(path, part)
         shutil.copymode(path, part)
         unseal(part)
-        with telling_output_errors(path), open_hdf5(part, "r+", lock) as file, writing(file) as held:
+        with as_output_error(path), open_hdf5(part, "r+", lock) as file, writing(file) as held:
             reserve(file, path, size)
-            build.even_out(file)
+            build.finish_interrupted_extend(file)
             layout = read_layout(file)
             file.attrs.modify("complete", np.uint8(0))
             for method in methods:
@@ -134,11 +134,11 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
     return lock
 
 
-def _with_taken(origin: Origin, config: Mapping[str, Any], rows: int) -> Origin:
+def _with_planned(origin: Origin, config: Mapping[str, Any], rows: int) -> Origin:
     """Say how many samples a run has of which nobody said it: a shard's is not cut, a stream has no such number."""
-    if origin.taken is not None or config["samples"] is None:
+    if origin.planned is not None or config["samples"] is None:
         return origin
-    return replace(origin, taken=rows if tuple(config["shard"]) == (0, 1) else config["samples"])
+    return replace(origin, planned=rows if tuple(config["shard"]) == (0, 1) else config["samples"])
 
 
 def _require_room(path: Path, size: int) -> None:

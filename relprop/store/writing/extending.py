@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from relprop.files import replacement
 from relprop.files.locking import Lock
 from relprop.store.damage import READ_AT_ONCE, UNREADABLE, damage_error
-from relprop.store.description import method_names, read_config, read_layout, read_method, read_pictures, read_taken
+from relprop.store.description import method_names, read_config, read_layout, read_method, read_pictures, read_planned
 from relprop.store.errors import ConfigurationError
-from relprop.store.hdf5.data_sets import own_data_sets
+from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
-from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
+from relprop.store.hdf5.opening import as_output_error, open_hdf5
 from relprop.store.layout import Extent, Method
 from relprop.store.schema import State
 from relprop.store.writing import build
@@ -34,16 +34,16 @@ def is_to_grow(file: h5py.File, extent: Extent) -> bool:
     ConfigurationError
         If it has others.
     """
-    there = read_taken(file)
+    there = read_planned(file)
     if there is None:
         return False
     left_out = np.setdiff1d(file["sample"][:], np.asarray(extent.index, np.int64))
-    if extent.taken < there or len(left_out):
+    if extent.planned < there or len(left_out):
         raise ConfigurationError(
-            f"{file.filename} has {there} samples, and shall have {extent.taken} now: a run can be extended, not cut. "
-            f"Pass a limit of {there} or more, or choose another file"
+            f"{file.filename} has {there} samples, and shall have {extent.planned} now: a run can be extended, not "
+            f"cut. Pass a limit of {there} or more, or choose another file"
         )
-    return extent.taken > there
+    return extent.planned > there
 
 
 def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) -> Lock:
@@ -52,20 +52,20 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
     Whoever calls it has locked the file with ``lock``; the one that is returned is the copy's.
     """
     index = np.asarray(extent.index, np.int64)
-    with replacement(path) as (part, taken), open_hdf5(path, "r", lock) as old:
+    with replacement(path) as (part, planned), open_hdf5(path, "r", lock) as old:
         layout = read_layout(old)
         methods = [*(read_method(old, name) for name in method_names(old)), *added]
-        with telling_output_errors(path), build.new_file(part) as file, writing(file) as held:
+        with as_output_error(path), build.new_file(part) as file, writing(file) as held:
             size = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, path, size + path.stat().st_size)
             versions, created = json.loads(old.attrs["versions"]), str(old.attrs["created"])
-            origin = build.Origin(versions, extent.taken, read_pictures(old), created)
+            origin = build.Origin(versions, extent.planned, read_pictures(old), created)
             build.create(file, read_config(old), layout, index, origin, held)
             for method in methods:
                 build.add_method(file, method, layout, held)
             copy_rows(old, file, np.searchsorted(index, old["sample"][:]))
         trim(part)
-    return taken
+    return planned
 
 
 def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> None:
@@ -77,14 +77,14 @@ def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> 
         If it can't be read: else it would be told as an error of writing.
     """
     for states, here, there in _groups(source, target):
-        known = np.flatnonzero(states != State.ABSENT)
-        for name, data in own_data_sets(there).items():
+        evaluated = np.flatnonzero(states != State.ABSENT)
+        for name, data in data_sets_without_scales(there).items():
             step = max(1, READ_AT_ONCE // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:]))))
-            for start in range(0, len(known), step):
-                some = known[start : start + step]
+            for start in range(0, len(evaluated), step):
+                some = evaluated[start : start + step]
                 values = _read(here[name], some)
-                for place, taken in runs(rows[some]):
-                    data[place] = values[taken]
+                for place, planned in runs(rows[some]):
+                    data[place] = values[planned]
 
 
 def _read(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:

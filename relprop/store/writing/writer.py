@@ -17,7 +17,7 @@ from relprop.files.locking import Lock
 from relprop.store.errors import StoreError
 from relprop.store.hdf5.disk_space import reserve
 from relprop.store.hdf5.handles import handles_of, synchronize
-from relprop.store.hdf5.opening import open_hdf5, telling_output_errors
+from relprop.store.hdf5.opening import as_output_error, open_hdf5
 from relprop.store.hdf5.seal import unseal
 from relprop.store.layout import Extent, Layout, Method, map_fields, method_fields
 from relprop.store.schema import State
@@ -25,7 +25,7 @@ from relprop.store.writing import build
 from relprop.store.writing.build import Origin
 from relprop.store.writing.checks import check_index
 from relprop.store.writing.closing import close_sealed
-from relprop.store.writing.create import begin, take_up
+from relprop.store.writing.create import create_file, reopen_file
 from relprop.store.writing.open_file import OpenEvaluation, by_name, states_of
 from relprop.store.writing.rows import Batch, Rows, make_batch, scaled_maps
 from relprop.store.writing.states import count_absent, make_absent, set_complete, store
@@ -71,7 +71,7 @@ class EvaluationWriter(OpenEvaluation):
         layout: Layout,
         index: ArrayLike = (),
         *,
-        taken: int | None = None,
+        planned: int | None = None,
         methods: Iterable[Method] = (),
         versions: Mapping[str, str] | None = None,
         pictures: Path | None = None,
@@ -89,7 +89,7 @@ class EvaluationWriter(OpenEvaluation):
             Sizes and storage.
         index : array_like
             Indices of the samples in the data set, ``(N,)``, ascending; none for a stream, see `extend`.
-        taken : int, optional
+        planned : int, optional
             How many samples the whole run has, all shards together; by default, of a run that is no stream, those of
             ``index`` or, of a shard, all of the data set.
         methods : iterable of Method
@@ -113,8 +113,8 @@ class EvaluationWriter(OpenEvaluation):
             If the compression needs a package that is not installed.
         """
         path = Path(path)
-        origin = Origin(versions or {}, taken, pictures)
-        return cls._open(path, begin(path, config, layout, index, methods, origin, overwrite))
+        origin = Origin(versions or {}, planned, pictures)
+        return cls._open(path, create_file(path, config, layout, index, methods, origin, overwrite))
 
     @classmethod
     def resume(
@@ -149,7 +149,7 @@ class EvaluationWriter(OpenEvaluation):
             If it can't be opened, or there is no room for the copy.
         """
         path = Path(path)
-        return cls._open(path, take_up(path, config, layout, methods, extent))
+        return cls._open(path, reopen_file(path, config, layout, methods, extent))
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
@@ -164,14 +164,14 @@ class EvaluationWriter(OpenEvaluation):
         ndarray
             Their rows, ``(M,)``.
         """
-        if not build.grows(self._file):
+        if not build.is_resizable(self._file):
             raise StoreError(
                 f"{self._path} was begun for {self._count} samples, not for a stream: it can't be extended"
             )
         old = self.index
         added = check_index(index, above=int(old[-1]) if len(old) else -1)
         self.commit()
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             fields = build.fields_of(self._layout, self._methods.values())
             reserve(self._file, self._path, build.allocated_bytes(fields, self._layout, len(added)))
             self._set_complete(False)
@@ -240,7 +240,7 @@ class EvaluationWriter(OpenEvaluation):
         """Make everything written so far last: flush the rows, write their states, and flush these."""
         if not self._pending:
             return
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             self._file.flush()
             for group, batch in self._pending:
                 store(group, batch.rows, {"state": batch.states})
@@ -260,7 +260,7 @@ class EvaluationWriter(OpenEvaluation):
         if absent := count_absent(groups):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items())
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             synchronize(self._file)  # what can't be put on the disk is told before the file says that it is complete
         self._set_complete(True)
 
@@ -269,7 +269,7 @@ class EvaluationWriter(OpenEvaluation):
         if not self._file:
             return
         self._pending.clear()
-        with self._lock or nullcontext(), telling_output_errors(self._path):
+        with self._lock or nullcontext(), as_output_error(self._path):
             close_sealed(self._path, self._file, self._held)
 
     @classmethod
@@ -277,12 +277,12 @@ class EvaluationWriter(OpenEvaluation):
         """Open a file that is locked; the lock is the writer's from then on."""
         with ExitStack() as stack:
             stack.callback(lock.release)
-            with telling_output_errors(path):
+            with as_output_error(path):
                 unseal(path)
             file = open_hdf5(path, "r+", lock)
             stack.callback(file.close)
-            with telling_output_errors(path):
-                build.even_out(file)
+            with as_output_error(path):
+                build.finish_interrupted_extend(file)
             writer = cls(path, file, lock)
             stack.pop_all()
             return writer
@@ -299,7 +299,7 @@ class EvaluationWriter(OpenEvaluation):
         reserve(self._file, self._path, batch.nbytes + (maps.nbytes if maps is not None else 0))
         if (states_of(group)[batch.rows] != State.ABSENT).any():
             self._take_back(group, batch)
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             store(group, batch.rows, batch.values)
             if maps is not None:
                 store(group["maps"], maps.rows, maps.values)
@@ -309,12 +309,12 @@ class EvaluationWriter(OpenEvaluation):
         """Make rows absent before they are written again: new values must not pass for the old ones' whole."""
         self.commit()
         self._set_complete(False)
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             # Scores stand for the masking run that they were made from.
             of_it = [self._group(name) for name in self._methods] if group.name == "/samples" else []
             make_absent([*of_it, group], batch.rows)
             self._file.flush()
 
     def _set_complete(self, complete: bool) -> None:
-        with telling_output_errors(self._path):
+        with as_output_error(self._path):
             set_complete(self._file, complete)

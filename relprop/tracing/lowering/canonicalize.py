@@ -16,7 +16,7 @@ _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _SQUEEZES = (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
-def returned_as_is(node: fx.Node) -> fx.Node | None:
+def identity_argument(node: fx.Node) -> fx.Node | None:
     """Return the argument of which an operation changes nothing, or that it writes over a whole tensor.
 
     Branches that are left out are often spelled as a sum with zero, and ``x[:, :k] = y`` where there are just k
@@ -35,7 +35,7 @@ def returned_as_is(node: fx.Node) -> fx.Node | None:
     return same if (before.shape, before.dtype) == (after.shape, after.dtype) else None
 
 
-def spell_for_any_batch(node: fx.Node) -> None:
+def make_batch_generic(node: fx.Node) -> None:
     """Rewrite an operation that could do something else with another batch than the example's.
 
     A view of other strides than the example's may need a copy. A squeeze keeps every axis that holds samples: it would
@@ -46,8 +46,8 @@ def spell_for_any_batch(node: fx.Node) -> None:
     elif node.target in _SQUEEZES:
         source: Any = node.args[0]
         sizes = source.meta["val"].shape
-        asked: Any = range(len(sizes)) if node.target is aten.squeeze.default else node.args[1]
-        axes = [axis for axis in ([asked] if isinstance(asked, int) else asked) if _is_one(sizes[axis])]
+        wanted: Any = range(len(sizes)) if node.target is aten.squeeze.default else node.args[1]
+        axes = [axis for axis in ([wanted] if isinstance(wanted, int) else wanted) if _is_one(sizes[axis])]
         node.target, node.args = aten.squeeze.dims, (source, axes)
 
 

@@ -24,7 +24,9 @@ from relprop.tracing.lowering.recurrent import WRITTEN_OUT
 aten = torch.ops.aten
 
 
-def spelled_out(program: ExportedProgram, composed: Iterable[OpOverload]) -> Mapping[OpOverload, Callable[..., Any]]:
+def decomposition_table(
+    program: ExportedProgram, composed: Iterable[OpOverload]
+) -> Mapping[OpOverload, Callable[..., Any]]:
     """Return what stands for operations of an exported program, for its ``run_decompositions``.
 
     Parameters

@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from relprop.errors import RelpropError
-from relprop.tracing.lowering.decompositions import is_composite, spelled_out, stays_whole
+from relprop.tracing.lowering.decompositions import decomposition_table, is_composite, stays_whole
 
 aten = torch.ops.aten
 
@@ -63,7 +63,7 @@ def expand(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[fx.Gr
     """
     whole = frozenset(operation for operation in whole_in_torch() if isinstance(operation, OpOverload))
     composed = {operation for operation in whole if is_composite(operation) and not stays_whole(operation)} - keep
-    spellings = dict(spelled_out(program, composed))
+    spellings = dict(decomposition_table(program, composed))
     expansion = _Expansion(program, frozenset(spellings), whole)
     composite, expansion.table = split_table(spellings)  # type: ignore[arg-type]
     try:

@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 
 from relprop.errors import CaptureError, RelpropError
 from relprop.tracing.causes import cause_of
-from relprop.tracing.lowering.decompositions import composites, spelled_out
+from relprop.tracing.lowering.decompositions import composites, decomposition_table
 from relprop.tracing.lowering.expand import expand
 from relprop.tracing.lowering.program import Program, as_program
 
@@ -48,10 +48,10 @@ def lower_by_torch(
     """Make any exported program functional by ``run_decompositions``, see `lower`."""
     try:
         outer = composites(program)
-        lowered: ExportedProgram = program.run_decompositions(dict(spelled_out(program, outer - keep)))
+        lowered: ExportedProgram = program.run_decompositions(dict(decomposition_table(program, outer - keep)))
         inner = composites(lowered)  # what others were composed of
         if inner - keep:
-            lowered = lowered.run_decompositions(dict(spelled_out(lowered, inner - keep)))
+            lowered = lowered.run_decompositions(dict(decomposition_table(lowered, inner - keep)))
     except RelpropError:  # of a decomposition
         raise
     except Exception as error:  # as above

@@ -28,7 +28,7 @@ from relprop.evaluation import (
     ZennitMethod,
     evaluate,
 )
-from relprop.evaluation.methods import Asked, Function, MethodContext, check_name, make_methods, split_names
+from relprop.evaluation.methods import Function, MethodContext, Request, check_name, make_methods, split_names
 from relprop.evaluation.methods.adapters.grad_cam import default_layer
 from relprop.extras import MissingExtraError
 from tests.helpers.models import gradient, kept, pictures, seeded
@@ -101,7 +101,7 @@ ADAPTERS: dict[str, Any] = {
 def test_adapters_give_maps_and_leave_the_model_alone(name: str) -> None:
     model, x = network(), pictures(3)
     expected, before = model(x), state(model)
-    maps = Function(ADAPTERS[name](model)).maps(Asked(x, TARGET, (0, 1, 2), (0, 0, 0)))
+    maps = Function(ADAPTERS[name](model)).maps(Request(x, TARGET, (0, 1, 2), (0, 0, 0)))
     assert maps.shape in ((3, 3, 8, 8), (3, 1, 8, 8), (3, 8, 8))
     assert maps.isfinite().all()
     assert maps.abs().sum() > 0
@@ -370,7 +370,7 @@ def test_a_missing_rule_is_told_before_the_run(tmp_path: Path) -> None:
 
 def test_controls_are_those_of_gae() -> None:
     x = pictures(3)
-    asked = Asked(x, TARGET, (4, 4, 9), (0, 19, 3))
+    asked = Request(x, TARGET, (4, 4, 9), (0, 19, 3))
     made = make_methods("random,constant,centre", MethodContext(network(), seed=7))
     expected = [gae.random_map([i], (8, 8), seed=7, draw=state)[0] for i, state in ((4, 0), (4, 19), (9, 3))]
     assert torch.equal(made["random"].maps(asked), torch.stack(expected))

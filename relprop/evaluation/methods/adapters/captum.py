@@ -31,8 +31,8 @@ def captum_methods(name: str = "METHOD") -> dict[str, Any]:
 
 def captum_options(kind: Any) -> list[str]:
     """Return the options that an attribution method of captum takes."""
-    taken = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
-    return sorted(taken - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
+    named = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
+    return sorted(named - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
 
 
 def check_captum(name: str, options: Iterable[str]) -> Any:
@@ -42,12 +42,12 @@ def check_captum(name: str, options: Iterable[str]) -> Any:
     ------
     MissingExtraError, MethodError
     """
-    known = captum_methods(name)
-    kind = known.get(name)
+    available = captum_methods(name)
+    kind = available.get(name)
     if kind is None:
-        raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
-    taken = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
-    if unknown := sorted(set(options) - taken):
+        raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, available)}")
+    named = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
+    if unknown := sorted(set(options) - named):
         choices = ", ".join(captum_options(kind))
         raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {choices}")
     return kind
@@ -90,14 +90,14 @@ class CaptumMethod:
         self.description = f"{name} of captum"
         self._model = private_copy(require_module(model, f"captum.{name}"))
         made = inspect.signature(kind.__init__).parameters
-        asked = inspect.signature(kind.attribute).parameters
+        accepted = inspect.signature(kind.attribute).parameters
         construct = {key: value for key, value in options.items() if key in made}
         if "layer" in made:
             if "layer" not in construct:
                 raise MethodError(f"captum.{name} needs layer=PATH, the module whose output it attributes to")
             construct["layer"] = find_layer(self._model, str(construct["layer"]))
-        self._options = {key: value for key, value in options.items() if key in asked and key not in made}
-        self._takes = asked
+        self._options = {key: value for key, value in options.items() if key in accepted and key not in made}
+        self._takes = accepted
         self._method: Any = kind(self._model, **construct)
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:

@@ -40,13 +40,13 @@ def check_grad_cam(name: str, options: Iterable[str]) -> Any:
     ------
     MissingExtraError, MethodError
     """
-    known = grad_cam_methods(name)
-    if name not in known:
-        raise MethodError(f"pytorch_grad_cam has no method {name!r}{near_names(name, known)}")
+    available = grad_cam_methods(name)
+    if name not in available:
+        raise MethodError(f"pytorch_grad_cam has no method {name!r}{near_names(name, available)}")
     if unknown := sorted(set(options) - {"layer", *GRAD_CAM_OPTIONS}):
         accepted = ", ".join(GRAD_CAM_OPTIONS)
         raise MethodError(f"grad-cam.{name} has no option {unknown[0]!r}; it accepts: {accepted}")
-    return known[name]
+    return available[name]
 
 
 class GradCamMethod:

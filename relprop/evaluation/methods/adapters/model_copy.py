@@ -17,12 +17,12 @@ def private_copy(model: nn.Module) -> nn.Module:
     would see what has been overwritten.
     """
     copied = structural_copy(model)
-    known: dict[int, nn.Parameter] = {}
+    aliases: dict[int, nn.Parameter] = {}
     for module in copied.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 alias = nn.Parameter(parameter.detach(), requires_grad=False)
-                module._parameters[name] = known.setdefault(id(parameter), alias)
+                module._parameters[name] = aliases.setdefault(id(parameter), alias)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return copied.eval()

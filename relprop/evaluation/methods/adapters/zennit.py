@@ -154,10 +154,10 @@ def _classes(module: Any, base: type) -> dict[str, Any]:
     return {name: kind for name, kind in vars(module).items() if inspect.isclass(kind) and issubclass(kind, base)}
 
 
-def _choose(name: str, known: dict[str, Any], what: str) -> Any:
-    if name not in known:
-        raise MethodError(f"zennit has no {what} {name!r}{near_names(name, known)}")
-    return known[name]
+def _choose(name: str, choices: dict[str, Any], what: str) -> Any:
+    if name not in choices:
+        raise MethodError(f"zennit has no {what} {name!r}{near_names(name, choices)}")
+    return choices[name]
 
 
 def _call(kind: Any, options: dict[str, Any], name: str) -> Any:
