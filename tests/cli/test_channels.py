@@ -87,10 +87,10 @@ def test_explain_gives_the_map_of_the_tensor(scenes, name, file):
 @pytest.mark.full
 def test_the_caption_says_what_is_drawn_of_the_bands(scenes):
     from relprop.cli.explaining.drawing import draw
-    from relprop.cli.explaining.picture import look
+    from relprop.cli.explaining.picture import read_input
 
     classifier = load_classifier("bands:four")
-    looked = look(Path("scenes/b.tif"), classifier)
+    looked = read_input(Path("scenes/b.tif"), classifier)
     figure = draw(classifier, "abslrp", looked, relprop.explain(classifier.model, looked.x[None], channel_axis=1))
     said = "".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
     assert "b.tif, of whose 4 channels the first three are drawn" in said

@@ -20,7 +20,7 @@ import torch
 import relprop
 from relprop.cli import app
 from relprop.cli.explaining.drawing import draw
-from relprop.cli.explaining.picture import look
+from relprop.cli.explaining.picture import read_input
 from relprop.models import find_pictures, load_classifier, read_picture
 from tests.cli.test_check import environment
 from tests.helpers.cli import assert_one_line, entries, explain, run
@@ -154,7 +154,7 @@ def test_a_picture_whose_class_is_the_contrast_is_skipped_by_name(desk):
     assert explain("cat.jpg", "--model", "own:make", "--contrast", str(other), "--format", "npz").exit_code == 0
     with np.load("out/cat.npz") as arrays:
         classifier = load_classifier("own:make")
-        x = look(Path("cat.jpg"), classifier).x[None]
+        x = read_input(Path("cat.jpg"), classifier).x[None]
         wanted = relprop.explain(classifier.model, x, target=classes[0], contrast=other).relevance
         np.testing.assert_allclose(arrays["relevance"], wanted.numpy(), rtol=1e-4, atol=1e-6)
     every = explain("cat.jpg", "--model", "own:make", "--target", "top5", "--contrast", "0")
@@ -187,7 +187,7 @@ def test_odd_file_names_stop_nothing(desk):
 @pytest.mark.parametrize("targets", [1, 2])
 def test_the_legend_speaks_of_other_classes_where_they_took_part(desk, rules, contrast, words, targets):
     classifier = load_classifier("own:make")
-    looked = look(Path("cat.jpg"), classifier)
+    looked = read_input(Path("cat.jpg"), classifier)
     x = torch.stack([looked.x] * targets)
     found = relprop.explain(classifier.model, x, target=list(range(targets)), rules=rules, contrast=contrast)
     words = words.replace("the fourth", classifier.labels[3])
@@ -411,7 +411,7 @@ def test_what_nobody_foresaw_is_one_line_and_debug_shows_where(desk, monkeypatch
     def broken(*_, **__):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("relprop.cli.explaining.stream.look", broken)
+    monkeypatch.setattr("relprop.cli.explaining.stream.read_input", broken)
     assert_one_line(explain("cat.jpg", "--model", "own:make"), "unexpected ZeroDivisionError: division by zero")
     assert isinstance(explain("cat.jpg", "--model", "own:make", "--debug").exception, ZeroDivisionError)
     assert isinstance(explain("--model", "resnet5", "cat.jpg", "--debug").exception, relprop.RelpropError)

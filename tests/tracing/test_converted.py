@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import relprop
 from relprop.errors import CaptureError
 from relprop.extras import MissingExtraError
-from relprop.models import ModelError, load_classifier
+from relprop.models import load_classifier
+from relprop.models.bandwise import TransformError
 from tests.helpers.models import distance
 
 
@@ -67,8 +68,10 @@ def test_an_onnx_file_is_a_classifier_by_its_path(tmp_path: Path) -> None:
     assert x.shape == (3, 12, 10)
     assert len(classifier.labels) == 5
     assert torch.allclose(classifier.scores(x[None]), twin(x[None]), atol=1e-6)
-    with pytest.raises(ModelError, match=r"takes \(any, 2, 12, 10\), not one batch of RGB pictures"):
-        load_classifier(_write(tmp_path / "two.onnx", _twin(2)))
+    two = load_classifier(_write(tmp_path / "two.onnx", _twin(2)))
+    assert two.transform(np.full((40, 30, 2), 77, np.uint8)).shape == (2, 12, 10)
+    with pytest.raises(TransformError, match="3 channels, the model takes 2"):
+        two.transform(np.full((40, 30, 3), 77, np.uint8))
 
 
 def test_what_is_no_onnx_model_is_told(tmp_path: Path) -> None:

@@ -30,17 +30,18 @@ class Residual(nn.Module):
 
 
 class ByHand(nn.Module):
-    """A layer norm written out."""
+    """A layer norm written out, or one that divides by something else."""
 
-    def __init__(self):
+    def __init__(self, power=2):
         super().__init__()
         self.inner = nn.Linear(12, 12)
         self.head = nn.Linear(12, 4)
+        self.power = power
 
     def forward(self, x):
         x = self.inner(x.flatten(1))
         x = x - x.mean(-1, keepdim=True)
-        return self.head(x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return self.head(x / torch.sqrt(x.pow(self.power).mean(-1, keepdim=True) + 1e-6))
 
 
 @pytest.fixture
@@ -140,8 +141,16 @@ def test_a_missing_rule_is_a_verdict_not_an_exception(x):
 
 
 def test_a_norm_written_out_is_reported():
-    report = relprop.check(seeded(ByHand), torch.randn(2, 12))
+    report = relprop.check(seeded(lambda: ByHand(4)), torch.randn(2, 12))
     assert any("normalisation written out by hand" in note for note in report.notes)
+
+
+def test_a_layer_norm_written_out_is_one():
+    model, x = seeded(ByHand), torch.randn(2, 12)
+    twin = nn.Sequential(model.inner, nn.LayerNorm(12, eps=1e-6, elementwise_affine=False), model.head).eval()
+    for rules in ("abslrp", "epsilon", "gradient"):
+        found, expected = relprop.explain(model, x, rules=rules), relprop.explain(twin, x, rules=rules)
+        torch.testing.assert_close(found.relevance, expected.relevance)
 
 
 def test_a_derived_rule_that_holds_nowhere_is_told(x):

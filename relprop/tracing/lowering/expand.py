@@ -105,6 +105,7 @@ class _Expansion:
                 copies[node] = self._expand(node, copies)
             elif node.op in ("placeholder", "output"):
                 copies[node] = self.graph.node_copy(node, copies.__getitem__)
+                copies[node].name = node.name  # by which the signature finds it; a graph renames "input" of Python
                 self._note_axes(copies[node])
             else:
                 raise _NotHereError(node.op)

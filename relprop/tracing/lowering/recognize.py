@@ -20,7 +20,7 @@ from relprop.graph.graph import Graph, drop_unused
 
 aten = torch.ops.aten
 
-RECOGNIZED = frozenset({aten.rms_norm.default})
+RECOGNIZED = frozenset({aten.rms_norm.default, aten.layer_norm.default})
 """What torch composes of others: rule sets without a rule for it get the parts."""
 _CLOSE = 1e-4
 _SUMS, _PRODUCTS = (aten.add.Tensor, aten.add.Scalar), (aten.mul.Tensor, aten.mul.Scalar)
@@ -66,7 +66,7 @@ _Found = tuple[OpOverload, tuple[Any, ...], dict[str, Any]]
 
 
 def _root_mean_square(node: fx.Node) -> _Found | None:
-    """``x * rsqrt(mean(x ** 2, -1) + eps)``, or over its root."""
+    """``x * rsqrt(mean(x ** 2, -1) + eps)``, or over its root; a layer norm where ``x`` is centred."""
     for x, factor in _factors(node):
         if factor.target != (aten.rsqrt.default if node.target in _PRODUCTS else aten.sqrt.default):
             continue
@@ -79,7 +79,20 @@ def _root_mean_square(node: fx.Node) -> _Found | None:
             continue
         size = value.shape[-1]
         if isinstance(size, int) and value.is_floating_point():
+            if (whole := _centred(x)) is not None:
+                return aten.layer_norm.default, (whole, [size], None, None, eps or 0.0), {}
             return aten.rms_norm.default, (x, [size], None, eps), {}
+    return None
+
+
+def _centred(node: fx.Node) -> fx.Node | None:
+    """Return ``x`` of ``x - mean(x, -1)``."""
+    if _is(node, (aten.sub.Tensor,)) and not node.kwargs:
+        x, mean = node.args
+        if isinstance(x, fx.Node) and _is(mean, (aten.mean.dim,)) and mean.args[0] is x:
+            axes = list(mean.args[1])
+            if axes in ([-1], [x.meta["val"].ndim - 1]) and mean.args[2:3] == (True,):
+                return x
     return None
 
 

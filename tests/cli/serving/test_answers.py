@@ -9,7 +9,7 @@ import torch
 
 import relprop
 from relprop.assign.rule_names import choose_rules
-from relprop.cli.explaining.picture import look
+from relprop.cli.explaining.picture import read_input
 from relprop.cli.serving.answers import KEPT, Question, Respondent
 from relprop.errors import RelpropError, TargetError
 from relprop.explanation.captions import caution
@@ -40,7 +40,7 @@ def test_the_lines_make_the_same(respondent, question, tmp_path):
     exec(answer.lines, scope)
     found = scope["e"]
     classifier = respondent.classifier
-    x = look(CAT, classifier).x[None]
+    x = read_input(CAT, classifier).x[None]
     words = {None: {}, "none": {"contrast": None}, "3": {"contrast": 3}}
     against = words.get(question.contrast, {"contrast": question.contrast})
     expected = relprop.explain(
@@ -67,7 +67,7 @@ def test_two_questions_have_two_pictures(respondent):
 
 
 def test_probabilities_are_those_of_the_model(respondent):
-    x = look(CAT, respondent.classifier).x[None]
+    x = read_input(CAT, respondent.classifier).x[None]
     expected = respondent.classifier.model(x).softmax(1)[0]
     found = respondent.probabilities(CAT)
     assert [p for _, p in found] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
