@@ -35,6 +35,7 @@ from relprop.cli.app import (
 )
 from relprop.cli.cache import use_cache
 from relprop.cli.early import refuse_early
+from relprop.cli.evaluating import Loading, is_begun, parse_colour, parse_spread, run_evaluation
 
 
 class Target(StrEnum):
@@ -99,8 +100,8 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="In resuming do again what methods failed on.")] = False,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
-    ] = "0/1",
+        str | None, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
     limit: Annotated[
         int | None,
@@ -139,6 +140,13 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|gpus|auto",
+            help="Spread the run over N processes, one for each GPU, or what this machine has room for.",
+        ),
+    ] = None,
     cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
@@ -151,47 +159,42 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
     can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
-    part, colour = _shard(shard), _colour(baseline)
+    spread, colour = parse_spread(shard, processes), parse_colour(baseline)
     with one_line_errors(debug, verbose):
         refuse_early([data, weights], class_names=class_names)
         use_cache(cache)
         from relprop.cli.configuration import write_config
-        from relprop.evaluation import evaluate as run_evaluation
-        from relprop.evaluation.data.folders import PictureFolder
-        from relprop.evaluation.data.samples import DataError
         from relprop.evaluation.methods import check_name, split_names
         from relprop.evaluation.metrics import Metrics
-        from relprop.models import load_classifier, sample_pictures
 
         scores = split_all(metrics)
         Metrics(scores)
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
-        places = sample_pictures() if data is None else data
-        classifier = load_classifier(
+        loading = Loading(
             model,
             weights,
+            data,
+            tuple(names),
             preprocessing=preprocessing,
-            labels=class_names,
-            device=device,
+            class_names=class_names,
             trust=trust,
             output=model_output,
+            truth=truth,
+            labelled=target is Target.LABEL,
         )
-        classifier = classifier.alone()  # what is scored returns one tensor
-        dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
-        if target is Target.LABEL and dataset.labels is None:
-            raise DataError(
-                "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
-                "or a folder for each class"
-            )
         options_file = output.with_name(f"{output.name}.toml")
         try:
             found = run_evaluation(
-                classifier,
-                dataset,
-                names,
+                loading,
+                spread,
                 output,
+                device=device,
+                quiet=not verbose,
+                resume=resume,
+                overwrite=overwrite,
+                progress=not quiet,
                 seed=seed,
                 unit=unit,
                 batch_size=batch_size,
@@ -200,19 +203,15 @@ def evaluate(
                 metrics=scores,
                 relevance=False if relevance is Relevance.NONE else relevance.value,
                 compression=None if compression is Compression.NONE else compression.value,
-                shard=part,
-                resume=resume,
-                overwrite=overwrite,
                 retry=retry,
                 fail_fast=fail_fast,
-                progress=not quiet,
                 workers=workers,
                 limit=limit,
                 per_class=per_class,
             )
         except KeyboardInterrupt:
             kept = "nothing was done yet"
-            if output.exists():
+            if is_begun(output):
                 write_config(options_file, context, overwrite=overwrite)
                 kept = f"what {output} holds is whole, --resume goes on"
             warn(f"interrupted; {kept}")
@@ -240,18 +239,3 @@ def merge(
         with open_evaluation(output) as file:
             count, methods = len(file["sample"]), ", ".join(file["methods"])
         say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise typer.BadParameter(f"--shard {text}: it is I/N, part I of N counted from 0, as 0/4")
-    return int(part), int(parts)
-
-
-def _colour(text: str) -> float | list[float]:
-    try:
-        values = [float(value) for value in text.split("/")]
-    except ValueError:
-        raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
-    return values if len(values) > 1 else values[0]

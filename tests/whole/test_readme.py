@@ -24,6 +24,8 @@ PAGES = sorted(
     path for path in ROOT.glob("**/README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 """The README, and those of the folders."""
+SPREAD = ROOT / "relprop/engines/README.md"
+"""Starts worker processes, which takes seconds; its code is that of scripts."""
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -32,7 +34,10 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.full] * (page == README)) for page in PAGES],
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.full] * (page in (README, SPREAD)))
+        for page in PAGES
+    ],
 )
 @pytest.mark.usefixtures("own_registry")
 def test_code_runs(page, tmp_path, monkeypatch):
@@ -43,7 +48,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
             pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("relprop.evaluation.metrics.METRICS", dict(METRICS))
-    scope: dict[str, object] = {}
+    scope: dict[str, object] = {"__name__": "__main__"} if page == SPREAD else {}
     left_out = ""
     for number, block in enumerate(blocks("python", page), 1):
         if "from transformers import" in block and find_spec("transformers") is None:

@@ -1,0 +1,158 @@
+"""What ``relprop evaluate`` makes of its options: a model, pictures and methods, here or in each worker process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from relprop.evaluation import Evaluation, PictureFolder
+    from relprop.models import Classifier
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is loaded; it can be sent to other processes, which load it again.
+
+    Parameters
+    ----------
+    model, weights, preprocessing, class_names, trust, output
+        As of `relprop.models.load_classifier`.
+    data : Path, optional
+        A folder of pictures; the samples that foolbox carries without it.
+    methods : tuple of str
+        Their names.
+    truth : Path, optional
+        A table of labels, or ``none``.
+    labelled : bool
+        Whether pictures must have labels.
+    """
+
+    model: str
+    weights: Path | None
+    data: Path | None
+    methods: tuple[str, ...]
+    preprocessing: str | None = None
+    class_names: Path | None = None
+    trust: bool = False
+    output: str | None = None
+    truth: Path | None = None
+    labelled: bool = False
+
+    def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
+        """Return model, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
+        from relprop.evaluation.data.folders import PictureFolder
+        from relprop.evaluation.data.samples import DataError
+        from relprop.models import load_classifier, sample_pictures
+
+        places = sample_pictures() if self.data is None else self.data
+        classifier = load_classifier(
+            self.model,
+            self.weights,
+            preprocessing=self.preprocessing,
+            labels=self.class_names,
+            device=device,
+            trust=self.trust,
+            output=self.output,
+        ).alone()  # what is scored returns one tensor
+        pictures = PictureFolder(
+            places, labels=False if str(self.truth) == "none" else self.truth, class_names=classifier.labels
+        )
+        if self.labelled and pictures.labels is None:
+            raise DataError(
+                "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
+                "or a folder for each class"
+            )
+        return classifier, pictures, list(self.methods)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a run is divided: one part of it here, or all parts in worker processes.
+
+    Parameters
+    ----------
+    shard : tuple of int
+        ``(i, n)``.
+    processes : int or {"gpus", "auto"}, optional
+        Workers; None: this process alone.
+    """
+
+    shard: tuple[int, int] = (0, 1)
+    processes: Any = None
+
+
+def parse_spread(shard: str | None, processes: str | None) -> Spread:
+    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood."""
+    if processes is None:
+        return Spread(_shard(shard or "0/1"))
+    if shard is not None:
+        raise typer.BadParameter("--shard does one part of a run, --processes all of them: give one of the two")
+    if processes in ("gpus", "auto"):
+        return Spread(processes=processes)
+    if not processes.isdecimal() or int(processes) < 1:
+        raise typer.BadParameter(f"--processes {processes}: it is a number from 1 on, or one of gpus and auto")
+    return Spread(processes=int(processes))
+
+
+def run_evaluation(
+    loading: Loading,
+    spread: Spread,
+    path: Path,
+    *,
+    device: str | None,
+    quiet: bool,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate what is loaded, as it is to be divided; arguments and errors are those of `relprop.evaluate`."""
+    if spread.processes is None:
+        from relprop.evaluation import evaluate
+
+        return evaluate(
+            *loading(device),
+            path,
+            shard=spread.shard,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            **options,
+        )
+    from relprop.engines.job import Job
+    from relprop.engines.spread import spread as spread_over
+
+    return spread_over(
+        Job(loading, options, quiet),
+        path,
+        spread.processes,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        device=device,
+    )
+
+
+def is_begun(path: Path) -> bool:
+    """Say whether something of a run is there: its file, or shards of it."""
+    return path.exists() or any(path.with_name(f"{path.name}.shards").glob("*.h5"))
+
+
+def parse_colour(text: str) -> float | list[float]:
+    """Read ``--baseline``; raise `BadParameter` where it is no colour."""
+    try:
+        values = [float(value) for value in text.split("/")]
+    except ValueError:
+        raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
+    return values if len(values) > 1 else values[0]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise typer.BadParameter(f"--shard {text}: it is I/N, part I of N counted from 0, as 0/4")
+    return int(part), int(parts)
