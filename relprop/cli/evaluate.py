@@ -13,7 +13,6 @@ import typer
 from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
-    INTERRUPTED,
     AsJson,
     Cache,
     ClassNames,
@@ -35,7 +34,7 @@ from relprop.cli.app import (
 )
 from relprop.cli.cache import use_cache
 from relprop.cli.early import refuse_early
-from relprop.cli.evaluating import Loading, is_begun, parse_colour, parse_spread, run_evaluation
+from relprop.cli.evaluating import Loading, exit_code, is_begun, join_shards, parse_colour, parse_spread, run_evaluation
 
 
 class Target(StrEnum):
@@ -100,7 +99,11 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="In resuming do again what methods failed on.")] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
+        str | None,
+        typer.Option(
+            metavar="I/N|auto",
+            help="Do part I of N, counted from 0; relprop merge joins them. auto: as Slurm or torchrun says.",
+        ),
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
     limit: Annotated[
@@ -147,6 +150,10 @@ def evaluate(
             help="Spread the run over N processes, one for each GPU, or what this machine has room for.",
         ),
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Add a line of JSON a minute: how far the run is, and its mean GAE."),
+    ] = None,
     cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
@@ -159,8 +166,9 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
     can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
-    spread, colour = parse_spread(shard, processes), parse_colour(baseline)
+    colour = parse_colour(baseline)
     with one_line_errors(debug, verbose):
+        spread = parse_spread(shard, processes, output)
         refuse_early([data, weights], class_names=class_names)
         use_cache(cache)
         from relprop.cli.configuration import write_config
@@ -184,17 +192,18 @@ def evaluate(
             truth=truth,
             labelled=target is Target.LABEL,
         )
+        output = spread.output
         options_file = output.with_name(f"{output.name}.toml")
         try:
             found = run_evaluation(
                 loading,
                 spread,
-                output,
                 device=device,
                 quiet=not verbose,
                 resume=resume,
                 overwrite=overwrite,
                 progress=not quiet,
+                log=log,
                 seed=seed,
                 unit=unit,
                 batch_size=batch_size,
@@ -209,13 +218,13 @@ def evaluate(
                 limit=limit,
                 per_class=per_class,
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signal:
             kept = "nothing was done yet"
             if is_begun(output):
                 write_config(options_file, context, overwrite=overwrite)
                 kept = f"what {output} holds is whole, --resume goes on"
             warn(f"interrupted; {kept}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(signal)) from None
         write_config(options_file, context, overwrite=overwrite)
         if as_json or not quiet:
             say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
@@ -223,19 +232,15 @@ def evaluate(
             raise typer.Exit(FAILED)
 
 
-@command("Join the files of relprop evaluate --shard.", "relprop merge part0.h5 part1.h5 part2.h5 -o run.h5")
+@command("Join the files of relprop evaluate --shard.", "relprop merge run.h5.shards -o run.h5")
 def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="The files of all shards of one run.")],
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD", help="The files of all shards of one run, or their folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of the whole run.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     debug: Debug = False,
 ) -> None:
     """Join the files of relprop evaluate --shard into that of the run that was not cut."""
     with one_line_errors(debug):
-        from relprop.store import merge as merge_files
-        from relprop.store import open_evaluation
-
-        merge_files(shards, output, overwrite=overwrite)
-        with open_evaluation(output) as file:
-            count, methods = len(file["sample"]), ", ".join(file["methods"])
-        say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
+        say(join_shards(shards, output, overwrite=overwrite))

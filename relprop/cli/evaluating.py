@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from relprop.cli.app import INTERRUPTED, TERMINATED
+from relprop.files import OutputError
 
 if TYPE_CHECKING:
     from relprop.evaluation import Evaluation, PictureFolder
@@ -75,39 +79,70 @@ class Spread:
 
     Parameters
     ----------
+    output : Path
+        The file: of the part, or of the whole run.
     shard : tuple of int
         ``(i, n)``.
     processes : int or {"gpus", "auto"}, optional
         Workers; None: this process alone.
+    local : int, optional
+        Which of this machine's tasks this one is, where a batch system gave it a part.
     """
 
+    output: Path
     shard: tuple[int, int] = (0, 1)
     processes: Any = None
+    local: int | None = None
+
+    def device(self, wanted: str | None) -> str | None:
+        """Return where to compute: tasks of a batch system share the GPUs that they see."""
+        if wanted is not None or self.local is None:
+            return wanted
+        from relprop.engines.machine import device_of_task
+
+        return device_of_task(self.local)
 
 
-def parse_spread(shard: str | None, processes: str | None) -> Spread:
-    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood."""
+def parse_spread(shard: str | None, processes: str | None, output: Path) -> Spread:
+    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood.
+
+    Raises
+    ------
+    EngineError
+        No batch system says which part ``--shard auto`` means.
+    """
+    if processes is None and shard == "auto":
+        from relprop.engines.batch import find_task
+        from relprop.store.shards import shard_file
+
+        task = find_task(os.environ)
+        file = shard_file(output, task.part, task.parts)
+        try:
+            file.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {file.parent}: {error.strerror}") from error
+        return Spread(file, (task.part, task.parts), local=task.local)
     if processes is None:
-        return Spread(_shard(shard or "0/1"))
+        return Spread(output, _shard(shard or "0/1"))
     if shard is not None:
         raise typer.BadParameter("--shard does one part of a run, --processes all of them: give one of the two")
     if processes in ("gpus", "auto"):
-        return Spread(processes=processes)
+        return Spread(output, processes=processes)
     if not processes.isdecimal() or int(processes) < 1:
         raise typer.BadParameter(f"--processes {processes}: it is a number from 1 on, or one of gpus and auto")
-    return Spread(processes=int(processes))
+    return Spread(output, processes=int(processes))
 
 
 def run_evaluation(
     loading: Loading,
     spread: Spread,
-    path: Path,
     *,
     device: str | None,
     quiet: bool,
     resume: bool,
     overwrite: bool,
     progress: bool,
+    log: Path | None,
     **options: Any,
 ) -> Evaluation:
     """Evaluate what is loaded, as it is to be divided; arguments and errors are those of `relprop.evaluate`."""
@@ -115,12 +150,13 @@ def run_evaluation(
         from relprop.evaluation import evaluate
 
         return evaluate(
-            *loading(device),
-            path,
+            *loading(spread.device(device)),
+            spread.output,
             shard=spread.shard,
             resume=resume,
             overwrite=overwrite,
             progress=progress,
+            log=log,
             **options,
         )
     from relprop.engines.job import Job
@@ -128,18 +164,40 @@ def run_evaluation(
 
     return spread_over(
         Job(loading, options, quiet),
-        path,
+        spread.output,
         spread.processes,
         resume=resume,
         overwrite=overwrite,
         progress=progress,
         device=device,
+        log=log,
     )
+
+
+def join_shards(shards: list[Path], output: Path, *, overwrite: bool) -> str:
+    """Join shards, given as files and folders of them, and return words for what was made; errors are `merge`'s."""
+    from relprop.store import merge, open_evaluation
+    from relprop.store.shards import shard_files
+
+    files = [file for place in shards for file in (shard_files(place) if place.is_dir() else [place])]
+    merge(files, output, overwrite=overwrite)
+    with open_evaluation(output) as file:
+        count, methods = len(file["sample"]), ", ".join(file["methods"])
+    return f"{output}: {count} samples of {len(files)} shards; methods {methods}"
+
+
+def exit_code(stopped: KeyboardInterrupt) -> int:
+    """Return the exit code of a run that a signal stopped: a batch system puts a job that was out of time in again."""
+    from relprop.evaluation.pipeline.interrupts import Terminated
+
+    return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
 
 
 def is_begun(path: Path) -> bool:
     """Say whether something of a run is there: its file, or shards of it."""
-    return path.exists() or any(path.with_name(f"{path.name}.shards").glob("*.h5"))
+    from relprop.store.shards import shard_files, shard_folder
+
+    return path.exists() or any(shard_files(shard_folder(path)))
 
 
 def parse_colour(text: str) -> float | list[float]:

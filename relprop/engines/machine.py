@@ -35,7 +35,7 @@ class Place:
 
 
 def places(processes: Processes, device: str | None = None) -> list[Place]:
-    """Return a place for each worker.
+    """Return a place for each worker. Cores are shared evenly, but OMP_NUM_THREADS of the environment is obeyed.
 
     Parameters
     ----------
@@ -58,12 +58,18 @@ def places(processes: Processes, device: str | None = None) -> list[Place]:
     if processes == "gpus" and not gpus:
         raise EngineError("there is no GPU here: pass the number of processes")
     if processes == "gpus" or (processes == "auto" and gpus and device in (None, kind)):
-        return [Place(max(1, cores // gpus), f"{kind}:{number}") for number in range(gpus)]
+        return [Place(_threads(cores, gpus), f"{kind}:{number}") for number in range(gpus)]
     count = processes if isinstance(processes, int) else max(1, cores // (GROUP if cores >= 2 * GROUP else 1))
-    threads = max(1, cores // count)
+    threads = _threads(cores, count)
     if device is not None and device == kind and gpus:
         return [Place(threads, f"{kind}:{number % gpus}") for number in range(count)]
     return [Place(threads, device) for _ in range(count)]
+
+
+def device_of_task(local: int) -> str | None:
+    """Return the GPU of a task of a batch system, the ``local``-th on its machine; None where there is none."""
+    kind, gpus = _gpus()
+    return f"{kind}:{local % gpus}" if gpus else None
 
 
 def available_cores() -> int:
@@ -71,6 +77,11 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _threads(cores: int, workers: int) -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else max(1, cores // workers)
 
 
 def _gpus() -> tuple[str, int]:

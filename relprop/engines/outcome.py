@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from relprop.evaluation import Evaluation, Tally
+from relprop.evaluation.pipeline.standing import Standing
 from relprop.gae import Flag
 from relprop.store import State, is_complete, method_names, open_evaluation
 
@@ -46,6 +47,18 @@ def read_outcome(path: Path, shards: Sequence[Evaluation], total: float) -> Eval
             dict(explaining),
             is_complete(file),
         )
+
+
+def add_shard(standing: Standing, path: Path) -> None:
+    """Add what a finished shard holds to how a run stands."""
+    with open_evaluation(path) as file:
+        samples = file["samples/state"][:]
+        standing.failed += int((samples == State.FAILED).sum())
+        for name in method_names(file):
+            group = file["methods"][name]
+            states = group["state"][:]
+            standing.gae[name].add(group["gae"][:][states == State.DONE])
+            standing.failed += int(((states == State.FAILED) & (samples == State.DONE)).sum())
 
 
 def _tally(file: h5py.File, name: str) -> Tally:

@@ -83,14 +83,16 @@ class Processes:
     def __init__(self, seats: Sequence[_Seat]) -> None:
         self._seats = seats
 
-    def order(self, interrupted: Callable[[], bool]) -> NDArray[np.int64]:
+    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
         """Return the indices of the samples that are taken, in their order, ``(N,)``; errors are `Worker.order`'s."""
         future = self._seats[0].submit(worker.order)
         while not wait([future], POLL).done:
             list(self._seats[0].words())
-            if interrupted():
+            try:
+                obey()
+            except KeyboardInterrupt:
                 self._seats[0].terminate()
-                raise KeyboardInterrupt
+                raise
         try:
             found: NDArray[np.int64] = future.result()
         except BrokenProcessPool as error:
@@ -104,7 +106,7 @@ class Processes:
         self,
         shards: Sequence[Shard],
         tell: Tell,
-        interrupted: Callable[[], bool],
+        obey: Callable[[], None],
     ) -> Iterator[tuple[Shard, Outcome]]:
         """Evaluate shards, and yield each as it is done.
 
@@ -114,8 +116,8 @@ class Processes:
             In the order in which they are begun.
         tell : callable
             Called as they come on.
-        interrupted : callable
-            Whether to stop.
+        obey : callable
+            Raises KeyboardInterrupt where the run shall stop.
 
         Raises
         ------
@@ -137,8 +139,7 @@ class Processes:
                         running[seat.submit(worker.run_shard, shard)] = seat
                 done, _ = wait(running, POLL, FIRST_COMPLETED)
                 self._listen(tell)
-                if interrupted():
-                    raise KeyboardInterrupt
+                obey()
                 for future in done:
                     seat = running.pop(future)
                     shard, seat.shard = seat.shard, None  # type: ignore[assignment]

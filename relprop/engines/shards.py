@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from relprop.files import OutputError
 from relprop.files.locking import take
 from relprop.store import BusyError, ConfigurationError, merge, open_evaluation, read_taken, split, survey
 from relprop.store.hdf5.opening import lock_to_replace
+from relprop.store.shards import NAME, shard_file, shard_files, shard_folder
 
 EACH = 6
 """Shards of a worker: the last one to end holds the others for a small part of the run."""
 MOST = 400
 """Shards of a run: all of them are open when they are joined, and a process may open a thousand files."""
-_NAME = re.compile(r"shard-(\d+)-of-(\d+)\.h5")
 _LOCK = "run.lock"
 
 
@@ -42,15 +41,15 @@ class ShardFolder:
     @property
     def path(self) -> Path:
         """The folder."""
-        return self.output.with_name(f"{self.output.name}.shards")
+        return shard_folder(self.output)
 
     def file(self, part: int, parts: int) -> Path:
         """Return the path of shard ``part`` of ``parts``."""
-        return self.path / f"shard-{part:04}-of-{parts:04}.h5"
+        return shard_file(self.output, part, parts)
 
     def files(self) -> list[Path]:
         """Return the shards that are there."""
-        return sorted(path for path in self.path.glob("*.h5") if _NAME.fullmatch(path.name))
+        return shard_files(self.path)
 
     def parts(self) -> int | None:
         """Return into how many shards the run was cut; None where it was not yet.
@@ -60,7 +59,7 @@ class ShardFolder:
         EngineError
             There are shards of several cuts.
         """
-        found = {int(match[2]) for path in self.files() if (match := _NAME.fullmatch(path.name))}
+        found = {int(match[2]) for path in self.files() if (match := NAME.fullmatch(path.name))}
         if len(found) > 1:
             raise EngineError(
                 f"{self.path} holds shards of several runs, cut into {', '.join(map(str, sorted(found)))}: remove what "

@@ -13,7 +13,7 @@ from typing import Any
 
 from relprop.engines.job import Given, Job
 from relprop.engines.machine import Processes, places
-from relprop.engines.outcome import read_outcome
+from relprop.engines.outcome import add_shard, read_outcome
 from relprop.engines.processes import open_processes
 from relprop.engines.shards import ShardFolder
 from relprop.engines.worker import Shard
@@ -22,8 +22,9 @@ from relprop.evaluation import Evaluation
 from relprop.evaluation import evaluate as evaluate_here
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
 from relprop.evaluation.pipeline.progress import Progress, shown
+from relprop.evaluation.pipeline.standing import Standing
 
-OWN = ("shard", "resume", "overwrite", "progress", "device")
+OWN = ("shard", "resume", "overwrite", "progress", "device", "log")
 """Arguments of `relprop.evaluate` that are not handed to workers as they are."""
 
 
@@ -38,6 +39,7 @@ def evaluate(
     overwrite: bool = False,
     progress: Progress | bool = True,
     device: str | None = None,
+    log: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score attribution methods as `relprop.evaluate` does, in several processes of this machine.
@@ -55,8 +57,9 @@ def evaluate(
     processes : int or {"auto", "gpus"}
         Workers. Without a GPU the cores are shared evenly among them. ``"auto"``: one for each GPU, else for each group
         of cores.
-    resume, overwrite, progress
-        As of `relprop.evaluate`. A run is resumed with any number of processes.
+    resume, overwrite, progress, log
+        As of `relprop.evaluate`. A run is resumed with any number of processes. A mean GAE is that of finished
+        shards.
     device : str, optional
         Where all workers compute; ``"cuda"`` shares all GPUs.
     **options
@@ -80,7 +83,9 @@ def evaluate(
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     job = Job(Given(model, dataset, methods), options)
-    return spread(job, Path(path), processes, resume=resume, overwrite=overwrite, progress=progress, device=device)
+    return spread(
+        job, Path(path), processes, resume=resume, overwrite=overwrite, progress=progress, device=device, log=log
+    )
 
 
 def spread(
@@ -92,6 +97,7 @@ def spread(
     overwrite: bool,
     progress: Progress | bool,
     device: str | None,
+    log: str | PathLike[str] | None = None,
 ) -> Evaluation:
     """Do a job in processes of this machine; the arguments, and errors, are those of `evaluate`."""
     start = time.perf_counter()
@@ -101,11 +107,7 @@ def spread(
         delayed_interrupts() as interruption,
         open_processes(sent, seats) as workers,
     ):
-
-        def interrupted() -> bool:
-            return interruption.asked
-
-        order = workers.order(interrupted)
+        order = workers.order(interruption.obey)
         unit = job.options.get("unit", 2)
         if overwrite:
             folder.clear()
@@ -113,15 +115,17 @@ def spread(
         folder.cut(parts, order, unit)
         shards = [Shard(part, parts, folder.file(part, parts)) for part in range(parts)]
         found, remarks, done = [], Counter[str](), Counter[int]()
-        with shown(progress) as told:
+        standing = Standing()
+        with shown(progress, standing, None if log is None else Path(log)) as told:
 
             def tell(part: int, count: float) -> None:
                 done[part] = count  # type: ignore[assignment]
                 told(sum(done.values()), len(order))
 
-            for shard, outcome in workers.run(shards, tell, interrupted):
+            for shard, outcome in workers.run(shards, tell, interruption.obey):
                 assert outcome.evaluation is not None
                 found.append(outcome.evaluation)
+                add_shard(standing, shard.path)
                 tell(shard.part, outcome.evaluation.samples)
                 for text in outcome.warnings:
                     remarks[text] += 1

@@ -13,6 +13,7 @@ from relprop.errors import InputError
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A machine with so many cores, and without a GPU."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(machine, "available_cores", lambda: request.param)
     monkeypatch.setattr(machine, "_gpus", lambda: ("", 0))
 
@@ -20,6 +21,7 @@ def cores(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 16 cores and 4 GPUs."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(machine, "available_cores", lambda: 16)
     monkeypatch.setattr(machine, "_gpus", lambda: ("cuda", 4))
 
@@ -38,6 +40,13 @@ def test_cores_are_shared_evenly(processes: int, count: int, threads: int) -> No
 @pytest.mark.usefixtures("cores")
 def test_more_workers_than_cores_have_a_thread_each() -> None:
     assert places(3, "cpu") == [Place(1, "cpu")] * 3
+
+
+@pytest.mark.parametrize("cores", [64], indirect=True)
+@pytest.mark.usefixtures("cores")
+def test_the_environments_threads_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert places(2) == [Place(3)] * 2
 
 
 @pytest.mark.usefixtures("gpus")

@@ -24,6 +24,7 @@ from relprop.evaluation.pipeline.interrupts import Interruption
 from relprop.evaluation.pipeline.masking import READ_BACK, Masking, check_labels, mask_unit, read_back, sample_rows
 from relprop.evaluation.pipeline.progress import Progress
 from relprop.evaluation.pipeline.scoring import method_rows
+from relprop.evaluation.pipeline.standing import Standing
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
 from relprop.evaluation.subject import Subject, look_at
@@ -54,6 +55,8 @@ class Run:
         Of the file's rows: under ``""`` those of the masking run, and by method.
     interruption : Interruption
         Asked between two commits.
+    standing : Standing
+        How the methods stand, kept up to date.
     progress : callable, optional
         Told what is done.
     """
@@ -67,6 +70,7 @@ class Run:
     writer: EvaluationWriter
     states: dict[str, NDArray[np.uint8]]
     interruption: Interruption
+    standing: Standing
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     explaining: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -97,7 +101,7 @@ class Run:
                         self.progress(done, total)
                     if self.interruption.asked:
                         background.wait()
-                        raise KeyboardInterrupt
+                        self.interruption.obey()
                 self.evaluated += len(unit.samples) if parts else 0
         self.seconds["writing"] = background.seconds
 
@@ -146,6 +150,7 @@ class Run:
                     lambda: look_at(self.subject, first_four(reserve)),
                 )
             batch = masking.batch if isinstance(masking, Masking) else masking
+            self.standing.failed += len(batch.failed)
             known = sample_rows(masking) if isinstance(masking, Masking) else None
             background.submit(partial(self._write_samples, batch, rows, known))
             return masking
@@ -186,6 +191,8 @@ class Run:
                 keep=self.writer.maps_of(name),
                 remark=method.pictures_only,
             )
+        self.standing.gae[name].add(known["gae"])
+        self.standing.failed += len(explained.errors)
         background.submit(partial(self._write_method, name, masking.batch, rows, known))
 
     def _write_samples(self, batch: Batch, rows: Mapping[int, int], known: Mapping[str, Any] | None) -> None:
