@@ -87,7 +87,7 @@ _HOMES = {
     "report": "relprop.pages.report",
 }
 """The module of each public name."""
-_PACKAGES = ("gae", "metrics", "models", "store")
+_PACKAGES = ("concepts", "gae", "metrics", "models", "store")
 """Packages for users, which are attributes without an import of their own."""
 
 

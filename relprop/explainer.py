@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from torch import nn
 from torch.export import ExportedProgram
 
-import rule_registry
-from relprop.assign.assign import assign, prove_rectified
-from relprop.assign.combined_targets import fold_target, rules_of_target
-from relprop.assign.contrasts import ContrastKind, choose_classes, choose_contrast, rules_behind_scores
+from relprop.assign.assign import prove_rectified
+from relprop.assign.combined_targets import fold_target
+from relprop.assign.concepts import Concepts, choose_channels, find_concepts
+from relprop.assign.contrasts import choose_classes, choose_contrast
 from relprop.assign.plan import Plan
+from relprop.assign.rule_names import as_rule_set
 from relprop.assign.targets import Target
-from relprop.errors import MissingRuleError, TargetError
+from relprop.errors import HookError
 from relprop.explanation.assemble import assemble, refuse_ruled_out
+from relprop.explanation.attributing import Attributing
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Link, find_link
-from relprop.graph.graph import Graph
 from relprop.graph.module_outputs import layer_outputs
 from relprop.options import DEFAULTS, Options, check_options, spell_options
 from relprop.printed import Printed
@@ -30,7 +31,7 @@ from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.rewrite import rewrite
 from relprop.run.batches import first_input, on_device, with_bar
 from relprop.run.chunks import run
-from relprop.run.ending import ending_of
+from relprop.run.ending import assign_rules, ending_of
 from relprop.run.memory import memory_for
 from relprop.run.prepared import PreparedProgram, keep_program
 from relprop.tracing.capture import capture_inputs, whole_operations
@@ -40,13 +41,12 @@ from relprop.tracing.loading import Model, load_model
 from relprop.tracing.sample_axes import argument_names, with_samples_in
 from relprop.tracing.tracer import only_tracer
 from relprop.tracing.unusual_tensors import as_given
-from rule_registry import RuleSet
 
 if TYPE_CHECKING:
     from relprop.models import Classifier
 
 
-class Explainer(Printed):
+class Explainer(Attributing, Printed):
     """Explains one model again and again; capture and rewriting happen at the first call for an input shape.
 
     Parameters
@@ -129,11 +129,18 @@ class Explainer(Printed):
         self.probability = chosen["probability"]
         self.channel_axis = chosen["channel_axis"]
         self.batched = chosen["batched"]
-        _rule_set(self.rules)  # an unknown name is an error at once
+        as_rule_set(self.rules)  # an unknown name is an error at once
         # Kept here and not with the graph: hooks may refer to anything, the model too, and must not outlive their use.
         self._hooked_programs: dict[Any, PreparedProgram] = {}
 
-    def __call__(self, x: Any, target: Target = None, kwargs: Mapping[str, Any] | None = None) -> Explanation:
+    def __call__(
+        self,
+        x: Any,
+        target: Target = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        concepts: Concepts | None = None,
+    ) -> Explanation:
         """Explain a batch.
 
         Parameters
@@ -145,6 +152,10 @@ class Explainer(Printed):
             per sample, ``(B,)``. By default each sample's largest output.
         kwargs : mapping, optional
             The model's keyword inputs.
+        concepts : mapping, optional
+            From module paths, or globs of them, to channels: `Explanation.concepts` has a map of what flows through
+            each alone. ``[3, 17]``, for each sample ``(B, K)``, or ``"top5"`` for those with most relevance. All are
+            propagated at once: each takes as much memory as a seed does. Not together with ``hooks``.
 
         Returns
         -------
@@ -152,13 +163,14 @@ class Explainer(Printed):
 
         Raises
         ------
-        InputError, TargetError, CaptureError, MissingRuleError, RuleError, OutOfMemoryError
+        InputError, TargetError, CaptureError, MissingRuleError, RuleError, HookError, OutOfMemoryError
         """
         inputs = self.check_inputs(x, kwargs)
-        prepared = self.prepare(inputs, target)
+        prepared = self.prepare(inputs, target, tuple(concepts or ()))
         inputs = inputs.marked_as(prepared.plan.graph)
         classes = choose_classes(prepared.plan.graph, target, self.contrast, prepared.contrast, inputs.batch_size)
-        parts = run(prepared, inputs, classes, self.batch_size, self.compile)
+        channels = choose_channels(prepared.concepts, concepts or {}, inputs.batch_size, inputs.device)
+        parts = run(prepared, inputs, replace(classes, channels=channels), self.batch_size, self.compile)
         link: Link = "softmax" if callable(target) else self.probability or find_link(prepared.plan.graph)
         made_by = Provenance.of(self.model, prepared.plan.rules)
         explanation = assemble(prepared, parts, classes.against, made_by, link, self.channel_axis)
@@ -224,15 +236,19 @@ class Explainer(Printed):
         inputs = check_inputs(x, kwargs)
         return inputs if self.batched is None else with_samples_in(inputs, self.batched, argument_names(self.model))
 
-    def prepare(self, inputs: Inputs, target: Target = None) -> PreparedProgram:
+    def prepare(self, inputs: Inputs, target: Target = None, concepts: tuple[str, ...] = ()) -> PreparedProgram:
         """Capture, assign and rewrite for inputs like these, or return what was prepared for such before.
+
+        ``concepts`` names the layers, as keys of what a call takes.
 
         Raises
         ------
-        CaptureError, MissingRuleError, TargetError, OutOfMemoryError
+        CaptureError, MissingRuleError, TargetError, HookError, OutOfMemoryError
         """
+        if concepts and self.hooks:
+            raise HookError("concepts and hooks do not go together: explain them one after the other")
         function = target if callable(target) else None
-        rules = _rule_set(self.rules)
+        rules = as_rule_set(self.rules)
         with only_tracer(), memory_for(1):  # two samples are captured, however many there are
             graph = capture_inputs(
                 self.model, inputs, target=function, output=self.output, keep=whole_operations(rules)
@@ -244,32 +260,19 @@ class Explainer(Printed):
             if function is not None:
                 graph = fold_target(graph, rules, self.at)
             hooks = tuple((pattern, id(hook)) for pattern, hook in self.hooks.items())
-            key = (graph, id(rules), contrast, self.layers, self.at, hooks)
+            key = (graph, id(rules), contrast, self.layers, self.at, hooks, concepts)
             programs = self._hooked_programs if self.hooks else graph.made
             prepared = programs.get(key)
             if prepared is None:
-                plan = self._plan(graph, rules, contrast, inputs, function is not None)
+                plan = assign_rules(graph, rules, contrast, inputs, function is not None, self.at)
                 layers = layer_outputs(graph, self.layers)
                 attached = attach_hooks(plan, self.hooks, contrast)
                 plan = prove_rectified(plan, attached)
-                prepared = PreparedProgram(plan, rewrite(plan, contrast, layers, attached), layers, attached, contrast)
+                found = find_concepts(plan, concepts)
+                program = rewrite(plan, contrast, layers, attached, found)
+                prepared = PreparedProgram(plan, program, layers, attached, contrast, found)
                 prepared = keep_program(programs, key, prepared)
         return prepared
-
-    def _plan(self, graph: Graph, rules: RuleSet, contrast: ContrastKind, inputs: Inputs, function: bool) -> Plan:
-        """Assign the rules; relevance against the log-odds starts at the scores before a last softmax."""
-        if function:
-            return assign(graph, rules, self.at, rules_of_target(graph))
-        if contrast != "log-odds" or (ending := ending_of(graph, inputs)).softmax is None:
-            return assign(graph, rules, self.at)
-        plan = assign(graph, rules, self.at, rules_behind_scores(ending))
-        if ending.softmax not in plan.sites:
-            raise TargetError(
-                f"contrast 'log-odds' starts at the scores before the model's softmax, and at={self.at!r} is behind "
-                "them: name a module before the softmax, or pass <contrast>",
-                contrast='"rest"',
-            )
-        return replace(plan, scores=ending)
 
 
 def _open(model: Model | Classifier) -> tuple[nn.Module | ExportedProgram, str | None]:
@@ -284,15 +287,6 @@ def _open(model: Model | Classifier) -> tuple[nn.Module | ExportedProgram, str |
     return load_model(cast(Model, model)), None
 
 
-def _rule_set(rules: str | RuleSet) -> RuleSet:
-    if isinstance(rules, RuleSet):
-        return rules
-    try:
-        return rule_registry.get(rules)
-    except LookupError as error:
-        raise MissingRuleError(str(error)) from error
-
-
 @spell_options
 def explain(
     model: Model | Classifier,
@@ -300,12 +294,13 @@ def explain(
     *,
     target: Target = None,
     kwargs: Mapping[str, Any] | None = None,
+    concepts: Concepts | None = None,
     **options: Unpack[Options],
 ) -> Explanation:
     """Explain which parts of an input speak for a class, and which for the others.
 
-    See `Explainer` for the options, and its call for ``x``, ``target`` and ``kwargs``. Capture is cached, and so is
-    what ``compile`` made, so calling this again for the same model costs no second one.
+    See `Explainer` for the options, and its call for ``x``, ``target``, ``kwargs`` and ``concepts``. Capture is cached,
+    and so is what ``compile`` made, so calling this again for the same model costs no second one.
 
     Examples
     --------
@@ -316,4 +311,4 @@ def explain(
     >>> e.relevance.shape, e.target.shape
     (torch.Size([2, 3, 8, 8]), torch.Size([2]))
     """
-    return Explainer(model, **options)(x, target, kwargs)
+    return Explainer(model, **options)(x, target, kwargs, concepts=concepts)

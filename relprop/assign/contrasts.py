@@ -108,15 +108,19 @@ class Classes:
         Classes ``(B,)``; None for each sample's largest output, or a target that is a function.
     against : int, Tensor, "rest", "log-odds" or None
         The contrast, settled.
+    channels : tuple of Tensor
+        Channels of each layer of concepts, ``(B, K)``.
     """
 
     target: Tensor | None
     against: Against
+    channels: tuple[Tensor, ...] = ()
 
     def slice(self, start: int, stop: int) -> tuple[Tensor | None, ...]:
-        """Return what a program takes for some samples: their target and, where each has its own, their contrast."""
+        """Return what a program takes for some samples: channels, target, and contrast where each has its own."""
+        channels = [channels[start:stop] for channels in self.channels]
         target = None if self.target is None else self.target[start:stop]
-        return (target, self.against[start:stop]) if isinstance(self.against, Tensor) else (target,)
+        return (*channels, target, *([self.against[start:stop]] if isinstance(self.against, Tensor) else []))
 
 
 def choose_classes(graph: Graph, target: Target, contrast: Contrast, kind: ContrastKind, batch: int) -> Classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import fx
 from relprop.graph.ending import Ending
 from relprop.graph.graph import Graph
 from relprop.graph.lookups import Lookups
-from rule_registry import Rule, RuleSet, Site
+from rule_registry import BatchAxis, Rule, RuleSet, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,12 @@ class Plan:
     def reported(self) -> tuple[fx.Node, ...]:
         """The nodes whose relevance is reported: sources, with integer inputs in place of what they look up."""
         return (*(node for node in self.sources if node not in self.lookups.values), *self.lookups.inputs)
+
+    def carries(self, node: fx.Node) -> bool:
+        """Whether relevance passes a node, as a single tensor that holds the samples."""
+        if not isinstance(self.graph.batch.get(node), BatchAxis):
+            return False
+        return node in self.sources or (node.args[0] if node.target is operator.getitem else node) in self.sites
 
     @property
     def conserves(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 import rule_registry
-from relprop.errors import RelpropError, no_rule_set
+from relprop.errors import MissingRuleError, RelpropError, no_rule_set
 from rule_registry import Parameter, RuleSet
 
 
@@ -15,6 +15,22 @@ class ParameterError(RelpropError, ValueError):
 
 
 _SWITCHES = {"true": 1.0, "false": 0.0}
+
+
+def as_rule_set(rules: str | RuleSet) -> RuleSet:
+    """Return a rule set that may be given by its name.
+
+    Raises
+    ------
+    MissingRuleError
+        If there is no such rule set.
+    """
+    if isinstance(rules, RuleSet):
+        return rules
+    try:
+        return rule_registry.get(rules)
+    except LookupError as error:
+        raise MissingRuleError(str(error)) from error
 
 
 def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> RuleSet:

@@ -121,12 +121,13 @@ def _inputs(pictures: Sequence[Path], classifier: Classifier) -> tuple[Tensor, l
     import numpy as np
     import torch
 
-    from relprop.models import PictureError, find_pictures, read_picture, sample_pictures
+    from relprop.models import PictureError, find_pictures, sample_pictures
+    from relprop.models.preprocessing import apply, bands_of
 
     read, unread = [], []
     for path in find_pictures(pictures) if pictures else ():
         try:
-            read.append(read_picture(path))
+            read.append(classifier.read(path))
         except PictureError as error:
             warn(str(error))
             unread.append(str(path))
@@ -134,8 +135,9 @@ def _inputs(pictures: Sequence[Path], classifier: Classifier) -> tuple[Tensor, l
         raise PictureError("no picture is left to check on")
     if not pictures:
         try:
-            read = [read_picture(path) for path in sample_pictures()[:2]]
+            read = [classifier.read(path) for path in sample_pictures()[:2]]
         except PictureError as error:
             warn(f"random pictures are used, as {error}")
-            read = list(np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8))
-    return torch.stack([classifier.transform(picture) for picture in read]), unread
+            shape = (2, 256, 256, bands_of(classifier.transform))
+            read = list(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    return torch.stack([apply(classifier.transform, picture, classifier.channels) for picture in read]), unread

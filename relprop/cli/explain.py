@@ -160,6 +160,7 @@ def explain(
                 batch_size=batch_size,
                 compile=compile,
                 probability=None if probability is None else probability.value,
+                channel_axis=1,
                 **against,
             )
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None

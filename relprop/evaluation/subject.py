@@ -16,7 +16,8 @@ from relprop.errors import InputError, first_line
 from relprop.evaluation.data.datasets import describe_function
 from relprop.explanation.provenance import state_of_model, weights_sha256
 from relprop.gae.checks import check_model
-from relprop.models import Classifier, load_classifier
+from relprop.models import Classifier, ModelError, load_classifier
+from relprop.models.answers import fit_channels
 from relprop.models.devices import device_of, find_device, move
 from relprop.models.preprocessing import Picture, from_module
 from relprop.tracing.loading import callable_program
@@ -144,4 +145,10 @@ def _dtype(model: Any) -> torch.dtype:
 def _own_transform(model: Any) -> Callable[[Picture], Tensor] | None:
     """Return what a module says is done to its pictures; nothing is assumed."""
     has_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    return from_module(model).transform if isinstance(model, nn.Module) and has_config else None
+    if not isinstance(model, nn.Module) or not has_config:
+        return None
+    own = from_module(model)
+    try:
+        return fit_channels(type(model).__name__, model, own, None)[0].transform
+    except ModelError:  # tensors may come that have another size than the pictures it was trained on
+        return own.transform

@@ -98,6 +98,12 @@ def archive_items(explanation: Maps) -> dict[str, Item]:
     for name, value in explanation.layer_calls.items():
         where = f"at the output of module {name}, shaped like it; {_samples(explanation, name)}"
         items[f"layer:{name}"] = Item(_array(value), f"{kind} {where}")
+    for path, maps in explanation.concepts.items():
+        items[f"channels:{path}"] = Item(_array(maps.channels), f"channels of module {path}; samples along axis 0")
+        items[f"share:{path}"] = Item(_array(maps.share), f"{kind} at these channels; samples along axis 0")
+        for name, value in maps.relevances.items():
+            words = f"{kind} at {name} through each channel, along axis 0; {_samples(explanation, name, lead=1)}"
+            items[f"concepts:{path}" + (f":{name}" if several else "")] = Item(_array(value), words)
     return items
 
 

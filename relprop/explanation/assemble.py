@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from relprop.assign.contrasts import Against, check_apart
 from relprop.errors import RelpropError, TargetError
+from relprop.explanation.concepts import ConceptMaps
 from relprop.explanation.explanation import Explanation
 from relprop.explanation.maps import layer_name
 from relprop.explanation.provenance import Provenance
@@ -45,7 +46,7 @@ def assemble(
     RelpropError
         If relevance is not finite.
     """
-    graph, rules = prepared.plan.graph, prepared.plan.rules
+    graph, rules, count = prepared.plan.graph, prepared.plan.rules, len(parts[0]["mass"])
 
     def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
         return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
@@ -58,25 +59,11 @@ def assemble(
         axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
         return joined(lambda part: pick(part).unflatten(axis, layout), axis + 1).flatten(axis, axis + 2)
 
-    def combined(node: fx.Node, seeds: Tensor) -> Tensor:
-        relevance = seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
-        if rules.normalize == "largest":
-            mark = graph.axis(node)
-            relevance = _over(mark, relevance, mark.rows(relevance).abs().amax(1))
-        return relevance
-
-    def normalized(node: fx.Node, seeds: Tensor) -> Tensor:
-        """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are."""
-        both_in_one = prepared.contrast is not None and len(seeds) == 1
-        if rules.normalize != "l1" or both_in_one:
-            return seeds
-        mark = graph.axis(node)
-        return _over(mark, seeds, mark.sum(seeds.abs()))
-
-    arrived = {}
+    flows, arrived = {}, {}
     for k, node in enumerate(prepared.plan.sources):
-        arrived[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
-        if not arrived[node.name].isfinite().all():
+        flows[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
+        arrived[node.name] = flows[node.name][:count]
+        if not flows[node.name].isfinite().all():
             raise RelpropError(
                 f"relevance at {node.name!r} has NaN or infinite values (the model's output is "
                 f"{_finite_or_not(parts)}). Name layers to see where it starts: <layers>; a larger stabiliser of rule "
@@ -87,21 +74,31 @@ def assemble(
         node.name: seeds_at(node, lambda part, name=node.name: part["looked_up"][name])  # type: ignore[misc]
         for node in prepared.plan.lookups.inputs
     }
+    flows |= looked_up
     reported = prepared.plan.reported
-    seeds = {node.name: normalized(node, (arrived | looked_up)[node.name]) for node in reported}
+    seeds = {node.name: _normalized(prepared, node, flows[node.name][:count]) for node in reported}
     axes = {node.name: graph.axis(node) for node in reported}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
-            combined(node, normalized(node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k])))  # type: ignore[misc]
+            _combined(prepared, node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k])[:count])  # type: ignore[misc]
             for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.axis(node) for k, node in enumerate(nodes)}
     target = None if parts[0]["target"] is None else joined(lambda part: part["target"], 0)
     check_apart(target, contrast)
+    concepts, start = {}, count
+    for layer in prepared.concepts:
+        chosen, share = (
+            joined(lambda part, path=layer.path, k=k: part["concepts"][path][k], 0)  # type: ignore[misc]
+            for k in range(2)
+        )
+        these = slice(start, start := start + count * chosen.shape[1])
+        maps = {node.name: _of_channels(prepared, node, flows[node.name], these, count) for node in reported}
+        concepts[layer.path] = ConceptMaps(chosen, share, maps, {name: axes[name] for name in maps})
     return Explanation(
-        relevances={node.name: combined(node, seeds[node.name]) for node in reported},
+        relevances={node.name: _combined(prepared, node, flows[node.name][:count]) for node in reported},
         seeds=seeds,
         output=joined(lambda part: part["output"], 0),
         target=target,
@@ -114,7 +111,42 @@ def assemble(
         link=link,
         channels=_channels(prepared, channels),
         looked_up=tuple(looked_up),
+        concepts=concepts,
     )
+
+
+def _difference(seeds: Tensor) -> Tensor:
+    return seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
+
+
+def _normalized(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are.
+
+    The maps of a channel are divided by what ``whole``, which they are part of, is.
+    """
+    both_in_one = prepared.contrast is not None and seeds.shape[0] == 1
+    if prepared.plan.rules.normalize != "l1" or both_in_one:
+        return seeds
+    mark = prepared.plan.graph.axis(node)
+    return _over(mark, seeds, mark.sum((seeds if whole is None else whole).abs()))
+
+
+def _combined(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Combine the maps of the seeds, or those of a channel as the ``whole`` that they are part of."""
+    relevance = _difference(_normalized(prepared, node, seeds, whole))
+    if prepared.plan.rules.normalize != "largest":
+        return relevance
+    mark = prepared.plan.graph.axis(node)
+    size = relevance if whole is None else _difference(whole)
+    return _over(mark, relevance, mark.rows(size).abs().amax(1))
+
+
+def _of_channels(prepared: PreparedProgram, node: fx.Node, flows: Tensor, these: slice, seeds: int) -> Tensor:
+    """Return the maps of channels, ``(K, *source)``; zero where what flows through them does not come by."""
+    parts = flows[these]
+    if missing := these.stop - these.start - len(parts):
+        parts = torch.cat([parts, flows.new_zeros(missing, *flows.shape[1:])])
+    return torch.stack([_combined(prepared, node, part, flows[:seeds]) for part in parts.split(seeds)])
 
 
 def refuse_ruled_out(explanation: Explanation) -> None:
@@ -162,7 +194,7 @@ def _conservation(
     if not prepared.plan.measures:
         return Conservation(tuple, conserves=False)
     stops = prepared.stops
-    measured = [(part["records"], part["mass"], part["unit"], part["hooks"]) for part in parts]
+    measured = [(_of_seeds(prepared, part), part["mass"], part["unit"], part["hooks"]) for part in parts]
     arrived = {}
     for node in prepared.plan.sources:
         arrived[node.name] = prepared.plan.graph.axis(node).sum(relevance[node.name])
@@ -185,6 +217,14 @@ def _conservation(
     return Conservation(
         trace, prepared.plan.conserves, at_output, signed=prepared.contrast is not None and len(at_output) == 1
     )
+
+
+def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tensor | None]:
+    """Return the records of a run without those of concepts, whose flows lie behind the seeds."""
+    records, count = part["records"], len(part["mass"])
+    if not prepared.concepts:
+        return dict(records)
+    return {name: None if record is None else record[:, :count] for name, record in records.items()}
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:

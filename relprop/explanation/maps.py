@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relprop.assign.contrasts import Against
 from relprop.errors import RelpropError
+from relprop.explanation.concepts import ConceptMaps
 from relprop.explanation.grids import LayoutError, find_map, picture_channels
 from relprop.explanation.provenance import Provenance
 from relprop.graph.ending import Link
@@ -55,6 +56,8 @@ class Maps:
         The axis of the channels of sources and layers, where the graph, or the user, tells it.
     looked_up : tuple of str
         The sources that are integers which look values up.
+    concepts : mapping of str to ConceptMaps
+        Maps of single channels of the layers asked for.
     """
 
     relevances: Mapping[str, Tensor]
@@ -70,6 +73,7 @@ class Maps:
     link: Link = "softmax"
     channels: Mapping[str, int] = field(default_factory=dict)
     looked_up: tuple[str, ...] = ()
+    concepts: Mapping[str, ConceptMaps] = field(default_factory=dict)
 
     @property
     def relevance(self) -> Tensor:
@@ -158,6 +162,7 @@ class Maps:
             conservation=self.conservation.take(samples),
             layers={path: layer(path, value) for path, value in self.layers.items()},
             contrast=self.contrast[samples] if isinstance(self.contrast, Tensor) else self.contrast,
+            concepts={path: maps.take(samples) for path, maps in self.concepts.items()},
         )
 
     @property

@@ -57,7 +57,7 @@ def channel_axis(graph: Graph, node: fx.Node) -> int | None:
     """Return the axis of the channels of ``(B, ...)``, or None where the graph does not tell.
 
     The value is followed through moves and functions of single entries to the layers that read it: convolutions and
-    batch norms have the channels behind the samples, and a linear layer has what it sums last.
+    batch norms have the channels behind the samples, and linear layers and layer norms have them last.
 
     Parameters
     ----------
@@ -81,12 +81,19 @@ def channel_axis(graph: Graph, node: fx.Node) -> int | None:
             axes = places[source]
             if reader.target in _BY_CHANNEL and reader.args[0] is source:
                 by_channel.add(axes[1])
-            elif reader.target == aten.linear.default and reader.args[0] is source:
+            elif _reads_last(reader) and reader.args[0] is source:
                 by_linear.add(axes[-1])
             elif (moved := _moved(reader, axes)) is not None:
                 places[reader] = moved
     found = by_channel or by_linear
     return found.pop() if len(found) == 1 else None
+
+
+def _reads_last(reader: fx.Node) -> bool:
+    """Whether an operation is along the last axis: a linear layer, or a norm of that axis alone."""
+    if reader.target in (aten.layer_norm.default, aten.rms_norm.default):
+        return len(reader.args[1]) == 1  # type: ignore[arg-type]
+    return reader.target == aten.linear.default
 
 
 def _moved(reader: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -98,6 +105,9 @@ def _moved(reader: fx.Node, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     given = bind_arguments(reader, reader.args, reader.kwargs)
     if target == aten.permute.default:
         return tuple(axes[d] for d in given["dims"])
+    if target == aten.mean.dim and given["dim"] and not given.get("keepdim"):
+        gone = {d % len(axes) for d in given["dim"]}
+        return tuple(axis for place, axis in enumerate(axes) if place not in gone)
     if target == aten.transpose.int:
         moved = list(axes)
         moved[given["dim0"]], moved[given["dim1"]] = moved[given["dim1"]], moved[given["dim0"]]

@@ -15,6 +15,34 @@ from relprop.models.preprocessing import Preprocessing, blank_input
 from relprop.tracing.outputs import choose_output, output_names
 
 
+def fit_channels(
+    name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None
+) -> tuple[Preprocessing, int]:
+    """Run a model on two blank pictures, and return its preprocessing and how many classes it has.
+
+    Where it fails on pictures of as many channels as the preprocessing has it is tried with as many as its own layers
+    take, and with one and four.
+
+    Raises
+    ------
+    ModelError
+        It fails on all of them, or returns anything but (B, classes).
+    """
+    try:
+        return preprocessing, _classes(name, _call(name, model, preprocessing), choice)
+    except _FailsError as failed:
+        own = [layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        for channels in dict.fromkeys([*own[:1], 1, 4, *own[1:]]):
+            if channels == preprocessing.channels:
+                continue
+            fitted = preprocessing.with_channels(channels)
+            try:
+                return fitted, _classes(name, _call(name, model, fitted), choice)
+            except _FailsError:
+                continue
+        raise failed
+
+
 def count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None) -> int:
     """Run a model on two blank pictures, and return how many classes it has.
 
@@ -23,14 +51,26 @@ def count_classes(name: str, model: nn.Module, preprocessing: Preprocessing, cho
     ModelError
         It fails, or returns anything but (B, classes).
     """
+    return _classes(name, _call(name, model, preprocessing), choice)
+
+
+class _FailsError(ModelError):
+    """The model itself fails on a picture."""
+
+
+def _call(name: str, model: nn.Module, preprocessing: Preprocessing) -> Any:
+    """Return what a model makes of two blank pictures."""
     blank = blank_input(preprocessing).to(device_of(model))
     try:
         with torch.no_grad():  # inference mode would spoil what a model keeps from its first call
-            returned = model(torch.stack([blank, blank]))
+            return model(torch.stack([blank, blank]))
     except Exception as error:  # whatever the model raises
-        raise ModelError(
+        raise _FailsError(
             f"{name} fails on pictures of shape {tuple(blank.shape)}: {type(error).__name__}: {first_line(error)}"
         ) from error
+
+
+def _classes(name: str, returned: Any, choice: str | None) -> int:
     output = returned if choice is None else choose_output(returned, choice)[0]
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 2:
         what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from relprop.models.answers import count_classes, own_labels
+from relprop.models.answers import count_classes, fit_channels, own_labels
 from relprop.models.devices import device_of
 from relprop.models.errors import ModelError as ModelError
 from relprop.models.errors import UnknownModelError as UnknownModelError
 from relprop.models.labels import check_count, imagenet_labels, read_labels
-from relprop.models.preprocessing import Floats, Picture, Preprocessing, find_preprocessing
+from relprop.models.preprocessing import Floats, Picture, Preprocessing, bands_of, find_preprocessing
 from relprop.models.view import View, find_view, size_of
+from relprop.pictures.bands import read_bands
 from relprop.printed import Printed, Table
 from relprop.tracing.outputs import choose_output
 
@@ -76,7 +77,8 @@ class Classifier(Printed):
     labels
         Class names, by index.
     transform
-        PIL or uint8 RGB picture (H, W, 3) -> normalised float tensor (3, h, w).
+        PIL or uint8 RGB picture (H, W, 3) -> normalised float tensor (C, h, w). Of models of other channels than three
+        the picture is as `read` returns it.
     mean, std
         What `transform` normalises with, per channel, for values in [0, 1].
     origin
@@ -126,7 +128,8 @@ class Classifier(Printed):
         transform : callable, optional
             From a PIL picture to the model's input; with ``mean`` and ``std`` of its normalisation, where it is no
             ``Compose`` of torchvision that ends in ``Normalize``. Without one what ``weights`` or ``processor`` do,
-            else what the model's ``pretrained_cfg`` says, else ImageNet's is assumed.
+            else what the model's ``pretrained_cfg`` says, else ImageNet's is assumed. With more than three values of
+            ``mean`` it takes an array (H, W, channels), uint8 or float32 in [0, 1].
         mean, std : sequence of float, optional
             Of the normalisation, per channel, for values in [0, 1].
         weights : torchvision WeightsEnum, optional
@@ -159,7 +162,10 @@ class Classifier(Printed):
         used = find_preprocessing(model, transform=transform, mean=mean, std=std, weights=weights, processor=processor)
         if output is None and hasattr(getattr(model, "config", None), "id2label"):
             output = "logits"
-        classes = count_classes(name, model, used, output)
+        if transform is None and weights is None and processor is None:
+            used, classes = fit_channels(name, model, used, output)
+        else:
+            classes = count_classes(name, model, used, output)
         if labels is None:
             given = getattr(weights, "meta", {}).get("categories") or own_labels(model) or imagenet_labels(classes)
         else:
@@ -207,9 +213,28 @@ class Classifier(Printed):
         """What is done to a picture before the model sees it."""
         return Preprocessing(self.transform, self.mean, self.std, self.assumed)
 
+    @property
+    def channels(self) -> int:
+        """How many channels the model's input has."""
+        return len(self.mean)
+
+    def read(self, path: str | PathLike[str]) -> NDArray[Any]:
+        """Read a picture as `transform` takes it: uint8 RGB (H, W, 3), or as many channels as the model has.
+
+        Raises
+        ------
+        PictureError
+            It can't be read, or has another number of channels.
+        """
+        return read_bands(path, bands_of(self.transform))
+
     def pictures(self, x: Tensor) -> NDArray[np.uint8]:
-        """Return a batch (B, C, H, W) as the pictures (B, H, W, C), uint8 RGB, that the model saw."""
-        seen = self.preprocessing.undo(x.detach().float()).clamp(0, 1).permute(0, 2, 3, 1)
+        """Return a batch (B, C, H, W) as the pictures (B, H, W, 3), uint8 RGB, that the model saw.
+
+        Of more channels than three the first three are its colours; one or two are shown as the first, in grey.
+        """
+        seen = self.preprocessing.undo(x.detach().float()).clamp(0, 1)
+        seen = (seen[:, :3] if len(self.mean) >= 3 else seen[:, :1].expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
         return np.asarray((seen * 255).round().to(torch.uint8).cpu().numpy())
 
     def view(self, picture: Picture) -> View:

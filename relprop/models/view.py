@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from relprop.errors import RelpropError
-from relprop.models.preprocessing import Picture, Preprocessing, apply
+from relprop.models.preprocessing import Picture, Preprocessing, apply, bands_of
 
 BLUE = 200
 """Blue of all test pixels: no padding has it, and a transform that changes colours changes it."""
@@ -101,8 +101,7 @@ def find_view(preprocessing: Preprocessing, size: tuple[int, int]) -> View:
         The transform fails.
     """
     before = _random_state()
-    x = apply(preprocessing.transform, _coordinates(*size))
-    red, green, blue = preprocessing.undo(x.detach().cpu().double()).numpy() * 255
+    red, green, blue = _seen(preprocessing, _coordinates(*size))
     if _random_state() != before:
         raise ViewError("the transform draws random numbers: where the model looks differs from picture to picture")
     valid = np.abs(blue - BLUE) < 1
@@ -114,6 +113,31 @@ def find_view(preprocessing: Preprocessing, size: tuple[int, int]) -> View:
     left, right = _edges(across[rows] * size[0], columns, size[0])
     top, bottom = _edges(down[:, columns].T * size[1], rows, size[1])
     return View(size, (left, top, right, bottom))
+
+
+def _seen(preprocessing: Preprocessing, picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return red, green and blue, (3, h, w) in levels, of what a transform makes of a picture.
+
+    Where the model has other channels than these each colour goes through the transform in all of them.
+
+    Raises
+    ------
+    ViewError
+        What comes out of the channels is not the same.
+    """
+    if preprocessing.channels == 3:
+        return _levels(preprocessing, picture)
+    bands = bands_of(preprocessing.transform)
+    planes = [_levels(preprocessing, np.repeat(picture[..., k, None], bands, axis=2)) for k in range(3)]
+    if any(np.abs(plane - plane[0]).max() >= 1 for plane in planes):
+        raise ViewError("the transform does not do the same to all channels: where the model looks can't be told")
+    return np.stack([plane[0] for plane in planes])
+
+
+def _levels(preprocessing: Preprocessing, picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    x = apply(preprocessing.transform, picture, preprocessing.channels)
+    levels: NDArray[np.float64] = preprocessing.undo(x.detach().cpu().double()).numpy() * 255
+    return levels
 
 
 def _coordinates(width: int, height: int) -> NDArray[np.uint8]:

@@ -25,7 +25,10 @@ SUFFIXES = frozenset(
     | OTHER_PACKAGES.keys()
 )
 """What a file inside a folder must end with, in lower or upper case, to be taken for a picture."""
-_TIFF = (b"II*\0", b"MM\0*")
+ARRAY = ".npy"
+"""What arrays of pictures end with, which a folder without pictures is searched for."""
+TIFF = (b"II*\0", b"MM\0*")
+"""How a TIFF begins."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners have, of which up to 16 are stored in 16."""
 
@@ -50,7 +53,7 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
         that another package reads, which is named.
     """
     try:
-        data = _regular_bytes(Path(path))
+        data = regular_bytes(Path(path))
         if package := _other_package(data):
             raise PictureError(
                 f"cannot read picture {path}: its format is one that {package} reads and relprop does not; convert it "
@@ -79,7 +82,7 @@ def _decode(data: bytes) -> NDArray[np.uint8] | None:
     """Decode a picture as RGB; None where nothing can."""
     buffer = np.frombuffer(data, np.uint8)
     found = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if data[:4] in _TIFF:  # of numbers OpenCV would make zeros and ones
+    if data[:4] in TIFF:  # of numbers OpenCV would make zeros and ones
         numbers = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
         if numbers is not None and numbers.dtype.kind == "f":
             found = (
@@ -131,7 +134,7 @@ def _size(data: bytes) -> tuple[int, int]:
         return 0, 0
 
 
-def _regular_bytes(path: Path) -> bytes:
+def regular_bytes(path: Path) -> bytes:
     """Read a file, but no pipe or device, which may never end."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(descriptor, "rb") as file:
@@ -150,7 +153,8 @@ def find_pictures(
     ----------
     paths
         One or several: files, taken whatever they are called, and folders, of which the files with one of `SUFFIXES`
-        are taken, sorted by path. Hidden files and folders inside a folder are left out; linked folders are followed.
+        are taken, sorted by path, or where there are none those with `ARRAY`. Hidden files and folders inside a folder
+        are left out; linked folders are followed.
     skip
         Folders that are not searched: where results go, for example.
 
@@ -173,8 +177,11 @@ def find_pictures(
     found: dict[str, Path] = {}
     for path in given:
         inside = sorted(_search(path, skipped)) if path.is_dir() else [path]
+        if not inside:  # arrays beside pictures may hold anything
+            inside = sorted(_search(path, skipped, {ARRAY}))
         if not inside:
-            raise PictureError(f"no pictures in {path} or its subfolders (looked for {' '.join(sorted(SUFFIXES))})")
+            sought = " ".join(sorted({*SUFFIXES, ARRAY}))
+            raise PictureError(f"no pictures in {path} or its subfolders (looked for {sought})")
         for file in inside:
             found.setdefault(os.path.abspath(file), file)
     return list(found.values())
@@ -201,7 +208,7 @@ def package_files(package: str, pattern: str) -> list[Path]:
     return sorted(file for folder in folders or () for file in Path(folder).glob(pattern))
 
 
-def _search(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
+def _search(folder: Path, skipped: Collection[Path], suffixes: Collection[str] = SUFFIXES) -> Iterator[Path]:
     """Yield the pictures under a folder, in no order."""
 
     def refuse(error: OSError) -> None:
@@ -216,5 +223,5 @@ def _search(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
         entered.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield Path(parent, name)

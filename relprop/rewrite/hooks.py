@@ -168,19 +168,13 @@ def _matching(plan: Plan, pattern: str) -> list[tuple[str, int, fx.Node]]:
         found = [(path, call, node) for path in paths for call, node in enumerate(module_outputs(graph, path, pattern))]
     else:
         found = [(graph.origins[node].path if node in graph.origins else "", 0, node) for node in named]
-    found = [place for place in found if _carries(plan, place[2])]
+    found = [place for place in found if plan.carries(place[2])]
     if not found:
         raise CaptureError(
             f"no relevance passes {pattern!r} as a single tensor: a hook must be at a module or an operation between "
             "the source and the target; where one returns several tensors, name what is inside it or behind it"
         )
     return found
-
-
-def _carries(plan: Plan, node: fx.Node) -> bool:
-    if not isinstance(plan.graph.batch.get(node), BatchAxis):
-        return False
-    return node in plan.sources or (node.args[0] if node.target is operator.getitem else node) in plan.sites
 
 
 def _operation(node: fx.Node) -> str:

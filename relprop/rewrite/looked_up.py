@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from relprop.graph.lookups import MOVED, Lookups
+from relprop.rewrite.signed import pad_flows
 
 
 def add_looked_up(
@@ -70,9 +71,11 @@ def spread(positions: Tensor, value: Tensor, behind: int) -> Tensor:
 
 def gather(inputs: Sequence[Tensor], relevances: Sequence[Tensor], positions: Sequence[Sequence[Tensor]]) -> Tensor:
     """Sum relevance by position, ``(S, entries)``; where several entries chose a value together, in equal parts."""
-    first = relevances[0]
+    first, *others = pad_flows(relevances)
+    assert first is not None
     total = first.new_zeros(len(first), sum(x.numel() for x in inputs))
-    for relevance, places in zip(relevances, positions, strict=True):
+    for relevance, places in zip((first, *others), positions, strict=True):
+        assert relevance is not None
         for place in places:
             total = total.index_add(1, place.flatten(), relevance.flatten(1) / len(places))
     return total

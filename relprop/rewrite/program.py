@@ -17,8 +17,9 @@ class RelevanceProgram(fx.GraphModule):
     called with these too, as ``contrast``): ``output``; ``target``, ``(B,)``; ``relevance``, a list with one
     ``(S, *source)`` per source, S being the seeds; ``layers``, the same for every layer asked for; ``mass``, that of
     the seeds, and ``unit``, what masses are told in, ``(S, B)``; ``records`` and ``hooks``, the masses behind
-    `relprop.Conservation`, by node. It holds the model's own parameters, so changed values take effect at the next
-    call. With hooks it can be exported and compiled as far as these can.
+    `relprop.Conservation`, by node; ``concepts``, channels and their relevance by layer, whose flows lie behind the
+    seeds. It holds the model's own parameters, so changed values take effect at the next call. With hooks it can be
+    exported and compiled as far as these can.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

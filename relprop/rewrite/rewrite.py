@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from relprop.assign.concepts import ConceptLayer
 from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
 from relprop.errors import RuleError
@@ -16,11 +17,12 @@ from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import drop_unused
 from relprop.rewrite.buffers import added
+from relprop.rewrite.concepts import ConceptStep
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.looked_up import add_looked_up
 from relprop.rewrite.program import RelevanceProgram
-from relprop.rewrite.seed import Seed, in_one_pass, seed_names
+from relprop.rewrite.seed import Seed, add_scores, in_one_pass, seed_names
 from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
 from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
@@ -31,6 +33,7 @@ def rewrite(
     contrast: ContrastKind = None,
     layers: Mapping[str, Sequence[fx.Node]] | None = None,
     hooks: Mapping[fx.Node, Sequence[RelevanceHook]] | None = None,
+    concepts: Sequence[ConceptLayer] = (),
 ) -> RelevanceProgram:
     """Turn a plan into a program.
 
@@ -45,12 +48,14 @@ def rewrite(
         Further nodes whose relevance the program returns, by name.
     hooks : mapping, optional
         What relevance goes through at some nodes, in order.
+    concepts : sequence of ConceptLayer
+        Layers whose channels get flows of their own, in the order in which relevance comes to them; without hooks.
 
     Returns
     -------
     RelevanceProgram
     """
-    return _Rewriter(plan, contrast, layers or {}, hooks or {}).program()
+    return _Rewriter(plan, contrast, layers or {}, hooks or {}, concepts).program()
 
 
 class _Rewriter:
@@ -62,11 +67,13 @@ class _Rewriter:
         contrast: ContrastKind,
         layers: Mapping[str, Sequence[fx.Node]],
         hooks: Mapping[fx.Node, Sequence[RelevanceHook]],
+        concepts: Sequence[ConceptLayer],
     ) -> None:
         self.plan = plan
         self.layers = layers
         self.hooks = hooks
-        self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks}
+        self.concepts = {layer.node: layer for layer in concepts}
+        self.wanted = {node for nodes in layers.values() for node in nodes} | {*plan.sources, *hooks, *self.concepts}
         self.contrast = contrast
         one_pass = in_one_pass(contrast, plan.rules)
         self.seeds = len(seed_names(contrast, one_pass))
@@ -83,6 +90,8 @@ class _Rewriter:
         self.hooked: dict[str, list[fx.Node]] = {}
         self.positive: dict[fx.Node, fx.Node] = {}
         self.observed: dict[fx.Node, list[fx.Node]] = {}
+        self.channels: dict[str, fx.Node] = {}
+        self.parted: dict[str, tuple[fx.Node, fx.Node]] = {}
         classes = plan.graph.output.meta["val"].ndim == 2  # a callable target leaves one number per sample
         self.seed = self._member("seed", Seed(contrast, plan.rules.seed, classes, one_pass))
 
@@ -94,7 +103,8 @@ class _Rewriter:
             self.forward[node]._rename(node.name)
         target, against = self._class_inputs()
         output = self.forward[self.plan.graph.output]
-        seed = self._emit("seeds", "call_module", self.seed, (output, target, self._scores(), against))
+        scores = add_scores(self.graph, self.forward, self.plan.scores)
+        seed = self._emit("seeds", "call_module", self.seed, (output, target, scores, against))
         self.arriving[self.plan.graph.output] = [self._item(seed, 0, "seeds_relevance")]
         for node in reversed(list(self.forward)):
             if node in self.wanted:
@@ -114,6 +124,7 @@ class _Rewriter:
                 "unit": self._item(seed, 3, "seeds_unit"),
                 "records": dict(self.records),
                 "hooks": dict(self.hooked),
+                "concepts": dict(self.parted),
             }
         )
         drop_unused(self.graph)
@@ -138,29 +149,20 @@ class _Rewriter:
 
     def _class_inputs(self) -> tuple[fx.Node, fx.Node | None]:
         """Return the inputs that say which classes are explained, and against which, if that is a class."""
-        target = self._input("target", self.forward[self.plan.graph.inputs[-1]], None)
+        last = self.forward[self.plan.graph.inputs[-1]]
+        for layer in self.concepts.values():
+            last = self.channels[layer.path] = self._input("channels", last, None)
+        target = self._input("target", last, None)
         if self.contrast is None or self.contrast in ("rest", "log-odds"):
             return target, None
         return target, self._input("contrast", target, self.contrast if isinstance(self.contrast, int) else None)
 
     def _input(self, name: str, after: fx.Node, default: int | None) -> fx.Node:
-        taken = {str(node.target) for node in self.plan.graph.inputs}
+        taken = {str(node.target) for node in (*self.plan.graph.inputs, *self.channels.values())}
         while name in taken:
             name += "_"
         with self.graph.inserting_after(after):
             return self.graph.placeholder(name, default_value=default)
-
-    def _scores(self) -> fx.Node | None:
-        """Return the scores before the model's last softmax, moved as its output is; None where that has none."""
-        if self.plan.scores is None or self.plan.scores.softmax is None:
-            return None
-        before, scores = self.plan.scores.softmax, self.forward[self.plan.scores.softmax.args[0]]  # type: ignore[index]
-        for node in self.plan.scores.moves:
-            moved = {before: scores}
-            scores = self.graph.node_copy(node, lambda n, moved=moved: moved.get(n) or self.forward[n])  # type: ignore[misc]
-            scores._rename(f"scores_{node.name}")
-            before = node
-        return scores
 
     def _hand_on(self, node: fx.Node) -> None:
         """Apply the rule of an operation to what arrived and collect its shares at the inputs."""
@@ -268,7 +270,9 @@ class _Rewriter:
             ]
         total = shares[0]
         for share in shares[1:]:
-            total = self._emit("sum", "call_function", add_flows if self.signs_apart else added, (total, share))
+            # Flows of channels, as those of negative parts, come by some ways alone.
+            together = add_flows if self.signs_apart or self.concepts else added
+            total = self._emit("sum", "call_function", together, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
         for hook in self.hooks.get(node, ()):
@@ -277,8 +281,19 @@ class _Rewriter:
             total = self._item(step, 0, f"hooked_{node.name}")
             self.hooked.setdefault(node.name, []).append(self._item(step, 1, f"record_{name}"))
             self.observed.setdefault(node, []).append(self._item(step, 2, f"observed_{name}"))
+        if node in self.concepts:
+            total = self._part(self.concepts[node], total)
         self.relevance[node] = total
         return total
+
+    def _part(self, layer: ConceptLayer, flows: fx.Node) -> fx.Node:
+        """Add flows of a layer's channels behind those that arrive at it."""
+        name = self._member(f"channels_of_{layer.node.name}", ConceptStep(layer, self.seeds))
+        gain = self.forward[layer.node] if self.plan.rules.times_input else None
+        before = [self.channels[path] for path in self.parted]
+        step = self._emit(f"parted_{name}", "call_module", name, (flows, self.channels[layer.path], gain, *before))
+        self.parted[layer.path] = self._item(step, 1, f"chosen_{name}"), self._item(step, 2, f"share_{name}")
+        return self._item(step, 0, f"relevance_and_{name}")
 
     def _member(self, name: str, module: nn.Module) -> str:
         """Keep a module under a name that none of the model's tensors has."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from relprop.assign.contrasts import ContrastKind
+from relprop.graph.ending import Ending
 from relprop.rewrite.step import widen
 from rule_registry import RuleSet
 
@@ -25,6 +27,29 @@ def seed_names(contrast: ContrastKind, one_pass: bool) -> tuple[str, ...]:
     if contrast is None:
         return ("target",)
     return (f"target minus {contrast}",) if one_pass else ("target", str(contrast))
+
+
+def add_scores(graph: fx.Graph, forward: Mapping[fx.Node, fx.Node], ending: Ending | None) -> fx.Node | None:
+    """Add the scores before a model's last softmax, moved as its output is; None where that has none.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Of the program.
+    forward : mapping
+        From nodes of the captured graph to those of the program.
+    ending : Ending, optional
+        How the model ends, if that matters.
+    """
+    if ending is None or ending.softmax is None:
+        return None
+    before, scores = ending.softmax, forward[ending.softmax.args[0]]  # type: ignore[index]
+    for node in ending.moves:
+        moved = {before: scores}
+        scores = graph.node_copy(node, lambda n, moved=moved: moved.get(n) or forward[n])  # type: ignore[misc]
+        scores._rename(f"scores_{node.name}")
+        before = node
+    return scores
 
 
 class Seed(nn.Module):

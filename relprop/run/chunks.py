@@ -85,7 +85,8 @@ def run(
             parts = run_auto_batched(run_chunk, prepared.in_place_program, batch, device, retry=not prepared.hooks)
         else:
             whole = prepared.hooks or device.type != "cpu"
-            size = batch_size or (batch if whole else usual_size(prepared.plan.graph, batch))
+            flows = 1 + sum(channels.shape[1] for channels in classes.channels)
+            size = batch_size or (batch if whole else usual_size(prepared.plan.graph, batch, flows))
             parts = []
             with progress_bar(batch, "sample", delay=DELAY, leave=False) if size < batch else nullcontext() as bar:
                 for start in range(0, batch, size):
@@ -97,11 +98,14 @@ def run(
     return parts
 
 
-def usual_size(graph: Graph, batch: int) -> int:
-    """Return how many samples of a batch a CPU explains fastest at once; the chunks are about equally large."""
+def usual_size(graph: Graph, batch: int, flows: int = 1) -> int:
+    """Return how many samples of a batch a CPU explains fastest at once; the chunks are about equally large.
+
+    With concepts there are several flows of relevance for each sample, and fewer samples at once.
+    """
     largest = max(_bytes_of_a_sample(node.meta["val"], mark) for node, mark in graph.batch.items() if mark is not None)
     fitting = FAST_BYTES // largest
-    most = max(torch.get_num_threads(), fitting if fitting >= FEW else SLICE)
+    most = max(1, max(torch.get_num_threads(), fitting if fitting >= FEW else SLICE) // flows)
     return math.ceil(batch / math.ceil(batch / most))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from relprop.assign.concepts import ConceptLayer
 from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
 from relprop.rewrite.checkpoints import Stop, list_stops
@@ -38,6 +39,8 @@ class PreparedProgram:
         The hooks at each node.
     contrast : int, "rest", "log-odds", "class" or None
         What the target is set against; ``"class"`` if each sample is against one of its own.
+    concepts : tuple of ConceptLayer
+        The layers whose channels have flows of their own.
 
     Attributes
     ----------
@@ -50,6 +53,7 @@ class PreparedProgram:
     layers: Mapping[str, list[fx.Node]]
     hooks: Mapping[fx.Node, list[RelevanceHook]]
     contrast: ContrastKind
+    concepts: tuple[ConceptLayer, ...] = ()
     compiled: CompiledProgram = field(init=False)
 
     def __post_init__(self) -> None:

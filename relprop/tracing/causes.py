@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sympy
 import torch
+from torch import nn
 
 from relprop.errors import first_line
 
@@ -32,6 +33,16 @@ def cause_of(error: BaseException) -> str:
     said = _FOR_OTHERS.split(telling or first_line(error))[0].strip()
     place = _place(error)
     return f"{said} (at {place})" if place else said
+
+
+def advice_for(model: nn.Module) -> str:
+    """Return what to write in place of a module that no tracer gets through; nothing where there is none."""
+    if not any(type(module).__name__ == "MultiScaleRoIAlign" for module in model.modules()):
+        return ""
+    return (
+        " MultiScaleRoIAlign is such a loop: it takes a list of boxes, one tensor for each sample. Give the boxes as "
+        "one tensor (B, N, 4), and call torchvision.ops.roi_align on (B * N, 5), the sample's number in front."
+    )
 
 
 def _place(error: BaseException) -> str:

@@ -70,6 +70,7 @@ def test_everything_prints_itself_and_html_holds_every_number_of_the_text(runs):
         assert "<table>" in report._repr_html_() or report is shown[-1]
 
 
+@pytest.mark.full
 def test_plots_show_themselves_and_need_no_folder(runs):
     drawn = runs[0].plot()
     assert list(drawn.figures) == ["bars", "scatter", "curves"]

@@ -398,6 +398,7 @@ def test_labelled_arrays(results, columns, maps):
         results["random"].to_xarray(maps=True)
 
 
+@pytest.mark.full
 def test_exports_are_read_back_by_others(results, columns, tmp_path):
     expected = results.to_pandas()
     assert export(results, tmp_path / "a.csv").holds.startswith("90 rows")

@@ -120,7 +120,7 @@ def compare(ending: str, target: str) -> None:
     torch.testing.assert_close(found.relevance.flatten(1).sum(1) + lost, torch.ones(3).double())
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize(("ending", "target"), SHORT)
 def test_a_combination_is_the_model_with_a_combined_layer(ending: str, target: str) -> None:
     compare(ending, target)
@@ -145,6 +145,7 @@ def test_other_rule_sets_of_positive_contributions(name: str) -> None:
         assert distance(found.relevance, expected.relevance) <= 1e-9
 
 
+@pytest.mark.full
 def test_weights_that_change_count_at_the_next_call() -> None:
     model, one_output = built("linear")
     model = copy.deepcopy(model)
@@ -190,6 +191,7 @@ def test_what_would_be_left_out_is_refused_in_words() -> None:
             relprop.explain(model, x, target=function)
 
 
+@pytest.mark.full
 def test_positive_sums_are_explained_as_before() -> None:
     """Smooth maxima and sums of probabilities have no sign to lose; where scores are the source nothing is folded."""
     model, _ = built("linear")

@@ -145,6 +145,7 @@ class TestLogOdds:
         assert e.contrast == "rest"
         assert torch.equal(e.relevance, relprop.explain(model, x, rules="gradient", contrast="rest").relevance)
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         "behind",
         [
@@ -308,7 +309,7 @@ class TestClassesOfEachSample:
         alone = baked.program(x)(x, torch.tensor([1, 0, 0]))["relevance"][0]
         assert distance(alone, baked(x, [1, 0, 0]).seeds["x"]) <= 1e-6
 
-    @pytest.mark.sweep(every=4)
+    @pytest.mark.full
     @pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
     @pytest.mark.parametrize("contrast", ["log-odds", [0, 3]])
     def test_exported(self, rules: str, contrast: Any, tmp_path: Any) -> None:

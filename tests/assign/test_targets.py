@@ -226,6 +226,7 @@ def test_what_a_target_refers_to_may_change(refer: Callable[[list[int]], Callabl
 OFFSET = 1
 
 
+@pytest.mark.full
 def test_a_global_that_only_an_inner_function_reads_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
     def target(output: Tensor) -> Tensor:
         return sum(output[:, k + OFFSET] for k in (0, 2))
@@ -270,6 +271,7 @@ class TestCheck:
         assert report.oracle_dtype == torch.float32
         assert report.ok, str(report)
 
+    @pytest.mark.full
     def test_noise_goes_to_every_source_and_nowhere_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y, mask, steps = pictures(2), torch.randn(2, 7), torch.ones(7), torch.arange(2)
         calls, explained = [], relprop.Explainer.__call__

@@ -123,6 +123,7 @@ def test_passes_are_those_through_the_network() -> None:
     assert find_variant("captum.IntegratedGradients:n_steps=16").count_passes(SETTING) == 16
 
 
+@pytest.mark.full
 def test_every_choice_changes_the_map(small: Recognised) -> None:
     sites = list(relprop.Explainer(small.model).plan(small.objects.x).sites.values())
     default = find_variant("abslrp rest").on(small.model, SETTING)(small.objects)
@@ -142,6 +143,7 @@ def test_a_choice_about_nothing_in_the_model_is_known() -> None:
     assert about >= {"abslrp:delta=0 rest", "epsilon none", "random", "grad-cam.GradCAM"}
 
 
+@pytest.mark.full
 def test_maps_do_not_depend_on_batches(small: Recognised, monkeypatch: pytest.MonkeyPatch) -> None:
     direct = relprop.explain(small.model, small.objects.x, target=small.objects.target, rules="epsilon", contrast=None)
     for batch in (4, 2):
@@ -171,6 +173,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.full
 def test_rows_are_added_once_and_what_is_refused_says_why(
     small: Recognised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

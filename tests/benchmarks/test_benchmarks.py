@@ -204,7 +204,7 @@ def test_stream_measures_inference_and_explaining(tmp_path: Path) -> None:
 
 
 def test_the_readme_has_a_command_that_is_understood_for_each() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "benchmarks" / "README.md").read_text()
     commands: Any = typer.main.get_command(app)
     lines = re.findall(r"^\$ python -m benchmarks (.*)$", text, re.MULTILINE)
     for line in lines:
@@ -223,15 +223,10 @@ def test_the_first_picture_costs_less_when_its_graph_is_kept(tmp_path: Path) -> 
 
 
 @pytest.mark.full
-def test_the_other_commands_have_a_quick_form(tmp_path: Path) -> None:
+def test_ablation_and_gae_have_a_quick_form(tmp_path: Path) -> None:
     results = ("--quick", "--results", tmp_path)
-    code, output = run("stream", *results)
-    assert code == 0, output
-    code, output = run("coverage", *results)
-    assert code == 0, output
-    assert "timm: captured 2/2" in output
     if not (SHARED / "assets").is_dir():
-        pytest.skip("stream and coverage ran; the shared pictures and weights for ablation and gae are not here")
+        pytest.skip("the shared pictures and weights for ablation and gae are not here")
     code, output = run("ablation", *results, "--shared", SHARED)
     assert code == 0, output
     code, output = run("gae", *results, "--shared", SHARED, "--files", tmp_path / "runs")

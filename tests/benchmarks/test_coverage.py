@@ -81,6 +81,7 @@ def test_a_wrong_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row.conservation_error, row.oracle_error) == (0.5, 0.25)
 
 
+@pytest.mark.full
 def test_an_operation_without_a_rule_is_named_and_the_rest_measured() -> None:
     row = measure(entry("uncovered", torch.special.i0))
     assert row.captured

@@ -96,6 +96,7 @@ def test_what_is_left_beside_products() -> None:
     assert sum(row.calls for row in rows) == 2 + 9 + 16
 
 
+@pytest.mark.full
 def test_peak_memory_counts_what_is_alive_at_once_and_what_stays() -> None:
     kept: list[Tensor] = []
 

@@ -27,9 +27,11 @@ def between(text: str, command: str) -> str:
     return text.partition(begin)[2].partition(end)[0].strip("\n")
 
 
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
+MEASUREMENTS = ROOT / "benchmarks" / "README.md"
+PAGES = [ROOT / "README.md", MEASUREMENTS]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TABLES)
 def test_a_readme_tells_what_is_recorded(name: str) -> None:
     recorded = tables(name, RESULTS) if list(RESULTS.glob(f"{RECORDED.get(name, name)}-*.csv")) else ""
@@ -48,7 +50,7 @@ def put(command: str, page: Path, results: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", ["gae", "coverage"])
 def test_tables_are_put_between_their_lines_and_nothing_else_changes(command: str, tmp_path: Path) -> None:
-    page = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    page = Path(shutil.copy(MEASUREMENTS, tmp_path))
     before = page.read_text()
     begin, end = markers(command)
     page.write_text(before.replace(between(before, command), "of long ago"))

@@ -142,6 +142,7 @@ def test_plot_says_how_to_get_pictures(tmp_path):
     )
 
 
+@pytest.mark.full
 def test_bars_show_the_score_that_was_asked_for(tmp_path):
     auc = {"a": np.linspace(0.2, 0.4, 5), "random": np.linspace(0.7, 0.9, 5), "centre": np.linspace(0.5, 0.7, 5)}
     methods = {name: random_columns(5, 0.3, 0) | {"deletion_auc": values} for name, values in auc.items()}
@@ -310,7 +311,7 @@ def test_a_missing_package_is_told_with_its_extra(arguments, package, monkeypatc
     assert sorted(desk.rglob("*")) == before
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("command", ["summary", "compare", "plot", "report", "export"])
 def test_help_has_an_example_that_runs(command, tmp_path):
     text = relprop_(command, "--help").stdout
@@ -336,6 +337,7 @@ app(sys.argv[1:])
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX")
 @pytest.mark.parametrize("arguments", ["-o a.nc --maps", "--virelay v.h5"])
 def test_a_full_disk_leaves_nothing_behind(arguments, desk):

@@ -41,6 +41,7 @@ def test_check_as_json(desk):
     assert {"operation": "aten.relu.default", "rule": "passes", "count": 2} in report["operations"]
 
 
+@pytest.mark.full
 def test_check_names_model_and_weights_and_leaves_out_a_picture_that_cannot_be_read(desk):
     Path("broken.jpg").write_bytes(b"no picture")
     result = run.invoke(app, ["check", "broken.jpg", "cat.jpg", "--model", "own:make"])
@@ -62,6 +63,7 @@ def test_check_fails_where_rules_are_missing(desk):
     assert report["stability"] is None
 
 
+@pytest.mark.full
 def test_check_as_json_is_json_where_the_model_fails(desk):
     result = run.invoke(app, ["check", "cat.jpg", "--model", "own:nan", "--json"])
     assert result.exit_code == 1

@@ -10,6 +10,7 @@ from relprop.cli.app import split_words
 from tests.helpers.cli import assert_one_line, entries, explain, run
 
 
+@pytest.mark.full
 def test_a_run_is_repeated_by_the_file_beside_its_results(desk):
     options = ["--model", "own.py:make", "--target", "1,3", "--target", "class 0", "--contrast", "none"]
     assert explain("cat.jpg", "holiday", *options, "--format", "npz,png", "--layer", "0,2", "-q").exit_code == 0

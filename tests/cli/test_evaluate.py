@@ -93,6 +93,7 @@ def test_options_given_again_add_to_lists(folder: Path) -> None:
         assert {"deletion", "insertion", "srg"} <= set(file["methods/random"])
 
 
+@pytest.mark.full
 def test_shards_are_merged_on_the_command_line(folder: Path) -> None:
     for part in range(2):
         assert invoke(*QUICK, "-o", f"{part}.h5", "--shard", f"{part}/2")[0] == 0
@@ -125,6 +126,7 @@ def test_resuming_and_adding_a_method(folder: Path) -> None:
     assert "seed" in err
 
 
+@pytest.mark.full
 def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
     Path("pictures/0/00.png").write_bytes(b"nothing")
     code, out, _ = invoke(*QUICK, "-o", "run.h5")
@@ -160,6 +162,7 @@ def test_what_can_not_be_done_is_told_in_one_line(
     assert not Path("run.h5").exists()
 
 
+@pytest.mark.full
 def test_what_a_method_has_to_say_of_its_maps_is_told(folder: Path) -> None:
     Path("mine.py").write_text(OWN + NORMED)
     arguments = ("--model", "mine:normed", "--methods", "zennit.EpsilonPlus", "--limit", "4")
@@ -170,6 +173,7 @@ def test_what_a_method_has_to_say_of_its_maps_is_told(folder: Path) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.full
 def test_labels_that_are_missing_are_told_with_what_gives_them(folder: Path) -> None:
     for k, file in enumerate(sorted(Path("pictures").rglob("*.png"))):
         file.rename(f"pictures/{k}.png")

@@ -61,6 +61,7 @@ def test_explain_writes_one_picture_each_and_says_why_to_trust_it(packaged, tmp_
     assert max(first["conservation_error"], second["conservation_error"]) == pytest.approx(conserved, rel=0.1)
 
 
+@pytest.mark.full
 def test_the_archives_hold_what_explain_returns(desk):
     result = explain("holiday", "--model", "own:make", "--target", "2", "--format", "npz", "--format", "h5")
     assert result.exit_code == 0, result.output
@@ -161,6 +162,7 @@ def test_a_picture_whose_class_is_the_contrast_is_skipped_by_name(desk):
     assert "is one of its 5 most probable classes" in every.stderr
 
 
+@pytest.mark.full
 def test_odd_file_names_stop_nothing(desk):
     picture = Path("holiday/a.png").read_bytes()
     odd = [os.fsdecode(b"caf\xe9.png"), "new\nline.png", "x" * 240 + ".png"]
@@ -209,6 +211,7 @@ def test_what_makes_probabilities_can_be_given(desk):
         assert entry["probability"] == pytest.approx(1 / (1 + np.exp(-arrays["output"].item())), rel=1e-5)
 
 
+@pytest.mark.full
 def test_one_of_several_outputs_is_named(desk):
     Path("several.py").write_text(SEVERAL)
     sys.modules.pop("several", None)
@@ -238,14 +241,15 @@ def test_results_of_an_earlier_run_are_no_pictures(desk):
     assert explain("out/cat.png", "--model", "own:make", "-o", "third").exit_code == 0
 
 
+@pytest.mark.full
 def test_a_transform_that_fails_on_one_picture_skips_it(desk, monkeypatch):
     import relprop.cli.explaining.picture as looked
 
     apply, calls = looked.apply, []
 
-    def sometimes(transform, picture):
+    def sometimes(*arguments):
         calls.append(0)
-        x = apply(transform, picture)
+        x = apply(*arguments)
         return x * float("nan") if len(calls) == 2 else x
 
     monkeypatch.setattr(looked, "apply", sometimes)

@@ -24,6 +24,7 @@ def explain(*arguments):
     return result, Page(Path("out/index.html"))
 
 
+@pytest.mark.full
 def test_the_page_shows_what_the_index_lists(desk):
     Path("cat.jpg").rename(EVIL)
     Path("broken.jpg").write_bytes(b"no picture")

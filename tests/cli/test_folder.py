@@ -19,6 +19,7 @@ def tree(folder="out"):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
 
 
+@pytest.mark.full
 def test_results_lie_as_the_pictures_lie_and_a_second_run_adds_to_them(desk):
     (Path("holiday") / "sub" / "a.png").write_bytes(Path("holiday/a.png").read_bytes())
     result = explain("holiday", *OWN, "-q")

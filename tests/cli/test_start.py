@@ -95,6 +95,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.full
 def test_the_second_run_needs_no_capture_and_tells_what_was_verified(tmp_path: Path, own_cache: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     picture = tmp_path / "picture.png"

@@ -167,6 +167,7 @@ def test_models_that_are_none(tmp_path: Path, model: Any, message: str) -> None:
         evaluate(model(), pictures(8), "constant", tmp_path / "run.h5")
 
 
+@pytest.mark.full
 def test_a_model_in_float64_is_scored_in_float64(tmp_path: Path) -> None:
     model = doubled(kept("plain"))
     x = pictures(8).double()

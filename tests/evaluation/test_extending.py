@@ -70,6 +70,7 @@ def test_a_run_is_extended_to_the_same_bits(fourteen: Path, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("calls", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_an_extension_that_is_broken_off_goes_on_to_the_same_bits(
     fourteen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int

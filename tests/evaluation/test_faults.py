@@ -122,6 +122,7 @@ def test_slashes_of_a_methods_text_become_bars(tmp_path: Path) -> None:
         run(tmp_path / "no.h5", {1: "constant"}, 8)
 
 
+@pytest.mark.full
 def test_a_long_name_is_cut_in_the_names_of_files(tmp_path: Path) -> None:
     names = ["注" * 40, "注" * 41]
     run(tmp_path / "run.h5", dict.fromkeys(names, "gradient"), 8, relevance="map")
@@ -213,6 +214,7 @@ def test_a_run_resumed_with_another_method_tells_what_failed(tmp_path: Path) -> 
     assert (found.methods["constant"].absent > 0, found.methods["random"].done) == (True, 21)
 
 
+@pytest.mark.full
 def test_maps_go_on_being_kept(tmp_path: Path) -> None:
     begin(tmp_path / "run.h5", ["gradient"], relevance="map")
     run(tmp_path / "run.h5", ["gradient"], 12, unit=1, resume=True)

@@ -26,6 +26,7 @@ def test_every_order_of_methods_gives_the_same_bits(whole: Path, tmp_path: Path)
     assert_same(contents(tmp_path / "run.h5"), contents(whole))
 
 
+@pytest.mark.full
 def test_methods_added_later_give_the_same_bits_and_repeat_no_masking_run(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     options: dict[str, Any] = {"metrics": ("deletion", "insertion", "srg"), "relevance": "channels"}
@@ -48,7 +49,7 @@ def test_three_shards_merged_are_the_single_run(whole: Path, tmp_path: Path) -> 
         assert merged.attrs["config_sha256"] == single.attrs["config_sha256"]
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.full
 @pytest.mark.parametrize(("unit", "batch_size"), [(1, 32), (3, 7), (6, 500)])
 def test_other_units_make_the_same_choices_and_scores_up_to_rounding(
     whole: Path, tmp_path: Path, unit: int, batch_size: int

@@ -15,6 +15,7 @@ from relprop.explanation.maps import class_probabilities
 from tests.helpers.models import Lambda, Plain, pictures, seeded
 
 
+@pytest.mark.full
 def test_a_picture_asks_for_no_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e = relprop.explain(seeded(Plain), pictures(2))
 

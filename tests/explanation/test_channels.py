@@ -31,6 +31,7 @@ LAST: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("name", LAST)
 def test_the_graph_tells_where_the_channels_lie(name: str) -> None:
     """Six by six with six channels, at the input or behind the convolution: no size tells anything."""
@@ -52,6 +53,7 @@ def test_both_orders_of_axes_draw_the_same() -> None:
     assert plain.channels == {"x": 1}
 
 
+@pytest.mark.full
 def test_many_channels_are_told_too() -> None:
     x = torch.rand(2, 6, 6, 6)
     assert torch.equal((e := relprop.explain(first(6), x, target=1)).summed(), e.relevance.sum(1))

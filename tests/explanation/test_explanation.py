@@ -310,6 +310,7 @@ def test_a_slice_is_the_explanation_of_those_samples(merged, start):
     assert_equal(whole[start : start + 2], pairs[start])
 
 
+@pytest.mark.sweep(every=3)
 def test_single_samples_keep_their_batch_axis(merged):
     whole, pairs, _ = merged
     assert len(whole) == 5

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], list[list[float]]]] = {
 }
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("name", CASES)
 def test_the_graph_tells_the_probability(name: str) -> None:
     function, expected = CASES[name]

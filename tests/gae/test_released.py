@@ -97,6 +97,7 @@ def test_output_curves(case: Case) -> None:
     agrees(case.run.logit[:, 1], case.record["gae_lerf_logit"])
 
 
+@pytest.mark.sweep(every=2)
 @recorded
 def test_impact_map(case: Case) -> None:
     assert case.record["gae_impact_map"].any()

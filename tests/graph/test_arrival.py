@@ -82,6 +82,7 @@ def test_a_negative_gain_with_a_negated_convolution_changes_nothing() -> None:
     assert not torch.allclose(maps[True][1], maps[False][1])
 
 
+@pytest.mark.full
 def test_a_program_with_gains_is_exported() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
@@ -136,6 +137,7 @@ def test_what_the_proof_goes_through(case: tuple[Callable[[nn.Module, Tensor], T
     assert bool(arrived[negative].any()) is not expected
 
 
+@pytest.mark.full
 def test_a_hook_ends_the_proof() -> None:
     model, x = small_vgg().eval(), torch.randn(2, 3, 32, 32)
     rectified = {

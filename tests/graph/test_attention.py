@@ -119,7 +119,7 @@ def test_however_it_is_spelled(fused: bool) -> None:
     assert list(map(str, weights)) == ["self"]
 
 
-@pytest.mark.sweep(every=4)
+@pytest.mark.full
 @pytest.mark.parametrize("build", [lambda: Heads(True), lambda: Heads(False, True), Encoder, lambda: Encoder(True)])
 def test_modules_of_torch(build: Callable[[], nn.Module]) -> None:
     found = sites(seeded(build), sequences(2))
@@ -130,7 +130,7 @@ def test_modules_of_torch(build: Callable[[], nn.Module]) -> None:
     assert not any(path.endswith(("attention", "self_attn")) for path in weighted(found, False))
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize("normed", [False, True])
 def test_causal_model(normed: bool) -> None:
     """Rotary embeddings are sums of what one layer made; grouped keys and values are repeated."""
@@ -242,6 +242,7 @@ def test_positions_that_depend_on_queries_and_a_soft_cap() -> None:
     assert weighted(found, False) == ["head"]
 
 
+@pytest.mark.full
 def test_a_rule_inside_attention_alone() -> None:
     """The selector on a model: relevance of a derived set stops inside attention and nowhere else."""
     blocked = rule_registry.get("epsilon").derive(

@@ -66,7 +66,7 @@ def oracle(model: Beside, x: Tensor, found: Tensor, target: int) -> tuple[Tensor
     return gradient * vectors.detach(), at_pixels
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_what_is_looked_up_has_relevance(spelling: str) -> None:
     look_up, vectors = SPELLINGS[spelling]
@@ -90,6 +90,7 @@ def test_what_is_looked_up_has_relevance(spelling: str) -> None:
     assert (plain.relevances[name] > 0).any()
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 def test_each_row_of_a_bag_has_its_own(mode: str) -> None:
     bag = nn.EmbeddingBag(SITES, WIDTH, mode=mode)
@@ -144,6 +145,7 @@ class Words(nn.Module):
         return self.head((x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
 
+@pytest.mark.full
 def test_token_ids_alone_are_explained_word_by_word() -> None:
     model = Words().double().eval()
     ids, mask = torch.randint(0, 20, (2, 6)), torch.ones(2, 6, dtype=torch.long)

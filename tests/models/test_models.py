@@ -86,6 +86,7 @@ def test_class_count_follows_the_file(name: str, tmp_path: Path) -> None:
         assert classifier.model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
 
 
+@pytest.mark.full
 def test_a_file_of_the_other_library_is_recognised(tmp_path: Path) -> None:
     state = torchvision.models.efficientnet_b0().state_dict()
     torch.save(state, tmp_path / "b0.pth")
@@ -229,6 +230,7 @@ def test_names_without_pretrained_classes_say_so(name: str) -> None:
 # --- heads and prefixes ---
 
 
+@pytest.mark.full
 def test_an_architecture_without_a_head_takes_the_one_of_a_file(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", num_classes=0).state_dict()
     torch.save(state, tmp_path / "features.pth")

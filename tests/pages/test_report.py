@@ -144,6 +144,7 @@ def test_several_runs_stand_side_by_side(desk, tmp_path, no_plots):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.full
 def test_shards_are_one_run(tmp_path, no_plots):
     def shard(part):
         path = tmp_path / f"{part}.h5"

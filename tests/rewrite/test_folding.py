@@ -86,6 +86,7 @@ def test_the_plan_and_the_layers_show_it(pair: tuple[nn.Module, nn.Module, Tenso
     assert e.layers["late"].any()
 
 
+@pytest.mark.full
 def test_a_changed_statistic_takes_effect(pair: tuple[nn.Module, nn.Module, Tensor]) -> None:
     model, _, x = pair
     model = copy.deepcopy(model)

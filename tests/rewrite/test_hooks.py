@@ -151,6 +151,7 @@ def test_chunks_and_merged_batch_axes(kind: str, size: int) -> None:
     torch.testing.assert_close(parts.conservation.masses, whole.conservation.masses)
 
 
+@pytest.mark.full
 def test_chunks_of_which_one_alone_is_signed() -> None:
     model, x = make("transformer").double(), pictures(3).double()
 
@@ -322,7 +323,7 @@ def test_the_model_is_untouched() -> None:
         assert not any((module._forward_hooks, module._backward_hooks, module._forward_pre_hooks))
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize("hook", [keep(slice(0, 3)), negative], ids=["mask", "signed"])
 def test_a_program_exports_if_its_hooks_can(hook: Any) -> None:
     explainer = relprop.Explainer(kept("plain"), hooks={"features": hook})

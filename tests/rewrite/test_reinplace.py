@@ -258,6 +258,7 @@ def inference(call: Call, relevance: Tensor) -> Relevances:
         return rule_registry.share(call, relevance * call.input.abs())
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("rule", [signs, counts, single, inference])
 def test_results_that_cannot_hold_a_product_are_not_overwritten(rule: Callable[..., Relevances]) -> None:
     model, x = seeded(Branches).double(), pictures(2).double()

@@ -46,6 +46,7 @@ def test_output_and_target(explained: tuple[relprop.Explanation, dict[str, Tenso
     assert torch.equal(found.target, record["target"])
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(("seed", "key"), list(enumerate(["target_map", "rest_map"])), ids=["target", "rest"])
 def test_map_of_each_seed(explained: tuple[relprop.Explanation, dict[str, Tensor]], seed: int, key: str) -> None:
     found, expected = explained[0].seeds["x"][seed].flatten(1), explained[1][key].flatten(1)

@@ -37,6 +37,7 @@ def test_maps_of_both_seeds(recorded: tuple[nn.Module, dict[str, Tensor]]) -> No
     assert torch.equal(found.relevance, target - rest)
 
 
+@pytest.mark.sweep(every=4)
 def test_map_of_the_signed_seed(recorded: tuple[nn.Module, dict[str, Tensor]]) -> None:
     model, record = recorded
     if "paper_signed" not in record:

@@ -230,6 +230,7 @@ def test_other_rule_sets_do_not_advise_it() -> None:
     assert "positive_contribution" not in str(error.value)
 
 
+@pytest.mark.full
 def test_plan_and_check_name_what_it_is_used_for() -> None:
     model = seeded(lambda: Lambda(lambda m, x: m.head(m.body(x).i0().i0()), body=nn.Linear(6, 8), head=nn.Linear(8, 4)))
     x = torch.randn(2, 6)
@@ -388,6 +389,7 @@ def function_model() -> nn.Module:
     return seeded(lambda: nn.Sequential(nn.Linear(6, 8), Cubed(), nn.Linear(8, 4)))
 
 
+@pytest.mark.full
 def test_an_autograd_function_leaves_its_operations() -> None:
     model, x = function_model(), torch.randn(3, 6)
     plan = relprop.Explainer(model, rules="gradient").plan(x)
@@ -404,6 +406,7 @@ def test_an_autograd_function_leaves_its_operations() -> None:
     assert "the backward of an autograd.Function" in str(report.problems[0])
 
 
+@pytest.mark.full
 def test_an_autograd_function_can_be_given_a_rule_by_its_module() -> None:
     """All operations of the module pass relevance on: a product of a thing with itself hands it on twice by half."""
 

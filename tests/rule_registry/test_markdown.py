@@ -75,6 +75,7 @@ def test_every_rule_set_is_there() -> None:
     assert released.startswith("`abslrp-released` has rules for `linear`, `conv1d/2d/3d`, ")
 
 
+@pytest.mark.full
 def test_each_row_says_what_the_rule_sets_do() -> None:
     described = dict.fromkeys(("abslrp", "epsilon"), 0)
     moved = registry.defined()["structural"].table

@@ -20,7 +20,7 @@ def resnet() -> nn.Module:
     return settled(torchvision.models.resnet18(weights=None, num_classes=5).eval(), torch.randn(4, 3, 32, 32))
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.full
 @pytest.mark.parametrize("contrast", [None, "rest", "log-odds"])
 def test_on_rectified_networks_the_composite_is_abslrp(contrast: str | None) -> None:
     for model, x in ((kept("plain"), pictures(2)), (resnet(), torch.randn(2, 3, 32, 32))):

@@ -174,7 +174,7 @@ def resnet() -> nn.Module:
     return settled(seeded(lambda: torchvision.models.resnet18(num_classes=7)), torch.randn(8, 3, 32, 32)).double()
 
 
-@pytest.mark.sweep(every=5)
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", ["epsilon", "z-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box"]
 )

@@ -90,7 +90,7 @@ def test_an_installed_package_adds_a_rule_set(plug_in: Path) -> None:
     assert "theirs" in listed.stdout, listed.stderr
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

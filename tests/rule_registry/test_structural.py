@@ -415,6 +415,7 @@ def test_mass_is_kept_per_sample_wherever_the_batch_lies() -> None:
     torch.testing.assert_close(applied.values[0].reshape(SEEDS, 2, -1), expected * factor.unsqueeze(-1))
 
 
+@pytest.mark.full
 def test_of_other_activations_only_shape_and_type_are_asked_for() -> None:
     def forward(m: Lambda, x: Tensor) -> Tensor:
         y = x.relu().type_as(x)
@@ -431,7 +432,7 @@ def test_of_other_activations_only_shape_and_type_are_asked_for() -> None:
     torch.testing.assert_close(one, other)
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize("rules", ["gradient", "abslrp"])
 def test_what_returns_an_argument_as_it_is_leaves_no_operation(rules: str) -> None:
     """Branches that are left out are zero, and what writes over everything needs nothing that was there before."""

@@ -32,6 +32,7 @@ def test_batches_of_any_kind_are_explained_as_a_call_does(model, shape):
     torch.testing.assert_close(torch.cat([e.relevance for e in found]), whole.relevance)
 
 
+@pytest.mark.full
 def test_explanations_come_one_by_one_and_none_is_kept(model):
     taken = []
 

@@ -201,6 +201,7 @@ class TestTraced:
         explainer(x[:4])
         assert len(compilations) == 1
 
+    @pytest.mark.full
     def test_only_so_many_are_kept(self, compilations: list[fx.GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compiled, "SHAPES_KEPT", 2)
         explainer = relprop.Explainer(make("plain"), compile=True)

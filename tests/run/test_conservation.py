@@ -18,7 +18,7 @@ from tests.helpers.models import CLASSES, KINDS, Lambda, kept, make, pictures, s
 aten = torch.ops.aten
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("contrast", [None, "rest"])
 def test_every_cut_has_the_mass_of_the_output(kind: str, contrast: Any) -> None:
@@ -33,6 +33,7 @@ def test_every_cut_has_the_mass_of_the_output(kind: str, contrast: Any) -> None:
     torch.testing.assert_close(mass, 1 - sum(cut.lost for cut in c.cuts), atol=1e-5, rtol=0)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("kind", ["plain", "transformer"])
 def test_float64_is_as_exact_as_float64(kind: str) -> None:
     assert relprop.explain(make(kind).double(), pictures(2).double()).conservation.error <= 1e-12
@@ -188,6 +189,7 @@ def test_a_part_that_nobody_reads_is_not_suspicious() -> None:
     assert c.suspects == ()
 
 
+@pytest.mark.full
 def test_a_quotient_that_is_never_negative_gives_its_denominator_nothing() -> None:
     """As in response norms, and in attention that is normalised again."""
 

@@ -35,6 +35,7 @@ def shards(folder: Path, count: int = 12, parts: int = 3, **changes: Any) -> lis
     ]
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("block", [1 << 24, 100])
 def test_merged_shards_equal_the_single_run(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
@@ -49,6 +50,7 @@ def test_merged_shards_equal_the_single_run(
         merge(parts, tmp_path / "merged.h5")
 
 
+@pytest.mark.full
 def test_files_that_are_not_the_shards_of_one_run_are_refused(whole: Path, tmp_path: Path) -> None:
     parts = shards(tmp_path)
     others = tmp_path / "others"

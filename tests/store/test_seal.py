@@ -72,6 +72,7 @@ def test_the_checksums_are_those_of_the_bytes_and_other_programs_do_not_mind_the
         assert checked.filename == str(whole)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize(
     ("name", "row", "read"),
     [

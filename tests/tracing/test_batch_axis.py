@@ -107,6 +107,7 @@ class TestSqueeze:
         assert report.oracle_error <= 1e-9
 
 
+@pytest.mark.full
 def test_a_model_that_can_not_do_with_one_sample_is_told_by_the_check() -> None:
     model = seeded(lambda: Lambda(SQUEEZES["before what needs two axes"], **body()))
     with pytest.raises(IndexError):
@@ -176,6 +177,7 @@ class TestElsewhere:
         with pytest.raises(TargetError, match=layout):
             relprop.Explainer(model).program(x)
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         ("forward", "target", "layout"),
         [
@@ -191,7 +193,7 @@ class TestElsewhere:
         with pytest.raises(TargetError, match=rf"one number per sample, \(B,\), not {layout}"):
             relprop.explain(model, pictures(3), target=target)
 
-    @pytest.mark.sweep(every=4)
+    @pytest.mark.full
     @pytest.mark.parametrize(
         ("forward", "target"),
         [
@@ -211,6 +213,7 @@ class TestElsewhere:
         assert len(e) == 3
         assert e.conservation.error <= 1e-9
 
+    @pytest.mark.full
     def test_where_no_axis_holds_the_samples_another_output_is_named(self) -> None:
         def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
             logits = m.head(pooled(m, x).flatten(1))
@@ -234,6 +237,7 @@ class TestBatchAxis:
         assert BatchAxis(0, 16) in marks
         assert BatchAxis(1, 16) in marks
 
+    @pytest.mark.sweep(every=2)
     @pytest.mark.parametrize("batch_first", [True, False])
     def test_multihead_attention(self, batch_first: bool) -> None:
         marks = self.marks(make("heads" if batch_first else "heads-batch-second"), sequences(3))
@@ -254,6 +258,7 @@ class TestBatchAxis:
             assert distance(relprop.explain(model, x, rules="gradient").relevance, gradient(model, x)) <= 1e-9
             assert relprop.explain(model, x).conservation.error <= 1e-9
 
+    @pytest.mark.full
     def test_encoder_layer_is_not_taken_as_one_fused_operation(self) -> None:
         ops = operations(make("encoder"), sequences(2))
         assert not [op for op in ops if "transformer_encoder" in str(op) or "native_multi_head" in str(op)]

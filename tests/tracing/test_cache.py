@@ -52,6 +52,7 @@ class TestCache:
         relprop.explain(model, pictures(2), target=1, rules="gradient")
         assert len(captures) == 1
 
+    @pytest.mark.full
     def test_another_picture_size_is_another_capture(self, captures: list[Any]) -> None:
         model = make("convolutional")
         relprop.explain(model, pictures(2, 8))
@@ -59,6 +60,7 @@ class TestCache:
         relprop.explain(model, pictures(2, 8))
         assert len(captures) == 2
 
+    @pytest.mark.sweep(every=2)
     @pytest.mark.parametrize("data", [False, True], ids=["in-place", "through-data"])
     def test_changed_values_take_effect_without_a_new_capture(self, data: bool, captures: list[Any]) -> None:
         model, x = make("convolutional").double(), pictures(2).double()
@@ -133,6 +135,7 @@ class TestCache:
             e = relprop.explain(model, x)
         torch.testing.assert_close(e.output, model(x).detach())
 
+    @pytest.mark.full
     def test_parametrized_weights(self) -> None:
         model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))).eval().double()
         x = torch.randn(2, 8, dtype=torch.float64)

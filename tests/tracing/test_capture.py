@@ -20,6 +20,7 @@ from tests.helpers.models import CLASSES, Lambda, distance, gradient, make, pict
 aten = torch.ops.aten
 
 
+@pytest.mark.full
 def test_evaluation_batch_norm_keeps_its_tuple_inside() -> None:
     plan = relprop.Explainer(make("convolutional")).plan(pictures(1))
     ops = [site.op for site in plan.sites.values()]
@@ -103,6 +104,7 @@ class TestRefusals:
         with pytest.raises(CaptureError, match=r"TorchScript.*pass the nn.Module it was made from"):
             relprop.explain(scripted, torch.randn(2, 8))
 
+    @pytest.mark.sweep(every=4)
     @pytest.mark.parametrize(
         "forward",
         [

@@ -76,6 +76,7 @@ def test_the_gradient_goes_through_as_autograd_has_it(name: str) -> None:
     assert distance(e.relevance, expected) <= 1e-14
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:Casting complex values")
 def test_a_cast_of_the_input_itself_leaves_a_real_gradient() -> None:
     model = seeded(lambda: Lambda(lambda m, x: m.head((x.to(torch.complex128) * (1 + 2j)).imag), head=nn.Linear(8, 3)))
@@ -83,6 +84,7 @@ def test_a_cast_of_the_input_itself_leaves_a_real_gradient() -> None:
     assert relprop.gradient_oracle_error(model, random(3, 8)) <= 1e-14
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon", "abslrp-released", "general"])
 def test_rules_of_real_numbers_are_not_asked(rules: str) -> None:
     """All operations of complex numbers are listed, also those that have a rule for real ones."""
@@ -158,6 +160,7 @@ def test_complex_inputs_are_held() -> None:
     assert e.relevance.any()
 
 
+@pytest.mark.full
 def test_complex_outputs_and_modules_are_refused_in_words() -> None:
     x = random(3, 8).float()
     returns = seeded(lambda: Lambda(lambda m, x: torch.fft.fft(m.head(x)), head=nn.Linear(8, 3)))

@@ -50,6 +50,7 @@ def _write(path: Path, model: nn.Sequential, operation: str = "Relu") -> Path:
     return path
 
 
+@pytest.mark.full
 def test_an_onnx_file_is_explained_like_its_twin(tmp_path: Path) -> None:
     twin = _twin()
     path, x = _write(tmp_path / "m.onnx", twin), torch.rand(3, 3, 12, 10)

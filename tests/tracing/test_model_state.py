@@ -22,6 +22,7 @@ class TestKindsOfModels:
         traced = fx.symbolic_trace(model)
         assert distance(relprop.explain(traced, x).relevance, relprop.explain(model, x).relevance) <= 1e-5
 
+    @pytest.mark.full
     def test_compiled_module_is_looked_into(self) -> None:
         model, x = make("plain"), pictures(2)
         e = relprop.explain(torch.compile(model), x, layers=["features.0"])

@@ -47,6 +47,7 @@ def test_a_rule_registered_after_a_first_explanation_holds() -> None:
     assert distance(relprop.explain(net, x).relevance, before) > 1e-3
 
 
+@pytest.mark.full
 def test_a_rule_of_another_set_changes_nothing() -> None:
     net, x = model(), torch.randn(2, 6)
     rule_registry.define("mine", "absLRP with a rule for a whole einsum", base="abslrp")
@@ -78,6 +79,7 @@ def test_the_oracle_runs_on_the_graph_of_the_rules() -> None:
     assert str(WHOLE) in operations(net, x, _gradient_on_the_graph_of(rules))
 
 
+@pytest.mark.full
 def test_capture_names_the_rule_set_that_it_is_for() -> None:
     net, x = model(), torch.randn(2, 6)
     rules = rule_registry.get("abslrp").derive({WHOLE: give})

@@ -104,6 +104,7 @@ class Counting(nn.Module):
         return self.head(x.flatten(1)) + self.calls
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_neither_counters_nor_backward_hooks_know_of_a_check(x, dtype):
     model, fired = seeded(Counting).to(dtype), []

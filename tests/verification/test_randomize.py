@@ -80,6 +80,7 @@ def test_the_gradient_falls_and_a_map_of_the_input_alone_stays(x: Tensor) -> Non
     assert "another class" in stays.reading
 
 
+@pytest.mark.full
 def test_a_map_that_leaves_out_the_last_layer_says_so(x: Tensor) -> None:
     def flat(call: Call, relevance: Tensor) -> Tensor:
         return torch.ones_like(call.input).expand(len(relevance), *call.input.shape).clone()
@@ -91,6 +92,7 @@ def test_a_map_that_leaves_out_the_last_layer_says_so(x: Tensor) -> None:
     assert "does not depend on the last layer" in found.reading
 
 
+@pytest.mark.full
 def test_layers_are_counted_from_the_output_and_shared_weights_once(x: Tensor) -> None:
     model = seeded(Tied)
     plan = relprop.Explainer(model).plan(x)
@@ -106,6 +108,7 @@ def test_layers_are_counted_from_the_output_and_shared_weights_once(x: Tensor) -
     ]
 
 
+@pytest.mark.full
 def test_the_model_is_untouched_and_what_is_drawn_has_its_distribution(x: Tensor) -> None:
     model = seeded(Tied)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -157,6 +160,7 @@ def test_another_class_is_neither_the_target_nor_the_contrast(x: Tensor, contras
     assert found.other_class.spearman == pytest.approx(similarity(*maps).spearman)
 
 
+@pytest.mark.full
 def test_no_class_to_compare_with(x: Tensor) -> None:
     model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
     assert randomize(model, x, contrast="rest").other_class is None
@@ -166,6 +170,7 @@ def test_no_class_to_compare_with(x: Tensor) -> None:
     assert "another class" not in str(function)
 
 
+@pytest.mark.full
 def test_exported_programs_and_models_without_weights(x: Tensor) -> None:
     model = seeded(dense)
     program = torch.export.export(model, (x,), dynamic_shapes=[{0: torch.export.Dim("batch")}])

@@ -70,6 +70,7 @@ def test_relevance_of_attention_heads() -> None:
         assert float(heads[block].min(2).values.max()) > 0  # more than one head has some
 
 
+@pytest.mark.full
 def test_relevance_of_attention_heads_of_a_timm_model() -> None:
     timm = pytest.importorskip("timm")
     with torch.random.fork_rng():

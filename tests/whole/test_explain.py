@@ -71,6 +71,7 @@ class TestBatches:
         assert torch.equal(parts.target, whole.target)
         assert parts.conservation.masses.shape == whole.conservation.masses.shape
 
+    @pytest.mark.full
     def test_chunks_in_double_precision(self) -> None:
         model, x = make("transformer").double(), pictures(3).double()
         whole, parts = relprop.explain(model, x), relprop.explain(model, x, batch_size=1)

@@ -64,6 +64,7 @@ def test_other_strides_than_those_of_the_capture():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("at", [None, "0"])
 def test_check_of_a_model_that_changes_its_input_in_place(x, at):
     torch.manual_seed(0)

@@ -101,7 +101,7 @@ def x() -> Tensor:
     return torch.randn(*SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.sweep(every=8)
+@pytest.mark.sweep(every=32)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_nobody_writes_that_it_has_no_rule(operation: Callable[[Tensor], Tensor], x: Tensor) -> None:
     model = of(operation)
@@ -135,7 +135,7 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
 }
 
 
-@pytest.mark.sweep(every=7)
+@pytest.mark.sweep(every=14)
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon"])
 @pytest.mark.parametrize("spellings", SPELLINGS.values(), ids=SPELLINGS.keys())
 def test_spellings_of_one_operation(spellings: tuple[Any, Any], rules: str, x: Tensor) -> None:
@@ -151,7 +151,7 @@ LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.sweep(every=4)
+@pytest.mark.sweep(every=16)
 @pytest.mark.parametrize("rules", ["abslrp", "epsilon", "gradient"])
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_a_likelihood_is_a_target(name: str, rules: str, x: Tensor) -> None:
@@ -166,6 +166,7 @@ def test_a_likelihood_is_a_target(name: str, rules: str, x: Tensor) -> None:
     assert distance(found.relevance, expected.relevance) <= 1e-9
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("value", [-1e4, -1e9, float("-inf")])
 def test_what_stands_for_minus_infinity_stays_out_of_the_stabiliser(value: float) -> None:
     """Masks that are added to attention logits, in whatever number people write them."""
@@ -184,6 +185,7 @@ def test_what_stands_for_minus_infinity_stays_out_of_the_stabiliser(value: float
     assert distance(found, expected) <= 1e-4
 
 
+@pytest.mark.full
 def test_a_norm_written_out_is_no_sign_of_a_deleting_rule() -> None:
     """Relevance may lie where a quotient is positive alone, so that the deviation receives nothing."""
 

@@ -48,7 +48,7 @@ class TestProgram:
         taped = explainer.program(x)(x)
         assert all(value.grad_fn is None for value in (taped["output"], *taped["relevance"]))
 
-    @pytest.mark.sweep(every=5)
+    @pytest.mark.full
     @pytest.mark.parametrize("kind", ["plain", "convolutional", "transformer", "windows", "heads"])
     def test_exports_and_reloads_in_a_fresh_process(self, kind: str, tmp_path: Path) -> None:
         model, inputs = kept(kind), models.KINDS[kind][1]

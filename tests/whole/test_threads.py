@@ -87,6 +87,7 @@ class TestWhileAnotherThreadCaptures:
         relprop.explain(Lambda(forward, head=nn.Linear(8, 3)).eval(), torch.randn(2, 8))
         return made.get(timeout=1)
 
+    @pytest.mark.sweep(every=3)
     @pytest.mark.parametrize("rules", ["gradient", "input-times-gradient", "guided-backprop"])
     def test_rules_that_differentiate(self, rules: str) -> None:
         program = relprop.Explainer(make("transformer"), rules=rules).program(pictures(2))
@@ -131,7 +132,7 @@ def _layers(model: nn.Module, x: Tensor) -> list[Tensor]:
 SPELLINGS = {"combined targets": _combinations, "contrasts": _contrasts, "rule sets": _layers}
 
 
-@pytest.mark.sweep(every=21)
+@pytest.mark.full
 @pytest.mark.parametrize("trial", range(7))
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_one_captures_while_another_rewrites(spelling: str, trial: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 class TestUntouched:
-    @pytest.mark.sweep(every=4)
+    @pytest.mark.sweep(every=12)
     @pytest.mark.parametrize("kind", ["convolutional", "transformer", "encoder"])
     @pytest.mark.parametrize("rules", ["abslrp", "gradient"])
     def test_bit_for_bit(self, kind: str, rules: str) -> None:
@@ -67,6 +67,7 @@ class TestUntouched:
         relprop.explain(model, torch.randn(2, 8))
         assert (model.calls, float(model.steps), model.last) == (0, 0.0, None)
 
+    @pytest.mark.sweep(every=3)
     @pytest.mark.parametrize("held", [lambda t: t, lambda t: [t], lambda t: {"a": (t,)}], ids=["plain", "list", "dict"])
     def test_a_tensor_that_is_no_buffer_is_not_changed(self, held: Callable[[Tensor], Any]) -> None:
         steps = torch.zeros(3)
@@ -87,6 +88,7 @@ class TestUntouched:
         assert torch.equal(x, kept)
         torch.testing.assert_close(found, 2 * model.head.weight[0].detach().expand(2, -1))
 
+    @pytest.mark.full
     def test_twice_the_same_bits(self) -> None:
         model, x = make("transformer"), pictures(3)
         a, b = relprop.explain(model, x), relprop.Explainer(model)(x)
@@ -95,6 +97,7 @@ class TestUntouched:
 
 
 class TestHooks:
+    @pytest.mark.full
     def test_observing_hook_never_sees_a_tracer_and_is_kept(self) -> None:
         model, seen, kinds = make("plain"), [], queue.SimpleQueue()  # which can't be copied
         handle = model.features[0].register_forward_hook(lambda module, args, output: kinds.put(type(output)))
@@ -128,6 +131,7 @@ class TestHooks:
         assert recorder.shapes == []
         assert {recorder.calls.get() for _ in range(recorder.calls.qsize())} == {(2, CLASSES)}
 
+    @pytest.mark.full
     def test_observer_of_numbers(self) -> None:
         """A tracer has none of them."""
         model, means = make("plain"), []
@@ -143,6 +147,7 @@ class TestHooks:
         torch.testing.assert_close(e.output, model(x).detach())
         assert distance(e.relevance, gradient(model, x)) <= 1e-9
 
+    @pytest.mark.sweep(every=2)
     @pytest.mark.parametrize("scale", [1, 50], ids=["later", "at once"])
     def test_hook_that_writes_into_the_output_is_part_of_the_model(self, scale: int) -> None:
         """Also one that changes nothing on the inputs of the first call."""
@@ -171,7 +176,7 @@ class TestHooks:
 
 
 class TestContexts:
-    @pytest.mark.sweep(every=4)
+    @pytest.mark.sweep(every=16)
     @pytest.mark.parametrize(
         "context",
         [

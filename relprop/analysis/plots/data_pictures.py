@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.pictures import Pixels, robust_scale
-from relprop.pictures.reading import PictureError, read_picture
+from relprop.pictures.bands import read_shown
+from relprop.pictures.reading import PictureError
 
 # How timm and torchvision write their transforms: Resize(size=256, ...), CenterCrop(size=(224, 224)), or the preset
 # ImageClassification(crop_size=[224], resize_size=[256], ...).
@@ -38,7 +39,7 @@ def find_picture(name: str, folder: Path | None) -> Pixels | None:
         path = Path(os.path.normpath(place))
         try:
             if path.is_relative_to(below) and path.is_file():
-                return read_picture(path)
+                return read_shown(path)
         except (OSError, PictureError):  # a name may be too long for a path
             continue
     return None

@@ -70,7 +70,9 @@ def verdicts(classifier: Classifier, explanation: Explanation) -> list[str]:
 
 
 def _what(classifier: Classifier, rules: str, looked: Looked) -> str:
-    return f"{readable(looked.path.name)}   {rules} on {classifier.name}"
+    channels = classifier.channels
+    drawn = f", of whose {channels} channels the first {'three are' if channels > 3 else 'is'} drawn"
+    return f"{readable(looked.path.name)}{'' if channels in (1, 3) else drawn}   {rules} on {classifier.name}"
 
 
 def targets_of(explanation: Explanation) -> list[int]:

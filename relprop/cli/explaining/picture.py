@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from relprop.models import Classifier, TransformError, View, ViewError, read_picture
+from relprop.models import Classifier, TransformError, View, ViewError
 from relprop.models.preprocessing import apply
 from relprop.pictures import Array, Original, Pixels
+from relprop.pictures.bands import shown
 
 LONG_SIDE = 1200
 """Pixels that are kept of an original: more than is drawn of it."""
@@ -58,7 +59,7 @@ def look(path: Path, classifier: Classifier) -> Looked:
     TransformError
         If the model's transform fails on it.
     """
-    picture = read_picture(path)
+    picture = classifier.read(path)
     try:
         view = classifier.view(picture)
     except ViewError:
@@ -66,11 +67,11 @@ def look(path: Path, classifier: Classifier) -> Looked:
         view = None
     height, width = picture.shape[:2]
     scale = LONG_SIDE / max(height, width)
-    kept = picture
-    x = apply(classifier.transform, picture)
+    kept = shown(picture)
+    x = apply(classifier.transform, picture, classifier.channels)
     if not x.isfinite().all():
         raise TransformError("the transform makes NaN or infinite values of a picture")
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        kept = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        kept = np.asarray(cv2.resize(kept, size, interpolation=cv2.INTER_AREA), np.uint8)
     return Looked(path, x, view, kept)

@@ -162,10 +162,10 @@ class Respondent:
             [
                 "import relprop",
                 "from relprop.assign.rule_names import choose_rules",
-                "from relprop.models import load_classifier, read_picture",
+                "from relprop.models import load_classifier",
                 "",
                 f"classifier = load_classifier({self.loading['name']!r}{loading})",
-                f"x = classifier.transform(read_picture({name!r}))[None]",
+                f"x = classifier.transform(classifier.read({name!r}))[None]",
                 f"rules = choose_rules({question.rules!r}, classifier.mean, classifier.std)",
                 f"e = relprop.explain(classifier.model, x, {', '.join(arguments)})",
                 "e.save('relevance.png', classifier.pictures(x))",
@@ -191,6 +191,7 @@ class Respondent:
                 rules=choose_rules(question.rules, self.classifier.mean, self.classifier.std),
                 layers=() if question.layer is None else [question.layer],
                 output=self.classifier.output,
+                channel_axis=1,
                 **choose_contrast(question.contrast, self.classifier.labels),
             )
             if len(self._explainers) > KEPT:

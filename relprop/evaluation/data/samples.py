@@ -14,8 +14,9 @@ from torch import Tensor
 
 from relprop.errors import RelpropError, first_line
 from relprop.evaluation.seeding import forked_random
-from relprop.models import PictureError, TransformError, read_picture
-from relprop.models.preprocessing import Picture, apply
+from relprop.models import PictureError, TransformError
+from relprop.models.preprocessing import Picture, apply, bands_of
+from relprop.pictures.bands import read_bands
 
 IMAGE_KEYS = ("image", "img", "picture", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "y")
@@ -76,7 +77,8 @@ class Reader:
     Parameters
     ----------
     transform : callable, optional
-        PIL or uint8 RGB picture ``(H, W, 3)`` -> normalised tensor ``(C, H, W)``, for what is no tensor yet.
+        PIL or uint8 RGB picture ``(H, W, 3)``, of other bands what `relprop.models.Classifier.read` returns ->
+        normalised tensor ``(C, H, W)``, for what is no tensor yet.
     dtype : torch.dtype
         Of the model's input.
     masks : bool
@@ -121,24 +123,30 @@ class Reader:
         return Sample(index, x.to(self.dtype).contiguous(), as_label(item.label), item.called, mask)
 
     def _input(self, image: Any) -> Tensor:
+        bands = bands_of(self.transform)
         if isinstance(image, str | PathLike):
-            image = read_picture(image)
+            return self._prepared(read_bands(image, bands))
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
             image = torch.from_numpy(image)
         if isinstance(image, Tensor) and image.dtype == torch.uint8:
-            image = np.asarray(image.movedim(0, -1) if image.ndim == 3 and len(image) in (1, 3) else image)
+            image = np.asarray(image.movedim(0, -1) if image.ndim == 3 and len(image) in (1, 3, bands) else image)
         if isinstance(image, Tensor):
             return _normalised(image)
         if isinstance(image, np.ndarray):
-            image = _rgb(image)
+            image = _rgb(image) if bands in (1, 3) else image
+        elif isinstance(image, Image.Image):
+            image = _upright(image) if bands in (1, 3) else image
         if not isinstance(image, Image.Image | np.ndarray):
             raise DataError(f"a picture can't be a {type(image).__name__}: give a file, a PIL picture or a tensor")
+        return self._prepared(image)
+
+    def _prepared(self, image: Image.Image | np.ndarray[Any, Any]) -> Tensor:
         if self.transform is None:
             raise DataError(
                 "pictures must be prepared for the model: give a transform, or a relprop.models.Classifier as the model"
             )
-        if isinstance(image, Image.Image):
-            return apply(self.transform, _upright(image))
+        if isinstance(image, Image.Image) or bands_of(self.transform) != 3:
+            return apply(self.transform, image)
         try:  # first, as torchvision's transforms leave an array as it is without a word
             return apply(self.transform, Image.fromarray(image))
         except TransformError:

@@ -80,6 +80,12 @@ class Timm:
         name = self.config.get("classifier")
         return name if isinstance(name, str) or name is None else str(name[0])
 
+    def channels(self, state: Mapping[str, Tensor]) -> int | None:
+        """Return how many channels the first layer of a state dict takes; None where that is not one of its own."""
+        name = self.config.get("first_conv")
+        weight = state.get(f"{name}.weight") if isinstance(name, str) else None
+        return weight.shape[1] if weight is not None and weight.ndim == 4 else None
+
     def count_classes(self, model: nn.Module) -> int:
         """Return how many classes a network that was built has."""
         return int(model.num_classes)  # type: ignore[arg-type]
@@ -134,6 +140,10 @@ class Torchvision:
         """Return the module whose weight has a row for each class."""
         layers: list[str] = [k for k, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         return layers[-1]
+
+    def channels(self, _: Mapping[str, Tensor]) -> None:
+        """Return nothing: torchvision builds networks of three channels."""
+        return
 
     def count_classes(self, model: nn.Module) -> int:
         """Return how many classes a network that was built has."""
@@ -211,13 +221,16 @@ def packaged_file(architecture: Architecture) -> Path | None:
 
 
 def build_for(architecture: Architecture, state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Tensor]]:
-    """Make the network with as many classes as a state dict has; return both, their keys aligned where possible."""
+    """Make the network with as many classes and channels as a state dict has; return both, their keys aligned."""
     model = architecture.build()
     state = aligned(model.state_dict(), state)
     head = f"{architecture.head(model)}.weight"
+    options: dict[str, int | None] = {}
     if head in state and state[head].shape[0] != architecture.count_classes(model):
-        model = architecture.build(num_classes=state[head].shape[0])
-    return model, state
+        options["num_classes"] = state[head].shape[0]
+    if (channels := architecture.channels(state)) != architecture.channels(model.state_dict()):
+        options["in_chans"] = channels
+    return architecture.build(**options) if options else model, state
 
 
 def _hint(name: str, arch: str, known: Iterable[str]) -> str:

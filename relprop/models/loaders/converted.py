@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from relprop.models.answers import count_classes
+from relprop.models.answers import fit_channels
 from relprop.models.classifier import Loaded, ModelError
 from relprop.models.loaders.weights import WeightsError
 from relprop.models.preprocessing import Preprocessing, assume_imagenet
@@ -15,7 +15,7 @@ from relprop.tracing.converted import load_converted
 
 
 class ChannelsFirst(nn.Module):
-    """A model of pictures (B, H, W, 3) as one of pictures (B, 3, H, W)."""
+    """A model of pictures (B, H, W, C) as one of pictures (B, C, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,19 +41,20 @@ def load_file(
     CaptureError
         It is missing, or can't be read or converted.
     ModelError
-        It is no classifier of RGB pictures.
+        It is no classifier of pictures.
     WeightsError
         Weights are given as well.
     """
     if weights is not None:
         raise WeightsError(f"{name} carries its own weights: leave out --weights {weights}")
     model, shape = load_converted(name)
-    if len(shape) == 4 and shape[3] == 3 and shape[1] != 3:
-        model, shape = ChannelsFirst(model).eval(), (shape[0], 3, *shape[1:3])
-    if len(shape) != 4 or shape[1] not in (3, None):
+    if len(shape) != 4:
         told = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ModelError(f"{name} takes ({told}), not one batch of RGB pictures (B, 3, h, w)")
+        raise ModelError(f"{name} takes ({told}), not one batch of pictures (B, channels, h, w)")
+    if shape[3] is not None and (shape[1] is None or shape[3] < shape[1]):  # fewer channels than rows
+        model, shape = ChannelsFirst(model).eval(), (shape[0], shape[3], *shape[1:3])
     if place is not None:
         model.to(place)
-    preprocessing = chosen or assume_imagenet(shape[2] or 224, shape[3] or 224)
-    return Loaded(name, model, preprocessing, f"file {name}", count_classes(name, model, preprocessing, output))
+    preprocessing = (chosen or assume_imagenet(shape[2] or 224, shape[3] or 224)).with_channels(shape[1] or 3)
+    preprocessing, classes = fit_channels(name, model, preprocessing, output)
+    return Loaded(name, model, preprocessing, f"file {name}", classes)

@@ -35,7 +35,7 @@ def load_program(
     CaptureError
         It is missing, is no exported program, or is not trusted.
     ModelError
-        It is no classifier of RGB pictures; see `inspect_program`.
+        It is no classifier of pictures; see `inspect_program`.
     WeightsError
         Weights are given as well.
     """
@@ -54,16 +54,17 @@ def inspect_program(
     Raises
     ------
     ModelError
-        It takes anything but one float32 batch (B, 3, height, width) with a dynamic first axis, or pictures of
+        It takes anything but one float32 batch (B, C, height, width) with a dynamic first axis, or pictures of
         another size than they are prepared at, or returns anything but (B, classes).
     """
     taken = _values(program, program.graph_signature.user_inputs)
     returned = _values(program, program.graph_signature.user_outputs)
     if output is not None:
         returned = [choose_output(pytree.tree_unflatten(returned, program.call_spec.out_spec), output)[0]]
-    if len(taken) != 1 or taken[0].ndim != 4 or taken[0].shape[1] != 3 or taken[0].dtype != torch.float32:
-        raise ModelError(f"{name} takes {_describe(taken)}, not one float32 batch of RGB pictures (B, 3, h, w)")
-    batch, _, *sizes = taken[0].shape
+    one = len(taken) == 1 and taken[0].ndim == 4 and taken[0].dtype == torch.float32
+    if not one or not isinstance(taken[0].shape[1], int):
+        raise ModelError(f"{name} takes {_describe(taken)}, not one float32 batch of pictures (B, channels, h, w)")
+    batch, channels, *sizes = taken[0].shape
     if isinstance(batch, int):
         raise ModelError(
             f"{name} is fixed at a batch of {batch}: export it with a dynamic batch axis and at least two samples, "
@@ -72,7 +73,7 @@ def inspect_program(
     if len(returned) != 1 or returned[0].ndim != 2 or not isinstance(returned[0].shape[1], int):
         raise ModelError(f"{name} returns {_describe(returned)}, not one tensor (B, classes)")
     height, width = (n if isinstance(n, int) else seen for n, seen in zip(sizes, _example_size(program), strict=True))
-    preprocessing = chosen or assume_imagenet(height, width)
+    preprocessing = (chosen or assume_imagenet(height, width)).with_channels(channels)
     given = blank_input(preprocessing).shape[1:]
     if any(isinstance(n, int) and n != m for n, m in zip(sizes, given, strict=True)):
         raise ModelError(

@@ -18,12 +18,12 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from relprop.errors import first_line, near_names
-from relprop.models.answers import count_classes
+from relprop.models.answers import count_classes, fit_channels
 from relprop.models.classifier import Classifier, Loaded, ModelError, UnknownModelError
 from relprop.models.devices import move
 from relprop.models.loaders.exported import inspect_program
 from relprop.models.loaders.weights import WeightsError, load_weights
-from relprop.models.preprocessing import BLANK, PictureTransform, Preprocessing, from_module
+from relprop.models.preprocessing import PictureTransform, Preprocessing, bands_of, blank_picture, from_module
 
 Made = nn.Module | ExportedProgram | Classifier
 """What a function may return."""
@@ -76,8 +76,10 @@ def load_own(
         origin = f"file {weights}"
     if place is not None:
         move(model, place)
-    preprocessing = chosen or from_module(model)
-    return Loaded(name, model, preprocessing, origin, count_classes(name, model, preprocessing, output), labels)
+    if chosen is not None and isinstance(made, Classifier):
+        return Loaded(name, model, chosen, origin, count_classes(name, model, chosen, output), labels)
+    preprocessing, classes = fit_channels(name, model, chosen or from_module(model), output)
+    return Loaded(name, model, preprocessing, origin, classes, labels)
 
 
 def call_function(name: str) -> Made:
@@ -123,7 +125,7 @@ def _for_arrays(classifier: Classifier) -> Preprocessing:
     """Return a classifier's preprocessing, wrapped if it takes PIL pictures alone."""
     own = classifier.preprocessing
     try:
-        own.transform(BLANK)
+        own.transform(blank_picture(bands_of(own.transform)))
     except Exception:  # whatever a transform raises when given an array
         return replace(own, transform=PictureTransform(own.transform))
     return own

@@ -42,7 +42,9 @@ def load_named(name: str, weights: Path | None, chosen: Preprocessing | None) ->
     classes = architecture.count_classes(model)
     if not classes:
         raise ModelError(f"{name} is built without classes, and {weights} brings none: it makes features")
-    return Loaded(name, model.eval(), chosen or architecture.preprocessing(location), origin, classes)
+    preprocessing = chosen or architecture.preprocessing(location)
+    channels = architecture.channels(model.state_dict()) or preprocessing.channels
+    return Loaded(name, model.eval(), preprocessing.with_channels(channels), origin, classes)
 
 
 def _fit(name: str, architectures: Sequence[Architecture], path: Path) -> tuple[Architecture, nn.Module]:

@@ -23,7 +23,7 @@ def respondent(desk):
     return Respondent(load_classifier("own:make"), {"name": "own:make", "trust": False, "weights": None}, Path())
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize(
     "question",
     [

@@ -47,6 +47,7 @@ class Augmented(Pairs):
         return self.x[index] + torch.rand(()) + np.random.rand()
 
 
+@pytest.mark.full
 def test_what_a_data_set_draws_follows_from_the_sample(tmp_path: Path) -> None:
     for workers in (0, 1):
         evaluate(kept("plain"), Augmented(*inputs()), "gradient", tmp_path / f"{workers}.h5", workers=workers)
@@ -143,6 +144,7 @@ class Breakable(Alone):
         return super().__getitem__(index)
 
 
+@pytest.mark.full
 def test_mosaics_in_the_file_hold_whatever_can_be_read_later(tmp_path: Path) -> None:
     data, path = Breakable(*inputs()), tmp_path / "run.h5"
     data.broken = (3, 4)

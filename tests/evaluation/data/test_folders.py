@@ -73,6 +73,7 @@ def test_a_broken_picture_in_a_folder_is_marked_and_its_slot_filled(folder: Path
             assert scores[index] == pytest.approx(float(expected[place]), abs=1e-5, nan_ok=True)
 
 
+@pytest.mark.full
 def test_a_method_added_to_a_file_with_a_broken_picture(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     evaluate(kept("plain"), folder, "constant,gradient", tmp_path / "whole.h5", transform=transform)
@@ -147,6 +148,7 @@ def saved(folder: Path, array: np.ndarray) -> str:
     return str(file)
 
 
+@pytest.mark.full
 def test_workers_read_and_give_the_same_bits(folder: Path, tmp_path: Path) -> None:
     for workers in (0, 2):
         evaluate(

@@ -84,6 +84,10 @@ class Grey(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Conv2d(1, 3, 3))
 
+class Sized(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(7, 3))
+
 def exported():
     from torch.export import Dim, export
     return export(Small().eval(), (torch.rand(2, 3, 40, 56),), dynamic_shapes=({0: Dim("batch")},))
@@ -230,7 +234,8 @@ def test_weights_are_loaded_into_it_strictly(function: str, prefix: str, zoo: Pa
         ("zoo_of_mine:Dict", ModelError, r"returns a dict for 2 pictures, not one tensor \(B, classes\)"),
         ("zoo_of_mine:Map", ModelError, r"returns shape \(2, 4, 56, 56\) for 2 pictures"),
         ("zoo_of_mine:Mixed", ModelError, r"returns shape \(1, 4\) for 2 pictures"),
-        ("zoo_of_mine:Grey", ModelError, r"fails on pictures of shape \(3, 224, 224\): RuntimeError"),
+        ("zoo_of_mine:Grey", ModelError, r"returns shape \(2, 3, 222, 222\) for 2 pictures"),
+        ("zoo_of_mine:Sized", ModelError, r"fails on pictures of shape \(3, 224, 224\): RuntimeError"),
         ("zoo_of_mine:unlifted", ModelError, "can't be put in evaluation mode"),
     ],
 )
@@ -311,7 +316,7 @@ class _Pixels(_Net):
     ("options", "reason"),
     [
         ({"shape": (1, 3, 40, 56), "dynamic": ()}, r"fixed at a batch of 1: export it .*Dim\(\"batch\"\)"),
-        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), "shape": (2, 1, 2, 4)}, r"\(B, 1, 2, 4\) float32"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), "shape": (2, 2, 4)}, r"\(B, 2, 4\) float32"),
         ({"model": _Net().half(), "dtype": torch.float16}, r"\(B, 3, 40, 56\) float16"),
         ({"model": _Two()}, r"returns \(B, 4\) float32 and \(B, 3, 40, 56\) float32, not one tensor \(B, classes\)"),
         ({"model": _Pixels()}, r"returns \(B, 4, 10, 14\) float32, not one tensor \(B, classes\)"),

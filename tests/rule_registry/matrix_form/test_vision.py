@@ -92,6 +92,7 @@ class BoxHead(nn.Module):
         return scores.unflatten(0, (-1, boxes.shape[1]))
 
 
+@pytest.mark.full
 def test_a_box_head_explains_the_class_of_a_box() -> None:
     model = seeded(BoxHead).double().eval()
     x, generator = torch.rand(2, 3, 8, 8).double(), torch.Generator().manual_seed(0)

@@ -51,7 +51,7 @@ def files(where: Path) -> list[Path]:
     return sorted(where.glob("*.graph"))
 
 
-@pytest.mark.sweep(every=6)
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize("kind", ["plain", "convolutional", "transformer", "windows", "heads", "encoder"])
 def test_another_model_of_the_same_kind_needs_no_capture(kind: str, where: Path, exports: list[Any]) -> None:
     x = KINDS[kind][1](3)
@@ -128,7 +128,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.sweep(every=11)
+@pytest.mark.sweep(every=33)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_damaged_or_forged_file_is_none(damage: Callable[[Path], None], where: Path, exports: list[Any]) -> None:
     x = pictures(2)
@@ -162,6 +162,7 @@ def test_a_folder_that_is_read_only_is_no_error(where: Path) -> None:
     assert files(where) == []
 
 
+@pytest.mark.full
 def test_a_file_of_another_user_is_not_read(where: Path, exports: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     relprop.explain(build(), pictures(2))
     monkeypatch.setattr(disk.os, "getuid", lambda: 12345)

@@ -65,7 +65,7 @@ def inputs(network: nn.Module, samples: int) -> Tensor:
     return sequences(samples) if hasattr(network, "attention") else pictures(samples)
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=6)
 def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
     x = inputs(network, 2)
     graph, held = relprop.capture(network, (x,)), reach(network).tensors
@@ -88,7 +88,7 @@ def test_what_is_read_is_what_was_written(network: nn.Module) -> None:
         torch.testing.assert_close(found.module()(batch), graph.module()(batch), rtol=0, atol=0)
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.full
 def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) -> None:
     graph, held = relprop.capture(network, (inputs(network, 2),)), reach(network).tensors
     found = read_graph(written(graph, held), held)
@@ -105,7 +105,7 @@ def test_sizes_types_and_strides_are_those_of_the_capture(network: nn.Module) ->
             assert [str(n) for n in (*a.shape, *a.stride())] == sizes
 
 
-@pytest.mark.sweep(every=4)
+@pytest.mark.sweep(every=12)
 @pytest.mark.parametrize(
     "forged",
     [

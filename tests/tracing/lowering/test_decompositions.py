@@ -106,7 +106,7 @@ MASKS_THAT_CLOSE: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.sweep(every=6)
+@pytest.mark.full
 @pytest.mark.parametrize("name", MASKS_THAT_CLOSE)
 def test_a_query_without_any_key_attends_to_nothing(name: str) -> None:
     """torch's kernels return 0 there, and softmax itself NaN."""
@@ -164,7 +164,7 @@ PLAIN_NAMES: Any = {
 }
 
 
-@pytest.mark.sweep(every=10)
+@pytest.mark.full
 @pytest.mark.parametrize("call", ["clip", "absolute", *PLAIN_NAMES])
 def test_operations_of_two_names_are_one(call: str) -> None:
     """Other libraries write ``torch.subtract``, and rules are for ``torch.sub``."""
@@ -188,6 +188,7 @@ def test_operations_of_two_names_are_one(call: str) -> None:
     assert torch.equal(one(x).relevance, other(x).relevance)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("value", [1, -0.5])
 def test_a_product_that_is_added_is_a_sum_and_a_product(value: float) -> None:
     def model(function: Any) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ def _index(rows: Tensor, i: Tensor) -> Tensor:
     return rows[torch.arange(rows.shape[0])[:, None], i]
 
 
+@pytest.mark.full
 def test_rows_chosen_by_integer_arithmetic() -> None:
     """All spellings in one model, so that they cost one capture."""
 

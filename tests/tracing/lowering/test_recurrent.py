@@ -143,6 +143,7 @@ def test_the_model_keeps_its_weights() -> None:
     assert all(a is b for a, b in zip(model.layer._flat_weights, model.layer.parameters(), strict=True))
 
 
+@pytest.mark.full
 def test_relevance_at_the_layer() -> None:
     e = relprop.explain(make("lstm"), sequences(2), layers=["layer"], contrast=None)
     assert e.layers["layer"].shape == (2, STEPS, HIDDEN)
@@ -156,6 +157,7 @@ def test_a_sequence_of_samples_is_refused_with_the_cause() -> None:
         relprop.explain(model, sequences(2))
 
 
+@pytest.mark.full
 def test_an_exported_layer_that_drops_values_out_is_refused() -> None:
     forward, _, width = KINDS["lstm"]
     layer = nn.LSTM(INPUT, HIDDEN, 2, dropout=0.5, batch_first=True)
