@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from relprop.analysis.records import ScoreInfo
 from relprop.store import State
 from relprop.store.damage import UNREADABLE, damage_error
+from relprop.store.hdf5.opening import is_being_written
+from relprop.store.reading import say_busy
 from relprop.store.schema import METHOD_FIELDS
 
 Rows = NDArray[np.int64]
@@ -35,10 +38,15 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     ------
     DamageError
         Some of it is not what was written, or can't be read; it says which samples.
+    BusyError
+        It can't be read because a writer is changing it.
     """
     try:
         return _read(data, rows)
     except UNREADABLE as error:
+        path = Path(data.file.filename)
+        if is_being_written(path):
+            raise say_busy(path) from error
         raise damage_error(data, rows) from error
 
 
@@ -59,8 +67,9 @@ def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
 
 def read_done(group: h5py.Group, name: str, rows: Rows) -> NDArray[np.float64]:
     """Read rows of a quantity, ``(R, ...)``; NaN where the row is not done."""
+    done = read_rows(group["state"], rows) == State.DONE  # first: a writer may be at the file, and writes it last
     values = read_rows(group[name], rows).astype(np.float64)
-    values[read_rows(group["state"], rows) != State.DONE] = np.nan
+    values[~done] = np.nan
     return values
 
 

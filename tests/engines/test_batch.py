@@ -142,7 +142,8 @@ def test_the_script_for_slurm_puts_a_job_in_again_that_is_out_of_time(place: Pat
             assert job.poll() is None, job.stderr.read() if job.stderr else ""
             time.sleep(0.05)
         job.send_signal(signal.SIGTERM)
-    assert job.returncode in (75, 143)
+        said = job.communicate()[1]
+    assert job.returncode in (75, 143), said
     assert Path("requeued").read_text() == "requeue 12_0\n"
     assert subprocess.run(script, env=environment).returncode == 0
     assert Path("requeued").read_text() == "requeue 12_0\n"
