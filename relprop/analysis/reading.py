@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from relprop.analysis.records import ScoreInfo
 from relprop.store import State
 from relprop.store.damage import UNREADABLE, damage_error
 from relprop.store.hdf5.opening import is_being_written
-from relprop.store.reading import say_busy
+from relprop.store.reading import PAUSE, TRIES, say_busy
 from relprop.store.schema import METHOD_FIELDS
 
 Rows = NDArray[np.int64]
@@ -41,13 +42,17 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     BusyError
         It can't be read because a writer is changing it.
     """
-    try:
-        return _read(data, rows)
-    except UNREADABLE as error:
-        path = Path(data.file.filename)
-        if is_being_written(path):
-            raise say_busy(path) from error
-        raise damage_error(data, rows) from error
+    tries = 0
+    while True:
+        try:
+            return _read(data, rows)
+        except UNREADABLE as error:
+            path, tries = Path(data.file.filename), tries + 1
+            if not is_being_written(path):
+                raise damage_error(data, rows) from error
+            if tries == TRIES:
+                raise say_busy(path) from error
+            time.sleep(PAUSE)
 
 
 def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:

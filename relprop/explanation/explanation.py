@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 
 import numpy as np
@@ -20,7 +19,6 @@ from relprop.explanation.screen import show_figure
 from relprop.pictures import overlay, robust_scale
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Explanation(Maps):
     """Relevance of one batch, with the numbers that tell whether to trust it.
 

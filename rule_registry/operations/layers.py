@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from rule_registry.operations.products import FACTORS
 aten = torch.ops.aten
 
 
-class ChannelMap(NamedTuple):
+@dataclass(frozen=True)
+class ChannelMap:
     """A map of each channel alone: ``(x - centre) * scale + offset``, each ``(C,)``."""
 
     centre: Tensor

@@ -32,13 +32,13 @@ with EvaluationWriter.create(path, config, Layout((4, 4), 3, precision="float64"
         w.write_method("constant", [k], values | others)
         w.write_samples([k], {"state": 2, "message": ["no picture " + "x" * (k % 50)]})
         w.commit()
-        time.sleep(0.001)
+        time.sleep(0.03)
     w.finish()
 """
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("count", [300])
+@pytest.mark.parametrize("count", [200])
 def test_two_hundred_reads_of_a_run_that_is_written(tmp_path: Path, count: int) -> None:
     path, wanted, reads, waits, seen = tmp_path / "run.h5", 200, 0, 0, set()
     arguments = [sys.executable, "-c", WRITER, str(path), str(count)]
@@ -71,6 +71,7 @@ def test_a_read_that_meets_a_change_is_told_to_wait(tmp_path: Path, monkeypatch:
     path = tmp_path / "run.h5"
     subprocess.run([sys.executable, "-c", WRITER, str(path), "4"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     with Results(path) as results:
+        monkeypatch.setattr(reading, "PAUSE", 0.0)
         monkeypatch.setattr(reading, "is_being_written", lambda path: True)
 
         def torn(data: object, rows: object) -> None:
