@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from relprop.analysis.records import ScoreInfo
 from relprop.store import State
 from relprop.store.damage import UNREADABLE, damage_error
-from relprop.store.hdf5.opening import is_being_written
+from relprop.store.hdf5.opening import is_being_changed
 from relprop.store.reading import PAUSE, TRIES, say_busy
 from relprop.store.schema import METHOD_FIELDS
 
@@ -48,7 +48,7 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
             return _read(data, rows)
         except UNREADABLE as error:
             path, tries = Path(data.file.filename), tries + 1
-            if not is_being_written(path):
+            if not is_being_changed(path, data.file):
                 raise damage_error(data, rows) from error
             if tries == TRIES:
                 raise say_busy(path) from error

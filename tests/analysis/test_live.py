@@ -72,7 +72,7 @@ def test_a_read_that_meets_a_change_is_told_to_wait(tmp_path: Path, monkeypatch:
     subprocess.run([sys.executable, "-c", WRITER, str(path), "4"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     with Results(path) as results:
         monkeypatch.setattr(reading, "PAUSE", 0.0)
-        monkeypatch.setattr(reading, "is_being_written", lambda path: True)
+        monkeypatch.setattr(reading, "is_being_changed", lambda path, file: True)
 
         def torn(data: object, rows: object) -> None:
             raise OSError("can't read data (wrong checksum)")

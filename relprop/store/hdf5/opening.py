@@ -79,13 +79,20 @@ def open_unlocked(path: Path) -> h5py.File:
     return file
 
 
-def is_being_written(path: Path) -> bool:
-    """Say whether a writer has the file open."""
+def is_being_changed(path: Path, file: h5py.File) -> bool:
+    """Say whether a writer is at a file that was opened to be read, or has closed it since."""
     try:
         with _locked(path, "r"):
-            return False
+            pass
     except BusyError:
         return True
+    if file.driver == "fileobj":  # opened through its seal, when nobody wrote to it
+        return False
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return read_seal(descriptor, path) is not None
+    finally:
+        os.close(descriptor)
 
 
 def _open_plain(path: Path, mode: Literal["r", "r+"], lock: Lock | None) -> h5py.File:
