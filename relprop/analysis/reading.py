@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -13,8 +11,6 @@ from numpy.typing import NDArray
 from relprop.analysis.records import ScoreInfo
 from relprop.store import State
 from relprop.store.damage import UNREADABLE, damage_error
-from relprop.store.hdf5.opening import is_being_changed
-from relprop.store.reading import PAUSE, TRIES, say_busy
 from relprop.store.schema import METHOD_FIELDS
 
 Rows = NDArray[np.int64]
@@ -39,20 +35,11 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     ------
     DamageError
         Some of it is not what was written, or can't be read; it says which samples.
-    BusyError
-        It can't be read because a writer is changing it.
     """
-    tries = 0
-    while True:
-        try:
-            return _read(data, rows)
-        except UNREADABLE as error:
-            path, tries = Path(data.file.filename), tries + 1
-            if not is_being_changed(path, data.file):
-                raise damage_error(data, rows) from error
-            if tries == TRIES:
-                raise say_busy(path) from error
-            time.sleep(PAUSE)
+    try:
+        return _read(data, rows)
+    except UNREADABLE as error:
+        raise damage_error(data, rows) from error
 
 
 def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
@@ -72,9 +59,8 @@ def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
 
 def read_done(group: h5py.Group, name: str, rows: Rows) -> NDArray[np.float64]:
     """Read rows of a quantity, ``(R, ...)``; NaN where the row is not done."""
-    done = read_rows(group["state"], rows) == State.DONE  # first: a writer may be at the file, and writes it last
     values = read_rows(group[name], rows).astype(np.float64)
-    values[~done] = np.nan
+    values[read_rows(group["state"], rows) != State.DONE] = np.nan
     return values
 
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 class Results(ScoredSelection):
     """The results of an evaluation: reads what is asked for, when it is asked for, and needs no PyTorch.
 
-    A context manager, which closes the file, for all selections from it; while it is open nobody can continue it. A
-    file that is being written can be read: samples are there up to the last commit, and the run goes on.
+    A context manager, which closes the file, for all selections from it; while it is open nobody can continue it.
 
     Parameters
     ----------
@@ -39,8 +38,7 @@ class Results(ScoredSelection):
     Raises
     ------
     StoreError
-        If there is none, it is not a file of an evaluation, or a writer is changing it just then (`BusyError`: try
-        again).
+        If there is none, a writer is at it, or it is not a file of an evaluation.
 
     Examples
     --------

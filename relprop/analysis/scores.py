@@ -71,10 +71,9 @@ class ScoredSelection(Selection):
             raise MissingMapsError(
                 f"{self.path} holds no relevance maps of {group.name.rpartition('/')[2]}: {KEEP_MAPS}"
             )
-        done = self.state(method) == State.DONE  # first, as in read_done
         values = read_rows(group["maps/relevance"], self._rows).astype(np.float32)
         scale = read_rows(group["maps/scale"], self._rows).astype(np.float32)
-        scale[~done] = np.nan
+        scale[self.state(method) != State.DONE] = np.nan
         return values * scale.reshape(-1, *[1] * (values.ndim - 1))
 
     # The masking run

@@ -19,8 +19,7 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.errors import near_names
 from relprop.printed import Printed, Table
-from relprop.store import State, is_complete, method_names, read_config, read_pictures
-from relprop.store.reading import open_live
+from relprop.store import State, is_complete, method_names, open_evaluation, read_config, read_pictures
 
 
 class Selection(Printed):
@@ -28,7 +27,7 @@ class Selection(Printed):
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open_live(self.path)
+        self._file = open_evaluation(self.path)
         self._rows = np.arange(len(self._file["sample"]), dtype=np.int64)
         self.methods: tuple[str, ...] = method_names(self._file)
         """Names of the methods selected."""

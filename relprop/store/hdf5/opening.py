@@ -56,45 +56,6 @@ def open_hdf5(path: Path, mode: Literal["r", "r+"], lock: Lock | None = None) ->
     return file
 
 
-def open_unlocked(path: Path) -> h5py.File:
-    """Open a file to read it while a writer is at it, which takes no notice.
-
-    What its rows' states say was written before them; all else may change under the reader.
-
-    Raises
-    ------
-    MissingFileError, FormatError, StoreError
-        It can't be read now, perhaps because it is being changed.
-    """
-    _require_file(path)
-    try:
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE)
-    except OSError as error:
-        raise _translated(path, error) from error
-    try:
-        refuse_foreign(file)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def is_being_changed(path: Path, file: h5py.File) -> bool:
-    """Say whether a writer is at a file that was opened to be read, or has closed it since."""
-    try:
-        with _locked(path, "r"):
-            pass
-    except BusyError:
-        return True
-    if file.driver == "fileobj":  # opened through its seal, when nobody wrote to it
-        return False
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        return read_seal(descriptor, path) is not None
-    finally:
-        os.close(descriptor)
-
-
 def _open_plain(path: Path, mode: Literal["r", "r+"], lock: Lock | None) -> h5py.File:
     if lock is None:
         with _locked(path, "r") as found:
