@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from rule_registry.batch_axis import BatchAxis
+from rule_registry.factored import Factored
+from rule_registry.tracing import has_values
 
 EPSILON = 1e-9
 """What published code adds to every denominator, whatever its size: see `Call.absolute`."""
@@ -181,9 +183,9 @@ class Shares:
     total: Tensor
 
 
-Relevances = Tensor | Sequence[Tensor] | Shares
-"""What a rule may return: a tensor (or one per activation input) that is the relevance as it stands, or
-`Shares`, which the engine rescales to the mass that arrived."""
+Relevances = Tensor | Factored | Sequence[Tensor | Factored] | Shares
+"""What a rule may return: a tensor (or one per activation input) that is the relevance as it stands, also one that is
+not multiplied out, or `Shares`, which the engine rescales to the mass that arrived."""
 
 
 def share(call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor | None = None) -> Shares:
@@ -274,7 +276,14 @@ def _usual(call: Call) -> Tensor:
 
 def unmasked(call: Call, tensor: Tensor) -> Tensor:
     """Put zero for the infinite entries of masked attention logits, where no relevance is."""
-    return torch.where(tensor.isinf(), 0.0, tensor) if may_be_masked(call) else tensor
+    return finite(tensor) if may_be_masked(call) else tensor
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """Put zero for infinite entries; the tensor itself where there are none, as a processor sees at once."""
+    if tensor.is_cpu and has_values(tensor) and bool(tensor.sum().isfinite()):
+        return tensor
+    return torch.where(tensor.isinf(), 0.0, tensor)
 
 
 def only_scales(call: Call) -> bool:

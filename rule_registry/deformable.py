@@ -19,6 +19,7 @@ from torch._ops import OpOverload
 from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import Call, Shares, Site, Slot
 from rule_registry.definition import Definition
+from rule_registry.factored import Factored, whole
 from rule_registry.operations.layers import LayerArguments, declare_layer
 from rule_registry.registry import defined
 from rule_registry.rule import Rule
@@ -66,7 +67,7 @@ def deformable(convolution: Rule, product: Rule, sampler: Rule) -> Rule:
     deformed.__name__ = deformed.__qualname__ = f"deformable_{convolution}"
     deformed.__doc__ = f"Deformable convolution: `{convolution}` of what is sampled, the positions held."
     deformed.__signature__ = _signature(rules)  # type: ignore[attr-defined]
-    return replace(convolution, name=deformed.__name__, function=deformed, overwrites=False, picks=True)
+    return replace(convolution, name=deformed.__name__, function=deformed, overwrites=False, factored=False, picks=True)
 
 
 def _signature(rules: tuple[Rule, ...]) -> inspect.Signature:
@@ -82,7 +83,10 @@ def _parameters(rule: Rule) -> list[inspect.Parameter]:
 def _apply(rule: Rule, call: Call, relevance: Tensor, parameters: dict[str, Any]) -> Shares | tuple[Tensor, ...]:
     accepted = {p.name for p in _parameters(rule)}
     found = rule.function(call, relevance, **{name: v for name, v in parameters.items() if name in accepted})
-    return found if isinstance(found, Shares) else (found,) if isinstance(found, Tensor) else tuple(found)
+    if isinstance(found, Shares):
+        return found
+    values: tuple[Tensor, ...] = whole((found,) if isinstance(found, Tensor | Factored) else tuple(found))
+    return values
 
 
 def _whole(call: Call, found: Shares | tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]:

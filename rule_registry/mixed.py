@@ -35,24 +35,34 @@ register(
     *(select(op=op, activations=1, scores=False, before_rectifier=False) for op in DENSE),
     rule=dense,
     mass="measured",
+    factored=True,
 )
 register(
     COMPOSITE,
     *(select(op=op, activations=2, scores=False, before_rectifier=False) for op in (aten.add.Tensor, aten.sub.Tensor)),
     rule=by_agreement,
     mass="measured",
+    factored=True,
 )
 register(
     COMPOSITE,
     *(select(op=op, scores=False) for op in (aten.softmax.int, aten._softmax.default)),
     rule=activations.softmax,
     mass="measured",
+    factored=True,
 )
 register(
     COMPOSITE,
     *(select(op=op, activations=2, attention=True) for op in products.FACTORS),
     rule=bilinear.matmul,
     mass="measured",
+    factored=True,
 )
-register(COMPOSITE, select(op=aten.mul.Tensor, activations=2, attention=True), rule=elementwise.mul, mass="measured")
-register(COMPOSITE, *NORMS, rule=norms.norm, mass="measured")
+register(
+    COMPOSITE,
+    select(op=aten.mul.Tensor, activations=2, attention=True),
+    rule=elementwise.mul,
+    mass="measured",
+    factored=True,
+)
+register(COMPOSITE, *NORMS, rule=norms.norm, mass="measured", factored=True)

@@ -28,7 +28,7 @@ def orientation(call: Call, signed: bool) -> Tensor | None:
     z = call.result
     if call.site.evidence < 0:
         return torch.full_like(z, -1.0)
-    return torch.where(z < 0, z.new_full((), -1.0), z.new_full((), 1.0))
+    return torch.copysign(z.new_ones(()), z + 0.0)  # the sum makes plus zero of minus zero
 
 
 def oriented_denominator(call: Call, delta: float, signed: bool) -> Tensor:
@@ -42,4 +42,5 @@ def oriented_denominator(call: Call, delta: float, signed: bool) -> Tensor:
 
 def halves(s: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
     """Part what stands in the place of the output: where positive contributions count, and where negative ones do."""
-    return torch.where(sign > 0, s, 0.0), torch.where(sign > 0, 0.0, s)
+    raised = s * sign.clamp(min=0)  # choosing by a condition takes several times as long
+    return raised, s - raised

@@ -124,6 +124,8 @@ class Declarations(TypedDict, total=False):
     opposed: bool
     contributes: bool
     linear: bool
+    factored: bool
+    keeps: bool
     mass: Mass
     fold: Fold
 
@@ -159,8 +161,8 @@ def register(
     rule : Rule or callable, optional
         Where it is no decorator.
     **declarations
-        ``overwrites``, ``moves``, ``picks``, ``opposed``, ``contributes``, ``linear``, ``mass``, ``fold``: what is
-        declared of the rule, beside what the rule itself declares. See `Rule`.
+        ``overwrites``, ``moves``, ``picks``, ``opposed``, ``contributes``, ``linear``, ``factored``, ``keeps``,
+        ``mass``, ``fold``: what is declared of the rule, beside what the rule itself declares. See `Rule`.
 
     Raises
     ------

@@ -64,6 +64,11 @@ class Rule:
         Whether it is linear in the relevance that arrives, as long as nothing is rescaled: one that takes its positive
         and its negative part apart, or divides by its mass, is not. Under a rule set of linear rules a contrast is one
         pass, under any other two.
+    factored : bool
+        Whether it takes relevance that is not multiplied out, see `rule_registry.factored`. To any other rule the
+        engine hands the product. What is returned may be such a relevance in any case.
+    keeps : bool
+        Whether the operation keeps an entry of its input or makes zero of it: a rectifier, or a copy.
     mass : {"conserved", "measured", "ignored"}, optional
         Whether `Shares` are rescaled to the mass that arrived, so that all of it is handed on; or mass is followed but
         not rescaled, so that what biases and stabilisers absorb is reported; or neither, as under gradients. By
@@ -84,6 +89,8 @@ class Rule:
     opposed: bool = False
     contributes: bool = False
     linear: bool = False
+    factored: bool = False
+    keeps: bool = False
     mass: Mass | None = None
     fold: Fold | None = None
 

@@ -11,6 +11,7 @@ def entries() -> list[Entry]:
     return [
         *torchvision_models.classifiers(),
         *torchvision_models.segmentations(),
+        *torchvision_models.detectors(),
         *huggingface.entries(),
         *converted.entries(),
     ]

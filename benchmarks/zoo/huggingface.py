@@ -21,7 +21,10 @@ ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, 
 PATCHES = {"image_size": 32, "patch_size": 8}
 WINDOWS = {"image_size": 64, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
+PYRAMID = {"hidden_sizes": [16, 32, 40, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 5, 8]}
 CLASSES, WORDS, LENGTH, END = 10, 100, 12, 99
+
+TOWERS = {"vision_config": ENCODER | PATCHES, "text_config": ENCODER | {"vocab_size": WORDS}}
 
 CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
     "ViT": ENCODER | PATCHES,
@@ -38,9 +41,64 @@ CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
         "hidden_sizes": [24, 32, 40],
         "neck_hidden_sizes": [8, 12, 16, 24, 32, 40, 64],
     },
-    "Siglip": {"vision_config": ENCODER | PATCHES, "text_config": ENCODER | {"vocab_size": WORDS}},
+    "Siglip": TOWERS,
+    "Bit": STAGES | {"embedding_size": 16, "num_groups": 8},
+    "CLIP": TOWERS,
+    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3]},
+    "Data2VecVision": ENCODER | PATCHES | {"use_relative_position_bias": True},
+    "Dinov2WithRegisters": ENCODER | PATCHES,
+    "DonutSwin": WINDOWS,
+    "EfficientNet": {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
+    "FocalNet": {
+        "image_size": 64,
+        "embed_dim": 16,
+        "hidden_sizes": [32, 32],
+        "depths": [1, 1],
+        "focal_levels": [2, 2],
+        "focal_windows": [3, 3],
+    },
+    "HGNetV2": {
+        "embedding_size": 16,
+        "hidden_sizes": [32, 48, 64, 96],
+        "stem_channels": [3, 8, 16],
+        "stage_in_channels": [16, 32, 48, 64],
+        "stage_mid_channels": [8, 16, 16, 24],
+        "stage_out_channels": [32, 48, 64, 96],
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_numb_of_layers": [1, 1, 2, 1],
+    },
+    "Hiera": {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]},
+    "IJepa": ENCODER | PATCHES,
+    "Levit": {
+        "image_size": 64,
+        "hidden_sizes": [32, 48, 64],
+        "num_attention_heads": [2, 3, 4],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+    },
+    "MetaClip2": TOWERS,
+    "MobileNetV1": {"image_size": 64, "depth_multiplier": 0.25},
+    "MobileNetV2": {"image_size": 64, "depth_multiplier": 0.35},
+    "MobileViTV2": {"image_size": 64, "width_multiplier": 0.25, "n_attn_blocks": [1, 1, 1]},
+    "PoolFormer": STAGES,
+    "PPLCNet": {"scale": 0.25},
+    "Pvt": PYRAMID | {"image_size": 64},
+    "PvtV2": PYRAMID | {"image_size": 64},
+    "RegNet": STAGES | {"embedding_size": 16, "groups_width": 8},
+    "Segformer": PYRAMID,
+    "SwiftFormer": {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 48]},
+    "TextNet": {"image_size": [64, 64], "stem_out_channels": 16, "hidden_sizes": [16, 16, 24, 32, 48]},
+    "ViTMSN": ENCODER | PATCHES,
 }
-"""What is set in the configurations of ``<name>ForImageClassification``."""
+"""What is set in the configurations of ``<name>ForImageClassification``.
+
+Left out are Dinat (its attention is another package's, built for a GPU), ImageGPT (it reads colours as tokens),
+Perceiver (it takes pictures of one size, of 50,000 pixels), ShieldGemma2 (a language model of billions), Siglip2 (it
+takes patches and how many there are), TimmWrapper (timm's own models).
+"""
+
+OUTPUTS = {"PPLCNet": "last_hidden_state"}
+"""What scores are called that are not called logits."""
 
 
 def entries() -> list[Entry]:
@@ -62,9 +120,10 @@ def entries() -> list[Entry]:
 def classify(name: str, samples: int) -> Subject:
     """Make an image classifier."""
     settings = CLASSIFIERS[name]
-    x = _pictures(samples, settings.get("image_size", 32 if name == "Siglip" else 64))
+    size = settings.get("image_size", PATCHES["image_size"] if settings is TOWERS else 64)
+    x = _pictures(samples, size if isinstance(size, int) else size[0])
     model = _make(f"{name}ForImageClassification", f"{name}Config", **settings, num_labels=CLASSES)
-    return Subject(settle(model, x), x, options={"output": "logits"})
+    return Subject(settle(model, x), x, options={"output": OUTPUTS.get(name, "logits")})
 
 
 def siglip_tower(samples: int) -> Subject:

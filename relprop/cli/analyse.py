@@ -130,7 +130,14 @@ def export(
     ] = None,
     virelay: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.h5", help="A ViRelAy attribution database, of one method whose maps were kept."),
+        typer.Option(
+            metavar="OUT.yaml|OUT.h5",
+            help="A ViRelAy project, or its attributions alone, of one method whose maps were kept.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the data set's pictures, for a ViRelAy project."),
     ] = None,
     method: Methods = None,
     maps: Annotated[bool, typer.Option("--maps", help="Put maps, masks and outputs into OUT.nc, too.")] = False,
@@ -144,9 +151,9 @@ def export(
         from relprop.analysis.virelay import export_virelay
 
         if (output is None) == (virelay is None):
-            raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.h5")
+            raise AnalysisError("say what to write: -o OUT.csv, .parquet or .nc, or --virelay OUT.yaml or OUT.h5")
         if virelay is not None:
-            tell(export_virelay(results, virelay), as_json)
+            tell(export_virelay(results, virelay, pictures=pictures), as_json)
         elif output is not None:
             tell(write(results, output, maps), as_json)
 

@@ -44,6 +44,13 @@ class Target(StrEnum):
     LABEL = "label"
 
 
+class Protocol(StrEnum):
+    """Which GAE."""
+
+    GAE = "gae"
+    RELEASED = "released"
+
+
 class Relevance(StrEnum):
     """Which maps are kept."""
 
@@ -118,6 +125,10 @@ def evaluate(
     target: Annotated[
         Target, typer.Option(metavar="prediction|label", help="Class that is explained.")
     ] = Target.PREDICTION,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(metavar="gae|released", help="GAE as defined, or as the authors' code has it (needs labels)."),
+    ] = Protocol.GAE,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -190,7 +201,7 @@ def evaluate(
             trust=trust,
             output=model_output,
             truth=truth,
-            labelled=target is Target.LABEL,
+            labels_for=_labels_for(target, protocol),
         )
         output = spread.output
         options_file = output.with_name(f"{output.name}.toml")
@@ -209,6 +220,7 @@ def evaluate(
                 batch_size=batch_size,
                 baseline=colour,
                 target=target.value,
+                protocol=protocol.value,
                 metrics=scores,
                 relevance=False if relevance is Relevance.NONE else relevance.value,
                 compression=None if compression is Compression.NONE else compression.value,
@@ -244,3 +256,10 @@ def merge(
     """Join the files of relprop evaluate --shard into that of the run that was not cut."""
     with one_line_errors(debug):
         say(join_shards(shards, output, overwrite=overwrite))
+
+
+def _labels_for(target: Target, protocol: Protocol) -> str:
+    """Return what needs the labels of pictures, as the subject of a sentence; empty if nothing does."""
+    if target is Target.LABEL:
+        return "--target label would explain"
+    return "--protocol released rates mosaics by" if protocol is Protocol.RELEASED else ""

@@ -31,8 +31,8 @@ class Loading:
         Their names.
     truth : Path, optional
         A table of labels, or ``none``.
-    labelled : bool
-        Whether pictures must have labels.
+    labels_for : str
+        Where pictures must have labels: what uses them, for the error.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Loading:
     trust: bool = False
     output: str | None = None
     truth: Path | None = None
-    labelled: bool = False
+    labels_for: str = ""
 
     def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
         """Return model, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
@@ -65,10 +65,10 @@ class Loading:
         pictures = PictureFolder(
             places, labels=False if str(self.truth) == "none" else self.truth, class_names=classifier.labels
         )
-        if self.labelled and pictures.labels is None:
+        if self.labels_for and pictures.labels is None:
             raise DataError(
-                "no picture has a label, which --target label would explain: give a table of labels with --truth CSV, "
-                "or a folder for each class"
+                f"no picture has a label, which {self.labels_for}: give a table of labels with --truth CSV, or a "
+                "folder for each class"
             )
         return classifier, pictures, list(self.methods)
 

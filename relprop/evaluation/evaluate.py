@@ -32,6 +32,7 @@ from relprop.evaluation.subject import Subject, look_at, open_subject
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
+from relprop.gae.procedures import ProtocolName
 from relprop.models.preprocessing import Picture
 from relprop.run.progress import no_bars
 from relprop.store import EvaluationWriter, Extent, Layout, State, name_length, read_format
@@ -50,6 +51,7 @@ def evaluate(
     batch_size: int = 32,
     baseline: Baseline = 0.0,
     target: TargetKind = "prediction",
+    protocol: ProtocolName = "gae",
     metrics: Sequence[str] | Mapping[str, CustomMetric | None] = (),
     relevance: bool | str = False,
     compression: str | None = "gzip",
@@ -101,6 +103,10 @@ def evaluate(
         Colour of masked pixels, as `relprop.gae.masking_run`.
     target : {"prediction", "label"}
         Which class is explained.
+    protocol : {"gae", "released"}
+        The definition, or what the authors' code does, for comparison with their numbers: single elements are masked,
+        with zero; mosaics are of every other pixel, rated by the data set's labels, and need an even size; scores of
+        mosaics have no bound. Each of the four is in turn the positive, where their code draws one.
     metrics : sequence or mapping
         Scores beside GAE: ``"deletion"``, ``"insertion"``, ``"srg"``, and of data sets with masks of objects
         ``"pointing_game"`` and ``"energy_inside"``; in a mapping, names -> ``(model, x, relevance, target) -> (B,)``.
@@ -172,7 +178,7 @@ def evaluate(
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     maps = stored_maps(relevance)
-    settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard))
+    settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard), protocol)
     chosen = Metrics(metrics)
     path = Path(path)
     subject = open_subject(model, transform=transform, device=device)
@@ -187,14 +193,15 @@ def evaluate(
     )
     made = make_methods(methods, MethodContext(subject.given, seed, subject.classifier))
     reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
-    if target == "label" and isinstance(source, Source) and not source.labelled:
+    if settings.needs_labels and isinstance(source, Source) and not source.labelled:
         raise DataError(
-            'no sample has a label, which target="label" would explain: give (picture, label), a folder for each '
-            "class or a table of labels"
+            'no sample has a label, which target="label" and protocol="released" need: give (picture, label), a folder '
+            "for each class or a table of labels"
         )
     feed = open_feed(source, reader, settings, workers)
     shape = tuple(feed.first.shape[1:])
     check_size(shape[1:])
+    settings.procedure.check(shape, baseline)
     with same_kernels(subject.device), delayed_interrupts() as interruption:
         classes = look_at(subject, feed.first)
         for name, method in made.items():
@@ -204,6 +211,7 @@ def evaluate(
             classes,
             subject.class_names,
             shape[0],
+            settings.procedure.elements,
             precision="float64" if subject.dtype == torch.float64 else "float32",
             compression=compression,  # type: ignore[arg-type]
             name_length=name_length(source.names if isinstance(source, Source) else ()),

@@ -15,6 +15,7 @@ from relprop.evaluation.data.units import check_shard
 from relprop.evaluation.methods.base import version_of
 from relprop.evaluation.subject import Subject
 from relprop.gae.masking import Baseline, as_colour
+from relprop.gae.procedures import Procedure, ProtocolName, choose_procedure
 
 PACKAGES = ("relprop", "torch", "torchvision", "timm", "numpy", "h5py")
 
@@ -57,6 +58,8 @@ class Settings:
         Class that is explained.
     shard : tuple of int
         ``(i, n)``.
+    protocol : {"gae", "released"}
+        The definition, or what the authors' code does.
     """
 
     seed: int
@@ -65,6 +68,7 @@ class Settings:
     baseline: Baseline
     target: TargetKind
     shard: tuple[int, int]
+    protocol: ProtocolName = "gae"
 
     def __post_init__(self) -> None:
         for name in ("unit", "batch_size"):
@@ -75,12 +79,23 @@ class Settings:
         if self.target not in ("prediction", "label"):
             raise InputError(f'target must be "prediction" or "label", not {self.target!r}')
         check_shard(self.shard)
+        choose_procedure(self.protocol)
+
+    @property
+    def procedure(self) -> Procedure:
+        """The steps of the protocol."""
+        return choose_procedure(self.protocol)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a sample without a label can't be scored."""
+        return self.target == "label" or self.procedure.needs_labels
 
     def config(self, subject: Subject, source: Source | Stream, shape: Sequence[int]) -> dict[str, Any]:
         """Return the file's configuration: what JSON can say, the same in every process."""
         as_colour(self.baseline, torch.zeros(1, *shape))  # refused now if it does not fit
         return {
-            "protocol": "gae",
+            "protocol": self.protocol,
             "model": subject.identity(),
             "data": {**source.identity, "preparation": subject.preparation()},
             "samples": source.count if isinstance(source, Source) else None,

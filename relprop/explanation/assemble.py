@@ -229,4 +229,4 @@ def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tens
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
     """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
-    return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()  # type: ignore[arg-type]
+    return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()

@@ -16,7 +16,7 @@ from relprop.gae.mosaics import Quadrants, quadrant_scores
 from relprop.gae.released import (
     released_contrastiveness,
     released_faithfulness,
-    released_mosaic,
+    released_mosaics,
     released_quadrants,
     released_robustness,
     released_run,
@@ -120,7 +120,9 @@ def _released(
         raise ValueError(f'protocol="released" scores one of the four: give positive, 0 to 3, not {positive}')
     if torch.as_tensor(baseline).any():
         raise InputError('protocol="released" masks with zero: no baseline can be given')
-    mosaic = released_mosaic(x)
+    if len(x) != 4:
+        raise InputError(f'protocol="released" takes four pictures of even height and width, not {tuple(x.shape)}')
+    mosaic = released_mosaics(x)
     seen = look(model, x, target)
     quadrants = released_quadrants(seen.output, seen.target)
     one = slice(positive, positive + 1)

@@ -16,6 +16,8 @@ from relprop.errors import InputError
 from relprop.gae.checks import (
     MapError,
     Model,
+    Target,
+    check_fours,
     check_map,
     check_model,
     check_output,
@@ -31,7 +33,7 @@ EPS = 1e-9
 """What the released code adds to its divisors."""
 
 
-def released_run(model: Model, x: Tensor, target: Tensor) -> MaskingRun:
+def released_run(model: Model, x: Tensor, target: Target) -> MaskingRun:
     """Mask single elements as the released code does.
 
     At step t = 1 to 9 the elements of the current state with the largest (MoRF) or smallest (LeRF)
@@ -44,8 +46,8 @@ def released_run(model: Model, x: Tensor, target: Tensor) -> MaskingRun:
         From pictures to logits ``(B, classes)``, in evaluation mode.
     x : Tensor
         ``(B, C, H, W)``.
-    target : Tensor
-        Labels ``(B,)``.
+    target : Tensor, optional
+        Classes ``(B,)``; by default the model's predictions.
 
     Returns
     -------
@@ -82,13 +84,27 @@ def released_run(model: Model, x: Tensor, target: Tensor) -> MaskingRun:
     )
 
 
-def released_mosaic(x: Tensor) -> Tensor:
-    """Lay four pictures ``(4, C, H, W)`` side by side, by nearest neighbour at half size: ``(1, C, H, W)``."""
-    x = _check_four(x)
-    mosaic = torch.empty_like(x[:1])
-    for picture, (rows, columns) in zip(x, quadrant_slices(x.shape[2:]), strict=True):
-        mosaic[0, :, rows, columns] = F.interpolate(picture[None], scale_factor=0.5, mode="nearest")[0]
-    return mosaic
+def released_mosaics(x: Tensor) -> Tensor:
+    """Lay each four pictures side by side, by nearest neighbour at half size.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(4 M, C, H, W)``, of even height and width.
+
+    Returns
+    -------
+    Tensor
+        ``(M, C, H, W)``.
+    """
+    x = check_pictures(x)
+    check_fours(len(x))
+    if x.shape[2] % 2 or x.shape[3] % 2:
+        raise InputError(f"the released mosaic takes each four pictures of even height and width, not {tuple(x.shape)}")
+    mosaics = torch.empty_like(x[::4])
+    for place, (rows, columns) in enumerate(quadrant_slices(x.shape[2:])):
+        mosaics[..., rows, columns] = F.interpolate(x[place::4], scale_factor=0.5, mode="nearest")
+    return mosaics
 
 
 def released_quadrants(output: Tensor, labels: Tensor) -> Quadrants:
@@ -97,11 +113,12 @@ def released_quadrants(output: Tensor, labels: Tensor) -> Quadrants:
     Parameters
     ----------
     output : Tensor
-        Logits of the four pictures, ``(4, classes)``.
+        Logits of the pictures, ``(4 M, classes)``.
     labels : Tensor
-        ``(4,)``.
+        ``(4 M,)``.
     """
-    labels = check_target(labels, check_output(output, 4))
+    check_fours(len(output))
+    labels = check_target(labels, check_output(output, len(output)))
     ratio, undefined = probability_ratios(output, labels)
     # Four pictures of one class are scored like any other.
     return Quadrants(2 * ratio - 1, undefined, torch.zeros_like(undefined))
@@ -125,9 +142,9 @@ def released_score_map(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 def released_positive(relevance: Tensor) -> Tensor:
     """Scale a map twice, per element: ``relu(map / max|map|)``, over its maximum; ``(B, C, H, W)`` in [0, 1]."""
-    checked = check_map(relevance, relevance.shape[:1], relevance.shape[-2:])
-    positive = quotient(checked, checked.abs().amax((1, 2, 3), keepdim=True))[0].relu()
-    return quotient(positive, positive.amax((1, 2, 3), keepdim=True))[0]
+    checked = check_map(relevance, relevance.shape[:-3], relevance.shape[-2:])
+    positive = quotient(checked, checked.abs().amax((-3, -2, -1), keepdim=True))[0].relu()
+    return quotient(positive, positive.amax((-3, -2, -1), keepdim=True))[0]
 
 
 def released_faithfulness(relevance: Tensor, impact: Tensor) -> Score:
@@ -154,9 +171,18 @@ def released_robustness(relevance: Tensor, masked_relevance: Tensor, logit: Tens
     Score
         ``(B,)``, at most 1.
     """
+    return released_robustness_of(released_change(relevance, masked_relevance), logit)
+
+
+def released_change(relevance: Tensor, masked_relevance: Tensor) -> Tensor:
+    """Compare maps ``(B, C, H, W)`` with those of masked states ``(B, 2, 9, C, H, W)``: ``(B, 2, 9)`` in [0, 1]."""
     own = released_positive(relevance)[:, None, None]
     other = released_positive(masked_relevance.flatten(0, 2)).reshape(masked_relevance.shape)
-    change = _distance(own, other, axes=3)
+    return _distance(own, other, axes=3)
+
+
+def released_robustness_of(change: Tensor, logit: Tensor) -> Score:
+    """Score robustness of what `released_change` returned; ``logit`` is ``run.logit``, ``(B, 2, 10)``."""
     delta = change[:, MORF] - change[:, LERF]
     omega = (logit[:, LERF, 1:] - logit[:, MORF, 1:]) / (logit[:, MORF, :1] + EPS)
     return Score(1 - 2 * _distance(delta, omega, axes=1), ~(delta.any(1) | omega.any(1)))
@@ -186,10 +212,3 @@ def _weighted(weights: Tensor, relevance: Tensor) -> Score:
 def _distance(a: Tensor, b: Tensor, axes: int) -> Tensor:
     last = tuple(range(-axes, 0))
     return (a - b).abs().sum(last) / (a.abs().sum(last) + b.abs().sum(last) + EPS)
-
-
-def _check_four(x: Tensor) -> Tensor:
-    x = check_pictures(x)
-    if len(x) != 4 or x.shape[2] % 2 or x.shape[3] % 2:
-        raise InputError(f"the released mosaic takes four pictures of even height and width, not {tuple(x.shape)}")
-    return x

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from relprop.gae.maps import Score
@@ -14,7 +16,13 @@ ASKED = 2 * STATES
 PICTURE, MOSAIC = 0, ASKED - 1
 
 
-def asked_pictures(x: Tensor, steps: Tensor, state: int, baseline: Baseline = 0.0) -> Tensor:
+def asked_pictures(
+    x: Tensor,
+    steps: Tensor,
+    state: int,
+    baseline: Baseline = 0.0,
+    mosaics: Callable[[Tensor], Tensor] = make_mosaics,
+) -> Tensor:
     """Make what a method is shown of each sample in one of the states.
 
     Parameters
@@ -22,11 +30,13 @@ def asked_pictures(x: Tensor, steps: Tensor, state: int, baseline: Baseline = 0.
     x : Tensor
         Pictures ``(4 M, C, H, W)``, the four of a mosaic consecutive.
     steps : Tensor
-        ``run.steps`` of their masking run, ``(4 M, 2, H, W)``.
+        ``run.steps`` of their masking run, ``(4 M, 2, H, W)``, of elements ``(4 M, 2, C, H, W)``.
     state : int
         0 to 19, see `ASKED`.
     baseline : float, sequence of float or Tensor
         As given to `masking_run`.
+    mosaics : callable
+        What lays each four pictures side by side.
 
     Returns
     -------
@@ -36,7 +46,7 @@ def asked_pictures(x: Tensor, steps: Tensor, state: int, baseline: Baseline = 0.
     if state == PICTURE:
         return x
     if state == MOSAIC:
-        return make_mosaics(x).repeat_interleave(4, 0)
+        return mosaics(x).repeat_interleave(4, 0)
     order, t = (MORF, state) if state < STATES else (LERF, state - STATES + 1)
     return masked(x, steps[:, order], t, baseline)
 
@@ -47,6 +57,12 @@ def describe_state(state: int) -> str:
         return "picture" if state == PICTURE else "mosaic"
     order, t = ("MoRF", state) if state < STATES else ("LeRF", state - STATES + 1)
     return f"picture with {t * 100 // STATES} % masked ({order})"
+
+
+def masked_states(maps: Tensor) -> Tensor:
+    """Return the masked states, ``(B, 2, 9, ...)``, of the maps of all twenty, ``(20, B, ...)``."""
+    states: Tensor = maps[PICTURE + 1 : MOSAIC].unflatten(0, (2, STATES - 1))
+    return states.movedim(2, 0)
 
 
 def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Scores, Score | None]:
@@ -71,7 +87,6 @@ def score_asked(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Sc
     faithful = faithfulness(maps[PICTURE], run.impact)
     if len(maps) == 1:
         return collect_scores(run, quadrants, faithful), None
-    states = maps[PICTURE + 1 : MOSAIC].unflatten(0, (2, STATES - 1)).movedim(2, 0)
-    change = map_change(maps[PICTURE], states)
+    change = map_change(maps[PICTURE], masked_states(maps))
     contrast = contrastiveness(maps[MOSAIC], quadrants.scores)
     return collect_scores(run, quadrants, faithful, robustness(change, run.probability), contrast), change

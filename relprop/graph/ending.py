@@ -10,45 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
-from relprop.graph.arguments import argument_nodes
-from relprop.graph.dataflow import carries_relevance
 from relprop.graph.graph import Graph
+from relprop.graph.written_out import LOGARITHMS, MOVES, SIGMOIDS, SOFTMAXES, back, values, written_out
 from rule_registry import BatchAxis
 
 aten = torch.ops.aten
 
-_SOFTMAX = {aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default}
-_SIGMOID = {aten.sigmoid.default, aten.hardsigmoid.default, aten.log_sigmoid.default}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default}
-_LOGARITHMS = {aten.log_softmax.int, aten._log_softmax.default, aten.log_sigmoid.default}
 _MEANS = {aten.mean.dim, aten.cat.default, aten.stack.default}
-_MOVES = {
-    aten._to_copy.default,
-    aten._unsafe_view.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.dropout.default,
-    aten.flatten.using_ints,
-    aten.flip.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.roll.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.t.default,
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.transpose.int,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-}
-"""Moves and casts that neither repeat an entry nor make one up."""
-_AROUND_A_NORM = _MOVES | {aten.expand.default, aten.clamp_min.default, aten.clamp.default, aten.add.Tensor}
+_AROUND_A_NORM = MOVES | {aten.expand.default, aten.clamp_min.default, aten.clamp.default, aten.add.Tensor}
 UNIT = 1e-3
 """How far from one the sum of probabilities, or the norm of a held vector, may be, in half precision."""
 
@@ -94,12 +64,12 @@ class Ending:
 
 def find_ending(graph: Graph) -> Ending:
     """Find out by the graph how a model ends whose output is ``(B, classes)``."""
-    *moves, node = _back(graph.output)
-    if node.target in _SOFTMAX and _is_over_classes(graph, node):
-        return Ending("softmax", node, tuple(reversed(moves)), node.target in _LOGARITHMS)
+    *moves, node = back(graph.output)
+    if node.target in SOFTMAXES and _is_over_classes(graph, node):
+        return Ending("softmax", node, tuple(reversed(moves)), node.target in LOGARITHMS)
     made_of = list(_averaged(node))
     leaves = {_kind(graph, leaf) for leaf in made_of}
-    logarithm = all(leaf.target in _LOGARITHMS for leaf in made_of)
+    logarithm = all(_is_logarithm(leaf) for leaf in made_of)
     for kind in ("sigmoid", "probabilities", "cosine"):
         if kind in leaves:
             return Ending(kind, logarithm=logarithm)
@@ -117,19 +87,6 @@ def are_probabilities(output: Tensor) -> bool:
     return bool((wide >= 0).all() and ((wide.sum(1) - 1).abs() < UNIT).all())
 
 
-def _back(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield a node and what it was before moves and casts, as far as these go."""
-    while True:
-        yield node
-        if node.target not in _MOVES:
-            return
-        node = _values(node)[0]
-
-
-def _values(node: fx.Node) -> list[fx.Node]:
-    return [value for _, value in argument_nodes(node) if carries_relevance(value)]
-
-
 def _is_over_classes(graph: Graph, softmax: fx.Node) -> bool:
     """Whether a softmax is over all classes of the output, and over nothing else: moves behind it left none out."""
     mark, shape = graph.batch.get(softmax), softmax.meta["val"].shape
@@ -144,53 +101,59 @@ def _is_over_classes(graph: Graph, softmax: fx.Node) -> bool:
 
 def _averaged(node: fx.Node) -> Iterator[fx.Node]:
     """Yield what a mean, or a stack of several, is made of; anything else as it is."""
-    *_, node = _back(node)
+    *_, node = back(node)
     if node.target in _MEANS:
-        for value in _values(node):
+        for value in values(node):
             yield from _averaged(value)
     else:
         yield node
 
 
 def _kind(graph: Graph, node: fx.Node) -> str:
-    if node.target in _SIGMOID:
+    if node.target in SIGMOIDS:
         return "sigmoid"
-    if node.target in _SOFTMAX:
+    if node.target in SOFTMAXES:
         return "probabilities"
+    if (found := written_out(node)) is not None:
+        return found.kind
     return "cosine" if _is_cosine(graph, node) else "scores"
+
+
+def _is_logarithm(node: fx.Node) -> bool:
+    return node.target in LOGARITHMS or bool((found := written_out(node)) and found.logarithm)
 
 
 def _is_cosine(graph: Graph, node: fx.Node) -> bool:
     """Whether a node is the cosine of two vectors, with no factor behind them."""
     if node.target == aten.cosine_similarity.default:
         return True
-    factors = _values(node) if node.target in _PRODUCTS else []
+    factors = values(node) if node.target in _PRODUCTS else []
     return len(factors) == 2 and all(_is_unit(graph, factor) for factor in factors)
 
 
 def _is_unit(graph: Graph, node: fx.Node) -> bool:
     """Whether a node holds vectors of norm one: divided by it in the graph, or kept so."""
-    *_, node = _back(node)
+    *_, node = back(node)
     if node.op == "get_attr":
         held = graph.tensors[str(node.target)]
         return held.ndim == 2 and any(bool(((held.norm(dim=k) - 1).abs() < UNIT).all()) for k in (0, 1))
     if node.target != aten.div.Tensor or not isinstance(node.args[1], fx.Node):
         return False
     norm = _norm_of(node.args[1])
-    *_, divided = _back(_values(node)[0])
+    *_, divided = back(values(node)[0])
     return norm is divided
 
 
 def _norm_of(node: fx.Node) -> fx.Node | None:
     """Return whose norm a node is; None where it is none."""
     while node.target in _AROUND_A_NORM:
-        node = _values(node)[0]
+        node = values(node)[0]
     if node.target == aten.sqrt.default:  # of the sum of squares
         while node.target in (aten.sqrt.default, aten.sum.dim_IntList, aten.pow.Tensor_Scalar, aten.square.default):
-            node = _values(node)[0]
+            node = values(node)[0]
     elif node.target == aten.linalg_vector_norm.default:
-        node = _values(node)[0]
+        node = values(node)[0]
     else:
         return None
-    *_, node = _back(node)
+    *_, node = back(node)
     return node

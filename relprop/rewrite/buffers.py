@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rule_registry.factored import Factored, plus
 from rule_registry.tracing import has_values
 
 
@@ -27,9 +28,9 @@ def can_overwrite(value: Any) -> bool:
     return bool(torch.ops.aten.is_non_overlapping_and_dense.default(value))
 
 
-def added(total: Tensor, share: Tensor) -> Tensor:
+def added(total: Tensor | Factored, share: Tensor | Factored) -> Tensor | Factored:
     """Sum of two relevances of one node."""
-    return total + share
+    return plus(total, share)
 
 
 def added_in_place(total: Tensor, share: Tensor) -> Tensor:

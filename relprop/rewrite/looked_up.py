@@ -71,11 +71,9 @@ def spread(positions: Tensor, value: Tensor, behind: int) -> Tensor:
 
 def gather(inputs: Sequence[Tensor], relevances: Sequence[Tensor], positions: Sequence[Sequence[Tensor]]) -> Tensor:
     """Sum relevance by position, ``(S, entries)``; where several entries chose a value together, in equal parts."""
-    first, *others = pad_flows(relevances)
-    assert first is not None
-    total = first.new_zeros(len(first), sum(x.numel() for x in inputs))
-    for relevance, places in zip((first, *others), positions, strict=True):
-        assert relevance is not None
+    padded: tuple[Tensor, ...] = pad_flows(relevances)
+    total = padded[0].new_zeros(len(padded[0]), sum(x.numel() for x in inputs))
+    for relevance, places in zip(padded, positions, strict=True):
         for place in places:
             total = total.index_add(1, place.flatten(), relevance.flatten(1) / len(places))
     return total

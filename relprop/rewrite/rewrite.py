@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 from relprop.assign.concepts import ConceptLayer
 from relprop.assign.contrasts import ContrastKind
 from relprop.assign.plan import Plan
-from relprop.errors import RuleError
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import drop_unused
@@ -21,11 +20,13 @@ from relprop.rewrite.concepts import ConceptStep
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
 from relprop.rewrite.looked_up import add_looked_up
+from relprop.rewrite.passing import passed_part
 from relprop.rewrite.program import RelevanceProgram
 from relprop.rewrite.seed import Seed, add_scores, in_one_pass, seed_names
 from relprop.rewrite.signed import add_flows, net, signed_nodes, stack_outputs
 from relprop.rewrite.step import Step, all_of, positive_gains
 from rule_registry import BatchAxis, layer_arguments
+from rule_registry.factored import behind_function, whole
 
 
 def rewrite(
@@ -133,12 +134,16 @@ class _Rewriter:
 
     def _returned(self, node: fx.Node) -> fx.Node:
         """Return what the program says of a source or a layer."""
-        relevance = self.relevance[node]
+        relevance = self._whole(node.name, self.relevance[node])
         if self.signs_apart:
             relevance = self._emit(f"net_{node.name}", "call_function", net, (relevance, self.seeds))
         if not self.plan.rules.times_input:
             return relevance
         return self._emit("times_input", "call_function", operator.mul, (relevance, self.forward[node]))
+
+    def _whole(self, name: str, relevance: fx.Node) -> fx.Node:
+        """Multiply a relevance out where rules may leave that open: those that measure mass."""
+        return relevance if self.plan.conserves else self._emit(f"whole_{name}", "call_function", whole, (relevance,))
 
     def _times_value(self, node: fx.Node) -> fx.Node:
         """Return the relevance of a looked-up value; under a gradient, times the value: its own has no meaning."""
@@ -198,24 +203,13 @@ class _Rewriter:
             self.records[node.name] = self._item(step, len(inputs), f"record_{node.name}")
 
     def _pass_on(self, node: fx.Node, arrived: fx.Node, inputs: Sequence[fx.Node]) -> None:
-        """Hand relevance on as it is, to the one input, which must be shaped like the output (the first of several)."""
-        where = f"{self.plan.assigned[node]} is the rule of {self.plan.graph.describe(node)}"
-        if len(inputs) != 1:
-            raise RuleError(f"{where}, which can't pass relevance on to {len(inputs)} inputs: give it another rule")
-        output, parts = node.meta["val"], (arrived,)
-        if isinstance(output, tuple | list):
-            output, parts = output[0], arrived.args  # type: ignore[assignment]
-        expected = inputs[0].meta["val"].shape
-        if output.shape != expected:
-            raise RuleError(
-                f"{where}, whose output {tuple(output.shape)} is not shaped like its input {tuple(expected)}, so that "
-                "relevance can't pass unchanged: give it a rule that returns (S, *input)"
-            )
-        if any(parts[1:]):
-            raise RuleError(f"{where}, of whose several outputs it can pass the first alone: give it another rule")
-        passed = parts[0]
+        """Hand relevance on as it is."""
+        rule = self.plan.assigned[node]
+        passed = passed_part(f"{rule} is the rule of {self.plan.graph.describe(node)}", node, arrived, inputs)
         if is_complex(node) and not is_complex(inputs[0]):  # the gradient of a cast
-            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (passed,))
+            passed = self._emit(f"real_{node.name}", "call_function", torch.real, (self._whole(node.name, passed),))
+        elif not (rule.keeps or self.plan.conserves):
+            passed = self._emit(f"behind_{node.name}", "call_function", behind_function, (passed,))
         self.arriving.setdefault(inputs[0], []).append(passed)
 
     def _folded(self, layer: fx.Node, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -275,6 +269,8 @@ class _Rewriter:
             total = self._emit("sum", "call_function", together, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
+        if node in self.hooks or node in self.concepts:
+            total = self._whole(f"arrived_{node.name}", total)
         for hook in self.hooks.get(node, ()):
             name = self._member(f"hook_{node.name}", hook)
             step = self._emit(f"both_{name}", "call_module", name, (total,))

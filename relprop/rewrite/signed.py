@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from relprop.assign.plan import Plan
+from rule_registry.factored import Factored, plus, whole
+
+Flows = Tensor | Factored
 
 
 def split_signs(relevance: Any) -> Any:
@@ -39,28 +42,27 @@ def total_mass(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
     return flows.narrow(axis, 0, seeds) + flows.narrow(axis, seeds, seeds)
 
 
-def pad_flows(parts: Sequence[Tensor | None], axis: int = 0) -> tuple[Tensor | None, ...]:
+def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Any, ...]:
     """Give all parts as many flows as the one with the most: no negative part is one of zero."""
     most = max(part.shape[axis] for part in parts if part is not None)
 
-    def filled(part: Tensor | None) -> Tensor | None:
+    def filled(part: Flows | None) -> Flows | None:
         if part is None or part.shape[axis] == most:
             return part
         missing = list(part.shape)
         missing[axis] = most - part.shape[axis]
-        return torch.cat([part, part.new_zeros(missing)], axis)
+        flows: Tensor = whole(part)
+        return torch.cat([flows, flows.new_zeros(missing)], axis)
 
     return tuple(map(filled, parts))
 
 
-def add_flows(first: Tensor, second: Tensor) -> Tensor:
+def add_flows(first: Flows, second: Flows) -> Flows:
     """Sum of two relevances of one node, whichever of them has a negative part."""
-    a, b = pad_flows((first, second))
-    assert a is not None and b is not None  # noqa: PT018
-    return a + b
+    return plus(*pad_flows((first, second)))
 
 
-def stack_outputs(*parts: Tensor | None) -> tuple[Tensor | None, ...]:
+def stack_outputs(*parts: Flows | None) -> tuple[Flows | None, ...]:
     """Return the relevances of an operation's several outputs; None where nobody used one."""
     return pad_flows(parts)
 

@@ -15,6 +15,7 @@ from relprop.errors import RuleError
 from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
 from relprop.rewrite.signed import net, split_signs
 from rule_registry import BatchAxis, Call, Mass, Relevances, Rule, Shares, Site
+from rule_registry.factored import Factored, whole
 from rule_registry.memory_layout import layout
 from rule_registry.tracing import has_values
 
@@ -77,12 +78,12 @@ class Step(nn.Module):
 
     def forward(
         self, relevance: Any, output: Any, *args: Any, rectified: bool = False, **kwargs: Any
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor | Factored | None, ...]:
         """Apply the rule.
 
         Parameters
         ----------
-        relevance : Tensor or tuple
+        relevance : Tensor, Factored or tuple
             What arrived, ``(S, *output)``.
         output, *args, **kwargs
             What the operation returned, and what it was called with.
@@ -91,10 +92,11 @@ class Step(nn.Module):
 
         Returns
         -------
-        tuple of Tensor
-            One relevance per activation input; last, where contributions were rescaled or parted, or all masses are
-            measured, the record ``(4 + inputs, S, B)``: mass that arrived, positive contributions before rescaling,
-            all contributions, mass that was lost, mass handed to each input. Else None.
+        tuple of Tensor or Factored
+            One relevance per activation input, not multiplied out where the rule leaves it so. Last, where
+            contributions were rescaled or parted, or all masses are measured, the record ``(4 + inputs, S, B)``: mass
+            that arrived, positive contributions before rescaling, all contributions, mass that was lost, mass handed
+            to each input. Else None.
         """
         output = widen(output)
         relevance = self._fitted(output, relevance)
@@ -106,29 +108,36 @@ class Step(nn.Module):
 
     def _apply_to_both_signs(
         self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor | Factored | None, ...]:
         """Apply the rule to both parts of the relevance, and subtract one result from the other."""
-        parts = relevance if isinstance(relevance, tuple) else (relevance,)
-        seeds = next(len(part) for part in parts if part is not None)
+        relevance = whole(relevance)
+        seeds = len(_parts(relevance)[0])
         *flows, record = self._apply_rule(site, arguments, output, split_signs(relevance), split=True)
-        return *(net(values, seeds) for values in flows if values is not None), record
+        return *(net(whole(values), seeds) for values in flows if values is not None), record
 
     def _apply_rule(
         self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any, split: bool = False
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor | Factored | None, ...]:
         """Return the relevance of each input, and the record."""
+        gradients = self._gradients(output, relevance)
+        if gradients is None and not self.rule.factored:
+            relevance = whole(relevance)
         spent = self.overwrites and can_overwrite(relevance)
         call = Call(site, arguments, output, spent)
         conserves, measures = self.mass == "conserved", self.mass == "measured"
         counts = measures or (conserves and (spent or len(site.active) > 1))
         arrived = _mass(site.output_batch, relevance) if counts else None  # the rule may overwrite it
         try:
-            returned = self.rule(call, relevance)
+            returned = self.rule(call, relevance if gradients is None else gradients)
         except (ValueError, NotImplementedError) as error:
             raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
         if isinstance(returned, Shares) and self.nets and not split:  # of a move that spreads over constants
             return self._apply_to_both_signs(site, arguments, output, relevance)
         values = self._values(returned)
+        if gradients is not None:
+            values = tuple(Factored(x, g) for x, g in zip(call.inputs, values, strict=True))  # type: ignore[arg-type]
+        elif not measures:
+            values = tuple(map(whole, values))
         self._check(call, relevance, values)
         given = (*arguments.values(), output, *(() if spent else (relevance,)))
         record = None
@@ -137,10 +146,29 @@ class Step(nn.Module):
                 arrived = _mass(site.output_batch, relevance)
             values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
         elif conserves and not self.rule.moves:
-            values = kept_apart(values, given if self.rule.overwrites else None)
+            values = kept_apart(whole(values), given if self.rule.overwrites else None)
         if record is None and arrived is not None and (measures or len(values) > 1):
-            record = _masses(site, arrived, values, lossless=conserves)
+            emitted = [_mass(mark, value) for mark, value in zip(site.input_batch, values, strict=True)]
+            values = tuple(
+                replace(value, mass=mass) if isinstance(value, Factored) else value
+                for value, mass in zip(values, emitted, strict=True)
+            )
+            record = _masses(arrived, emitted, lossless=conserves)
         return *values, record
+
+    def _gradients(self, output: Any, relevance: Any) -> Any:
+        """Return what a move may move in the place of the relevance: its gradient, as the value moves alike.
+
+        None where it is multiplied out, where the value is another one, or where the mass is to be rescaled.
+        """
+        if not self.rule.moves or self.mass != "measured":
+            return None
+        if not isinstance(relevance, tuple):
+            return relevance.gradient if isinstance(relevance, Factored) and relevance.value is output else None
+        parts = [(r, z) for r, z in zip(relevance, output, strict=True) if r is not None]
+        if not all(isinstance(r, Factored) and r.value is z for r, z in parts):
+            return None
+        return tuple(None if r is None else r.gradient for r in relevance)
 
     def extra_repr(self) -> str:
         """Rule, operation and place, for printed programs."""
@@ -148,6 +176,9 @@ class Step(nn.Module):
 
     def _fitted(self, output: Any, relevance: Any) -> Any:
         """Return relevance in the precision of the output it arrived at, and for all but moves in its layout."""
+        if isinstance(relevance, Factored):
+            fitted = self._fitted(output, relevance.gradient)
+            return relevance if fitted is relevance.gradient else replace(relevance, gradient=fitted)
         if isinstance(relevance, Tensor):
             relevance = _in_precision_of(output, relevance)
             return relevance if self.rule.moves else _laid_out_like(output, relevance)
@@ -157,20 +188,19 @@ class Step(nn.Module):
         given = {**self.defaults, **dict(zip(self.defaults, args, strict=False)), **kwargs}
         return {name: widen(value) for name, value in given.items()}
 
-    def _values(self, returned: Relevances) -> tuple[Tensor, ...]:
+    def _values(self, returned: Relevances) -> tuple[Tensor | Factored, ...]:
         if isinstance(returned, Shares):
             return returned.values
-        values = (returned,) if isinstance(returned, Tensor) else returned
-        if not isinstance(values, Sequence) or not all(isinstance(value, Tensor) for value in values):
+        values = (returned,) if isinstance(returned, Tensor | Factored) else returned
+        if not isinstance(values, Sequence) or not all(isinstance(value, Tensor | Factored) for value in values):
             raise RuleError(
                 f"rule {self.rule} returned a {type(returned).__name__} for {self.where}; it must return one tensor "
                 "(S, *input) for each activation input, or rule_registry.share(call, ...)"
             )
         return tuple(values)
 
-    def _check(self, call: Call, relevance: Any, values: tuple[Tensor, ...]) -> None:
-        parts = relevance if isinstance(relevance, tuple) else (relevance,)
-        seeds = next(len(part) for part in parts if part is not None)
+    def _check(self, call: Call, relevance: Any, values: tuple[Tensor | Factored, ...]) -> None:
+        seeds = len(_parts(relevance)[0])
         expected = [(seeds, *value.shape) for value in call.inputs]
         found = [tuple(value.shape) for value in values]
         if expected != found:
@@ -211,11 +241,26 @@ def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
     return fitted
 
 
+def _parts(relevance: Any) -> list[Tensor | Factored]:
+    """Return the relevance of each output that has one."""
+    return [part for part in (relevance if isinstance(relevance, tuple) else (relevance,)) if part is not None]
+
+
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
-    if isinstance(marks, BatchAxis):
-        return marks.sum(relevance)
-    parts = [m.sum(r) for m, r in zip(marks, relevance, strict=True) if m is not None and r is not None]
-    return torch.stack(parts).sum(0)
+    if isinstance(marks, tuple):
+        parts = [_mass(m, r) for m, r in zip(marks, relevance, strict=True) if m is not None and r is not None]
+        return torch.stack(parts).sum(0)
+    if isinstance(relevance, Factored):
+        return _inner_product(marks, relevance) if relevance.mass is None else relevance.mass
+    return marks.sum(relevance)
+
+
+def _inner_product(mark: BatchAxis, relevance: Factored) -> Tensor:
+    """Sum a relevance without multiplying it out, where samples are rows of memory."""
+    gradient, value = relevance.gradient, relevance.value
+    if value.ndim > 1 and mark == BatchAxis(0) and gradient.is_contiguous() and value.is_contiguous():
+        return torch.einsum("sbi,bi->sb", gradient.flatten(2), value.flatten(1))
+    return mark.dot(gradient, value)
 
 
 def _rescale(
@@ -233,8 +278,7 @@ def _rescale(
     return multiplied(shares.values, factors, given), record
 
 
-def _masses(site: Site, arrived: Tensor, values: Sequence[Tensor], lossless: bool) -> Tensor:
-    emitted = [mark.sum(value) for mark, value in zip(site.input_batch, values, strict=True)]
-    moved = torch.stack(emitted).sum(0)
+def _masses(arrived: Tensor, emitted: Sequence[Tensor], lossless: bool) -> Tensor:
+    moved = torch.stack(list(emitted)).sum(0)
     lost = torch.zeros_like(arrived) if lossless else arrived - moved
     return torch.stack([arrived, moved, moved, lost, *emitted])

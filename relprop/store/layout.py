@@ -102,6 +102,10 @@ class Layout:
     name_length: int = 255
 
 
+UNBOUNDED = ("quadrant_scores", "contrastiveness_raw", "contrastiveness", "gae")
+"""What has no range where a mosaic is rated as in ``protocol="released"``."""
+
+
 def numpy_type(field: Field, layout: Layout) -> str:
     """Return the NumPy type of a field in a file, or ``"str"``."""
     return layout.precision if field.dtype == "float" else field.dtype
@@ -112,9 +116,10 @@ def sample_fields(layout: Layout) -> tuple[Field, ...]:
     return tuple(_laid_out(field, layout) for field in SAMPLE_FIELDS)
 
 
-def method_fields(method: Method) -> tuple[Field, ...]:
-    """Return the data sets of a method's group, without its maps."""
-    return (*METHOD_FIELDS, *(metric.field for metric in method.metrics))
+def method_fields(method: Method, layout: Layout | None = None) -> tuple[Field, ...]:
+    """Return the data sets of a method's group, without its maps; the layout tells in which range values are."""
+    fields = METHOD_FIELDS if layout is None else tuple(_laid_out(field, layout) for field in METHOD_FIELDS)
+    return (*fields, *(metric.field for metric in method.metrics))
 
 
 def map_fields(method: Method) -> tuple[Field, ...]:
@@ -135,6 +140,6 @@ def _laid_out(field: Field, layout: Layout) -> Field:
         return replace(field, length=layout.name_length)
     if layout.elements and field.name in ("steps", "impact"):
         return _with_channels(field)
-    if layout.elements and field.name == "quadrant_scores":
+    if layout.elements and field.name in UNBOUNDED:
         return replace(field, valid_range=ANY_RANGE)
     return field

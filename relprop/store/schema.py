@@ -265,7 +265,7 @@ SAMPLE_FIELDS: Final = (
     ),
 )
 """The length of ``name`` is the layout's. In files of ``protocol="released"`` steps and impact have an axis ``channel``
-before y: they are of elements."""
+before y: they are of elements; and scores of mosaics have no range."""
 
 METHOD_FIELDS: Final = (
     STATE,

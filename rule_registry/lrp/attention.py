@@ -15,12 +15,15 @@ a rule, which sees one operation, can't state it. From a program's relevances at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from rule_registry.call import Call, Relevances, sum_to, unmasked
+from rule_registry.factored import Factored, whole
 from rule_registry.lrp.bilinear import matmul
-from rule_registry.lrp.formula import stabilised
+from rule_registry.lrp.formula import divided, stabilised
 from rule_registry.lrp.layers import alpha_beta
 from rule_registry.lrp.layers import epsilon as by_epsilon
 from rule_registry.lrp.layers import gamma as by_gamma
@@ -49,19 +52,23 @@ define(
 )
 
 
-@register("attnlrp", *CONVOLUTIONS)
-def convolution(call: Call, relevance: Tensor, *, conv_gamma: float, epsilon: float, stabilizer: float) -> Relevances:
+@register("attnlrp", *CONVOLUTIONS, factored=True)
+def convolution(
+    call: Call, relevance: Tensor | Factored, *, conv_gamma: float, epsilon: float, stabilizer: float
+) -> Relevances:
     """LRP-gamma with a gamma of convolutions; epsilon where that is zero."""
     if conv_gamma == 0 or call.is_active("weight"):
         return by_epsilon(call, relevance, epsilon=epsilon)
-    return by_gamma(call, relevance, gamma=conv_gamma, stabilizer=stabilizer)
+    return by_gamma(call, whole(relevance), gamma=conv_gamma, stabilizer=stabilizer)
 
 
-@register("attnlrp", *(select(op=op, attention=False) for op in DENSE))
-def dense(call: Call, relevance: Tensor, *, dense_gamma: float, epsilon: float, stabilizer: float) -> Relevances:
+@register("attnlrp", *(select(op=op, attention=False) for op in DENSE), factored=True)
+def dense(
+    call: Call, relevance: Tensor | Factored, *, dense_gamma: float, epsilon: float, stabilizer: float
+) -> Relevances:
     """LRP-gamma with a gamma of dense layers; epsilon where that is zero. Of two activations half for each."""
     if dense_gamma and len(call.site.active) == 1:
-        return by_gamma(call, relevance, gamma=dense_gamma, stabilizer=stabilizer)
+        return by_gamma(call, whole(relevance), gamma=dense_gamma, stabilizer=stabilizer)
     if call.site.op in products.FACTORS:
         return matmul(call, relevance, stabilizer=stabilizer)
     return by_epsilon(call, relevance, epsilon=epsilon)
@@ -77,26 +84,28 @@ define(
 register("cp-lrp", *(select(op=op, attention=True) for op in (aten.softmax.int, aten._softmax.default)), rule=blocks)
 
 
-@register("cp-lrp", *(select(op=op, attention=True) for op in products.FACTORS))
-def values(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
+@register("cp-lrp", *(select(op=op, attention=True) for op in products.FACTORS), factored=True)
+def values(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> Sequence[Tensor | Factored]:
     """Matrix product: of two activations all to the values, ``a_ik v_kj R_ij / z_ij``; none to queries and keys."""
     if len(call.site.active) == 1:
         return matmul(call, relevance, stabilizer=stabilizer)
-    s = relevance / stabilised(call.result, stabilizer)
-    return _to_values(call, products.factors(call, s, lambda x, nonnegative, other, pull: pull(other) * x))
+    found = products.gradients(call, divided(call, relevance, stabilizer))
+    return _to_values(call, [Factored(x, g) for x, g in zip(call.inputs, found, strict=True)])
 
 
 @register("cp-lrp", select(op=aten.mul.Tensor, attention=True))
-def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor]:
+def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor | Factored]:
     """Product: of two activations all to what attention weighs; none to queries and keys."""
     z = unmasked(call, call.result) * relevance / stabilised(call.result, stabilizer)
     return _to_values(call, [sum_to(z, value.shape) for value in call.inputs])
 
 
-def _to_values(call: Call, found: list[Tensor]) -> list[Tensor]:
+def _to_values(call: Call, found: Sequence[Tensor | Factored]) -> list[Tensor | Factored]:
     """Leave what is no value without relevance: both factors, where the product makes the attention's logits."""
     held = {call.site.attention_weights} if call.site.attention_weights is not None else set(call.site.active)
-    return [torch.zeros_like(r) if slot in held else r for slot, r in zip(call.site.active, found, strict=True)]
+    return [
+        call.result.new_zeros(r.shape) if slot in held else r for slot, r in zip(call.site.active, found, strict=True)
+    ]
 
 
 define(
@@ -107,7 +116,7 @@ define(
     parameters={"residual_gamma": 1.0},
     refuse=not_negative("residual_gamma"),
 )
-register("reslrp", aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, rule=by_agreement)
+register("reslrp", aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor, rule=by_agreement, factored=True)
 
 define(
     "epsilon-plus-residual",

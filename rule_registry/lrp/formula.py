@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rule_registry.call import Call
+from rule_registry.factored import Factored, whole
 from rule_registry.operations import linear_maps, products
 from rule_registry.operations.products import FACTORS
 
@@ -30,10 +31,27 @@ def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """Return ``z + epsilon sign z``, where zero counts as positive; without epsilon nothing is shared at a zero."""
     if epsilon == 0:
         return torch.where(z == 0, torch.inf, z)
-    return torch.where(z < 0, z.new_full((), -epsilon), z.new_full((), epsilon)).add_(z)
+    return torch.copysign(z.new_full((), epsilon), z + 0.0).add_(z)  # the sum makes plus zero of minus zero
 
 
-def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float) -> Tensor:
+def divided(call: Call, relevance: Tensor | Factored, epsilon: float, times: int = 1) -> Tensor:
+    """Divide the relevance that arrived by a stabilised multiple of the output, ``(S, *output)``."""
+    if isinstance(relevance, Tensor):
+        return relevance / stabilised(times * call.result if times != 1 else call.result, epsilon)
+    value, gradient = relevance.value, relevance.gradient
+    if not relevance.own:
+        return (gradient * value).div_(stabilised(times * call.result if times != 1 else call.result, epsilon))
+    # |z| / (|z| + e) is 1 - e / (|z| + e): one operation less than division and product.
+    least = epsilon / times
+    s = (
+        torch.where(value == 0, 0.0, gradient)
+        if epsilon == 0
+        else torch.addcdiv(gradient, gradient, value.abs().add_(least), value=-least)
+    )
+    return s.div_(times) if times != 1 else s
+
+
+def shares(call: Call, relevance: Tensor | Factored, terms: Sequence[Term], epsilon: float) -> Tensor | Factored:
     """Divide relevance in proportion to the contributions of modified layers, taken together.
 
     Parameters
@@ -48,15 +66,21 @@ def shares(call: Call, relevance: Tensor, terms: Sequence[Term], epsilon: float)
         The stabiliser of their sum.
     """
     z = torch.stack([_output(call, term) for term in terms]).sum(0) if len(terms) > 1 else _output(call, terms[0])
-    return pulled(call, relevance / stabilised(z, epsilon), terms)
+    return pulled(call, whole(relevance) / stabilised(z, epsilon), terms)
 
 
-def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor:
+def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor | Factored:
     """Multiply what stands in the place of the output with each transposed weight and input, and sum."""
-    if call.site.op in FACTORS:
-        transposed = (products.factors(_product(call, t), s, lambda x, known, other, pull: pull(other)) for t in terms)
-        return reduce(Tensor.add_, (found[0] * term.x for found, term in zip(transposed, terms, strict=True)))
-    return reduce(Tensor.add_, (linear_maps.layer(call, term.weight, s).mul_(term.x) for term in terms))
+    if len(terms) == 1 and terms[0].x is call.input:
+        return Factored(call.input, _transposed(call, s, terms[0]))
+    return reduce(Tensor.add_, (_transposed(call, s, term).mul_(term.x) for term in terms))
+
+
+def _transposed(call: Call, s: Tensor, term: Term) -> Tensor:
+    if call.site.op not in FACTORS:
+        return linear_maps.layer(call, term.weight, s)
+    (transposed,) = products.factors(_product(call, term), s, lambda x, nonnegative, other, pull: pull(other))
+    return transposed
 
 
 def layer(call: Call) -> Term:

@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rule_registry.call import Call
+from rule_registry.factored import Factored
 from rule_registry.lrp.definition import EPSILON
-from rule_registry.lrp.formula import stabilised
+from rule_registry.lrp.formula import divided
 from rule_registry.operations import norms
 from rule_registry.registry import register
 from rule_registry.rule import Rule
 
 
-@register(EPSILON, *norms.NORMS)
-def norm(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+@register(EPSILON, *norms.NORMS, factored=True)
+def norm(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> Factored:
     """Norm with its deviation held, and its mean a sum as any other.
 
     The LN-rule of Ali et al., XAI for Transformers: Better Explanations through Conservative Propagation, ICML 2022.
     """
-    s = relevance / stabilised(call.result, stabilizer)
-    return norms.centred(call, norms.scaled(call, s)) * call.input
+    s = divided(call, relevance, stabilizer)
+    return Factored(call.input, norms.centred(call, norms.scaled(call, s)))
 
 
-def batch_norm(call: Call, relevance: Sequence[Tensor], *, stabilizer: float) -> Tensor:
+def batch_norm(call: Call, relevance: Sequence[Tensor | Factored], *, stabilizer: float) -> Factored:
     """Batch norm in evaluation mode that no layer precedes: an affine layer of its own."""
     return norm(call, relevance[0], stabilizer=stabilizer)
 
@@ -32,5 +33,5 @@ def batch_norm(call: Call, relevance: Sequence[Tensor], *, stabilizer: float) ->
 register(
     EPSILON,
     norms.BATCH_NORM,
-    rule=Rule("batch_norm", batch_norm, fold=norms.batch_norm_channels),
+    rule=Rule("batch_norm", batch_norm, fold=norms.batch_norm_channels, factored=True),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from rule_registry.call import Call
+from rule_registry.factored import Factored
 from rule_registry.lrp.definition import EPSILON
-from rule_registry.lrp.formula import stabilised
+from rule_registry.lrp.formula import divided, stabilised
 from rule_registry.operations import deviations, linear_maps, winners
 from rule_registry.registry import register
 
@@ -15,11 +16,11 @@ for operations, winner in winners.WINNERS:
     register(EPSILON, *operations, rule=winner)
 
 
-@register(EPSILON, *linear_maps.AVERAGES)
-def average(call: Call, relevance: Tensor, *, stabilizer: float) -> Tensor:
+@register(EPSILON, *linear_maps.AVERAGES, factored=True)
+def average(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> Factored:
     """Averages, sums and interpolation: shares in proportion to the weighted inputs."""
-    s = relevance / stabilised(call.result, stabilizer)
-    return linear_maps.AVERAGES[call.site.op](call, s) * call.input
+    s = divided(call, relevance, stabilizer)
+    return Factored(call.input, linear_maps.AVERAGES[call.site.op](call, s))
 
 
 @register(EPSILON, *deviations.SPREADS)

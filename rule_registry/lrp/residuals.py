@@ -10,12 +10,14 @@ Relevance goes to the terms that are activations; a constant one receives nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from rule_registry.call import Call, Shares, share, sum_to, unmasked
-from rule_registry.lrp.formula import stabilised
+from rule_registry.factored import Factored, whole
+from rule_registry.lrp.formula import divided, stabilised
 from rule_registry.operations.elementwise import DIFFERENCES, REVERSED_DIFFERENCES
 
 aten = torch.ops.aten
@@ -44,8 +46,8 @@ def in_halves(call: Call, relevance: Tensor) -> list[Tensor]:
 
 
 def by_agreement(
-    call: Call, relevance: Tensor, *, residual_gamma: float = 1.0, stabilizer: float = 1e-6
-) -> list[Tensor]:
+    call: Call, relevance: Tensor | Factored, *, residual_gamma: float = 1.0, stabilizer: float = 1e-6
+) -> list[Factored]:
     """Sum: in proportion to values, terms of the sum's sign weigh ``1 + residual_gamma`` times as much.
 
     ``(1 + gamma [sgn a = sgn z]) a`` over the sum of these, ``z = a + b``: the gamma rule of a layer whose weights are
@@ -53,13 +55,19 @@ def by_agreement(
     arrives, which may have both signs.
     """
     signs = _signs(call)
-    terms = [unmasked(call, call.value(slot)) * signs[slot.name] for slot in call.site.active]
-    total = call.result
-    if len(terms) > 1:
-        terms = [torch.where(term.sign() == total.sign(), (1 + residual_gamma) * term, term) for term in terms]
-        total = torch.stack(torch.broadcast_tensors(*terms)).sum(0)
-    s = relevance / stabilised(total, stabilizer)
-    return [sum_to(s * term, value.shape) for term, value in zip(terms, call.inputs, strict=True)]
+    values = [unmasked(call, value) for value in call.inputs]
+    if len(values) == 1:
+        s, (slot,) = divided(call, relevance, stabilizer), call.site.active
+        return [Factored(values[0], sum_to(s * signs[slot.name], values[0].shape))]
+    z = call.result
+    weights = []
+    for slot, value in zip(call.site.active, values, strict=True):
+        sign = signs[slot.name]
+        agrees = (value * sign).sign() == z.sign()
+        weights.append(agrees.to(z.dtype).mul_(residual_gamma * sign).add_(sign))
+    total = reduce(torch.add, (weight * value for weight, value in zip(weights, values, strict=True)))
+    s = whole(relevance) / stabilised(total, stabilizer)
+    return [Factored(value, sum_to(s * weight, value.shape)) for weight, value in zip(weights, values, strict=True)]
 
 
 def _signs(call: Call) -> dict[str, float]:

@@ -33,6 +33,7 @@ register(
     aten.feature_dropout.default,
     aten.alpha_dropout.default,
     rule=passes,
+    keeps=True,
 )
 
 

@@ -61,6 +61,15 @@ def factors(call: Call, s: Tensor, formula: Formula) -> list[Tensor]:
     return values
 
 
+def gradients(call: Call, s: Tensor) -> list[Tensor]:
+    """Multiply what stands in the place of the output with the transpose of the other factor, for each activation."""
+    left, alpha = names(call)[0], call.arguments.get("alpha", 1)
+    found = factors(call, s, lambda x, nonnegative, other, pull: pull(other))
+    if alpha == 1:
+        return found
+    return [g * alpha if slot.name == left else g for slot, g in zip(call.site.active, found, strict=True)]
+
+
 def names(call: Call) -> tuple[str, str]:
     """Return the names of the factors.
 

@@ -108,6 +108,7 @@ def test_metrics_of_captum_take_it(model, x):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.full
 def test_the_convergence_delta_is_that_of_captums_lrp():
     model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)).eval(), torch.randn(2, 6)
     ours = relprop.Explainer(model, rules="lrp-0").as_captum()
@@ -219,6 +220,7 @@ def test_an_input_without_relevance_is_named():
     assert explainer.attribute(x, 1, mask).shape == (2, 4)
 
 
+@pytest.mark.full
 def test_metrics_of_quantus_ask_it(model, x):
     quantus = pytest.importorskip("quantus", reason="pip install quantus")
     ours = relprop.Explainer(model, rules="gradient").as_captum()

@@ -14,7 +14,7 @@ from relprop.gae.protocols import masked_maps
 from relprop.gae.released import (
     released_contrastiveness,
     released_faithfulness,
-    released_mosaic,
+    released_mosaics,
     released_quadrants,
     released_robustness,
     released_run,
@@ -63,7 +63,7 @@ def case(request: pytest.FixtureRequest) -> Case:
         torch.stack([r.one_class[k] for r, k in zip(rated, positive, strict=True)]),
     )
     relevance = method(pictures[drawn], run.target)
-    mosaics = torch.cat([released_mosaic(pictures[four]) for four in members])
+    mosaics = torch.cat([released_mosaics(pictures[four]) for four in members])
     scores = collect_scores(
         run,
         quadrants,
@@ -164,7 +164,7 @@ def linear(weights: Tensor) -> nn.Module:
 
 def test_mosaic_takes_every_other_pixel() -> None:
     x = torch.arange(64.0).reshape(4, 1, 4, 4)
-    assert released_mosaic(x)[0, 0].tolist() == [
+    assert released_mosaics(x)[0, 0].tolist() == [
         [0, 2, 16, 18],
         [8, 10, 24, 26],
         [32, 34, 48, 50],
@@ -254,6 +254,6 @@ def test_what_it_refuses() -> None:
     with pytest.raises(InputError, match="four pictures of even"):
         score(model, torch.rand(8, 1, 4, 4), ones, protocol="released", positive=0)
     with pytest.raises(InputError, match="four pictures of even"):
-        released_mosaic(torch.rand(4, 1, 5, 4))
+        released_mosaics(torch.rand(4, 1, 5, 4))
     with pytest.raises(MapError, match="scores elements"):
         released_faithfulness(torch.ones(1, 1, 4, 4), torch.ones(1, 3, 4, 4))

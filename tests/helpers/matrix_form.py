@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 import rule_registry
 from relprop.rewrite.step import Step
 from rule_registry import BatchAxis, RuleSet, Site, Slot
+from rule_registry.factored import Factored, whole
 
 SUMS = (torch.ops.aten.add, torch.ops.aten.sub, torch.ops.aten.rsub)
 
@@ -104,8 +105,32 @@ def apply_rule(
     if rule.kind == "passes":
         return Applied((relevance,), None)
     step = Step(site, rule, "here", chosen.mass_of(rule))
-    *values, record = step(relevance, op(*args, **kwargs), *args, **kwargs)
-    return Applied(tuple(values), record)
+    output = op(*args, **kwargs)
+    *values, record = step(relevance, output, *args, **kwargs)
+    found = whole(tuple(values))
+    if rule.factored and isinstance(relevance, Tensor):
+        compare_factored(step, relevance, output, args, kwargs, found)
+    return Applied(found, record)
+
+
+def compare_factored(
+    step: Step,
+    relevance: Tensor,
+    output: Tensor,
+    args: Sequence[Argument],
+    kwargs: dict[str, Argument],
+    expected: Sequence[Tensor],
+) -> None:
+    """Assert that relevance which is not multiplied out goes where the product goes, with a value of either kind."""
+    for value, own in ((output, True), (output.square() + 1, False)):
+        dead = (value == 0) | value.isinf()
+        arrived = relevance.masked_fill(dead, 0.0)
+        factored = Factored(value.masked_fill(value.isinf(), 0.0), arrived / value.masked_fill(dead, 1.0), own)
+        *values, _ = step(factored, output, *args, **kwargs)
+        wanted = expected if torch.equal(arrived, relevance) else whole(step(arrived, output, *args, **kwargs)[:-1])
+        for found, one in zip(whole(tuple(values)), wanted, strict=True):
+            most = 1e-8 if one.dtype == torch.float64 else 1e-5  # of the largest, as terms may cancel
+            assert float((found - one).abs().max()) <= most * float(one.abs().max())
 
 
 def sample_of_each(size: int, mark: BatchAxis) -> Tensor:

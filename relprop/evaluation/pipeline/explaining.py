@@ -13,9 +13,10 @@ from relprop.errors import RelpropError, first_line
 from relprop.evaluation.methods.base import Asked, Method
 from relprop.evaluation.pipeline.masking import Masking
 from relprop.evaluation.seeding import forked_random
-from relprop.gae import MapError, positive_map
+from relprop.gae import MapError
 from relprop.gae.checks import check_map, wide
 from relprop.gae.masking import Baseline
+from relprop.gae.procedures import Procedure
 from relprop.gae.states import ASKED, PICTURE, asked_pictures, describe_state
 from relprop.run.memory import OutOfMemoryError, memory_for
 
@@ -31,8 +32,8 @@ class Explained:
     Parameters
     ----------
     positive : Tensor
-        `positive_map` in each state, ``(20, B, H, W)``, or ``(1, B, H, W)`` of a method that has them of pictures
-        alone. Of failed samples they stand for nothing.
+        What speaks for the class in each state, ``(20, B, H, W)``, of elements ``(20, B, C, H, W)``; of a method that
+        has maps of pictures alone the first axis is 1. Of failed samples they stand for nothing.
     picture : Tensor
         Maps of the pictures as the method made them, ``(B, C, H, W)``.
     errors : dict
@@ -57,7 +58,14 @@ class _Maps:
 
 
 def explain_unit(
-    method: Method, masking: Masking, *, baseline: Baseline, size: int, key: Sequence[object], fail_fast: bool = False
+    method: Method,
+    masking: Masking,
+    *,
+    baseline: Baseline,
+    procedure: Procedure,
+    size: int,
+    key: Sequence[object],
+    fail_fast: bool = False,
 ) -> Explained:
     """Ask a method for the maps of a unit's samples: pictures, masked states, mosaics.
 
@@ -69,6 +77,8 @@ def explain_unit(
         Of the unit.
     baseline : float, sequence of float or Tensor
         Colour of masked pixels.
+    procedure : Procedure
+        The protocol.
     size : int
         Pictures in each call; the last is filled up.
     key : sequence
@@ -83,7 +93,7 @@ def explain_unit(
     OutOfMemoryError
         So many pictures at once don't fit into memory.
     """
-    work = _Work(method, masking, baseline, size, tuple(key))
+    work = _Work(method, masking, baseline, procedure, size, tuple(key))
     scored = masking.batch.scored
     start = time.perf_counter()
     try:
@@ -99,7 +109,9 @@ def explain_unit(
         place = min(errors)
         sample = masking.batch.samples[place]
         raise MethodFailureError(f"sample {sample.index} {sample.name}: {errors[place]}")
-    picture = maps.picture if maps.picture is not None else maps.positive[PICTURE].unsqueeze(1)
+    picture = maps.picture
+    if picture is None:  # it failed on all: zeros stand for them
+        picture = maps.positive[PICTURE].reshape(len(masking.batch.x), -1, *masking.batch.x.shape[2:])
     slots = list(scored)
     return Explained(maps.positive[:, slots], picture[slots], errors, seconds)
 
@@ -111,6 +123,7 @@ class _Work:
     method: Method
     masking: Masking
     baseline: Baseline
+    procedure: Procedure
     size: int
     key: tuple[object, ...]
 
@@ -129,7 +142,7 @@ class _Work:
                 chunk = pairs[start : start + self.size]
                 filled = [chunk[k % len(chunk)] for k in range(self.size)]
                 for state in {state for state, _ in chunk} - shown.keys():
-                    shown[state] = asked_pictures(x, steps, state, self.baseline)
+                    shown[state] = asked_pictures(x, steps, state, self.baseline, self.procedure.mosaics)
                 chosen = [slot for _, slot in filled]
                 asked = Asked(
                     torch.stack([shown[state][slot] for state, slot in filled]),
@@ -167,7 +180,7 @@ class _Work:
 
     def _empty(self) -> _Maps:
         x = self.masking.batch.x
-        shape = (len(self.states), len(x), *x.shape[2:])
+        shape = (len(self.states), len(x), *x.shape[1 if self.procedure.elements else 2 :])
         return _Maps(x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32)))
 
     def _keep(self, maps: _Maps, chunk: Sequence[tuple[int, int]], found: Tensor) -> None:
@@ -185,7 +198,7 @@ class _Work:
             maps.errors.setdefault(slot, f"the map of the {describe_state(state)} holds NaN or infinite values")
         found = torch.where(finite.reshape(-1, *[1] * (found.ndim - 1)), found, 0.0)
         lead, size = (len(chunk),), x.shape[2:]
-        positive = positive_map(found, lead, size)
+        positive = self.procedure.positive(found, lead, size, x.shape[1])
         for place, (state, slot) in enumerate(chunk):
             maps.positive[state - self.states.start, slot] = positive[place]
         pictures = [(place, slot) for place, (state, slot) in enumerate(chunk) if state == PICTURE]

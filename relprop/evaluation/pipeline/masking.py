@@ -16,8 +16,9 @@ from relprop.evaluation.data.batches import Batch
 from relprop.evaluation.data.samples import DataError
 from relprop.evaluation.settings import TargetKind
 from relprop.evaluation.subject import Subject
-from relprop.gae import STATES, Flag, MaskingRun, Quadrants, masking_run, quadrant_scores
+from relprop.gae import STATES, Flag, MaskingRun, Quadrants
 from relprop.gae.masking import Baseline
+from relprop.gae.procedures import Procedure
 from relprop.run.memory import OutOfMemoryError, memory_for
 
 Assemble = Callable[[Mapping[int, str]], Batch]
@@ -64,7 +65,7 @@ class Masking:
 
     @property
     def steps(self) -> Tensor:
-        """Step images of each slot, ``(4 M, 2, H, W)``; nothing is ever masked in what fills up."""
+        """Step images of each slot, ``(4 M, 2, H, W)``, or of elements; nothing is ever masked in what fills up."""
         return self._spread(self.run.steps, STATES)
 
     def _spread(self, values: Tensor, fill: int) -> Tensor:
@@ -74,7 +75,12 @@ class Masking:
 
 
 def mask_unit(
-    subject: Subject, assemble: Assemble, kind: TargetKind, baseline: Baseline, try_model: Callable[[], object]
+    subject: Subject,
+    assemble: Assemble,
+    kind: TargetKind,
+    baseline: Baseline,
+    procedure: Procedure,
+    try_model: Callable[[], object],
 ) -> Masking | Batch:
     """Run the masking run of a unit; samples on which the model fails are left out of it.
 
@@ -93,18 +99,18 @@ def mask_unit(
         target = batch.labels if kind == "label" else None
         try:
             with memory_for(2 * len(batch.x)):
-                run = masking_run(subject.call, batch.x, target, baseline=baseline)
+                run = procedure.run(subject.call, batch.x, target, baseline)
             break
         except OutOfMemoryError as error:
             raise OutOfMemoryError(f"{error} (of the masking run: a smaller unit has fewer)") from error
         except Exception:  # whatever anybody's model raises: on which of the samples?
-            found = _failing(subject, batch, target, baseline)
+            found = _failing(subject, batch, target, baseline, procedure)
             if not found:
                 raise
             unusable |= found
             if all(sample.index in unusable for sample in batch.occupants):
                 try_model()
-    quadrants = quadrant_scores(run.output, run.target)
+    quadrants = procedure.quadrants(run.output, run.target, batch.labels)
     slots = torch.tensor(batch.scored, device=batch.x.device)
     return Masking(batch, _select(run, slots), _select(quadrants, slots))
 
@@ -167,12 +173,14 @@ def check_labels(batch: Batch, classes: int, *, needed: bool) -> None:
             )
         if needed and sample.label < 0:
             raise DataError(
-                f'sample {sample.index} ({sample.name or "without a name"}) has no label, which target="label" would '
-                "explain: give (picture, label), a folder for each class or a table of labels"
+                f'sample {sample.index} ({sample.name or "without a name"}) has no label, which target="label" and '
+                'protocol="released" need: give (picture, label), a folder for each class or a table of labels'
             )
 
 
-def _failing(subject: Subject, batch: Batch, target: Tensor | None, baseline: Baseline) -> dict[int, str]:
+def _failing(
+    subject: Subject, batch: Batch, target: Tensor | None, baseline: Baseline, procedure: Procedure
+) -> dict[int, str]:
     """Find the samples on which the model fails by itself."""
     found = {}
     for slot, sample in enumerate(batch.occupants):
@@ -181,7 +189,7 @@ def _failing(subject: Subject, batch: Batch, target: Tensor | None, baseline: Ba
         try:
             one = None if target is None else target[slot : slot + 1]
             with memory_for(2):
-                masking_run(subject.call, batch.x[slot : slot + 1], one, baseline=baseline)
+                procedure.run(subject.call, batch.x[slot : slot + 1], one, baseline)
         except OutOfMemoryError:
             raise
         except Exception as error:  # as in mask_unit

@@ -147,6 +147,7 @@ class Run:
                     lambda unusable: self._checked(assemble(unit, samples, reserve, mosaics, device, unusable)),
                     self.settings.target,
                     self.settings.baseline,
+                    self.settings.procedure,
                     lambda: look_at(self.subject, first_four(reserve)),
                 )
             batch = masking.batch if isinstance(masking, Masking) else masking
@@ -172,6 +173,7 @@ class Run:
                 method,
                 masking,
                 baseline=settings.baseline,
+                procedure=settings.procedure,
                 size=settings.batch_size,
                 key=key,
                 fail_fast=self.fail_fast,
@@ -187,6 +189,7 @@ class Run:
                 metrics=self.metrics,
                 model=self.subject.call,
                 baseline=settings.baseline,
+                procedure=settings.procedure,
                 key=key,
                 keep=self.writer.maps_of(name),
                 remark=method.pictures_only,
@@ -246,7 +249,7 @@ class Run:
         return np.array([states[place] if place < len(states) else State.ABSENT for place in places], np.uint8)
 
     def _checked(self, batch: Batch) -> Batch:
-        check_labels(batch, self.classes, needed=self.settings.target == "label")
+        check_labels(batch, self.classes, needed=self.settings.needs_labels)
         return batch
 
     def _messages(self, unit: Unit, rows: Mapping[int, int]) -> dict[int, str]:

@@ -13,7 +13,7 @@ from relprop.evaluation.pipeline.explaining import Explained
 from relprop.evaluation.pipeline.masking import Masking
 from relprop.gae import STATES
 from relprop.gae.masking import Baseline
-from relprop.gae.states import score_asked
+from relprop.gae.procedures import Procedure
 from relprop.store import State
 
 
@@ -24,6 +24,7 @@ def method_rows(
     metrics: Metrics,
     model: Any,
     baseline: Baseline,
+    procedure: Procedure,
     key: Sequence[object],
     keep: str | None,
     remark: str = "",
@@ -42,6 +43,8 @@ def method_rows(
         For them.
     baseline : float, sequence of float or Tensor
         For them.
+    procedure : Procedure
+        The protocol.
     key : sequence
         What those of anybody's that draw something are seeded by.
     keep : {None, "summed", "channels"}
@@ -54,7 +57,7 @@ def method_rows(
     dict
         By names of the file's fields, one entry a scored sample; of failed ones all but state and message are NaN.
     """
-    scores, change = score_asked(masking.run, masking.quadrants, explained.positive)
+    scores, change = procedure.score(masking.run, masking.quadrants, explained.positive)
     count = explained.positive.shape[1]
     failed = np.zeros(count, bool)
     failed[list(explained.errors)] = True

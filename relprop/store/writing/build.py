@@ -109,7 +109,7 @@ def add_method(file: h5py.File, method: Method, layout: Layout, held: list[h5py.
     group = file["methods"].create_group(method.name)
     text = canonical_json(method.config)
     group.attrs.update({"config": text, "config_sha256": config_sha256(text), "description": method.description})
-    held += _add_fields(file, group, method_fields(method), layout)
+    held += _add_fields(file, group, method_fields(method, layout), layout)
     if method.maps is not None:
         held += _add_fields(file, group.create_group("maps"), map_fields(method), layout)
 
