@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation.data.datasets import Source, open_source
@@ -24,7 +23,7 @@ from relprop.evaluation.pipeline.interrupts import delayed_interrupts
 from relprop.evaluation.pipeline.progress import Progress, shown
 from relprop.evaluation.pipeline.resuming import require_same_outputs
 from relprop.evaluation.pipeline.runner import Run
-from relprop.evaluation.pipeline.standing import Standing
+from relprop.evaluation.pipeline.standing import stand_of
 from relprop.evaluation.report import Evaluation, Tally
 from relprop.evaluation.seeding import same_kernels
 from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
@@ -229,7 +228,7 @@ def evaluate(
             if retry:
                 for name in made:
                     states[name][(states[name] == State.FAILED) & (states[""] == State.DONE)] = State.ABSENT
-            standing = _stand(writer, states)
+            standing = stand_of(writer, states)
             with shown(progress, standing, None if log is None else Path(log)) as told, no_bars():
                 run = Run(
                     subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, standing, told
@@ -279,16 +278,6 @@ def _open(
         if not something:  # it would only stand in the way of the next run
             path.unlink(missing_ok=True)
         raise
-
-
-def _stand(writer: EvaluationWriter, states: Mapping[str, NDArray[np.uint8]]) -> Standing:
-    """Return how the methods stand by what is in the file."""
-    standing = Standing()
-    for name in (name for name in states if name):
-        standing.gae[name].add(writer.read_method(name, np.flatnonzero(states[name] == State.DONE), ["gae"])["gae"])
-        standing.failed += int(((states[name] == State.FAILED) & (states[""] == State.DONE)).sum())
-    standing.failed += int((states[""] == State.FAILED).sum())
-    return standing
 
 
 def _prepare(name: str, method: Method, x: torch.Tensor) -> None:

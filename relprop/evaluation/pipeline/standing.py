@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from relprop.store import EvaluationWriter, State
 
 WIDTH = 1.96
 """Standard errors on either side of a mean: 95 % of a normal distribution."""
@@ -84,6 +87,15 @@ class Standing:
                 for name, mean in self.gae.items()
             },
         }
+
+
+def stand_of(writer: EvaluationWriter, states: Mapping[str, NDArray[np.uint8]]) -> Standing:
+    """Return how methods stand by what is in a file, whose rows have these states: under ``""`` those of samples."""
+    standing = Standing(failed=int((states[""] == State.FAILED).sum()))
+    for name in (name for name in states if name):
+        standing.gae[name].add(writer.read_method(name, np.flatnonzero(states[name] == State.DONE), ["gae"])["gae"])
+        standing.failed += int(((states[name] == State.FAILED) & (states[""] == State.DONE)).sum())
+    return standing
 
 
 def _finite(value: float) -> float | None:
