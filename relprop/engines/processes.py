@@ -69,7 +69,7 @@ class _Seat:
         self._back.close()
 
     def _start(self) -> None:
-        context = _context()
+        context = multiprocessing.get_context("spawn")  # what PyTorch has computed with can't be forked
         self._way, self._back = context.Pipe(duplex=False)
         self.process = None
         self._pool = ProcessPoolExecutor(
@@ -185,18 +185,6 @@ def open_processes(job: bytes, places: Sequence[Place]) -> Iterator[Processes]:
             stack.callback(seat.close)
             seats.append(seat)
         yield Processes(seats)
-
-
-def _context() -> Any:
-    """Return how processes are started: this one can't be forked once PyTorch has computed in it.
-
-    Where there are forks they are those of a server that has imported all, and computed nothing.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__])
-    return context
 
 
 def _outcome(future: Future[Outcome]) -> Outcome | None:
