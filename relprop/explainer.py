@@ -177,7 +177,9 @@ class Explainer(Attributing, Printed):
         refuse_ruled_out(explanation)
         given = {node.name: tensor for node, tensor in zip(prepared.plan.graph.inputs, inputs.given, strict=False)}
         relevances = {name: as_given(value, given.get(name)) for name, value in explanation.relevances.items()}
-        return replace(explanation, relevances=relevances)
+        tensors = {node.name: x for node, x in zip(prepared.plan.graph.inputs, inputs.tensors, strict=True)}
+        indices = {name: tensors[name] for name in explanation.looked_up}
+        return replace(explanation, relevances=relevances, indices=indices)
 
     def _blocks(self) -> list[str]:
         rules = self.rules if isinstance(self.rules, str) else self.rules.name

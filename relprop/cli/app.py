@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from relprop.cli.completion import complete_contrast, complete_model, complete_rules
 from relprop.cli.configuration import RENAMED, take_config
 from relprop.cli.terminal import printable
 from relprop.errors import RelpropError, RelpropWarning
@@ -138,18 +139,25 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=complete_model,
         help="A timm or torchvision classifier, FILE.pt2, FILE.onnx, or package.module:function for one's own.",
     ),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .pt2 that can run code of its maker when it is loaded.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: .safetensors or .pth.")]
 Rules = Annotated[
-    str, typer.Option(metavar="NAME[:PARAM=VALUE,...]", help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.")
+    str,
+    typer.Option(
+        metavar="NAME[:PARAM=VALUE,...]",
+        autocompletion=complete_rules,
+        help="Rule set, see relprop rules; abslrp:delta=0.02 sets one.",
+    ),
 ]
 Contrast = Annotated[
     str | None,
     typer.Option(
         metavar="rest|log-odds|none|CLASS",
+        autocompletion=complete_contrast,
         help="What the class is compared with: all others (rest), what the model confuses it with (log-odds), one "
         "class, or nothing (none); else as the rule set has it.",
     ),
@@ -285,22 +293,6 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
 def warn(message: str) -> None:
     """Say something on one line of stderr."""
     say(f"relprop: {one_line(message)}", err=True)
-
-
-def split_words(text: str) -> list[str]:
-    """Split a list at its commas, but not inside of brackets, which patterns of names have.
-
-    Examples
-    --------
-    >>> split_words("blocks.[0,2], head")
-    ['blocks.[0,2]', 'head']
-    """
-    return [word for part in re.split(r",(?![^\[]*\])", text) if (word := part.strip())]
-
-
-def split_all(texts: list[str] | None) -> list[str]:
-    """Split all values of an option that may be repeated, and lists several at commas, too."""
-    return [word for text in texts or () for word in split_words(text)]
 
 
 def say(text: str, *, err: bool = False) -> None:

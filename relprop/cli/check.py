@@ -29,8 +29,7 @@ from relprop.cli.app import (
     say,
     warn,
 )
-from relprop.cli.cache import use_cache
-from relprop.cli.early import refuse_early
+from relprop.cli.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,21 +74,17 @@ def check(
     The exit code is 1 where it isn't, and where a picture can't be read; it is reported, and left out.
     """
     with one_line_errors(debug, verbose):
-        refuse_early([*(pictures or ()), weights], rules=[rules])
-        use_cache(cache)
+        subject = Subject(model, weights, preprocessing, None, device, trust, model_output)
+        subject.prepare(pictures or (), cache=cache, rules=rules)
         import relprop
         from relprop.assign.rule_names import choose_rules
         from relprop.cli.choices import choose_contrast
         from relprop.errors import RelpropError
-        from relprop.models import load_classifier
         from relprop.run.memory import memory_for
         from relprop.verification.randomize import randomize as randomize_model
 
-        choose_rules(rules)  # a typo is told before a model is loaded
         try:
-            classifier = load_classifier(
-                model, weights, preprocessing=preprocessing, device=device, trust=trust, output=model_output
-            )
+            classifier = subject.load()
             x, unread = _inputs(pictures or (), classifier)
             x = x.to(classifier.device)
             with memory_for(len(x)):

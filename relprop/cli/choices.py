@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relprop.cli.app import split_words
+from relprop.cli.words import split_words
 from relprop.errors import TargetError, near_names
 
 SIDE_BY_SIDE = 20

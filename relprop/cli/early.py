@@ -49,18 +49,20 @@ class PathError(RelpropError, FileNotFoundError):
 def refuse_early(
     paths: Iterable[Path | None] = (),
     *,
-    rules: Iterable[str] = (),
+    rules: str | None = None,
     targets: Iterable[str] = (),
     class_names: Path | None = None,
     output: Path | None = None,
 ) -> None:
-    """Raise the error that would come later anyway, if it can be found without PyTorch.
+    """Raise the error that would come later anyway, if it can be found before a model is loaded.
+
+    All of it is found without PyTorch, but the parameters of rule sets, and names that a plug-in may have.
 
     Parameters
     ----------
     paths : iterable of Path or None
         What must exist, where it is given.
-    rules : iterable of str
+    rules : str, optional
         As ``--rules`` takes them.
     targets : iterable of str
         As ``--target`` takes them.
@@ -71,14 +73,11 @@ def refuse_early(
 
     Raises
     ------
-    PathError, MissingRuleError, TargetError, LabelsError, OutputError
+    PathError, MissingRuleError, ParameterError, TargetError, LabelsError, OutputError
     """
     for path in paths:
         if path is not None and not path.exists():
             raise PathError(f"no such file or folder: {path}")
-    for text in rules:
-        if text.partition(":")[0] not in BUILT_IN and not entry_points(group=PLUGINS):
-            raise no_rule_set(text, BUILT_IN)
     for text in targets:
         count_of(text)
     if class_names is not None:
@@ -89,3 +88,9 @@ def refuse_early(
         from relprop.files import OutputError
 
         raise OutputError(f"cannot write to {output}: it is a file; name a folder")
+    if rules is not None and rules not in BUILT_IN:
+        if rules.partition(":")[0] not in BUILT_IN and not entry_points(group=PLUGINS):
+            raise no_rule_set(rules, BUILT_IN)
+        from relprop.assign.rule_names import choose_rules
+
+        choose_rules(rules)

@@ -29,12 +29,12 @@ from relprop.cli.app import (
     command,
     one_line_errors,
     say,
-    split_all,
     warn,
 )
-from relprop.cli.cache import use_cache
-from relprop.cli.early import refuse_early
+from relprop.cli.completion import complete_method
 from relprop.cli.evaluating import Loading, exit_code, is_begun, join_shards, parse_colour, parse_spread, run_evaluation
+from relprop.cli.subject import Subject
+from relprop.cli.words import split_all
 
 
 class Target(StrEnum):
@@ -91,6 +91,7 @@ def evaluate(
             "--method",
             "-m",
             metavar="NAME[:OPTION=VALUE,...],...",
+            autocompletion=complete_method,
             help="Rule sets, captum.NAME, grad-cam.NAME, zennit.NAME, attention-rollout, random, constant, centre, "
             f"maps:path=FILE; relprop methods lists all. Repeatable. [default: {DEFAULT_METHODS}]",
         ),
@@ -180,8 +181,8 @@ def evaluate(
     colour = parse_colour(baseline)
     with one_line_errors(debug, verbose):
         spread = parse_spread(shard, processes, output)
-        refuse_early([data, weights], class_names=class_names)
-        use_cache(cache)
+        subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
+        subject.prepare([data], cache=cache)
         from relprop.cli.configuration import write_config
         from relprop.evaluation.methods import check_name, split_names
         from relprop.evaluation.metrics import Metrics
@@ -191,25 +192,13 @@ def evaluate(
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
-        loading = Loading(
-            model,
-            weights,
-            data,
-            tuple(names),
-            preprocessing=preprocessing,
-            class_names=class_names,
-            trust=trust,
-            output=model_output,
-            truth=truth,
-            labels_for=_labels_for(target, protocol),
-        )
+        loading = Loading(subject, data, tuple(names), truth, _labels_for(target, protocol))
         output = spread.output
         options_file = output.with_name(f"{output.name}.toml")
         try:
             found = run_evaluation(
                 loading,
                 spread,
-                device=device,
                 quiet=not verbose,
                 resume=resume,
                 overwrite=overwrite,

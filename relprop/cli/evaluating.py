@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from relprop.cli.app import INTERRUPTED, TERMINATED
+from relprop.cli.subject import Subject
 from relprop.files import OutputError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Loading:
 
     Parameters
     ----------
-    model, weights, preprocessing, class_names, trust, output
-        As of `relprop.models.load_classifier`.
+    subject : Subject
+        The model.
     data : Path, optional
         A folder of pictures; the samples that foolbox carries without it.
     methods : tuple of str
@@ -35,33 +36,20 @@ class Loading:
         Where pictures must have labels: what uses them, for the error.
     """
 
-    model: str
-    weights: Path | None
+    subject: Subject
     data: Path | None
     methods: tuple[str, ...]
-    preprocessing: str | None = None
-    class_names: Path | None = None
-    trust: bool = False
-    output: str | None = None
     truth: Path | None = None
     labels_for: str = ""
 
     def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
-        """Return model, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
+        """Return model, on a device, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
         from relprop.evaluation.data.folders import PictureFolder
         from relprop.evaluation.data.samples import DataError
-        from relprop.models import load_classifier, sample_pictures
+        from relprop.models import sample_pictures
 
         places = sample_pictures() if self.data is None else self.data
-        classifier = load_classifier(
-            self.model,
-            self.weights,
-            preprocessing=self.preprocessing,
-            labels=self.class_names,
-            device=device,
-            trust=self.trust,
-            output=self.output,
-        ).alone()  # what is scored returns one tensor
+        classifier = replace(self.subject, device=device).load().alone()  # what is scored returns one tensor
         pictures = PictureFolder(
             places, labels=False if str(self.truth) == "none" else self.truth, class_names=classifier.labels
         )
@@ -137,7 +125,6 @@ def run_evaluation(
     loading: Loading,
     spread: Spread,
     *,
-    device: str | None,
     quiet: bool,
     resume: bool,
     overwrite: bool,
@@ -150,7 +137,7 @@ def run_evaluation(
         from relprop.evaluation import evaluate
 
         return evaluate(
-            *loading(spread.device(device)),
+            *loading(spread.device(loading.subject.device)),
             spread.output,
             shard=spread.shard,
             resume=resume,
@@ -169,7 +156,7 @@ def run_evaluation(
         resume=resume,
         overwrite=overwrite,
         progress=progress,
-        device=device,
+        device=loading.subject.device,
         log=log,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,11 +31,10 @@ from relprop.cli.app import (
     command,
     one_line_errors,
     say,
-    split_all,
     warn,
 )
-from relprop.cli.cache import use_cache
-from relprop.cli.early import refuse_early
+from relprop.cli.subject import Subject
+from relprop.cli.words import split_all
 
 LOG = logging.getLogger("relprop")
 FORMATS = ("png", "npz", "h5")
@@ -47,6 +47,12 @@ def _formats(values: list[str] | None) -> list[str]:
         if name not in FORMATS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS))}.")
     return found
+
+
+def _crops(text: str | None) -> str | None:
+    if text is not None and text != "tiles" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r} is not tiles, nor a number of crops along the shorter side.")
+    return text
 
 
 @command(
@@ -74,6 +80,15 @@ def explain(
     layer: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Draw the relevance at this module too (or a glob of them); repeatable."),
+    ] = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|tiles",
+            callback=_crops,
+            help="Explain overlapping crops of each picture, N along its shorter side or in the model's resolution "
+            "(tiles), for one class, and join the maps at the picture's size.",
+        ),
     ] = None,
     class_names: ClassNames = None,
     model_output: ModelOutput = None,
@@ -118,10 +133,10 @@ def explain(
     file, target, probability, conservation error and the files written; --config DIR/run.toml repeats the run. A
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
     """
+    _refuse_beside_crops(crops, html=html, layers=layer or (), targets=target or ())
     with one_line_errors(debug, verbose):
-        given = [*(pictures or ()), weights]
-        refuse_early(given, rules=[rules], targets=target or (), class_names=class_names, output=output)
-        use_cache(cache)
+        subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
+        subject.prepare(pictures or (), cache=cache, rules=rules, targets=target or (), output=output)
         from relprop.assign.rule_names import choose_rules
         from relprop.cli.choices import choose_contrast, choose_target
         from relprop.cli.configuration import write_config
@@ -131,21 +146,12 @@ def explain(
         from relprop.cli.explaining.stream import Run
         from relprop.errors import TargetError
         from relprop.explainer import Explainer
-        from relprop.models import load_classifier
         from relprop.pages.explanations import ExplanationPage
 
-        choose_rules(rules)  # what is cheap to get wrong is told before a model is loaded
+        cut = None if crops is None else _count_crops(crops)
         paths = _find(pictures or [], output, sample)
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
-            classifier = load_classifier(
-                model,
-                weights,
-                preprocessing=preprocessing,
-                labels=class_names,
-                device=device,
-                trust=trust,
-                output=model_output,
-            )
+            classifier = subject.load()
             LOG.info("model %s on %s, weights: %s", classifier.name, classifier.device, classifier.origin)
             rule_set = choose_rules(rules, classifier.mean, classifier.std)
             choice = choose_target(target or [], classifier.labels)
@@ -165,7 +171,7 @@ def explain(
             )
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
             results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
-            run = Run(classifier, explainer, choice, results, quiet, verify)
+            run = Run(classifier, explainer, choice, results, quiet, verify and cut is None, cut)
             folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:
                 run.explain(paths, batch_size)
@@ -180,6 +186,18 @@ def explain(
             say(run.summary())
         if run.failed:
             raise typer.Exit(FAILED)
+
+
+def _count_crops(text: str) -> int | Literal["tiles"]:
+    return "tiles" if text == "tiles" else int(text)
+
+
+def _refuse_beside_crops(crops: str | None, *, html: bool, layers: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse what has no meaning for a map that is joined."""
+    several = len(targets) > 1 or any(text.strip().startswith("top") and text.strip() != "top1" for text in targets)
+    for option, given in (("--html", html), ("--layer", bool(layers)), ("several --target", several)):
+        if crops is not None and given:
+            raise typer.BadParameter(f"--crops joins one map of each picture: leave {option} out")
 
 
 def _find(pictures: list[Path], output: Path, sample: bool) -> list[Path]:

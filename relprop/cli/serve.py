@@ -10,6 +10,7 @@ import typer
 
 from relprop.cli.app import (
     DEFAULT_MODEL,
+    Cache,
     ClassNames,
     Debug,
     Device,
@@ -22,6 +23,7 @@ from relprop.cli.app import (
     one_line_errors,
     say,
 )
+from relprop.cli.subject import Subject
 
 LOCALHOST = "127.0.0.1"
 
@@ -40,6 +42,7 @@ def app(
     ] = LOCALHOST,
     port: Annotated[int, typer.Option(metavar="N", min=1, help="Of the page.")] = 7860,
     largest: Annotated[int, typer.Option(metavar="MB", min=1, help="Larger pictures are refused.")] = 20,
+    cache: Cache = True,
     debug: Debug = False,
 ) -> None:
     """Serve a page: drop a picture, see what the model says and which pixels make it say so; Ctrl-C ends it.
@@ -48,21 +51,14 @@ def app(
     the Python lines that make the same.
     """
     with one_line_errors(debug):
+        subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
+        subject.prepare(cache=cache)
         from relprop.cli.serving.answers import Respondent
         from relprop.cli.serving.interface import make_page, require_gradio, serve
-        from relprop.models import load_classifier
 
         require_gradio()
-        chosen = {
-            "weights": weights and str(weights),
-            "preprocessing": preprocessing,
-            "labels": class_names and str(class_names),
-            "device": device,
-            "trust": trust,
-            "output": model_output,
-        }
-        classifier = load_classifier(model, **chosen)  # type: ignore[arg-type]
+        classifier = subject.load()
         with TemporaryDirectory(prefix="relprop-") as folder:
-            page = make_page(Respondent(classifier, {"name": model} | chosen, Path(folder)))
+            page = make_page(Respondent(classifier, {"name": model} | subject.options(), Path(folder)))
             say(f"http://{host}:{port}, Ctrl-C ends it" + ("" if host == LOCALHOST else "; others can open it"))
             serve(page, host, port, largest * 1_000_000)

@@ -5,6 +5,7 @@ explanation beside them. Maps of channels are made by `relprop.Explainer` with `
 """
 
 from relprop.concepts.collect import collect_references
-from relprop.concepts.references import References, ReferencesError
+from relprop.concepts.references import References
+from relprop.concepts.table import ReferencesError
 
 __all__ = ["References", "ReferencesError", "collect_references"]

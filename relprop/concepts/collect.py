@@ -17,7 +17,8 @@ from torch import Tensor
 
 from relprop.assign.concepts import ConceptLayer
 from relprop.assign.rule_names import as_rule_set
-from relprop.concepts.references import Best, References
+from relprop.concepts.references import References
+from relprop.concepts.table import Best
 from relprop.errors import RelpropWarning
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules, weights_sha256

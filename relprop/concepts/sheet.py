@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relprop.concepts.references import References, ReferencesError
+from relprop.concepts.table import ReferencesError, ReferenceTable
 from relprop.errors import first_line
 from relprop.explanation.concepts import ConceptMaps
 from relprop.explanation.display import as_pixels
@@ -27,7 +27,7 @@ at least this part of the peak's relevance."""
 
 
 def draw_sheet(
-    references: References, explanation: Explanation, images: Any, layer: str | None, sample: int, crops: int
+    references: ReferenceTable, explanation: Explanation, images: Any, layer: str | None, sample: int, crops: int
 ) -> Figure:
     """Draw a sheet, see `References.sheet`."""
     layer = _the_layer(references, explanation, layer)
@@ -51,7 +51,7 @@ def draw_sheet(
     return tile_sheet(rows, caption, explained, legend=SIGNED if (heats < 0).any() else PLAIN)
 
 
-def _the_layer(references: References, explanation: Explanation, layer: str | None) -> str:
+def _the_layer(references: ReferenceTable, explanation: Explanation, layer: str | None) -> str:
     both = [path for path in explanation.concepts if path in references.layers]
     if layer is None and len(both) == 1:
         return both[0]
@@ -70,7 +70,7 @@ def _maps(explanation: Explanation, maps: ConceptMaps) -> Array:
     return maps.relevances[source].sum(1 + explanation.picture_axis(source)).cpu().numpy()
 
 
-def _crops(references: References, layer: str, channels: list[int], count: int) -> dict[int, list[Tile]]:
+def _crops(references: ReferenceTable, layer: str, channels: list[int], count: int) -> dict[int, list[Tile]]:
     """Return crops of the reference pictures of each channel: all are explained in one batch."""
     wanted: list[tuple[int, float]] = []
     inputs: list[Tensor] = []

@@ -44,7 +44,7 @@ def draw(
     samples = len(explanation)
     lines = images if isinstance(images, Tensor) and images.ndim == 3 else None
     pictures = None if images is None or lines is not None else as_pixels(images, samples)
-    titles = _titles(explanation) if titles is None else titles
+    titles = default_titles(explanation) if titles is None else titles
     if len(titles) != samples:
         raise RelpropError(f"there are {len(titles)} titles for {samples} samples")
     if not is_picture(explanation):
@@ -175,7 +175,8 @@ def legend_for(explanation: Maps, labels: Sequence[str] | None = None) -> Legend
     return SIGNED if any(bool((value < 0).any()) for value in explanation.relevances.values()) else PLAIN
 
 
-def _titles(explanation: Maps) -> list[str]:
+def default_titles(explanation: Maps) -> list[str]:
+    """Return a name per sample: the class explained and its probability."""
     if explanation.target is None:
         return [f"sample {k}" for k in range(len(explanation))]
     if explanation.output.shape[1] == 1:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.explanation.archive import archive_items, save
-from relprop.explanation.display import as_pixels, draw, notebook_html
+from relprop.explanation.display import as_pixels, default_titles, draw, notebook_html
 from relprop.explanation.maps import Maps
 from relprop.explanation.screen import show_figure
+from relprop.explanation.tokens import Tokenizer, Tokens, tokens_of
 from relprop.pictures import overlay, robust_scale
 
 
@@ -136,6 +137,25 @@ class Explanation(Maps):
             As in `figure`.
         """
         show_figure(self.figure(images, titles, columns))
+
+    def tokens(self, tokenizer: Tokenizer, titles: Sequence[str] | None = None, source: str | None = None) -> Tokens:
+        """Return the tokens of a text with their relevance: coloured in a notebook, a terminal, and as PNG.
+
+        Parameters
+        ----------
+        tokenizer : object
+            What has ``decode(ids)``, as those of Hugging Face; a function of an index; or a sequence of words.
+        titles : sequence of str, optional
+            A name per sample.
+        source : str, optional
+            Which input, where several are token indices.
+
+        Raises
+        ------
+        RelpropError
+            If no input is token indices, ``(B, tokens)``.
+        """
+        return tokens_of(self, tokenizer, default_titles(self) if titles is None else titles, source)
 
     def _repr_html_(self) -> str:
         return notebook_html(self)

@@ -56,6 +56,8 @@ class Maps:
         The axis of the channels of sources and layers, where the graph, or the user, tells it.
     looked_up : tuple of str
         The sources that are integers which look values up.
+    indices : mapping of str to Tensor
+        These integers themselves.
     concepts : mapping of str to ConceptMaps
         Maps of single channels of the layers asked for.
     """
@@ -73,6 +75,7 @@ class Maps:
     link: Link = "softmax"
     channels: Mapping[str, int] = field(default_factory=dict)
     looked_up: tuple[str, ...] = ()
+    indices: Mapping[str, Tensor] = field(default_factory=dict)
     concepts: Mapping[str, ConceptMaps] = field(default_factory=dict)
 
     @property
@@ -162,6 +165,7 @@ class Maps:
             conservation=self.conservation.take(samples),
             layers={path: layer(path, value) for path, value in self.layers.items()},
             contrast=self.contrast[samples] if isinstance(self.contrast, Tensor) else self.contrast,
+            indices={name: self._axis(name).take(value, samples) for name, value in self.indices.items()},
             concepts={path: maps.take(samples) for path, maps in self.concepts.items()},
         )
 

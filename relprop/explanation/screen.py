@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 
 from relprop.errors import RelpropWarning
 from relprop.pictures.tiles import encode
+from relprop.run.progress import in_notebook
 
 
 def show_figure(figure: Figure) -> None:
@@ -20,19 +19,12 @@ def show_figure(figure: Figure) -> None:
     Where there is neither a `RelpropWarning` says what to do.
     """
     png = encode(figure)
-    if _in_notebook():
+    if in_notebook():
         from IPython.display import Image, display
 
         display(Image(png))  # type: ignore[no-untyped-call]
         return
     _open_window(png)
-
-
-def _in_notebook() -> bool:
-    """Tell whether this runs in the kernel of a notebook."""
-    ipython: Any = sys.modules.get("IPython")  # whoever is in a notebook has imported it
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 def _open_window(png: bytes) -> None:

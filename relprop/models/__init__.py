@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relprop.models.classifier import Classifier, ModelError, UnknownModelError
+    from relprop.models.crops import CropError, Crops, cut_crops
     from relprop.models.devices import DeviceError
     from relprop.models.labels import LabelsError
     from relprop.models.load import load_classifier
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PACKAGED",
     "Classifier",
+    "CropError",
+    "Crops",
     "DeviceError",
     "LabelsError",
     "ListedModel",
@@ -33,6 +36,7 @@ __all__ = [
     "View",
     "ViewError",
     "WeightsError",
+    "cut_crops",
     "find_pictures",
     "list_models",
     "load_classifier",
@@ -42,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "relprop.models.classifier": ("Classifier", "ModelError", "UnknownModelError"),
+    "relprop.models.crops": ("CropError", "Crops", "cut_crops"),
     "relprop.models.devices": ("DeviceError",),
     "relprop.models.labels": ("LabelsError",),
     "relprop.models.load": ("load_classifier",),

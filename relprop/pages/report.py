@@ -14,7 +14,7 @@ from relprop.analysis.reports.statistics import CONFIDENCE
 from relprop.analysis.tables import number, p_value
 from relprop.pages.gallery import Gallery, make_gallery
 from relprop.pages.rendering import write_page
-from relprop.pages.runs import describe_run
+from relprop.pages.runs import compare_pairs, describe_run
 from relprop.store import merge
 from relprop.store.config import canonical_json
 
@@ -100,12 +100,14 @@ def report(
             describe_run(run, remark, pictures=folder, by=by, reference=reference, confidence=confidence, seed=seed)
             for run, remark in chosen
         ]
+        pairs = tuple(compare_pairs([run for run, _ in chosen], by, confidence, seed))
         used = sum(len(plot.address) for section in sections for plot in section.plots)
         gallery = make_gallery([run for run, _ in chosen], folder, by, samples, LARGEST_PAGE - used - 500_000)
         remarks = _gallery_remarks(gallery, folder)
         context = {
             "title": "Evaluation of " + ", ".join(section.name for section in sections),
             "sections": sections,
+            "pairs": pairs,
             "gallery": gallery,
             "remarks": remarks,
             "by": by,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from relprop.analysis import Comparisons, Results, ScoreInfo, Summary
+from relprop.analysis import AnalysisError, Comparisons, Results, ScoreInfo, Summary
 from relprop.analysis.plots.plot import plot
 from relprop.analysis.reports.summaries import HEADLINE, PARTS
 from relprop.pages.thumbnails import data_uri
@@ -93,6 +94,28 @@ class Section:
         return {name: (HEADLINE | PARTS).get(name, name) for name in self.info}
 
 
+@dataclass(frozen=True)
+class RunPair:
+    """What the page says of two runs, as those of two models.
+
+    Parameters
+    ----------
+    mark : str
+        What tells it from other pairs.
+    names : tuple of str
+        Of the files.
+    comparisons : Comparisons, optional
+        Of each method that both have, on the samples of both.
+    remark : str
+        Why there are none.
+    """
+
+    mark: str
+    names: tuple[str, str]
+    comparisons: Comparisons | None
+    remark: str
+
+
 def describe_run(
     run: Results,
     remark: str,
@@ -143,6 +166,16 @@ def _compare(
         reference = ranked[0].method if ranked else ""
     others = [method.method for method in scored if method.method != reference]
     return run.compare_all(reference, others, by, confidence, seed) if others else None
+
+
+def compare_pairs(runs: Sequence[Results], by: str, confidence: float, seed: int) -> Iterator[RunPair]:
+    """Compare each two runs in the methods and samples of both; those that share none say why."""
+    for (k, first), (other, second) in combinations(enumerate(runs), 2):
+        try:
+            found, remark = first.compare_runs(second, by=by, confidence=confidence, seed=seed), ""
+        except AnalysisError as error:
+            found, remark = None, str(error)
+        yield RunPair(f"{k + 1}-{other + 1}", (first.path.name, second.path.name), found, remark)
 
 
 def _plots(figures: Mapping[str, Figure]) -> Iterator[Plot]:

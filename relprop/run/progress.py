@@ -20,8 +20,15 @@ def progress_bar(total: int | None, unit: str, *, delay: float = 0.0, **options:
     with warnings.catch_warnings(action="ignore"):  # without ipywidgets a bar is text, which needs no remark
         from tqdm.auto import tqdm
 
-    seen = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    seen = sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
     return tqdm(total=total, unit=unit, delay=delay, disable=_hidden.get() or not seen, **options)
+
+
+def in_notebook() -> bool:
+    """Tell whether this runs in the kernel of a notebook; who only talks to kernels has imported their package, too."""
+    ipython: Any = sys.modules.get("IPython")  # whoever is in a notebook has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 
 from relprop.graph.graph import ROOT, Graph, Origin, drop_unused, operation_name
 from relprop.tracing.lowering.canonicalize import returned_as_is, spell_for_any_batch
+from relprop.tracing.lowering.program import Program
 
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1] / "tracing" / "export.py"))
@@ -20,13 +20,13 @@ _CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 
 
 def build_graph(
-    program: ExportedProgram, select: int, originals: Mapping[int, Tensor], arguments: Sequence[str] = ("x",)
+    program: Program, select: int, originals: Mapping[int, Tensor], arguments: Sequence[str] = ("x",)
 ) -> Graph:
     """Rebuild an exported program's graph with the model's tensors as attributes and readable names.
 
     Parameters
     ----------
-    program : ExportedProgram
+    program : Program
         Functional, see `relprop.tracing.lowering.lower.lower`.
     select : int
         Which of the program's flattened outputs is to be explained.
@@ -35,13 +35,11 @@ def build_graph(
     arguments : sequence of str
         The names of inputs that are given by position.
     """
-    names = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    held = {**dict(program.state_dict), **dict(program.constants)}
+    names, held = program.inputs, program.held
     graph, copies = fx.Graph(), {}
     tensors: dict[str, Tensor] = {}
     parameters, inputs = set(), []
     origins: dict[fx.Node, Origin] = {}
-    outputs = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
     user_inputs = [
         node
         for node in program.graph.find_nodes(op="placeholder")
@@ -62,7 +60,7 @@ def build_graph(
                     parameters.add(attribute)
         elif node.op == "get_attr":
             attribute = _attribute_name(str(node.target), tensors)
-            tensors[attribute] = getattr(program.graph_module, str(node.target))
+            tensors[attribute] = getattr(program.module, str(node.target))
             copies[node] = graph.get_attr(attribute)
         elif node.op == "call_function":
             if _CHECKS.match(str(node.target)):
@@ -75,8 +73,7 @@ def build_graph(
             origins[copies[node]] = _origin(node)
         if node in copies:
             copies[node].meta = {"val": node.meta.get("val")}
-    by_name = {node.name: copy for node, copy in copies.items()}
-    output = by_name[outputs[select]]
+    output = copies[program.outputs[select]]
     graph.output(output)
     drop_unused(graph)
     kept = set(graph.nodes)

@@ -31,6 +31,7 @@ from relprop.tracing.loading import (
     refuse_unusual_weights,
 )
 from relprop.tracing.lowering.lower import lower
+from relprop.tracing.lowering.recognize import recognize
 from relprop.tracing.outputs import choose_output
 from relprop.tracing.sample_axes import argument_names, name_positions, with_other_guesses, with_samples_in
 from relprop.tracing.trace import Traced, trace
@@ -237,6 +238,8 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
             "the scale of the input"
         )
     graph = build_graph(program, select, traced.originals, name_positions(argument_names(model)))
+    graph, recognized = recognize(graph, keep)
+    composites |= recognized
     if len(inputs.tensors) != len(graph.inputs):
         raise CaptureError(
             f"the exported program takes {len(graph.inputs)} tensors, {len(inputs.tensors)} were given: pass the "

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relprop.cli import app
-from relprop.cli.app import split_words
+from relprop.cli.words import split_words
 from tests.helpers.cli import assert_one_line, entries, explain, run
 
 

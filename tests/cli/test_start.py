@@ -97,10 +97,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.full
 def test_the_second_run_needs_no_capture_and_tells_what_was_verified(tmp_path: Path, own_cache: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "begun.py").write_text(OWN)
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
-    options = ["--model", f"{tmp_path}/own.py:make", "--preprocessing", "resnet18"]
+    options = ["--model", f"{tmp_path}/begun.py:make", "--preprocessing", "resnet18"]
     first = run("explain", picture, *options, "-o", tmp_path / "a", "--verify")
     assert first.exit_code == 0, first.output
     kept = {file.name: file.stat().st_mtime_ns for file in own_cache.iterdir()}

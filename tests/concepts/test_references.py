@@ -15,7 +15,7 @@ import torch
 
 import relprop
 from relprop.concepts import References, ReferencesError, collect, collect_references
-from relprop.concepts.references import Best
+from relprop.concepts.table import Best
 from relprop.errors import RelpropWarning
 from relprop.models import Classifier, PictureError, read_picture
 from tests.helpers.models import CLASSES, kept

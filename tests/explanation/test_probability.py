@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import relprop
 from relprop.errors import TargetError
-from relprop.explanation.display import _titles
+from relprop.explanation.display import default_titles
 from tests.helpers.models import Lambda
 
 LOGITS = torch.tensor([[3.0, -1.0, 0.5], [0.25, 0.25, 0.5]], dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_a_title_says_which_answer_of_one_output_is_explained(name: str) -> None
     x = torch.tensor([[3.0, 1.0, 1.0], [-1.0, 1.0, 1.0]], dtype=torch.float64)
     e = relprop.explain(ending(function, 1), x, target=0, rules="gradient", **options)
     torch.testing.assert_close(e.probability[0], torch.tensor(probability), equal_nan=True, rtol=1e-5, atol=1e-6)
-    assert _titles(e) == titles
+    assert default_titles(e) == titles
 
 
 def test_a_multi_hot_target_says_what_to_write() -> None:

@@ -90,6 +90,27 @@ def test_a_hugging_face_processor_is_followed_and_everything_works_with_it():
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before[0].items())
 
 
+def test_a_real_hugging_face_model_and_processor():
+    transformers = pytest.importorskip("transformers", reason="needs pip install transformers")
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, num_labels=3
+    )
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(config).eval()
+    found = Classifier.of(model, processor=processor)
+    x = found.transform(PICTURE)[None]
+    expected = processor(images=Image.fromarray(PICTURE), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(x, torch.as_tensor(expected), rtol=0, atol=0)
+    assert (found.labels, found.output) == (tuple(config.id2label.values()), "logits")
+    assert (tuple(found.mean), tuple(found.std)) == ((0.4,) * 3, (0.5,) * 3)
+    scores = model(x).logits
+    e = relprop.explain(found, x)
+    torch.testing.assert_close(e.output, scores.detach(), rtol=1e-4, atol=1e-5)
+    assert int(e.target) == int(scores.argmax())
+    assert found.view(PICTURE).box == pytest.approx((0, 0, 60, 50), abs=1)
+
+
 def test_a_transform_may_be_given_with_its_normalisation_or_end_in_it(tmp_path):
     steps = [tf.Resize((8, 8)), tf.ToTensor(), tf.Normalize((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))]
     names = tmp_path / "names.txt"

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import relprop
-from relprop.analysis import AnalysisError, UnknownMethodError
+from relprop.analysis import AnalysisError, Results, UnknownMethodError
 from relprop.analysis.plots import Plots
+from relprop.analysis.tables import number
 from relprop.cli import app
 from relprop.files import OutputError
 from relprop.pages import gallery, thumbnails
@@ -142,6 +143,23 @@ def test_several_runs_stand_side_by_side(desk, tmp_path, no_plots):
     assert "the page holds the first 7 of 12 samples" in page.words
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
+
+    assert "be compared: no method is in both files" in page.words
+
+
+def test_runs_of_two_models_are_compared(desk, tmp_path, no_plots):
+    names = [f"{k}.png" for k in range(N)]
+    other = write_run(tmp_path / "other.h5", {"absLRP": (0.3, 5), "IG": (0.1, 6), "b": (0.1, 7)}, names=names)
+    relprop.report([desk[0] / "run.h5", other], tmp_path / "page.html")
+    words = Page(tmp_path / "page.html").words
+    with Results(desk[0] / "run.h5") as first, Results(other) as second:
+        expected = first.compare_runs(second).pairs
+    assert sorted(pair.a.partition(",")[0] for pair in expected) == ["IG", "absLRP"]
+    section = words.partition("Each method of both runs")[2].partition("Samples")[0]
+    for pair in expected:
+        assert pair.a in section
+        assert pair.verdict in section
+        assert number(pair.difference.mean) in section
 
 
 @pytest.mark.full

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from relprop.cli.explaining.cropped import Joined
 from relprop.cli.explaining.drawing import draw, draw_layers, readable, targets_of
 from relprop.cli.explaining.folder import OutputFolder
 from relprop.cli.explaining.page import show_on_page
 from relprop.cli.explaining.picture import Looked
+from relprop.explanation.archive import save
 from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier
@@ -86,6 +89,36 @@ class Results:
             self.folder.record(entry | {"paths": paths})
         if self.page is not None:
             show_on_page(self.page, self.classifier, self.rules, looked, explanation, paths)
+
+    def write_joined(self, joined: Joined) -> None:
+        """Write the map of one photograph that was explained crop by crop.
+
+        Raises
+        ------
+        OutputError
+            If a file can't be written.
+        """
+        stem = self.folder.free_name(self.places[joined.path] / joined.path.stem).as_posix()
+        target, probabilities = joined.target, joined.probabilities[:, joined.target]
+        pairs = zip(joined.crops.boxes, probabilities, strict=True)
+        entry = {
+            "file": str(joined.path),
+            "target": target,
+            "label": self.classifier.labels[target],
+            "probability": _known(probabilities.max()),
+            "crops": [{"box": box, "probability": _known(p)} for box, p in pairs],
+            "model": self.classifier.name,
+            "weights": self.classifier.origin,
+            "rules": self.rules,
+            "contrast": joined.parts[0].contrast,
+            "size": joined.crops.size,
+        }
+        paths = {kind: f"{stem}.{kind}" for kind in self.formats}
+        words = f"{readable(joined.path.name)}   {self.rules} on {self.classifier.name}"
+        for path in paths.values():
+            draw = partial(joined.figure, self.classifier, words)
+            save(self.folder.path / path, joined.items, {"class": json.dumps(entry)}, draw)
+        self.folder.record(entry | {"paths": paths})
 
     def _entry(self, looked: Looked, explanation: Explanation) -> dict[str, Any]:
         """Say what is known of one picture and class."""

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from relprop.cli.app import say, warn
 from relprop.cli.choices import Choice
+from relprop.cli.explaining.cropped import explain_crops
 from relprop.cli.explaining.drawing import readable, verdicts
 from relprop.cli.explaining.output import Results
 from relprop.cli.explaining.picture import Looked, look
+from relprop.errors import TargetError
 from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
-from relprop.models import Classifier, PictureError, TransformError
+from relprop.models import Classifier, CropError, PictureError, TransformError, ViewError
 from relprop.run.memory import OutOfMemoryError, memory_for
 from relprop.run.progress import no_bars, progress_bar
 from relprop.tracing.disk.cache import record_verified, verified_error
@@ -41,6 +43,7 @@ class Run:
     results: Results
     quiet: bool = False
     verify: bool = False
+    crops: int | Literal["tiles"] | None = None
     explained: int = 0
     failed: int = 0
     start_up: float = 0.0  # seconds of the first batch, capture included
@@ -54,8 +57,37 @@ class Run:
         # The explanations of one picture's classes share a batch.
         size = max(1, batch_size // self.choice.count)
         with no_bars() if self.quiet else nullcontext(), progress_bar(len(paths), "picture") as progress, no_bars():
-            for batch in self._batches(paths, size, progress):
+            for path in paths if self.crops is not None else ():
+                self._explain_cropped(path, batch_size, progress)
+            for batch in () if self.crops is not None else self._batches(paths, size, progress):
                 self._explain_batch(batch, progress)
+
+    def _explain_cropped(self, path: Path, batch_size: int, progress: Any) -> None:
+        assert self.crops is not None
+        start, target = time.perf_counter(), self.choice.classes[0] if self.choice.classes else None
+        try:
+            joined = explain_crops(path, self.classifier, self.explainer, self.crops, target, batch_size)
+        except (PictureError, TransformError, ViewError, CropError, TargetError) as error:
+            self._fail(path, f"{readable(str(path))}: {error}", progress)
+            return
+        self._note_seconds(time.perf_counter() - start, 1)
+        self.results.write_joined(joined)
+        self.explained += 1
+        errors = [part.conservation.error for part in joined.parts if part.conservation.cuts]
+        if errors:
+            self.conservation = max(self.conservation or 0.0, *errors)
+        progress.update()
+        if not self.quiet:
+            label, most = self.classifier.labels[joined.target], joined.probabilities[:, joined.target].max()
+            words = f"{len(joined.crops.boxes)} crops joined, at most {float(most):.1%} in one"
+            with progress.external_write_mode():
+                say(f"{readable(str(path))}  {label}  {words}")
+
+    def _note_seconds(self, seconds: float, pictures: int) -> None:
+        if self.start_up:
+            self.seconds, self.later = self.seconds + seconds, self.later + pictures
+        else:
+            self.start_up = seconds
 
     def summary(self) -> str:
         """Say how far the maps can be trusted."""
@@ -112,10 +144,7 @@ class Run:
         explanation = self.explainer(x.repeat_interleave(count, 0), target)
         seconds = time.perf_counter() - start
         LOG.info("%d explanations in %.2f s", len(batch) * count, seconds)
-        if self.start_up:
-            self.seconds, self.later = self.seconds + seconds, self.later + len(batch)
-        else:
-            self.start_up = seconds
+        self._note_seconds(seconds, len(batch))
         if not self.explained:
             self.oracle = self._oracle_error(x[:2], explanation.target)
         for k, looked in enumerate(batch):

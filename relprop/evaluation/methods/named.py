@@ -10,9 +10,9 @@ import rule_registry
 from relprop.assign.rule_names import choose_rules
 from relprop.errors import near_names
 from relprop.evaluation.methods.adapters.attention_rollout import AttentionRollout
-from relprop.evaluation.methods.adapters.captum import CaptumMethod
-from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod
-from relprop.evaluation.methods.adapters.zennit import ZennitMethod
+from relprop.evaluation.methods.adapters.captum import CaptumMethod, check_captum
+from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod, check_grad_cam
+from relprop.evaluation.methods.adapters.zennit import ZennitMethod, check_zennit
 from relprop.evaluation.methods.base import Function, Method, MethodError
 from relprop.evaluation.methods.controls import CONTROLS, Control
 from relprop.evaluation.methods.precomputed import Precomputed
@@ -48,6 +48,8 @@ Maker = Callable[..., Method]
 """From a `MethodContext`, and options by keyword, to a method."""
 LIBRARIES: dict[str, Callable[..., Any]] = {"captum": CaptumMethod, "grad-cam": GradCamMethod, "zennit": ZennitMethod}
 """Makers of ``LIBRARY.METHOD``: of a model, the name of the method, and options."""
+CHECKS: dict[str, Callable[..., Any]] = {"captum": check_captum, "grad-cam": check_grad_cam, "zennit": check_zennit}
+"""What refuses a name of the library's methods, and its options."""
 MAKERS: dict[str, Maker] = {
     **{control: lambda context, control=control: Control(control, context.seed) for control in CONTROLS},
     "attention-rollout": lambda context: Function(AttentionRollout(context.model)),
@@ -133,13 +135,13 @@ def named_method(text: str, context: MethodContext) -> Method:
 
 
 def check_name(text: str) -> None:
-    """Refuse a name that stands for no method, before a model is loaded.
+    """Refuse a name that stands for no method, or options that it does not have, before a model is loaded.
 
     Raises
     ------
-    MethodError
+    MethodError, MissingExtraError, ParameterError
     """
-    name = text.partition(":")[0]
+    name, _, rest = text.partition(":")
     library, _, kind = name.partition(".")
     known = [*rule_registry.names(), *MAKERS]
     if name in known:
@@ -149,6 +151,7 @@ def check_name(text: str) -> None:
     if library not in LIBRARIES or not kind:
         near = near_names(name, known) or f"; a method is {', '.join(KINDS)}"
         raise MethodError(f"there is no method {name!r}{near}")
+    CHECKS[library](kind, parse_options(text, rest))
 
 
 def name_of(method: Any) -> str:

@@ -46,16 +46,17 @@ def composites(program: ExportedProgram) -> frozenset[OpOverload]:
     """Return the operations of a program that torch composes of others, those apart whose parts have no rules."""
     graphs = (module.graph for module in program.graph_module.modules() if isinstance(module, fx.GraphModule))
     called = {node.target for graph in graphs for node in graph.nodes if isinstance(node.target, OpOverload)}
-    return frozenset(operation for operation in called if _is_composite(operation) and not _stays_whole(operation))
+    return frozenset(operation for operation in called if is_composite(operation) and not stays_whole(operation))
 
 
-def _stays_whole(operation: OpOverload) -> bool:
+def stays_whole(operation: OpOverload) -> bool:
     """Whether the parts of an operation are further from any rule than itself."""
     name = operation._schema.name.removeprefix("aten::")
     return operation in _WHOLE or (name.startswith(("fft_", "linalg_")) and name not in _OF_PRODUCTS)
 
 
-def _is_composite(operation: OpOverload) -> bool:
+def is_composite(operation: OpOverload) -> bool:
+    """Whether torch composes an operation that returns tensors of others."""
     returned = operation._schema.returns
     tensors = bool(returned) and all("Tensor" in str(value.type) for value in returned)
     return tensors and operation.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)

@@ -8,10 +8,15 @@ from torch.export import ExportedProgram
 from relprop.errors import CaptureError, RelpropError
 from relprop.tracing.causes import cause_of
 from relprop.tracing.lowering.decompositions import composites, spelled_out
+from relprop.tracing.lowering.expand import expand
+from relprop.tracing.lowering.program import Program, as_program
 
 
-def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[ExportedProgram, frozenset[OpOverload]]:
+def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Program, frozenset[OpOverload]]:
     """Make an exported program functional, in the vocabulary that rules are written for.
+
+    A program that overwrites nothing is functional, and only its composite operations are traced. Torch traces any
+    other as a whole.
 
     Parameters
     ----------
@@ -22,7 +27,7 @@ def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Export
 
     Returns
     -------
-    ExportedProgram, frozenset of OpOverload
+    Program, frozenset of OpOverload
         The functional program, and the composite operations that were met, kept or not.
 
     Raises
@@ -30,6 +35,17 @@ def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Export
     CaptureError
         If it can't be.
     """
+    if (expanded := expand(program, keep)) is not None:
+        graph, met = expanded
+        return as_program(program, graph), met
+    lowered, met = lower_by_torch(program, keep)
+    return as_program(lowered), met
+
+
+def lower_by_torch(
+    program: ExportedProgram, keep: frozenset[OpOverload]
+) -> tuple[ExportedProgram, frozenset[OpOverload]]:
+    """Make any exported program functional by ``run_decompositions``, see `lower`."""
     try:
         outer = composites(program)
         lowered: ExportedProgram = program.run_decompositions(dict(spelled_out(program, outer - keep)))

@@ -28,7 +28,7 @@ from relprop.evaluation import (
     ZennitMethod,
     evaluate,
 )
-from relprop.evaluation.methods import Asked, Function, MethodContext, make_methods, split_names
+from relprop.evaluation.methods import Asked, Function, MethodContext, check_name, make_methods, split_names
 from relprop.evaluation.methods.adapters.grad_cam import default_layer
 from relprop.extras import MissingExtraError
 from tests.helpers.models import gradient, kept, pictures, seeded
@@ -306,6 +306,30 @@ def test_options_that_json_can_not_say_are_described() -> None:
 def test_methods_that_are_none_say_so(methods: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         make_methods(methods, MethodContext(network()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("captum.IntegratedGradient:n_steps=8", "near names: IntegratedGradients"),
+        ("captum.Saliency:steps=8", "no option 'steps'"),
+        ("grad-cam.GradCam", "near names: .*GradCAM"),
+        ("grad-cam.GradCAM:smooth=true", "no option 'smooth'"),
+        ("zennit.EpsilonFlat", "no composite 'EpsilonFlat'"),
+        ("captum.Saliency:abs", "is not OPTION=VALUE"),
+    ],
+)
+def test_a_name_of_another_librarys_method_is_checked_without_a_model(name: str, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["captum.Saliency:abs=false", "captum.LayerGradCam:layer=3", "grad-cam.GradCAM:layer=3", "zennit.SmoothGrad"],
+)
+def test_a_name_with_its_options_passes(name: str) -> None:
+    check_name(name)
 
 
 @pytest.mark.parametrize(

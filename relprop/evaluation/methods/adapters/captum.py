@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,24 @@ def captum_options(kind: Any) -> list[str]:
     """Return the options that an attribution method of captum takes."""
     taken = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
     return sorted(taken - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
+
+
+def check_captum(name: str, options: Iterable[str]) -> Any:
+    """Return an attribution method of captum, if it has that name and these options.
+
+    Raises
+    ------
+    MissingExtraError, MethodError
+    """
+    known = captum_methods(name)
+    kind = known.get(name)
+    if kind is None:
+        raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
+    taken = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
+    if unknown := sorted(set(options) - taken):
+        choices = ", ".join(captum_options(kind))
+        raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {choices}")
+    return kind
 
 
 class CaptumMethod:
@@ -66,19 +85,12 @@ class CaptumMethod:
     """
 
     def __init__(self, model: nn.Module, name: str, **options: Any) -> None:
-        known = captum_methods(name)
-        kind = known.get(name)
-        if kind is None:
-            raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, known)}")
+        kind = check_captum(name, options)
         self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": plain(options)}
         self.description = f"{name} of captum"
         self._model = private_copy(require_module(model, f"captum.{name}"))
         made = inspect.signature(kind.__init__).parameters
         asked = inspect.signature(kind.attribute).parameters
-        unknown = sorted(set(options) - set(made) - set(asked))
-        if unknown:
-            choices = ", ".join(captum_options(kind))
-            raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {choices}")
         construct = {key: value for key, value in options.items() if key in made}
         if "layer" in made:
             if "layer" not in construct:

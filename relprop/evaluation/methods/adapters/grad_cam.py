@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,6 +33,22 @@ def grad_cam_methods(name: str = "METHOD") -> dict[str, Any]:
     }
 
 
+def check_grad_cam(name: str, options: Iterable[str]) -> Any:
+    """Return a class activation map of pytorch-grad-cam, if it has that name and these options.
+
+    Raises
+    ------
+    MissingExtraError, MethodError
+    """
+    known = grad_cam_methods(name)
+    if name not in known:
+        raise MethodError(f"pytorch_grad_cam has no method {name!r}{near_names(name, known)}")
+    if unknown := sorted(set(options) - {"layer", *GRAD_CAM_OPTIONS}):
+        accepted = ", ".join(GRAD_CAM_OPTIONS)
+        raise MethodError(f"grad-cam.{name} has no option {unknown[0]!r}; it accepts: {accepted}")
+    return known[name]
+
+
 class GradCamMethod:
     """A class activation map of pytorch-grad-cam, as a callable ``(x, target) -> relevance``.
 
@@ -58,15 +75,9 @@ class GradCamMethod:
     """
 
     def __init__(self, model: nn.Module, name: str = "GradCAM", layer: str | None = None, **options: Any) -> None:
-        known = grad_cam_methods(name)
+        kind = check_grad_cam(name, options)
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-        if name not in known:
-            raise MethodError(f"pytorch_grad_cam has no method {name!r}{near_names(name, known)}")
-        unknown = sorted(set(options) - set(GRAD_CAM_OPTIONS))
-        if unknown:
-            accepted = ", ".join(GRAD_CAM_OPTIONS)
-            raise MethodError(f"grad-cam.{name} has no option {unknown[0]!r}; it accepts: {accepted}")
         self._model = private_copy(require_module(model, f"grad-cam.{name}"))
         self.config: dict[str, Any] = {
             "package": "grad-cam",
@@ -76,7 +87,7 @@ class GradCamMethod:
             "options": plain(options),
         }
         self.description = f"{name} of pytorch-grad-cam"
-        self._kind, self._target, self._options = known[name], ClassifierOutputTarget, options
+        self._kind, self._target, self._options = kind, ClassifierOutputTarget, options
         self._cam: Any = None
         if layer is not None:
             self._watch(layer)

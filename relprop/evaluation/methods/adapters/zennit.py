@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,24 @@ def zennit_composites(name: str = "METHOD") -> dict[str, Any]:
         import zennit.composites
         import zennit.core
     return _classes(zennit.composites, zennit.core.Composite)
+
+
+def check_zennit(name: str, options: Iterable[str]) -> None:
+    """Refuse a name that is neither a composite nor an attributor of zennit; options are its own.
+
+    Raises
+    ------
+    MissingExtraError, MethodError
+    """
+    composites = zennit_composites(name)
+    if name not in _attributors():
+        _choose(name, composites, "composite")
+
+
+def _attributors() -> dict[str, Any]:
+    import zennit.attribution
+
+    return _classes(zennit.attribution, zennit.attribution.Attributor)
 
 
 class ZennitMethod:
@@ -63,10 +82,9 @@ class ZennitMethod:
         **options: Any,
     ) -> None:
         with extra("methods", f"zennit.{composite}"):
-            import zennit.attribution
             import zennit.canonizers
             import zennit.torchvision
-        attributors = _classes(zennit.attribution, zennit.attribution.Attributor)
+        attributors = _attributors()
         canonizers = _classes(zennit.canonizers, zennit.canonizers.Canonizer)
         canonizers |= _classes(zennit.torchvision, zennit.canonizers.Canonizer)
         self._model = private_copy(require_module(model, "zennit"))
