@@ -22,8 +22,11 @@ from relprop.cli.terminal import printable
 from relprop.errors import RelpropError, RelpropWarning
 from relprop.versions import versions
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes: something went wrong, the command line can't be understood, Ctrl-C."""
+FAILED, MISUSED, TERMINATED, INTERRUPTED = 1, 2, 75, 130
+"""Exit codes: something went wrong, the command line can't be understood, SIGTERM, Ctrl-C.
+
+That of SIGTERM is EX_TEMPFAIL of sysexits: what was done is kept, and the same command goes on.
+"""
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 

@@ -13,7 +13,6 @@ import typer
 from relprop.cli.app import (
     DEFAULT_MODEL,
     FAILED,
-    INTERRUPTED,
     AsJson,
     Cache,
     ClassNames,
@@ -33,6 +32,7 @@ from relprop.cli.app import (
     warn,
 )
 from relprop.cli.completion import complete_method
+from relprop.cli.evaluating import Loading, exit_code, is_begun, join_shards, parse_colour, parse_spread, run_evaluation
 from relprop.cli.subject import Subject
 from relprop.cli.words import split_all
 
@@ -107,8 +107,12 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="In resuming do again what methods failed on.")] = False,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Do part I of N, counted from 0; relprop merge joins them.")
-    ] = "0/1",
+        str | None,
+        typer.Option(
+            metavar="I/N|auto",
+            help="Do part I of N, counted from 0; relprop merge joins them. auto: as Slurm or torchrun says.",
+        ),
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure of a method.")] = False,
     limit: Annotated[
         int | None,
@@ -151,6 +155,17 @@ def evaluate(
     preprocessing: Preprocessing = None,
     device: Device = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read pictures.")] = 0,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|gpus|auto",
+            help="Spread the run over N processes, one for each GPU, or what this machine has room for.",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.jsonl", help="Add a line of JSON a minute: how far the run is, and its mean GAE."),
+    ] = None,
     cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
@@ -163,39 +178,32 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
     can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
-    part, colour = _shard(shard), _colour(baseline)
+    colour = parse_colour(baseline)
     with one_line_errors(debug, verbose):
+        spread = parse_spread(shard, processes, output)
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare([data], cache=cache)
         from relprop.cli.configuration import write_config
-        from relprop.evaluation import evaluate as run_evaluation
-        from relprop.evaluation.data.folders import PictureFolder
-        from relprop.evaluation.data.samples import DataError
         from relprop.evaluation.methods import check_name, split_names
         from relprop.evaluation.metrics import Metrics
-        from relprop.models import sample_pictures
 
         scores = split_all(metrics)
         Metrics(scores)
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
-        places = sample_pictures() if data is None else data
-        classifier = subject.load().alone()  # what is scored returns one tensor
-        dataset = PictureFolder(places, labels=False if str(truth) == "none" else truth, class_names=classifier.labels)
-        if (target is Target.LABEL or protocol is Protocol.RELEASED) and dataset.labels is None:
-            use = "--target label would explain" if target is Target.LABEL else "--protocol released rates mosaics by"
-            raise DataError(
-                f"no picture has a label, which {use}: give a table of labels with --truth CSV, or a folder for each "
-                "class"
-            )
+        loading = Loading(subject, data, tuple(names), truth, _labels_for(target, protocol))
+        output = spread.output
         options_file = output.with_name(f"{output.name}.toml")
         try:
             found = run_evaluation(
-                classifier,
-                dataset,
-                names,
-                output,
+                loading,
+                spread,
+                quiet=not verbose,
+                resume=resume,
+                overwrite=overwrite,
+                progress=not quiet,
+                log=log,
                 seed=seed,
                 unit=unit,
                 batch_size=batch_size,
@@ -205,23 +213,19 @@ def evaluate(
                 metrics=scores,
                 relevance=False if relevance is Relevance.NONE else relevance.value,
                 compression=None if compression is Compression.NONE else compression.value,
-                shard=part,
-                resume=resume,
-                overwrite=overwrite,
                 retry=retry,
                 fail_fast=fail_fast,
-                progress=not quiet,
                 workers=workers,
                 limit=limit,
                 per_class=per_class,
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signal:
             kept = "nothing was done yet"
-            if output.exists():
+            if is_begun(output):
                 write_config(options_file, context, overwrite=overwrite)
                 kept = f"what {output} holds is whole, --resume goes on"
             warn(f"interrupted; {kept}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(signal)) from None
         write_config(options_file, context, overwrite=overwrite)
         if as_json or not quiet:
             say(json.dumps(asdict(found), indent=2, default=str) if as_json else str(found))
@@ -229,34 +233,22 @@ def evaluate(
             raise typer.Exit(FAILED)
 
 
-@command("Join the files of relprop evaluate --shard.", "relprop merge part0.h5 part1.h5 part2.h5 -o run.h5")
+@command("Join the files of relprop evaluate --shard.", "relprop merge run.h5.shards -o run.h5")
 def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="The files of all shards of one run.")],
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD", help="The files of all shards of one run, or their folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file of the whole run.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     debug: Debug = False,
 ) -> None:
     """Join the files of relprop evaluate --shard into that of the run that was not cut."""
     with one_line_errors(debug):
-        from relprop.store import merge as merge_files
-        from relprop.store import open_evaluation
-
-        merge_files(shards, output, overwrite=overwrite)
-        with open_evaluation(output) as file:
-            count, methods = len(file["sample"]), ", ".join(file["methods"])
-        say(f"{output}: {count} samples of {len(shards)} shards; methods {methods}")
+        say(join_shards(shards, output, overwrite=overwrite))
 
 
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise typer.BadParameter(f"--shard {text}: it is I/N, part I of N counted from 0, as 0/4")
-    return int(part), int(parts)
-
-
-def _colour(text: str) -> float | list[float]:
-    try:
-        values = [float(value) for value in text.split("/")]
-    except ValueError:
-        raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
-    return values if len(values) > 1 else values[0]
+def _labels_for(target: Target, protocol: Protocol) -> str:
+    """Return what needs the labels of pictures, as the subject of a sentence; empty if nothing does."""
+    if target is Target.LABEL:
+        return "--target label would explain"
+    return "--protocol released rates mosaics by" if protocol is Protocol.RELEASED else ""

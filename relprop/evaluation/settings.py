@@ -110,8 +110,9 @@ class Settings:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Return the versions of the software, and what it runs on."""
+    """Return the versions of the software, and what it runs on: the same scores, bit for bit, take the same."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"python": platform.python_version(), "device": name} | {
+    threads = str(torch.get_num_threads())
+    return {"python": platform.python_version(), "device": name, "threads": threads} | {
         package: version_of(package) for package in PACKAGES
     }

@@ -9,6 +9,7 @@ from relprop.store.description import (
     read_layout,
     read_method,
     read_pictures,
+    read_planned,
 )
 from relprop.store.errors import (
     BusyError,
@@ -23,6 +24,7 @@ from relprop.store.layout import Extent, Layout, Method, Metric
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import FLAGS, Field, State
+from relprop.store.split import split
 from relprop.store.validation import validate
 from relprop.store.writing.checks import check_method_name
 from relprop.store.writing.rows import name_length
@@ -57,6 +59,8 @@ __all__ = [
     "read_layout",
     "read_method",
     "read_pictures",
+    "read_planned",
+    "split",
     "survey",
     "validate",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os import PathLike
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from relprop.errors import RelpropWarning
 from relprop.files import OutputError, written_whole
 from relprop.store.config import differences, format_differences
 from relprop.store.description import (
@@ -170,11 +172,21 @@ def _lay_out(file: h5py.File, shards: list[h5py.File], index: NDArray[np.int64],
 
 
 def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
-    """Return the versions of the software; where shards differ, all of them."""
+    """Return the versions of the software; where shards differ, all of them.
+
+    Kernels on other numbers of threads add in another order, which is said.
+    """
     found: dict[str, list[str]] = {}
     for shard in shards:
         for name, version in json.loads(shard.attrs["versions"]).items():
             found.setdefault(name, [])
             if version not in found[name]:
                 found[name].append(version)
+    if len(threads := found.get("threads", [])) > 1:
+        warnings.warn(
+            f"shards were computed with {' and '.join(threads)} threads: scores agree with those of one run up to "
+            "rounding, not bit for bit",
+            RelpropWarning,
+            stacklevel=4,
+        )
     return {name: ", ".join(versions) for name, versions in found.items()}

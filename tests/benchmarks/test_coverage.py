@@ -165,7 +165,7 @@ def test_models_are_measured_by_all_workers(tmp_path: Path) -> None:
     ledger, workers = Ledger(tmp_path / "rows.csv", CoverageRow), [Scripted(), Scripted()]
     sweep([entry(name) for name in "abcdef"], ledger, workers)
     assert sorted(row["name"] for row in ledger.rows()) == list("abcdef")
-    assert sorted(workers[0].requested + workers[1].asked) == list("abcdef")
+    assert sorted(workers[0].requested + workers[1].requested) == list("abcdef")
 
 
 class Request(Worker[Entry, dict[str, str]]):

@@ -23,6 +23,8 @@ PAGES = sorted(
     path for path in ROOT.glob("**/README.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 )
 """The README, and those of the folders."""
+SPREAD = ROOT / "relprop/engines/README.md"
+"""Starts worker processes, which takes seconds; its code is that of scripts."""
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -71,7 +73,11 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.full] * needs_pictures(page))
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[pytest.mark.full] * (needs_pictures(page) or page == SPREAD),
+        )
         for page in PAGES
     ],
 )
@@ -83,7 +89,7 @@ def test_code_and_commands_run(page, folder, monkeypatch):
         except PictureError as error:
             pytest.skip(str(error))
     monkeypatch.setattr("relprop.evaluation.metrics.METRICS", dict(METRICS))
-    scope: dict[str, object] = {}
+    scope: dict[str, object] = {"__name__": "__main__"} if page == SPREAD else {}
     left_out = ""
     for number, block in enumerate(blocks("python", page), 1):
         if "from transformers import" in block and find_spec("transformers") is None:

@@ -12,11 +12,27 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked to stop, as batch systems do before the time of a job is over; what was computed is committed."""
+
+
 @dataclass
 class Interruption:
-    """Whether to stop."""
+    """Whether to stop, and which signal said so."""
 
     requested: bool = False
+    number: int = 0
+
+    def obey(self) -> None:
+        """Stop where a signal asked to.
+
+        Raises
+        ------
+        Terminated, KeyboardInterrupt
+            It was SIGTERM; it was Ctrl-C.
+        """
+        if self.requested:
+            raise Terminated if self.number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
@@ -33,7 +49,7 @@ def delayed_interrupts() -> Iterator[Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         if found.requested:
             raise KeyboardInterrupt
-        found.requested = True
+        found.requested, found.number = True, number
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:

@@ -1,24 +1,107 @@
-"""Telling how far a run is."""
+"""Telling how far a run is: a bar, lines where nobody sees a bar, and a log for machines."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
 
+from relprop.evaluation.pipeline.standing import Standing
+from relprop.files import OutputError
 from relprop.run.progress import no_bars, progress_bar
 
 Progress = Callable[[float, int | None], None]
 """Called with the samples worked off so far and the number of all, None of a stream."""
 
+INTERVAL = 60.0
+"""Seconds between two lines."""
+
 
 @contextmanager
-def shown(progress: Progress | bool) -> Iterator[Progress]:
-    """Return what is told of the samples worked off: a function of the user's, or a bar with how many a second."""
-    if callable(progress):
-        yield progress
-        return
+def shown(progress: Progress | bool, standing: Standing, log: Path | None = None) -> Iterator[Progress]:
+    """Return what is told of the samples worked off.
+
+    It is a function of the user's, or a bar with how many a second; where no terminal or notebook shows the bar, a line
+    a minute on standard error. ``log`` gets such lines in any case, as JSON, and one in the end.
+
+    Raises
+    ------
+    OutputError
+        The log can't be written.
+    """
+    with ExitStack() as stack:
+        tellers = [stack.enter_context(_bar(progress)) if isinstance(progress, bool) else progress]
+        if progress is True and _nobody_sees_bars():
+            tellers.append(Lines(standing).tell)
+        if log is not None:
+            lines = Lines(standing, stack.enter_context(_open_log(log)))
+            stack.callback(lines.end)
+            tellers.append(lines.tell)
+
+        def tell(done: float, total: int | None) -> None:
+            for teller in tellers:
+                teller(done, total)
+
+        yield tell
+
+
+class Lines:
+    """Lines about a run, one a minute: for people, or into a log as JSON.
+
+    Parameters
+    ----------
+    standing : Standing
+        How the run stands; it changes meanwhile.
+    log : file, optional
+        Without one lines are for people, on standard error.
+    """
+
+    def __init__(self, standing: Standing, log: IO[str] | None = None) -> None:
+        self._standing, self._log = standing, log
+        self._start = self._last = time.monotonic()
+        self._before: float | None = None  # what earlier runs had done
+        self._now: tuple[float, int | None] = (0.0, None)
+
+    def tell(self, done: float, total: int | None) -> None:
+        """Write a line where the last one is a minute old."""
+        if self._before is None:
+            self._before = done
+        self._now = done, total
+        now = time.monotonic()
+        if now - self._last >= INTERVAL:
+            self._last = now
+            self._write()
+
+    def end(self) -> None:
+        """Write the last line."""
+        self._write()
+
+    def _write(self) -> None:
+        done, total = self._now
+        rate = (done - (self._before or 0.0)) / max(1e-9, time.monotonic() - self._start)
+        left = (total - done) / rate if total is not None and rate > 0 else None
+        if self._log is not None:
+            values = {"done": round(done, 2), "total": total, "rate": round(rate, 4), "left": left and round(left, 1)}
+            when = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+            print(json.dumps(when | values | self._standing.as_dict(), ensure_ascii=False), file=self._log, flush=True)
+            return
+        words = [f"{done:.0f}{'' if total is None else f' of {total}'} samples", f"{self._standing.failed} failed"]
+        words.append(f"{rate:.3g} a second")
+        if left is not None:
+            words.append(f"{timedelta(seconds=round(left))} left")
+        gae = str(self._standing)
+        print(f"relprop: {', '.join(words)}{f'; GAE {gae}' if gae else ''}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(seen: bool) -> Iterator[Progress]:
     layout = "{l_bar}{bar}| {n:.0f}/{total_fmt} samples [{elapsed}<{remaining}, {rate_fmt}]"
-    with nullcontext() if progress else no_bars(), progress_bar(None, "sample", bar_format=layout) as bar:
+    with nullcontext() if seen else no_bars(), progress_bar(None, "sample", bar_format=layout) as bar:
 
         def show(done: float, total: int | None) -> None:
             if bar.total is None:
@@ -26,3 +109,18 @@ def shown(progress: Progress | bool) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
+
+
+def _nobody_sees_bars() -> bool:
+    with progress_bar(None, "sample") as bar:
+        return bool(bar.disable) and sys.stderr is not None
+
+
+@contextmanager
+def _open_log(path: Path) -> Iterator[IO[str]]:
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
+    with file:
+        yield file

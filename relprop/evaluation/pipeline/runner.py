@@ -24,6 +24,7 @@ from relprop.evaluation.pipeline.interrupts import Interruption
 from relprop.evaluation.pipeline.masking import READ_BACK, Masking, check_labels, mask_unit, read_back, sample_rows
 from relprop.evaluation.pipeline.progress import Progress
 from relprop.evaluation.pipeline.scoring import method_rows
+from relprop.evaluation.pipeline.standing import Standing
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
 from relprop.evaluation.subject import Subject, count_classes
@@ -53,7 +54,9 @@ class Run:
     states : dict
         Of the file's rows: under ``""`` those of the masking run, and by method.
     interruption : Interruption
-        Called between two commits.
+        Asked between two commits.
+    standing : Standing
+        How the methods stand, kept up to date.
     progress : callable, optional
         Told what is done.
     """
@@ -67,6 +70,7 @@ class Run:
     writer: EvaluationWriter
     states: dict[str, NDArray[np.uint8]]
     interruption: Interruption
+    standing: Standing
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     explaining: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -97,7 +101,7 @@ class Run:
                         self.progress(done, total)
                     if self.interruption.requested:
                         background.wait()
-                        raise KeyboardInterrupt
+                        self.interruption.obey()
                 self.evaluated += len(unit.samples) if parts else 0
         self.seconds["writing"] = background.seconds
 
@@ -147,6 +151,7 @@ class Run:
                     lambda: count_classes(self.subject, first_four(reserve)),
                 )
             batch = masking.batch if isinstance(masking, Masking) else masking
+            self.standing.failed += len(batch.failed)
             columns = sample_rows(masking) if isinstance(masking, Masking) else None
             background.submit(partial(self._write_samples, batch, rows, columns))
             return masking
@@ -189,6 +194,8 @@ class Run:
                 keep=self.writer.maps_of(name),
                 remark=method.pictures_only,
             )
+        self.standing.gae[name].add(columns["gae"])
+        self.standing.failed += len(explained.errors)
         background.submit(partial(self._write_method, name, masking.batch, rows, columns))
 
     def _write_samples(self, batch: Batch, rows: Mapping[int, int], columns: Mapping[str, Any] | None) -> None:

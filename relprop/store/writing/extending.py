@@ -71,13 +71,15 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
 def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> None:
     """Copy what is done or failed in a file into rows ``(N,)`` of another one, which may have further methods.
 
+    Rows of the first that are -1 are left out.
+
     Raises
     ------
     DamageError
         If it can't be read: else it would be told as an error of writing.
     """
     for states, here, there in _groups(source, target):
-        evaluated = np.flatnonzero(states != State.ABSENT)
+        evaluated = np.flatnonzero((states != State.ABSENT) & (rows >= 0))
         for name, data in data_sets_without_scales(there).items():
             step = max(1, READ_AT_ONCE // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:]))))
             for start in range(0, len(evaluated), step):

@@ -1,0 +1,203 @@
+"""What ``relprop evaluate`` makes of its options: a model, pictures and methods, here or in each worker process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from relprop.cli.app import INTERRUPTED, TERMINATED
+from relprop.cli.subject import Subject
+from relprop.files import OutputError
+
+if TYPE_CHECKING:
+    from relprop.evaluation import Evaluation, PictureFolder
+    from relprop.models import Classifier
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is loaded; it can be sent to other processes, which load it again.
+
+    Parameters
+    ----------
+    subject : Subject
+        The model.
+    data : Path, optional
+        A folder of pictures; the samples that foolbox carries without it.
+    methods : tuple of str
+        Their names.
+    truth : Path, optional
+        A table of labels, or ``none``.
+    labels_for : str
+        Where pictures must have labels: what uses them, for the error.
+    """
+
+    subject: Subject
+    data: Path | None
+    methods: tuple[str, ...]
+    truth: Path | None = None
+    labels_for: str = ""
+
+    def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
+        """Return model, on a device, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
+        from relprop.evaluation.data.folders import PictureFolder
+        from relprop.evaluation.data.samples import DataError
+        from relprop.models import sample_pictures
+
+        places = sample_pictures() if self.data is None else self.data
+        classifier = replace(self.subject, device=device).load().alone()  # what is scored returns one tensor
+        pictures = PictureFolder(
+            places, labels=False if str(self.truth) == "none" else self.truth, class_names=classifier.labels
+        )
+        if self.labels_for and pictures.labels is None:
+            raise DataError(
+                f"no picture has a label, which {self.labels_for}: give a table of labels with --truth CSV, or a "
+                "folder for each class"
+            )
+        return classifier, pictures, list(self.methods)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a run is divided: one part of it here, or all parts in worker processes.
+
+    Parameters
+    ----------
+    output : Path
+        The file: of the part, or of the whole run.
+    shard : tuple of int
+        ``(i, n)``.
+    processes : int or {"gpus", "auto"}, optional
+        Workers; None: this process alone.
+    local : int, optional
+        Which of this machine's tasks this one is, where a batch system gave it a part.
+    """
+
+    output: Path
+    shard: tuple[int, int] = (0, 1)
+    processes: Any = None
+    local: int | None = None
+
+    def device(self, wanted: str | None) -> str | None:
+        """Return where to compute: tasks of a batch system share the GPUs that they see."""
+        if wanted is not None or self.local is None:
+            return wanted
+        from relprop.engines.machine import device_of_task
+
+        return device_of_task(self.local)
+
+
+def parse_spread(shard: str | None, processes: str | None, output: Path) -> Spread:
+    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood.
+
+    Raises
+    ------
+    EngineError
+        No batch system says which part ``--shard auto`` means.
+    """
+    if processes is None and shard == "auto":
+        from relprop.engines.batch import find_task
+        from relprop.store.shards import shard_file
+
+        task = find_task(os.environ)
+        file = shard_file(output, task.part, task.parts)
+        try:
+            file.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {file.parent}: {error.strerror}") from error
+        return Spread(file, (task.part, task.parts), local=task.local)
+    if processes is None:
+        return Spread(output, _shard(shard or "0/1"))
+    if shard is not None:
+        raise typer.BadParameter("--shard does one part of a run, --processes all of them: give one of the two")
+    if processes in ("gpus", "auto"):
+        return Spread(output, processes=processes)
+    if not processes.isdecimal() or int(processes) < 1:
+        raise typer.BadParameter(f"--processes {processes}: it is a number from 1 on, or one of gpus and auto")
+    return Spread(output, processes=int(processes))
+
+
+def run_evaluation(
+    loading: Loading,
+    spread: Spread,
+    *,
+    quiet: bool,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    log: Path | None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate what is loaded, as it is to be divided; arguments and errors are those of `relprop.evaluate`."""
+    if spread.processes is None:
+        from relprop.evaluation import evaluate
+
+        return evaluate(
+            *loading(spread.device(loading.subject.device)),
+            spread.output,
+            shard=spread.shard,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            log=log,
+            **options,
+        )
+    from relprop.engines.job import Job
+    from relprop.engines.spread import spread as spread_over
+
+    return spread_over(
+        Job(loading, options, quiet),
+        spread.output,
+        spread.processes,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
+        device=loading.subject.device,
+        log=log,
+    )
+
+
+def join_shards(shards: list[Path], output: Path, *, overwrite: bool) -> str:
+    """Join shards, given as files and folders of them, and return words for what was made; errors are `merge`'s."""
+    from relprop.store import merge, open_evaluation
+    from relprop.store.shards import shard_files
+
+    files = [file for place in shards for file in (shard_files(place) if place.is_dir() else [place])]
+    merge(files, output, overwrite=overwrite)
+    with open_evaluation(output) as file:
+        count, methods = len(file["sample"]), ", ".join(file["methods"])
+    return f"{output}: {count} samples of {len(files)} shards; methods {methods}"
+
+
+def exit_code(stopped: KeyboardInterrupt) -> int:
+    """Return the exit code of a run that a signal stopped: a batch system puts a job that was out of time in again."""
+    from relprop.evaluation.pipeline.interrupts import Terminated
+
+    return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
+
+
+def is_begun(path: Path) -> bool:
+    """Say whether something of a run is there: its file, or shards of it."""
+    from relprop.store.shards import shard_files, shard_folder
+
+    return path.exists() or any(shard_files(shard_folder(path)))
+
+
+def parse_colour(text: str) -> float | list[float]:
+    """Read ``--baseline``; raise `BadParameter` where it is no colour."""
+    try:
+        values = [float(value) for value in text.split("/")]
+    except ValueError:
+        raise typer.BadParameter(f"--baseline {text}: it is a number, or one for each channel, as 0/0/0.5") from None
+    return values if len(values) > 1 else values[0]
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise typer.BadParameter(f"--shard {text}: it is I/N, part I of N counted from 0, as 0/4")
+    return int(part), int(parts)

@@ -1,0 +1,90 @@
+"""What all workers of a run evaluate, in a form that reaches them: pickled, or as words to load it by."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from relprop.engines.errors import EngineError
+from relprop.errors import first_line
+from relprop.models import Classifier, load_classifier
+from relprop.models.devices import device_of, find_device, move
+
+Loaded = tuple[Any, Any, Any]
+"""Model, data set and methods, as `relprop.evaluate` takes them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, and how.
+
+    Parameters
+    ----------
+    load : callable
+        From a device, or None, to model, data set and methods. It can be pickled.
+    options : mapping
+        Further arguments of `relprop.evaluate`: what numbers depend on, and what is kept.
+    quiet : bool
+        Whether libraries are kept from talking on standard error.
+    """
+
+    load: Callable[[str | None], Loaded]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    quiet: bool = False
+
+    def pickled(self) -> bytes:
+        """Return the job as bytes.
+
+        Raises
+        ------
+        EngineError
+            Something in it can't be sent to another process, naming it.
+        """
+        parts = {"model, data set and methods": self.load, **self.options}
+        if isinstance(self.load, Given):
+            del parts["model, data set and methods"]
+            parts = {"model": self.load.model, "data set": self.load.dataset, "methods": self.load.methods} | parts
+        try:
+            return pickle.dumps(self)
+        except Exception as error:  # each kind of object refuses by an error of its own
+            name = next((name for name, part in parts.items() if not _can_be_sent(part)), "something")
+            raise EngineError(
+                f"the {name} can't be sent to worker processes ({first_line(error)}). What is defined by name in a "
+                "module can: a class, a function, no lambda; models and methods also by their names, pictures as a "
+                "folder"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Given:
+    """Objects that were given to `relprop.engines.evaluate`; a worker's copy goes to its device."""
+
+    model: Any
+    dataset: Any
+    methods: Any
+
+    def __call__(self, device: str | None) -> Loaded:
+        """Return model, data set and methods."""
+        model = self.model
+        if isinstance(model, str | PathLike):
+            return load_classifier(model, device=device), self.dataset, self.methods
+        held = model.model if isinstance(model, Classifier) else model
+        if device is not None and isinstance(held, nn.Module | ExportedProgram):
+            place = find_device(device)
+            if device_of(held) != place:
+                move(held, place)  # it is this worker's own
+        return model, self.dataset, self.methods
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # as above
+        return False
+    return True

@@ -1,0 +1,77 @@
+"""What became of a run that was spread, told as of one that was not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from relprop.evaluation import Evaluation, Tally
+from relprop.evaluation.pipeline.standing import Standing
+from relprop.gae import Flag
+from relprop.store import State, is_complete, method_names, open_evaluation
+
+
+def read_outcome(path: Path, shards: Sequence[Evaluation], total: float) -> Evaluation:
+    """Return what a joined file holds, with the seconds of its shards together and those that passed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    shards : sequence of Evaluation
+        What became of each shard in this run.
+    total : float
+        Seconds from the beginning to the end.
+    """
+    seconds, explaining = Counter[str](), Counter[str]()
+    for shard in shards:
+        seconds.update(shard.seconds)
+        explaining.update(shard.explaining)
+    with open_evaluation(path) as file:
+        samples = file["samples"]
+        states = samples["state"][:]
+        failed = np.flatnonzero(states == State.FAILED)
+        return Evaluation(
+            path,
+            len(states),
+            sum(shard.evaluated for shard in shards),
+            len(failed),
+            _first_message(samples, failed),
+            int(((samples["flags"][:] & Flag.ONE_CLASS) != 0).sum()),
+            {name: _tally(file, name) for name in method_names(file)},
+            {**seconds, "total": total},
+            dict(explaining),
+            is_complete(file),
+        )
+
+
+def add_shard(standing: Standing, path: Path) -> None:
+    """Add what a finished shard holds to how a run stands."""
+    with open_evaluation(path) as file:
+        samples = file["samples/state"][:]
+        standing.failed += int((samples == State.FAILED).sum())
+        for name in method_names(file):
+            group = file["methods"][name]
+            states = group["state"][:]
+            standing.gae[name].add(group["gae"][:][states == State.DONE])
+            standing.failed += int(((states == State.FAILED) & (samples == State.DONE)).sum())
+
+
+def _tally(file: h5py.File, name: str) -> Tally:
+    group = file["methods"][name]
+    states = group["state"][:]
+    failed = np.flatnonzero((states == State.FAILED) & (file["samples/state"][:] == State.DONE))
+    return Tally(
+        int((states == State.DONE).sum()),
+        len(failed),
+        int((states == State.ABSENT).sum()),
+        _first_message(group, failed),
+    )
+
+
+def _first_message(group: h5py.Group, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    return str(group["message"].asstr()[rows[0]]) if len(rows) else ""

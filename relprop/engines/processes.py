@@ -1,0 +1,195 @@
+"""Worker processes on this machine, each a pool of one: one that dies takes no other with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relprop.engines import worker
+from relprop.engines.errors import EngineError
+from relprop.engines.machine import Place
+from relprop.engines.worker import Outcome, Shard, Word
+
+ATTEMPTS = 3
+"""Times that a shard is begun before the run is given up."""
+POLL = 0.2
+"""Seconds between two looks at what workers tell."""
+
+Tell = Callable[[int, float], None]
+"""Called with the number of a shard and the samples of it that are worked off."""
+
+
+class _Seat:
+    """A place with a pool of one process, and what it does."""
+
+    def __init__(self, job: bytes, place: Place) -> None:
+        self._job, self._place = job, place
+        self.process: int | None = None
+        self.shard: Shard | None = None
+        self._start()
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self._pool.submit(task, *arguments)
+
+    def words(self) -> Iterator[Word]:
+        """Yield what the worker told since."""
+        try:
+            while self._way.poll():
+                word = self._way.recv()
+                self.process = word.process
+                yield word
+        except (EOFError, OSError):  # it died in the middle of a word
+            return
+
+    def renew(self) -> None:
+        """Put a new process in the place of one that died."""
+        self.close()
+        self._start()
+
+    def terminate(self) -> None:
+        """Let the process commit what it has, and stop."""
+        if self.process is not None:
+            try:
+                os.kill(self.process, signal.SIGTERM)
+            except ProcessLookupError:  # it is gone
+                self.process = None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._way.close()
+        self._back.close()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # what PyTorch has computed with can't be forked
+        self._way, self._back = context.Pipe(duplex=False)
+        self.process = None
+        self._pool = ProcessPoolExecutor(
+            1, context, initializer=worker.start, initargs=(self._job, self._place, self._back)
+        )
+
+
+class Processes:
+    """Workers that are there as long as the block; made by `open_processes`."""
+
+    def __init__(self, seats: Sequence[_Seat]) -> None:
+        self._seats = seats
+
+    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
+        """Return the indices of the samples that are taken, in their order, ``(N,)``; errors are `Worker.order`'s."""
+        future = self._seats[0].submit(worker.order)
+        while not wait([future], POLL).done:
+            list(self._seats[0].words())
+            try:
+                obey()
+            except KeyboardInterrupt:
+                self._seats[0].terminate()
+                raise
+        try:
+            found: NDArray[np.int64] = future.result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process ended before it began: out of memory, or killed; or this is a script that starts "
+                'workers outside of `if __name__ == "__main__":`, which each of them carries out again'
+            ) from error
+        return found
+
+    def run(
+        self,
+        shards: Sequence[Shard],
+        tell: Tell,
+        obey: Callable[[], None],
+    ) -> Iterator[tuple[Shard, Outcome]]:
+        """Evaluate shards, and yield each as it is done.
+
+        Parameters
+        ----------
+        shards : sequence of Shard
+            In the order in which they are begun.
+        tell : callable
+            Called as they come on.
+        obey : callable
+            Raises KeyboardInterrupt where the run shall stop.
+
+        Raises
+        ------
+        EngineError
+            Workers died on one shard again and again.
+        KeyboardInterrupt
+            It was to stop; what was computed is committed.
+        Exception
+            What `relprop.evaluate` raised on a shard.
+        """
+        left, attempts = list(reversed(shards)), dict.fromkeys((shard.part for shard in shards), 0)
+        running: dict[Future[Outcome], _Seat] = {}
+        try:
+            while left or running:
+                for seat in self._seats:
+                    if left and seat.shard is None:
+                        seat.shard = shard = left.pop()
+                        attempts[shard.part] += 1
+                        running[seat.submit(worker.run_shard, shard)] = seat
+                done, _ = wait(running, POLL, FIRST_COMPLETED)
+                self._listen(tell)
+                obey()
+                for future in done:
+                    seat = running.pop(future)
+                    shard, seat.shard = seat.shard, None  # type: ignore[assignment]
+                    outcome = _outcome(future)
+                    if outcome is not None and outcome.evaluation is not None:
+                        yield shard, outcome
+                        continue
+                    if attempts[shard.part] >= ATTEMPTS:
+                        raise EngineError(
+                            f"workers ended {ATTEMPTS} times on shard {shard.part} of {shard.parts}: out of memory, or "
+                            "killed. What is committed stays: resume the run, with fewer processes"
+                        )
+                    left.append(shard)
+                    if outcome is None:
+                        seat.renew()
+        finally:
+            self._stop(running)
+
+    def _stop(self, running: Mapping[Future[Outcome], _Seat]) -> None:
+        """Let those who are at work commit and stop. A second signal would stop them before that."""
+        waiting = list(running.values())
+        while wait(running, POLL if waiting else None).not_done:
+            for seat in [*waiting]:
+                list(seat.words())
+                if seat.process is not None:
+                    seat.terminate()
+                    waiting.remove(seat)
+
+    def _listen(self, tell: Tell) -> None:
+        for seat in self._seats:
+            for word in seat.words():
+                if word.part >= 0:
+                    tell(word.part, word.done)
+
+
+@contextmanager
+def open_processes(job: bytes, places: Sequence[Place]) -> Iterator[Processes]:
+    """Start a worker at each place; they end with the block."""
+    with ExitStack() as stack:
+        seats = []
+        for place in places:
+            seat = _Seat(job, place)
+            stack.callback(seat.close)
+            seats.append(seat)
+        yield Processes(seats)
+
+
+def _outcome(future: Future[Outcome]) -> Outcome | None:
+    """Return what became of a shard; None where the worker died on it."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
