@@ -43,7 +43,7 @@ class Loading:
     labels_for: str = ""
 
     def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
-        """Return model, on a device, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
+        """Load model, pictures and methods; errors are those of `load_classifier` and `PictureFolder`."""
         from relprop.evaluation.data.folders import PictureFolder
         from relprop.evaluation.data.samples import DataError
         from relprop.models import sample_pictures
