@@ -88,11 +88,12 @@ def _root_mean_square(node: fx.Node) -> _Found | None:
 def _centred(node: fx.Node) -> fx.Node | None:
     """Return ``x`` of ``x - mean(x, -1)``."""
     if _is(node, (aten.sub.Tensor,)) and not node.kwargs:
+        x: Any
+        mean: Any
         x, mean = node.args
         if isinstance(x, fx.Node) and _is(mean, (aten.mean.dim,)) and mean.args[0] is x:
-            axes = list(mean.args[1])
-            if axes in ([-1], [x.meta["val"].ndim - 1]) and mean.args[2:3] == (True,):
-                return x
+            last = list(mean.args[1]) in ([-1], [x.meta["val"].ndim - 1])
+            return x if last and mean.args[2:3] == (True,) else None
     return None
 
 
