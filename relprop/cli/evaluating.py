@@ -138,6 +138,7 @@ def run_evaluation(
     if spread.processes is None:
         from relprop.evaluation import evaluate
 
+        assert spread.shard is not None, "a part that a batch system says is found by Spread.place"
         return evaluate(
             *loading(spread.device(loading.subject.device)),
             path,
