@@ -178,9 +178,8 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
     can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
-    colour = parse_colour(baseline)
+    spread, colour = parse_spread(shard, processes), parse_colour(baseline)
     with one_line_errors(debug, verbose):
-        spread = parse_spread(shard, processes, output)
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare([data], cache=cache)
         from relprop.cli.configuration import write_config
@@ -193,12 +192,13 @@ def evaluate(
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
         loading = Loading(subject, data, tuple(names), truth, _labels_for(target, protocol))
-        output = spread.output
+        spread, output = spread.place(output)
         options_file = output.with_name(f"{output.name}.toml")
         try:
             found = run_evaluation(
                 loading,
                 spread,
+                output,
                 quiet=not verbose,
                 resume=resume,
                 overwrite=overwrite,

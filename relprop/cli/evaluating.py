@@ -67,20 +67,38 @@ class Spread:
 
     Parameters
     ----------
-    output : Path
-        The file: of the part, or of the whole run.
-    shard : tuple of int
-        ``(i, n)``.
+    shard : tuple of int, optional
+        ``(i, n)``; None: the part that a batch system says.
     processes : int or {"gpus", "auto"}, optional
         Workers; None: this process alone.
     local : int, optional
         Which of this machine's tasks this one is, where a batch system gave it a part.
     """
 
-    output: Path
-    shard: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] | None = (0, 1)
     processes: Any = None
     local: int | None = None
+
+    def place(self, output: Path) -> tuple[Spread, Path]:
+        """Return this with the part that is meant, and the file for it where ``output`` is that of the run.
+
+        Raises
+        ------
+        EngineError, OutputError
+            No batch system says which part is meant; the folder of shards can't be made.
+        """
+        if self.shard is not None:
+            return self, output
+        from relprop.engines.batch import find_task
+        from relprop.store.shards import shard_file
+
+        task = find_task(os.environ)
+        file = shard_file(output, task.part, task.parts)
+        try:
+            file.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {file.parent}: {error.strerror}") from error
+        return replace(self, shard=(task.part, task.parts), local=task.local), file
 
     def device(self, wanted: str | None) -> str | None:
         """Return where to compute: tasks of a batch system share the GPUs that they see."""
@@ -91,39 +109,23 @@ class Spread:
         return device_of_task(self.local)
 
 
-def parse_spread(shard: str | None, processes: str | None, output: Path) -> Spread:
-    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood.
-
-    Raises
-    ------
-    EngineError
-        No batch system says which part ``--shard auto`` means.
-    """
-    if processes is None and shard == "auto":
-        from relprop.engines.batch import find_task
-        from relprop.store.shards import shard_file
-
-        task = find_task(os.environ)
-        file = shard_file(output, task.part, task.parts)
-        try:
-            file.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write {file.parent}: {error.strerror}") from error
-        return Spread(file, (task.part, task.parts), local=task.local)
+def parse_spread(shard: str | None, processes: str | None) -> Spread:
+    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood."""
     if processes is None:
-        return Spread(output, _shard(shard or "0/1"))
+        return Spread(None if shard == "auto" else _shard(shard or "0/1"))
     if shard is not None:
         raise typer.BadParameter("--shard does one part of a run, --processes all of them: give one of the two")
     if processes in ("gpus", "auto"):
-        return Spread(output, processes=processes)
+        return Spread(processes=processes)
     if not processes.isdecimal() or int(processes) < 1:
         raise typer.BadParameter(f"--processes {processes}: it is a number from 1 on, or one of gpus and auto")
-    return Spread(output, processes=int(processes))
+    return Spread(processes=int(processes))
 
 
 def run_evaluation(
     loading: Loading,
     spread: Spread,
+    path: Path,
     *,
     quiet: bool,
     resume: bool,
@@ -136,9 +138,10 @@ def run_evaluation(
     if spread.processes is None:
         from relprop.evaluation import evaluate
 
+        assert spread.shard is not None, "a part that a batch system says is found by Spread.place"
         return evaluate(
             *loading(spread.device(loading.subject.device)),
-            spread.output,
+            path,
             shard=spread.shard,
             resume=resume,
             overwrite=overwrite,
@@ -151,7 +154,7 @@ def run_evaluation(
 
     return spread_over(
         Job(loading, options, quiet),
-        spread.output,
+        path,
         spread.processes,
         resume=resume,
         overwrite=overwrite,
