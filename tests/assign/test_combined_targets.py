@@ -183,6 +183,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
+@pytest.mark.full
 def test_what_would_be_left_out_is_refused_in_words() -> None:
     model, _ = built("linear")
     x = pictures(2, seed=1).double()

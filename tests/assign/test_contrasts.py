@@ -81,6 +81,7 @@ class TestLogOdds:
         assert distance(other.relevance, one.relevance) <= 1e-9
         assert torch.equal(one.target, other.target)
 
+    @pytest.mark.sweep(every=3)
     @pytest.mark.parametrize("gap", [28.0, 60.0, 2000.0])  # p_t = 1 - 3e-12, 1 - 3e-26, 1
     @pytest.mark.parametrize("behind", [SOFT["scores"], SOFT["softmax"]], ids=["scores", "softmax"])
     def test_is_finite_however_sure_the_model_is(self, behind: Callable[[Any, Tensor], Tensor], gap: float) -> None:

@@ -106,7 +106,7 @@ def test_a_picture_of_other_channels_is_skipped_by_name(scenes):
     assert "c.tif: it has 4 channels, the model takes 1" in result.stderr
 
 
-@pytest.mark.sweep(every=2)
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["four", "one"])
 def test_evaluate_scores_the_same_tensors(scenes, name):
     folder = "scenes"

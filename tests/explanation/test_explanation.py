@@ -322,6 +322,7 @@ def test_single_samples_keep_their_batch_axis(merged):
     assert str(whole[3].conservation)
 
 
+@pytest.mark.sweep(every=4)
 @pytest.mark.parametrize("samples", [5, -6, slice(5, 9), slice(None, None, -1)])
 def test_samples_that_are_not_there_are_an_index_error(merged, samples):
     with pytest.raises(IndexError):

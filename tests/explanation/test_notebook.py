@@ -108,6 +108,7 @@ def large():
     return relprop.explain(model, torch.randn(20, 3, 9, 9))
 
 
+@pytest.mark.full
 def test_a_large_batch_is_shown_in_part_and_says_so(large):
     html = large._repr_html_()
     assert Tags(html).seen.count("tr") == 1 + 16

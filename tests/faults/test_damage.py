@@ -12,6 +12,7 @@ from tests.faults.damage import COMPRESSIONS, damaged, outcome, prepare, read_al
 pytest.importorskip("hdf5plugin")
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.full)])
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_damage_is_told(tmp_path: Path, compression: str, count: int) -> None:

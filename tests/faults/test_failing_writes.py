@@ -64,6 +64,7 @@ def assert_told_or_right(library: Path, job: Callable[[Path], None], folder: Pat
         assert everything(place / NAME) == wanted, (number, outcome)
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("kind", ["eio", "short", "full"])
 def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
     assert_told_or_right(library, image, folder, kind, 1)

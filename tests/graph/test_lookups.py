@@ -164,6 +164,7 @@ def test_token_ids_alone_are_explained_word_by_word() -> None:
     torch.testing.assert_close(found, (gradient * rows).detach().sum(2))
 
 
+@pytest.mark.full
 def test_check_counts_what_is_looked_up() -> None:
     torch.manual_seed(0)
     model = Beside(lambda m, i: m.emb(i)).eval()

@@ -100,6 +100,7 @@ def test_of_several_the_one_that_is_used_further_is_meant(name: str) -> None:
     assert not relprop.explain(model, x, hooks={"enc": stop}).relevance.any()
 
 
+@pytest.mark.full
 def test_check_at_a_module_that_returns_a_tuple() -> None:
     report = relprop.check(model_of(*ONE["the-second"]), rows(), rules="gradient", at="enc")
     assert report.ok, str(report)

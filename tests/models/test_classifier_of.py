@@ -72,6 +72,7 @@ class HuggingFace(nn.Module):
         return {"logits": self.inner(pixel_values), "hidden": pixel_values}
 
 
+@pytest.mark.full
 def test_a_hugging_face_processor_is_followed_and_everything_works_with_it():
     model = HuggingFace().eval()
     before = copy.deepcopy(model.state_dict()), dict(vars(model))

@@ -423,6 +423,7 @@ def test_real_weights_know_real_pictures(name: str, file: str, least: float) -> 
     assert _accuracy(load_classifier(name, WEIGHTS / file), 25) >= least
 
 
+@pytest.mark.full
 @needs_assets
 @needs_packaged
 def test_packaged_weights_know_real_pictures() -> None:

@@ -34,7 +34,7 @@ def mapped(model: nn.Module, x: Tensor, concepts: Any, **options: Any) -> relpro
 
 
 @pytest.mark.parametrize(("kind", "layer", "axis", "rules"), CASES)
-@pytest.mark.sweep(every=2)
+@pytest.mark.sweep(every=6)
 def test_a_map_is_what_flows_through_the_channel_alone(kind: str, layer: str, axis: int, rules: str) -> None:
     """A hook that lets one channel through lets pass what flows by other ways, too: that is subtracted."""
     model, x = exact(kind), pictures(3).double()

@@ -53,7 +53,7 @@ def in_double(kind: str) -> nn.Module:
     return doubled(kept(kind))
 
 
-@pytest.mark.sweep(every=4)
+@pytest.mark.sweep(every=24)
 @pytest.mark.parametrize("kind", HOOKED)
 @pytest.mark.parametrize("name", SETS)
 def test_maps_layers_masses_and_what_hooks_see_stay_as_they_are(name: str, kind: str) -> None:

@@ -177,6 +177,7 @@ def test_rules_of_ones_own_need_not_know(
     assert torch.equal(x, given)
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("shares", [True, False])
 def test_what_a_rule_keeps_is_not_overwritten(shares: bool) -> None:
     kept: list[Tensor] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -46,6 +47,7 @@ def test_positive_and_negative_parts_are_propagated_apart() -> None:
     torch.testing.assert_close(mass, 1 - sum(cut.lost for cut in found.conservation.cuts))
 
 
+@pytest.mark.full
 def test_relevance_whose_parts_cancel_stays_finite_and_conserved() -> None:
     """Rescaling to a mass of zero would delete or explode it."""
 

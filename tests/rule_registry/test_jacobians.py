@@ -326,6 +326,7 @@ def model_with(op: Any) -> nn.Module:
     return seeded(lambda: Lambda(lambda m, x: m.head(op(m.body(x))), body=nn.Linear(6, 8), head=nn.Linear(8, 4)))
 
 
+@pytest.mark.sweep(every=2)
 @pytest.mark.parametrize("op", [CUBE, TAGGED], ids=["jacobian", "pointwise"])
 def test_a_custom_operation_under_the_fallback(op: Any) -> None:
     """Every contribution of a cube is ``3 z``: relevance stays where it is, by the letter at positive outputs alone."""

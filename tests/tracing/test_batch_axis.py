@@ -49,7 +49,7 @@ def squeezing(request: pytest.FixtureRequest) -> nn.Module:
 
 
 class TestSqueeze:
-    @pytest.mark.sweep(every=9)
+    @pytest.mark.full
     def test_a_single_sample_is_explained_as_beside_others(self, squeezing: nn.Module) -> None:
         x = pictures(2).double()
         difference = {"target": lambda o: o[:, 3] - o[:, 0], "rules": "epsilon-plus-flat"}

@@ -83,6 +83,7 @@ class TestCache:
         model.table.mul_(2.0)
         torch.testing.assert_close(relprop.explain(model, x).output, model(x).detach())
 
+    @pytest.mark.sweep(every=5)
     @pytest.mark.parametrize(
         ("held", "used"),
         [

@@ -75,7 +75,7 @@ class Proposals(nn.Module):
         return {"cls_logits": torch.cat([level.flatten(1) for level in objects], 1)[..., None].expand(-1, -1, 3)}
 
 
-@pytest.mark.sweep(every=4)
+@pytest.mark.sweep(every=8)
 @pytest.mark.parametrize(
     ("make", "output"),
     [

@@ -17,6 +17,7 @@ from tests.helpers.models import CLASSES, Lambda, distance, gradient, make, pict
 
 
 class TestKindsOfModels:
+    @pytest.mark.full
     def test_graph_module(self) -> None:
         model, x = make("convolutional"), pictures(3)
         traced = fx.symbolic_trace(model)

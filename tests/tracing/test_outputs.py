@@ -47,6 +47,7 @@ def test_an_output_is_named_by_the_way_there(name: str) -> None:
     assert choose_output(pack(features, scores), output)[0] is scores
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("name", ["tuple of dicts", "dataclass in a dict", "namespace"])
 def test_a_packed_output_is_explained_as_if_it_were_returned_alone(name: str) -> None:
     pack, output = PACKED[name]

@@ -30,6 +30,7 @@ def test_equal_numbers_of_unlike_types_have_captures_of_their_own() -> None:
         assert distance(relprop.explain(model, (x, factor)).output, expected) < 1e-6
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize("number", [math.nan, -0.0, 0.5])
 def test_a_number_finds_its_capture_again(number: float) -> None:
     model = seeded(lambda: Lambda(lambda m, x, c: m.head(x), head=nn.Linear(4, 3)))

@@ -144,7 +144,7 @@ def test_similarity_agrees_with_scipy_and_by_hand() -> None:
     assert Similarity((math.nan, 0.25, 0.75), (math.nan,) * 3).means[0] == 0.5
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.full
 @pytest.mark.parametrize("contrast", [None, "rest", 0])
 def test_another_class_is_neither_the_target_nor_the_contrast(x: Tensor, contrast: object) -> None:
     model = seeded(dense)

@@ -83,6 +83,7 @@ class TestTargets:
         with pytest.raises((TargetError, CaptureError), match=message):
             relprop.explain(kept("plain"), pictures(3), target=target)
 
+    @pytest.mark.sweep(every=3)
     @pytest.mark.parametrize("rules", ["abslrp", "gradient", "epsilon"])
     def test_contrast_with_another_class(self, rules: str) -> None:
         """Why this class and not that one: the difference of both maps, in one pass."""

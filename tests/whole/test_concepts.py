@@ -33,6 +33,7 @@ def test_maps_of_complementary_concepts_add_up(rules: str, contrast: Any) -> Non
     torch.testing.assert_close(sum(part - past for part in parts) + past, whole, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.full
 def test_masses_of_complementary_concepts_add_up_under_abslrp() -> None:
     """Each part is rescaled by itself, so entries need not add up; masses do, and every map is non-negative."""
     model, x = make("plain").double(), pictures(3).double()
@@ -53,6 +54,7 @@ def test_masses_of_complementary_concepts_add_up_under_abslrp() -> None:
     assert models.cosine(total, whole.relevance) >= 0.9
 
 
+@pytest.mark.full
 def test_relevance_of_attention_heads() -> None:
     model, x = make("transformer").double(), pictures(3).double()
     heads: dict[str, Tensor] = {}

@@ -36,6 +36,7 @@ def test_a_hook_replaced_by_another_takes_effect(model, x):
         del handle  # so that the next hook may get the same address
 
 
+@pytest.mark.full
 def test_settings_inside_a_configuration_object_take_effect(x):
     model = Lambda(lambda self, x: self.head(x) * self.config.scale, head=nn.Linear(6, 4)).eval()
     model.config = SimpleNamespace(scale=1.0)
@@ -44,6 +45,7 @@ def test_settings_inside_a_configuration_object_take_effect(x):
     torch.testing.assert_close(relprop.explain(model, x).output, model(x).detach())
 
 
+@pytest.mark.full
 def test_a_target_follows_what_it_refers_to(model, x, monkeypatch):
     def chosen(output):
         return output[:, CLASS]
@@ -75,6 +77,7 @@ def test_check_of_a_model_that_changes_its_input_in_place(x, at):
     assert (report.stability is None) == (at is not None)
 
 
+@pytest.mark.full
 def test_check_of_a_forward_that_insists_on_its_precision(x):
     report = relprop.check(Lambda(lambda self, x: self.head(x.float()), head=nn.Linear(6, 4)).eval(), x)
     assert report.ok, str(report)
@@ -89,6 +92,7 @@ def test_check_tells_that_relevance_was_lost(model, x):
     assert "was lost" in str(report)
 
 
+@pytest.mark.full
 def test_an_operation_of_ones_own(x):
     @torch.library.custom_op("relprop_tests::rectify", mutates_args=())
     def rectify(x: torch.Tensor) -> torch.Tensor:

@@ -207,6 +207,7 @@ class TestContexts:
         assert x.is_inference()
         assert torch.equal(relprop.explain(model, x).relevance, relprop.explain(model, pictures(2)).relevance)
 
+    @pytest.mark.full
     def test_inputs_that_require_gradients_and_frozen_parameters(self) -> None:
         model, x = make("convolutional"), pictures(2)
         expected = relprop.explain(model, x).relevance

@@ -90,7 +90,7 @@ def _exported(model: nn.Module, x: Tensor) -> ExportedProgram:
     return export(Wrapped(model.eval()), check_inputs((x,), {}))
 
 
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=9)
 @pytest.mark.parametrize("case", CASES)
 def test_the_graph_is_that_of_run_decompositions(case: str) -> None:
     keep = whole_operations(rule_registry.get("abslrp")) if case != "products" else frozenset()
@@ -121,6 +121,7 @@ def test_of_equal_calls_one_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.sweep(every=3)
 @pytest.mark.parametrize(
     "function",
     [

@@ -51,7 +51,7 @@ def inputs() -> Tensor:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.sweep(every=3)
+@pytest.mark.sweep(every=6)
 def test_written_out_is_explained_as_the_operation(name: str) -> None:
     written, operation, target = PAIRS[name]
     both = [model_of(function) for function in (written, operation)]
