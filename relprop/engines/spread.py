@@ -116,11 +116,11 @@ def spread(
         shards = [Shard(part, parts, folder.file(part, parts)) for part in range(parts)]
         found, remarks, done = [], Counter[str](), Counter[int]()
         standing = Standing()
-        with shown(progress, standing, None if log is None else Path(log)) as told:
+        with shown(progress, standing, None if log is None else Path(log)) as report:
 
             def tell(part: int, count: float) -> None:
                 done[part] = count  # type: ignore[assignment]
-                told(sum(done.values()), len(order))
+                report(sum(done.values()), len(order))
 
             for shard, outcome in workers.run(shards, tell, interruption.obey):
                 assert outcome.evaluation is not None
@@ -136,9 +136,9 @@ def spread(
 
 
 def _check_options(options: Iterable[str]) -> None:
-    known = [name for name in inspect.signature(evaluate_here).parameters if name not in OWN]
+    accepted = [name for name in inspect.signature(evaluate_here).parameters if name not in OWN]
     for name in options:
         if name == "shard":
             raise InputError("shard= is one part of a run, and processes= makes all of them: pass one of the two")
-        if name not in known[4:]:
-            raise InputError(f"relprop.evaluate has no argument {name}{near_names(name, known[4:])}")
+        if name not in accepted[4:]:
+            raise InputError(f"relprop.evaluate has no argument {name}{near_names(name, accepted[4:])}")

@@ -166,14 +166,14 @@ def _end_with_parent() -> None:
 def _not_too_often(tell: Callable[[float], None]) -> Callable[[float, int | None], None]:
     last = 0.0
 
-    def told(done: float, total: int | None) -> None:
+    def report(done: float, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= INTERVAL or done == total:
             last = now
             tell(done)
 
-    return told
+    return report
 
 
 def _gather_warnings(quiet: bool) -> list[str]:

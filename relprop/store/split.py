@@ -52,13 +52,13 @@ def split(path: str | PathLike[str], shards: Mapping[Path, tuple[int, ArrayLike]
         The file can't be read.
     """
     with open_evaluation(path) as file:
-        config, layout, taken = read_config(file), read_layout(file), read_planned(file)
-        if taken is None or config["shard"] != [0, 1]:
+        config, layout, planned = read_config(file), read_layout(file), read_planned(file)
+        if planned is None or config["shard"] != [0, 1]:
             what = "is a shard itself" if config["shard"] != [0, 1] else "is of a stream, or of format 1"
             raise StoreError(f"{path} {what}, and can't be cut into shards: continue it in one process")
         methods = [read_method(file, name) for name in method_names(file)]
         origin = build.Origin(
-            json.loads(file.attrs["versions"]), taken, read_pictures(file), str(file.attrs["created"])
+            json.loads(file.attrs["versions"]), planned, read_pictures(file), str(file.attrs["created"])
         )
         there = file["sample"][:]
         for target, (part, samples) in shards.items():
