@@ -4,7 +4,8 @@ A rule that conserves mass rescales what it hands on to the mass that arrived, w
 relevance whose parts cancel. So R+ and R- of S seeds go through it as 2 S non-negative flows. Where all rules of a plan
 conserve and a hook makes relevance negative, the flows stay apart up to the sources, where their difference is the
 relevance. In a plan that mixes rules they are subtracted behind every such rule, so that their number never grows.
-Rules see more seeds, and nothing else.
+Rules see more seeds, and nothing else. Flows are ``(S, ...)`` where nothing is negative, else ``(2 S, ...)``, the
+positive parts first; ``axis`` is where they are counted.
 """
 
 from __future__ import annotations

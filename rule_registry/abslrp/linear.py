@@ -1,4 +1,7 @@
-"""Affine operations with weights: fully connected and convolutional layers."""
+"""Affine operations with weights: fully connected and convolutional layers.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

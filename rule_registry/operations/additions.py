@@ -1,4 +1,7 @@
-"""Sums in places that an index names, as graph networks take them: affine, with weights that are never negative."""
+"""Sums in places that an index names, as graph networks take them: affine, with weights that are never negative.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Variances, deviations and lengths as outputs of their own: ``x_i dz/dx_i`` parts into a product and a factor."""
+"""Variances, deviations and lengths as outputs of their own: ``x_i dz/dx_i`` parts into a product and a factor.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Products and smooth maxima along an axis: each is what it would be if a model spelled it in single operations."""
+"""Products and smooth maxima along an axis: each is what it would be if a model spelled it in single operations.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Cosine similarity: a bilinear product of two vectors whose lengths are held, as the statistics of norms are."""
+"""Cosine similarity: a bilinear product of two vectors whose lengths are held, as the statistics of norms are.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

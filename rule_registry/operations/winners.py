@@ -1,4 +1,7 @@
-"""Operations that choose entries: the one that is chosen takes all relevance, in every rule set that decomposes."""
+"""Operations that choose entries: the one that is chosen takes all relevance, in every rule set that decomposes.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
