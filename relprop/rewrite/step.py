@@ -258,7 +258,8 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
 def _inner_product(mark: BatchAxis, relevance: Factored) -> Tensor:
     """Sum a relevance without multiplying it out, where samples are rows of memory."""
     gradient, value = relevance.gradient, relevance.value
-    if value.ndim > 1 and mark == BatchAxis(0) and gradient.is_contiguous() and value.is_contiguous():
+    rows = value.ndim > 1 and mark == BatchAxis(0) and gradient.is_contiguous() and value.is_contiguous()
+    if rows and gradient.dtype == value.dtype:
         return torch.einsum("sbi,bi->sb", gradient.flatten(2), value.flatten(1))
     return mark.dot(gradient, value)
 

@@ -20,8 +20,12 @@ def progress_bar(total: int | None, unit: str, *, delay: float = 0.0, **options:
     with warnings.catch_warnings(action="ignore"):  # without ipywidgets a bar is text, which needs no remark
         from tqdm.auto import tqdm
 
-    seen = sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
-    return tqdm(total=total, unit=unit, delay=delay, disable=_hidden.get() or not seen, **options)
+    return tqdm(total=total, unit=unit, delay=delay, disable=not bars_are_seen(), **options)
+
+
+def bars_are_seen() -> bool:
+    """Tell whether a bar of this block would be seen: in a terminal, or in a notebook."""
+    return not _hidden.get() and sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
 
 
 def in_notebook() -> bool:

@@ -21,7 +21,7 @@ def entries(folder="out"):
 
 def assert_one_line(result, message, code=1):
     assert result.exit_code == code, result.output
-    assert result.stdout == ""
+    assert result.stdout == "", result.stdout
     assert re.search(message, result.stderr), result.stderr
     assert result.stderr.startswith("relprop: "), result.stderr
     assert result.stderr.count("\n") == 1, result.stderr

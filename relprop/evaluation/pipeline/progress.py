@@ -13,7 +13,7 @@ from typing import IO
 
 from relprop.evaluation.pipeline.standing import Standing
 from relprop.files import OutputError
-from relprop.run.progress import no_bars, progress_bar
+from relprop.run.progress import bars_are_seen, no_bars, progress_bar
 
 Progress = Callable[[float, int | None], None]
 """Called with the samples worked off so far and the number of all, None of a stream."""
@@ -36,7 +36,7 @@ def shown(progress: Progress | bool, standing: Standing, log: Path | None = None
     """
     with ExitStack() as stack:
         tellers = [stack.enter_context(_bar(progress)) if isinstance(progress, bool) else progress]
-        if progress is True and _nobody_sees_bars():
+        if progress is True and sys.stderr is not None and not bars_are_seen():
             tellers.append(Lines(standing).tell)
         if log is not None:
             lines = Lines(standing, stack.enter_context(_open_log(log)))
@@ -109,11 +109,6 @@ def _bar(seen: bool) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
-
-
-def _nobody_sees_bars() -> bool:
-    with progress_bar(None, "sample") as bar:
-        return bool(bar.disable) and sys.stderr is not None
 
 
 @contextmanager
