@@ -81,7 +81,7 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
                 copy_rows(shard, file, np.searchsorted(index, shard["sample"][:]))
             file.attrs.modify("complete", np.uint8(1))
         with as_output_error(out, new=True):
-            trim(part)
+            trim(part, out, new=True)
             seal(part)
 
 

@@ -72,5 +72,5 @@ def split(path: str | PathLike[str], shards: Mapping[Path, tuple[int, ArrayLike]
                         build.add_method(shard, method, layout, held)
                     rows = np.where(np.isin(there, index), np.searchsorted(index, there), -1)
                     copy_rows(file, shard, rows)
-                trim(new)
+                trim(new, target, new=True)
                 seal(new)

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 
 from relprop.files import OutputError
+from relprop.store.hdf5.opening import as_output_error
 
 MARGIN = 1 << 18
 """Bytes beside the values themselves: indices of chunks, heaps of strings, and what compression may add."""
@@ -28,10 +29,11 @@ def reserve(file: h5py.File, path: Path, size: int, *, new: bool = False) -> Non
         raise OutputError(f"cannot write {path}: {error.strerror}{': ' if new else '. '}{advice}") from error
 
 
-def trim(path: Path) -> None:
+def trim(path: Path, named: Path, *, new: bool = False) -> None:
     """Cut off what was reserved and not used; HDF5 does so when it closes a file longer than it knows.
 
-    Whoever calls it has locked the file.
+    Whoever calls it has locked the file. An `OutputError` names the file by what it will be called, see
+    `as_output_error`.
     """
-    with h5py.File(path, "r+", locking=False):
+    with as_output_error(named, new=new), h5py.File(path, "r+", locking=False):
         pass

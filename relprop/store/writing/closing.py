@@ -28,6 +28,6 @@ def close_sealed(path: Path, file: h5py.File, held: list[h5py.Dataset]) -> None:
     finally:
         held.clear()
         file.close()
-        trim(path)
+        trim(path, path)
     if sealed:
         seal(path)

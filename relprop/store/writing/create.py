@@ -70,7 +70,7 @@ def create_file(
             for method in chosen:
                 build.add_method(file, method, layout, held)
             build.make_indices(file)
-        trim(part)
+        trim(part, path, new=True)
     return lock
 
 
@@ -130,7 +130,7 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
                 build.add_method(file, method, layout, held)
             if not rows:
                 build.make_indices(file)
-        trim(part)
+        trim(part, path)
     return lock
 
 

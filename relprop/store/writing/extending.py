@@ -52,7 +52,7 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
     Whoever calls it has locked the file with ``lock``; the one that is returned is the copy's.
     """
     index = np.asarray(extent.index, np.int64)
-    with replacement(path) as (part, planned), open_hdf5(path, "r", lock) as old:
+    with replacement(path) as (part, copied), open_hdf5(path, "r", lock) as old:
         layout = read_layout(old)
         methods = [*(read_method(old, name) for name in method_names(old)), *added]
         with as_output_error(path), build.new_file(part) as file, writing(file) as held:
@@ -64,8 +64,8 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
             for method in methods:
                 build.add_method(file, method, layout, held)
             copy_rows(old, file, np.searchsorted(index, old["sample"][:]))
-        trim(part)
-    return planned
+        trim(part, path)
+    return copied
 
 
 def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> None:
