@@ -110,7 +110,7 @@ def export_virelay(
                 block, rows = done[start : start + BLOCK], slice(start, start + BLOCK)
                 attribution[rows] = _with_channels(block.relevance())
                 prediction[rows] = block.output()
-        trim(part)
+        trim(part, place, new=True)
     if is_project:
         _write_project(path, results, method)
     holds = (
@@ -173,7 +173,7 @@ def _write_dataset(
             for row, (picture, aligned) in enumerate(shown):
                 data[row] = picture
                 whole += not aligned
-        trim(part)
+        trim(part, path, new=True)
     return whole
 
 
