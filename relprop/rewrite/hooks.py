@@ -17,6 +17,7 @@ from relprop.graph.module_outputs import module_outputs, module_paths, no_such_m
 from relprop.rewrite.seed import in_one_pass, seed_names
 from relprop.rewrite.signed import net, split_signs
 from rule_registry import BatchAxis
+from rule_registry.factored import Factored, whole
 from rule_registry.tracing import has_values
 
 
@@ -75,16 +76,16 @@ class RelevanceHook(nn.Module):
         """Name of the function."""
         return str(getattr(self.hook, "__name__", type(self.hook).__name__))
 
-    def forward(self, flows: Tensor) -> tuple[Tensor, Tensor, bool]:
+    def forward(self, flows: Tensor | Factored) -> tuple[Tensor | Factored, Tensor, bool]:
         """Call the hook.
 
         Returns
         -------
         Tensor, Tensor, bool
-            The relevance that goes on, the masses ``(2, S, B)`` before and behind the hook, and whether it is known
-            that the hook only observed.
+            The relevance that goes on, as it came where the hook only observed; the masses ``(2, S, B)`` before and
+            behind the hook; and whether it is known that the hook only observed.
         """
-        relevance = net(flows, len(self.info.seeds))
+        relevance = net(whole(flows), len(self.info.seeds))
         mass = self.info.batch.sum(relevance)
         given = relevance.clone()  # one to keep or to change: what flows may be used elsewhere too
         returned = self.hook(self.info, given)

@@ -269,8 +269,6 @@ class _Rewriter:
             total = self._emit("sum", "call_function", together, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
-        if node in self.hooks or node in self.concepts:
-            total = self._whole(f"arrived_{node.name}", total)
         for hook in self.hooks.get(node, ()):
             name = self._member(f"hook_{node.name}", hook)
             step = self._emit(f"both_{name}", "call_module", name, (total,))
@@ -278,7 +276,7 @@ class _Rewriter:
             self.hooked.setdefault(node.name, []).append(self._item(step, 1, f"record_{name}"))
             self.observed.setdefault(node, []).append(self._item(step, 2, f"observed_{name}"))
         if node in self.concepts:
-            total = self._part(self.concepts[node], total)
+            total = self._part(self.concepts[node], self._whole(f"arrived_{node.name}", total))
         self.relevance[node] = total
         return total
 
