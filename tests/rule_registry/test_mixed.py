@@ -69,14 +69,14 @@ def test_each_operation_has_the_rule_of_its_kind() -> None:
         "norm": "norm measured",
         "softmax": "softmax measured",
         "matmul": "matmul measured",
-        "matmul_2": "matmul measured",
+        "matmul_1": "matmul measured",
         "add": "by_agreement measured",
-        "add_101": "by_agreement measured",
+        "add_2": "by_agreement measured",
     }
     rectified = {
         "patches": "convolution conserved",
         "mlp_0": "linear conserved",
-        "add_100": "add conserved",
+        "add_1": "add conserved",
         "mul": "mul conserved",
         "mean": "average conserved",
         "head": "linear conserved",
