@@ -188,8 +188,8 @@ def register(
     if not where:
         raise TypeError("register() needs the operations or selections that the rule is for")
     if wrong := declarations.keys() - Declarations.__annotations__.keys():
-        rule_set_names = ", ".join(Declarations.__annotations__)
-        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {rule_set_names}")
+        accepted = ", ".join(Declarations.__annotations__)
+        raise TypeError(f"a rule has no declaration {sorted(wrong)}; there are: {accepted}")
 
     def add(function: F) -> F:
         entry = declared(as_rule(function), **declarations)

@@ -22,7 +22,7 @@ from relprop.concepts.table import Best
 from relprop.errors import RelpropWarning
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules, weights_sha256
-from relprop.models import Classifier, PictureError, find_pictures, read_picture
+from relprop.models import Classifier, PictureError, find_pictures
 from relprop.run.progress import no_bars, progress_bar
 
 EVERY = 30.0
@@ -169,7 +169,7 @@ def _shares(looking: Explainer, x: Tensor, layers: Sequence[ConceptLayer]) -> tu
 def _read(classifier: Classifier, file: Path, warn: bool = False) -> Tensor | None:
     """Return the model's input of a picture; None where it can't be read, of which a warning tells."""
     try:
-        return classifier.transform(read_picture(file))
+        return classifier.transform(classifier.read(file))
     except PictureError as error:
         if warn:
             warnings.warn(f"left out: {error}", RelpropWarning, stacklevel=5)

@@ -16,7 +16,7 @@ from relprop.errors import first_line
 from relprop.explanation.concepts import ConceptMaps
 from relprop.explanation.display import as_pixels
 from relprop.explanation.explanation import Explanation
-from relprop.models import PictureError, read_picture
+from relprop.models import PictureError
 from relprop.pictures.colours import Array, Pixels, overlay, robust_scale
 from relprop.pictures.tiles import PLAIN, SIGNED, Tile, scaled, tile_sheet
 
@@ -79,7 +79,7 @@ def _crops(references: ReferenceTable, layer: str, channels: list[int], count: i
     for channel in dict.fromkeys(channels):
         for path, share in references.of(layer, channel)[:count]:
             try:
-                inputs.append(classifier.transform(read_picture(path)))
+                inputs.append(classifier.transform(classifier.read(path)))
             except PictureError as error:
                 failed.setdefault(channel, []).append(
                     Tile(np.full((_SIDE, _SIDE, 3), 235, np.uint8), first_line(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 
 from relprop.evaluation import Evaluation, Tally
 from relprop.evaluation.pipeline.standing import Standing
+from relprop.evaluation.report import failed_rows, tally_of
 from relprop.gae import Flag
 from relprop.store import State, is_complete, method_names, open_evaluation
 
@@ -58,19 +60,12 @@ def add_shard(standing: Standing, path: Path) -> None:
             group = file["methods"][name]
             states = group["state"][:]
             standing.gae[name].add(group["gae"][:][states == State.DONE])
-            standing.failed += int(((states == State.FAILED) & (samples == State.DONE)).sum())
+            standing.failed += int(failed_rows(states, samples).sum())
 
 
 def _tally(file: h5py.File, name: str) -> Tally:
     group = file["methods"][name]
-    states = group["state"][:]
-    failed = np.flatnonzero((states == State.FAILED) & (file["samples/state"][:] == State.DONE))
-    return Tally(
-        int((states == State.DONE).sum()),
-        len(failed),
-        int((states == State.ABSENT).sum()),
-        _first_message(group, failed),
-    )
+    return tally_of(group["state"][:], file["samples/state"][:], partial(_first_message, group))
 
 
 def _first_message(group: h5py.Group, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:

@@ -15,7 +15,8 @@ from relprop.engines.errors import EngineError
 from relprop.evaluation.data.units import plan_units
 from relprop.files import OutputError
 from relprop.files.locking import take
-from relprop.store import BusyError, ConfigurationError, merge, open_evaluation, read_planned, split, survey
+from relprop.store import BusyError, merge, open_evaluation, read_planned, split, survey
+from relprop.store.errors import no_cut
 from relprop.store.hdf5.opening import lock_to_replace
 from relprop.store.shards import NAME, shard_file, shard_files, shard_folder
 
@@ -148,10 +149,7 @@ class ShardFolder:
         if there is None:
             raise EngineError(f"{self.output} is of a stream, or of format 1: continue it in one process")
         if there > len(order):
-            raise ConfigurationError(
-                f"{self.output} has {there} samples, and shall have {len(order)} now: a run can be extended, not cut. "
-                f"Pass a limit of {there} or more, or choose another file"
-            )
+            raise no_cut(self.output, there, len(order))
         of_part: dict[int, list[int]] = {part: [] for part in missing}
         for one in plan_units(order[:there], unit):
             if (part := one.number % parts) in missing:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation.data.datasets import Source, open_source
@@ -24,7 +25,7 @@ from relprop.evaluation.pipeline.progress import Progress, shown
 from relprop.evaluation.pipeline.resuming import require_same_outputs
 from relprop.evaluation.pipeline.runner import Run
 from relprop.evaluation.pipeline.standing import stand_of
-from relprop.evaluation.report import Evaluation, Tally
+from relprop.evaluation.report import Evaluation, Tally, failed_rows, tally_of
 from relprop.evaluation.seeding import same_kernels
 from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
 from relprop.evaluation.subject import Subject, count_classes, prepare_model
@@ -227,7 +228,7 @@ def evaluate(
             states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
             if retry:
                 for name in made:
-                    states[name][(states[name] == State.FAILED) & (states[""] == State.DONE)] = State.ABSENT
+                    states[name][failed_rows(states[name], states[""])] = State.ABSENT
             standing = stand_of(writer, states)
             with shown(progress, standing, None if log is None else Path(log)) as bar, no_bars():
                 run = Run(
@@ -311,7 +312,7 @@ def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> E
 
 
 def _tally(writer: EvaluationWriter, name: str) -> Tally:
-    states = writer.method_states(name)
-    failed = np.flatnonzero((states == State.FAILED) & (writer.sample_states() == State.DONE))
-    failure = next(iter(writer.read_method(name, failed[:1], ["message"])["message"]), "")
-    return Tally(int((states == State.DONE).sum()), len(failed), int((states == State.ABSENT).sum()), failure)
+    def message(rows: NDArray[np.intp]) -> str:
+        return next(iter(writer.read_method(name, rows, ["message"])["message"]), "")
+
+    return tally_of(writer.method_states(name), writer.sample_states(), message)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from relprop.printed import Printed, Table
+from relprop.store import State
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,21 @@ class Tally:
     failed: int
     absent: int
     failure: str = ""
+
+
+def failed_rows(states: NDArray[np.uint8], samples: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Say on which samples a method failed, by its states and the samples' own, ``(N,)``: not where no method can."""
+    failed: NDArray[np.bool_] = (states == State.FAILED) & (samples == State.DONE)
+    return failed
+
+
+def tally_of(
+    states: NDArray[np.uint8], samples: NDArray[np.uint8], message: Callable[[NDArray[np.intp]], str]
+) -> Tally:
+    """Count what became of a method's samples; ``message`` returns the text of a row, if it is given one."""
+    failed = np.flatnonzero(failed_rows(states, samples))
+    done, absent = int((states == State.DONE).sum()), int((states == State.ABSENT).sum())
+    return Tally(done, len(failed), absent, message(failed[:1]))
 
 
 @dataclass(frozen=True, repr=False)

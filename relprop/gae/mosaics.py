@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -102,12 +103,17 @@ def make_mosaics(x: Tensor) -> Tensor:
     Tensor
         ``(M, C, H, W)``.
     """
+    return lay_out(x, "area")
+
+
+def lay_out(x: Tensor, mode: Literal["area", "nearest"]) -> Tensor:
+    """Make mosaics ``(M, C, H, W)`` of pictures ``(4 M, C, H, W)``, each shrunk by a mode of `F.interpolate`."""
     x = check_pictures(x)
     check_fours(len(x))
     mosaics = torch.empty_like(x[::4])
     for place, (rows, columns) in enumerate(quadrant_slices(x.shape[2:])):
         tile = (rows.stop - rows.start, columns.stop - columns.start)
-        mosaics[..., rows, columns] = F.interpolate(x[place::4], size=tile, mode="area")
+        mosaics[..., rows, columns] = F.interpolate(x[place::4], size=tile, mode=mode)
     return mosaics
 
 

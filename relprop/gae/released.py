@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from relprop.errors import InputError
 from relprop.gae.checks import (
@@ -27,7 +26,7 @@ from relprop.gae.checks import (
 )
 from relprop.gae.maps import Score, quotient
 from relprop.gae.masking import LERF, MORF, STATES, MaskingRun, both, impact_map, look, masked
-from relprop.gae.mosaics import Quadrants, probability_ratios, quadrant_slices
+from relprop.gae.mosaics import Quadrants, lay_out, probability_ratios, quadrant_slices
 
 EPS = 1e-9
 """What the released code adds to its divisors."""
@@ -98,13 +97,9 @@ def released_mosaics(x: Tensor) -> Tensor:
         ``(M, C, H, W)``.
     """
     x = check_pictures(x)
-    check_fours(len(x))
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise InputError(f"the released mosaic takes each four pictures of even height and width, not {tuple(x.shape)}")
-    mosaics = torch.empty_like(x[::4])
-    for place, (rows, columns) in enumerate(quadrant_slices(x.shape[2:])):
-        mosaics[..., rows, columns] = F.interpolate(x[place::4], scale_factor=0.5, mode="nearest")
-    return mosaics
+    return lay_out(x, "nearest")
 
 
 def released_quadrants(output: Tensor, labels: Tensor) -> Quadrants:

@@ -11,14 +11,21 @@ import torch
 from torch import Tensor, fx
 
 from relprop.graph.graph import Graph
-from relprop.graph.written_out import LOGARITHMS, MOVES, SIGMOIDS, SOFTMAXES, back, values, written_out
+from relprop.graph.written_out import (
+    AROUND_A_REDUCTION,
+    LOGARITHMS,
+    SOFTMAXES,
+    back,
+    before_moves,
+    probabilities,
+    values,
+)
 from rule_registry import BatchAxis
 
 aten = torch.ops.aten
 
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default}
 _MEANS = {aten.mean.dim, aten.cat.default, aten.stack.default}
-_AROUND_A_NORM = MOVES | {aten.expand.default, aten.clamp_min.default, aten.clamp.default, aten.add.Tensor}
 UNIT = 1e-3
 """How far from one the sum of probabilities, or the norm of a held vector, may be, in half precision."""
 
@@ -101,7 +108,7 @@ def _is_over_classes(graph: Graph, softmax: fx.Node) -> bool:
 
 def _averaged(node: fx.Node) -> Iterator[fx.Node]:
     """Yield what a mean, or a stack of several, is made of; anything else as it is."""
-    *_, node = back(node)
+    node = before_moves(node)
     if node.target in _MEANS:
         for value in values(node):
             yield from _averaged(value)
@@ -110,17 +117,13 @@ def _averaged(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _kind(graph: Graph, node: fx.Node) -> str:
-    if node.target in SIGMOIDS:
-        return "sigmoid"
-    if node.target in SOFTMAXES:
-        return "probabilities"
-    if (found := written_out(node)) is not None:
+    if (found := probabilities(node)) is not None:
         return found.kind
     return "cosine" if _is_cosine(graph, node) else "scores"
 
 
 def _is_logarithm(node: fx.Node) -> bool:
-    return node.target in LOGARITHMS or bool((found := written_out(node)) and found.logarithm)
+    return (found := probabilities(node)) is not None and found.logarithm
 
 
 def _is_cosine(graph: Graph, node: fx.Node) -> bool:
@@ -133,20 +136,19 @@ def _is_cosine(graph: Graph, node: fx.Node) -> bool:
 
 def _is_unit(graph: Graph, node: fx.Node) -> bool:
     """Whether a node holds vectors of norm one: divided by it in the graph, or kept so."""
-    *_, node = back(node)
+    node = before_moves(node)
     if node.op == "get_attr":
         held = graph.tensors[str(node.target)]
         return held.ndim == 2 and any(bool(((held.norm(dim=k) - 1).abs() < UNIT).all()) for k in (0, 1))
     if node.target != aten.div.Tensor or not isinstance(node.args[1], fx.Node):
         return False
     norm = _norm_of(node.args[1])
-    *_, divided = back(values(node)[0])
-    return norm is divided
+    return norm is before_moves(values(node)[0])
 
 
 def _norm_of(node: fx.Node) -> fx.Node | None:
     """Return whose norm a node is; None where it is none."""
-    while node.target in _AROUND_A_NORM:
+    while node.target in AROUND_A_REDUCTION:
         node = values(node)[0]
     if node.target == aten.sqrt.default:  # of the sum of squares
         while node.target in (aten.sqrt.default, aten.sum.dim_IntList, aten.pow.Tensor_Scalar, aten.square.default):

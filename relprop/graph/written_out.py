@@ -42,7 +42,7 @@ MOVES = {
     aten.view.default,
 }
 """Moves and casts that neither repeat an entry nor make one up."""
-_AROUND_A_SUM = MOVES | {aten.expand.default, aten.clamp_min.default, aten.clamp.default, aten.add.Tensor}
+AROUND_A_REDUCTION = MOVES | {aten.expand.default, aten.clamp_min.default, aten.clamp.default, aten.add.Tensor}
 _NEVER_NEGATIVE = {
     aten.exp.default,
     aten.softplus.default,
@@ -52,27 +52,33 @@ _NEVER_NEGATIVE = {
 }
 
 
-class WrittenOut(NamedTuple):
-    """What is written out: the kind of probabilities, and whether it is their logarithm."""
+class Probabilities(NamedTuple):
+    """What an operation makes: the kind of probabilities, and whether it is their logarithm."""
 
     kind: Literal["probabilities", "sigmoid"]
     logarithm: bool
 
 
-def written_out(node: fx.Node) -> WrittenOut | None:
-    """Return what kind of probabilities, or of their logarithms, an operation is the last step of; None for others."""
+def probabilities(node: fx.Node) -> Probabilities | None:
+    """Return what kind of probabilities, or of their logarithms, an operation makes or ends; None for others."""
+    if node.target in SOFTMAXES | SIGMOIDS:
+        return Probabilities("probabilities" if node.target in SOFTMAXES else "sigmoid", node.target in LOGARITHMS)
+    return _written_out(node)
+
+
+def _written_out(node: fx.Node) -> Probabilities | None:
     if node.target in (aten.exp.default, aten.log.default):
         wanted = node.target == aten.exp.default
         inner = before_moves(values(node)[0]) if wanted else _inside_logarithm(node)
-        ending = _named(inner) or written_out(inner)
-        return WrittenOut(ending.kind, not wanted) if ending is not None and ending.logarithm == wanted else None
+        ending = probabilities(inner)
+        return Probabilities(ending.kind, not wanted) if ending is not None and ending.logarithm == wanted else None
     if node.target == aten.sub.Tensor and _is_sum_of(node, aten.logsumexp.default):
-        return WrittenOut("probabilities", True)
+        return Probabilities("probabilities", True)
     if node.target == aten.neg.default and values(node)[0].target == aten.softplus.default:
-        return WrittenOut("sigmoid", True)
+        return Probabilities("sigmoid", True)
     if node.target == aten.div.Tensor and _is_ratio(node):
-        return WrittenOut("probabilities", False)
-    return WrittenOut("sigmoid", False) if _is_sigmoid(node) else None
+        return Probabilities("probabilities", False)
+    return Probabilities("sigmoid", False) if _is_sigmoid(node) else None
 
 
 def back(node: fx.Node) -> Iterator[fx.Node]:
@@ -95,17 +101,10 @@ def values(node: fx.Node) -> list[fx.Node]:
     return [value for _, value in argument_nodes(node) if carries_relevance(value)]
 
 
-def _named(node: fx.Node) -> WrittenOut | None:
-    """Return what a single operation makes."""
-    if node.target in SOFTMAXES | SIGMOIDS:
-        return WrittenOut("probabilities" if node.target in SOFTMAXES else "sigmoid", node.target in LOGARITHMS)
-    return None
-
-
 def _inside_logarithm(node: fx.Node) -> fx.Node:
     """Return what a logarithm is taken of, but for moves and for what keeps it finite."""
     inner = values(node)[0]
-    while inner.target in _AROUND_A_SUM and len(values(inner)) == 1:
+    while inner.target in AROUND_A_REDUCTION and len(values(inner)) == 1:
         inner = values(inner)[0]
     return inner
 
@@ -122,7 +121,7 @@ def _is_sum_of(node: fx.Node, reduction: Any) -> bool:
     first, second = node.args[:2]
     if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
         return False
-    while second.target in _AROUND_A_SUM and values(second):
+    while second.target in AROUND_A_REDUCTION and values(second):
         second = values(second)[0]
     if second.target != reduction or first.meta["val"].ndim != 2:
         return False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from relprop.errors import first_line
-from relprop.pictures.reading import DEPTHS, MOST_PIXELS, TIFF, PictureError, read_picture, regular_bytes
+from relprop.pictures.reading import TIFF, PictureError, depth_of, read_picture, refuse_size, regular_bytes
 
 NPY = b"\x93NUMPY"
 OPACITY = (1, 2)
@@ -54,8 +54,7 @@ def read_bands(path: str | PathLike[str], channels: int) -> NDArray[Any]:
             bands = _tiff(data)
         else:
             bands = _picture(data)
-        if bands.shape[0] * bands.shape[1] > MOST_PIXELS:
-            raise ValueError(f"{bands.shape[1]} x {bands.shape[0]} pixels are more than {MOST_PIXELS:,}; shrink it")
+        refuse_size(bands.shape[1], bands.shape[0])
         if bands.shape[2] != channels and (channels, bands.shape[2]) != (1, 3):
             raise ValueError(_wrong_count(bands.shape[2], channels))
         return _scaled(bands) if channels != 3 else shown(_scaled(bands))
@@ -124,9 +123,7 @@ def _tiff(data: bytes) -> NDArray[Any]:
         axes = [axis for axis in series.axes if axis not in "YX"]
         if len(axes) > 1 or not {"X", "Y"} <= set(series.axes):
             raise ValueError(f"its axes {series.axes} {series.shape} are not those of a picture and its bands")
-        pixels = series.sizes["height"] * series.sizes["width"]
-        if pixels > MOST_PIXELS:
-            raise ValueError(f"{pixels:,} pixels are more than {MOST_PIXELS:,}; shrink it")
+        refuse_size(series.sizes["width"], series.sizes["height"])
         found = np.asarray(series.asarray())
         return found[..., None] if not axes else np.moveaxis(found, series.axes.index(axes[0]), -1)
 
@@ -149,8 +146,7 @@ def _count_bands(data: bytes) -> int:
 def _picture(data: bytes) -> NDArray[Any]:
     """Return the channels of a picture that PIL reads, ``(H, W, C)``, turned as its EXIF orientation says."""
     with Image.open(io.BytesIO(data)) as picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"{picture.width} x {picture.height} pixels are more than {MOST_PIXELS:,}; shrink it")
+        refuse_size(picture.width, picture.height)
         picture.load()
         turned = ImageOps.exif_transpose(picture)
         if turned.mode == "P":
@@ -170,9 +166,7 @@ def _scaled(bands: NDArray[Any]) -> NDArray[Any]:
     if bands.dtype == np.uint8:
         return bands
     if bands.dtype == np.uint16:
-        largest = bands.max(initial=0)
-        bits = next(depth for depth in DEPTHS if largest < 2**depth)
-        return (bands / np.float32(2**bits - 1)).astype(np.float32)
+        return (bands / np.float32(2 ** depth_of(bands) - 1)).astype(np.float32)
     if bands.dtype.kind != "f":
         raise ValueError(f"its numbers are {bands.dtype}: give uint8, uint16, or floats in [0, 1]")
     low, high = bands.min(initial=0), bands.max(initial=0)

@@ -60,10 +60,7 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
                 "to PNG or TIFF, or give tensors"
             )
         width, height = _size(data)
-        if width * height > MOST_PIXELS:
-            raise PictureError(
-                f"cannot read picture {path}: {width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it"
-            )
+        refuse_size(width, height)
         if data.startswith(b"\xff\xd8"):  # OpenCV silently fills what is missing of a JPEG with grey
             with Image.open(io.BytesIO(data)) as jpeg:
                 jpeg.draft("RGB", (1, 1))
@@ -76,6 +73,18 @@ def read_picture(path: str | PathLike[str]) -> NDArray[np.uint8]:
     if decoded is None:
         raise PictureError(f"cannot read picture {path}: empty, cut short, or in no known format")
     return decoded
+
+
+def refuse_size(width: int, height: int) -> None:
+    """Raise a `ValueError` for more than `MOST_PIXELS`."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {MOST_PIXELS:,}; shrink it")
+
+
+def depth_of(pixels: NDArray[np.uint16]) -> int:
+    """Return how many bits pixels have that are stored in 16: as few of `DEPTHS` as the largest value needs."""
+    largest = pixels.max(initial=0)
+    return next(depth for depth in DEPTHS if largest < 2**depth)
 
 
 def _decode(data: bytes) -> NDArray[np.uint8] | None:
@@ -105,10 +114,9 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     """
     if pixels.dtype == np.uint8:
         return pixels
-    largest = pixels.max()
     if pixels.dtype == np.uint16:
-        bits = next(depth for depth in DEPTHS if largest < 2**depth)
-        return (pixels >> (bits - 8)).astype(np.uint8)
+        return (pixels >> (depth_of(pixels) - 8)).astype(np.uint8)
+    largest = pixels.max()
     if not (pixels.min() >= 0 and largest <= 1):
         raise ValueError(
             f"its pixels are {pixels.dtype} from {pixels.min():g} to {largest:g}: scale them to [0, 1], or give tensors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
+
 from relprop.errors import RelpropError
 
 
@@ -33,3 +35,11 @@ class ConfigurationError(StoreError, ValueError):
 
 class MergeError(StoreError, ValueError):
     """The files are not the shards of one evaluation."""
+
+
+def no_cut(file: str | PathLike[str], there: int, planned: int) -> ConfigurationError:
+    """Return the error of a run that shall have fewer or other samples than its file has."""
+    return ConfigurationError(
+        f"{fspath(file)} has {there} samples, and shall have {planned} now: a run can be extended, not cut. "
+        f"Pass a limit of {there} or more, or choose another file"
+    )

@@ -48,7 +48,7 @@ def independent_copy(model: nn.Module) -> nn.Module:
 
 def _copy(model: nn.Module, found: Reach, memo: dict[int, Any]) -> nn.Module:
     for module in found.modules:
-        memo |= {id(registered): OrderedDict() for registered in (module._backward_hooks, module._backward_pre_hooks)}
+        memo |= {id(hooks): OrderedDict() for hooks in (module._backward_hooks, module._backward_pre_hooks)}
     memo |= {id(value): value for value in found.shared}
     functions = _Functions(found)
     try:
@@ -165,9 +165,9 @@ class _Functions:
         self.cells, self.twins = {}, []
         for function in self.functions:
             # Its own globals, which are watched, unless a part of the model is among them.
-            registered = dict(function.__globals__) if self._named_modules(function) else function.__globals__
+            namespace = dict(function.__globals__) if self._named_modules(function) else function.__globals__
             cells = tuple(map(self._cell, function.__closure__ or ()))
-            self.twins.append((function, FunctionType(function.__code__, registered, function.__name__, None, cells)))
+            self.twins.append((function, FunctionType(function.__code__, namespace, function.__name__, None, cells)))
         return {id(function): twin for function, twin in self.twins}
 
     def _cell(self, cell: CellType) -> CellType:

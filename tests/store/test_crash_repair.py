@@ -133,7 +133,7 @@ def test_methods_come_in_a_copy_and_a_kill_before_leaves_the_old_file(
     class Killed(BaseException):
         pass
 
-    def kill(copy: Path) -> None:
+    def kill(copy: Path, named: Path) -> None:
         with h5py.File(copy, locking=False) as file:  # all is done but to put it in its place
             assert "more" in file["methods"]
         assert path.read_bytes()[crash_repair.CHECKSUM.stop :] == content[crash_repair.CHECKSUM.stop :]

@@ -127,8 +127,8 @@ class Summary(Printed):
             "",
             self._scores(PARTS, _interval),
         ]
-        finite = {*HEADLINE, *PARTS}
-        metrics = {name: name for method in self.methods for name in method.scores if name not in finite}
+        shown = {*HEADLINE, *PARTS}
+        metrics = {name: name for method in self.methods for name in method.scores if name not in shown}
         if metrics:
             blocks += ["", "further metrics", "", self._scores(metrics, _interval)]
         medians = self._scores(HEADLINE | PARTS, lambda found: number(found.median))

@@ -145,15 +145,15 @@ def open_source(
         )
     if found.count < 1:
         raise DataError("the data set is empty")
-    length = {"name": identity} if identity is not None else dict(found.identity)
+    described = {"name": identity} if identity is not None else dict(found.identity)
     if older:
         count = found.count if limit is None else min(limit, found.count)
-        return replace(found, count=count, identity=length | {"limit": limit})
+        return replace(found, count=count, identity=described | {"limit": limit})
     if per_class is None:
-        return replace(found, identity=length, limit=limit)
+        return replace(found, identity=described, limit=limit)
     if found.labels is None:
         raise DataError("per_class needs the labels of all samples, known without reading them: give a table of labels")
-    return replace(found, identity=length | {"per_class": per_class}, per_class=per_class)
+    return replace(found, identity=described | {"per_class": per_class}, per_class=per_class)
 
 
 def describe_dataset(dataset: Any) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def _labels(dataset: Any) -> Sequence[int] | None:
     found = dataset.labels if isinstance(dataset, PictureFolder) else getattr(dataset, "targets", None)
     if isinstance(found, Tensor | np.ndarray) and found.ndim == 1:
         found = found.tolist()
-    length = isinstance(found, list) and len(found) == len(dataset) and all(isinstance(label, int) for label in found)
-    return found if length else None
+    complete = isinstance(found, list) and len(found) == len(dataset) and all(isinstance(label, int) for label in found)
+    return found if complete else None
 
 
 def _stream(dataset: Any, identity: str | None, limit: int | None, older: bool) -> Stream:
@@ -198,8 +198,8 @@ def _stream(dataset: Any, identity: str | None, limit: int | None, older: bool) 
             "label), or an iterable"
         )
     kind = type(dataset)
-    length = {"name": identity} if identity is not None else {"kind": f"{kind.__module__}.{kind.__qualname__}"}
-    return Stream(dataset, length | ({"limit": limit} if older else {}), limit)
+    described = {"name": identity} if identity is not None else {"kind": f"{kind.__module__}.{kind.__qualname__}"}
+    return Stream(dataset, described | ({"limit": limit} if older else {}), limit)
 
 
 def _arrays(x: Any, labels: Any) -> Source:
@@ -212,10 +212,10 @@ def _arrays(x: Any, labels: Any) -> Source:
     def fetch(index: int) -> Item:
         return Item(x[index], None if labels is None else labels[index])
 
-    length = None if labels is None else np.asarray(labels).tolist()
+    classes = None if labels is None else np.asarray(labels).tolist()
     shape = ", ".join(map(str, x.shape))
     digests = {"sha256": _array_sha256(x)} | ({} if labels is None else {"labels_sha256": _array_sha256(labels)})
-    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests}, (), labels is not None, length)
+    return Source(fetch, len(x), {"kind": f"array ({shape})", **digests}, (), labels is not None, classes)
 
 
 def _array_sha256(values: Any) -> str:

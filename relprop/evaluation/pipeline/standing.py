@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from relprop.evaluation.report import failed_rows
 from relprop.store import EvaluationWriter, State
 
 WIDTH = 1.96
@@ -94,7 +95,7 @@ def stand_of(writer: EvaluationWriter, states: Mapping[str, NDArray[np.uint8]]) 
     standing = Standing(failed=int((states[""] == State.FAILED).sum()))
     for name in (name for name in states if name):
         standing.gae[name].add(writer.read_method(name, np.flatnonzero(states[name] == State.DONE), ["gae"])["gae"])
-        standing.failed += int(((states[name] == State.FAILED) & (states[""] == State.DONE)).sum())
+        standing.failed += int(failed_rows(states[name], states[""]).sum())
     return standing
 
 

@@ -233,7 +233,7 @@ def build_for(architecture: Architecture, state: Mapping[str, Tensor]) -> tuple[
     return architecture.build(**options) if options else model, state
 
 
-def _hint(name: str, arch: str, weights_of_arch: Iterable[str]) -> str:
+def _hint(name: str, arch: str, names: Iterable[str]) -> str:
     """Say what an unknown name may have been meant for."""
     path = Path(name)
     if path.suffix.lower() in WEIGHT_SUFFIXES:
@@ -244,7 +244,7 @@ def _hint(name: str, arch: str, weights_of_arch: Iterable[str]) -> str:
         return ", and the file of that name is no exported program (.pt2)"
     if ":" in name:
         return "; a model of your own is named package.module:function"
-    return near_names(arch, weights_of_arch)
+    return near_names(arch, names)
 
 
 def _in_torch_cache(url: str) -> bool:

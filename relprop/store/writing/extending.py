@@ -15,7 +15,7 @@ from relprop.files import replacement
 from relprop.files.locking import Lock
 from relprop.store.damage import READ_AT_ONCE, UNREADABLE, damage_error
 from relprop.store.description import method_names, read_config, read_layout, read_method, read_pictures, read_planned
-from relprop.store.errors import ConfigurationError
+from relprop.store.errors import no_cut
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
@@ -39,10 +39,7 @@ def is_to_grow(file: h5py.File, extent: Extent) -> bool:
         return False
     left_out = np.setdiff1d(file["sample"][:], np.asarray(extent.index, np.int64))
     if extent.planned < there or len(left_out):
-        raise ConfigurationError(
-            f"{file.filename} has {there} samples, and shall have {extent.planned} now: a run can be extended, not "
-            f"cut. Pass a limit of {there} or more, or choose another file"
-        )
+        raise no_cut(file.filename, there, extent.planned)
     return extent.planned > there
 
 
@@ -85,8 +82,8 @@ def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> 
             for start in range(0, len(evaluated), step):
                 some = evaluated[start : start + step]
                 values = _read(here[name], some)
-                for place, planned in runs(rows[some]):
-                    data[place] = values[planned]
+                for place, within in runs(rows[some]):
+                    data[place] = values[within]
 
 
 def _read(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:

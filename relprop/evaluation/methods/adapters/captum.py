@@ -31,8 +31,7 @@ def captum_methods(name: str = "METHOD") -> dict[str, Any]:
 
 def captum_options(kind: Any) -> list[str]:
     """Return the options that an attribution method of captum takes."""
-    named = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
-    return sorted(named - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
+    return sorted(_parameters(kind) - {"self", "inputs", "target", "forward_func", "model", "kwargs"})
 
 
 def check_captum(name: str, options: Iterable[str]) -> Any:
@@ -46,11 +45,14 @@ def check_captum(name: str, options: Iterable[str]) -> Any:
     kind = available.get(name)
     if kind is None:
         raise MethodError(f"captum.attr has no attribution method {name!r}{near_names(name, available)}")
-    named = {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
-    if unknown := sorted(set(options) - named):
+    if unknown := sorted(set(options) - _parameters(kind)):
         choices = ", ".join(captum_options(kind))
         raise MethodError(f"captum.{name} has no option {unknown[0]!r}; it accepts: {choices}")
     return kind
+
+
+def _parameters(kind: Any) -> set[str]:
+    return {*inspect.signature(kind.__init__).parameters, *inspect.signature(kind.attribute).parameters}
 
 
 class CaptumMethod:
