@@ -94,7 +94,8 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
             raise MergeError(f"{shard.filename} is not complete: resume it first")
     first = shards[0]
     for shard in shards[1:]:
-        _refuse_others(first, shard)
+        refuse_other_run(first, shard)
+        _refuse_other_methods(first, shard)
     places: dict[int, h5py.File] = {}
     for shard in shards:
         place, _ = read_config(shard)["shard"]
@@ -108,8 +109,14 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
     return [places[place] for place in range(count)]
 
 
-def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
-    """Refuse a shard that is not of the same run."""
+def refuse_other_run(first: h5py.File, shard: h5py.File) -> None:
+    """Refuse a shard that is not of the same run, whatever its methods are.
+
+    Raises
+    ------
+    MergeError
+        It says what differs.
+    """
     here, there = first.filename, shard.filename
     found = differences(_shared(first), _shared(shard))
     if found:
@@ -118,6 +125,11 @@ def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
         )
     if read_layout(first) != read_layout(shard):
         raise MergeError(f"{here} and {there} differ in layout: {read_layout(first)} and {read_layout(shard)}")
+
+
+def _refuse_other_methods(first: h5py.File, shard: h5py.File) -> None:
+    """Refuse a shard that has not the same methods."""
+    here, there = first.filename, shard.filename
     mine, theirs = set(method_names(first)), set(method_names(shard))
     if mine != theirs:
         raise MergeError(f"{here} and {there} do not both have the methods {', '.join(sorted(mine ^ theirs))}")
@@ -176,12 +188,7 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
 
     Kernels on other numbers of threads add in another order, which is said.
     """
-    found: dict[str, list[str]] = {}
-    for shard in shards:
-        for name, version in json.loads(shard.attrs["versions"]).items():
-            found.setdefault(name, [])
-            if version not in found[name]:
-                found[name].append(version)
+    found = join_versions([shard.attrs["versions"] for shard in shards])
     if len(threads := found.get("threads", [])) > 1:
         warnings.warn(
             f"shards were computed with {' and '.join(threads)} threads: scores agree with those of one run up to "
@@ -190,3 +197,14 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
             stacklevel=4,
         )
     return {name: ", ".join(versions) for name, versions in found.items()}
+
+
+def join_versions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the versions of the software by name, each once, of the attributes ``versions`` of shards."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        for name, version in json.loads(text).items():
+            found.setdefault(name, [])
+            if version not in found[name]:
+                found[name].append(version)
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 
 from relprop.analysis.records import AnalysisError, Values
 from relprop.analysis.reports.statistics import Estimate, estimate_mean
+from relprop.analysis.selection import state_in_words
 from relprop.analysis.tables import number, plain
 from relprop.printed import Printed, Table
 from relprop.store import FLAGS, State
@@ -99,6 +100,8 @@ class Summary(Printed):
         The file.
     samples : int
         How many are selected.
+    evaluated, planned : int
+        How many of them are done or failed under each method, and how many there will be.
     complete : bool
         Whether the run is.
     confidence : float
@@ -109,12 +112,14 @@ class Summary(Printed):
 
     path: str
     samples: int
+    evaluated: int
+    planned: int
     complete: bool
     confidence: float
     methods: tuple[MethodSummary, ...]
 
     def _blocks(self) -> list[str | Table]:
-        head = f"{self.path}: {self.samples} samples, {'complete' if self.complete else 'not complete'}"
+        head = f"{self.path}: {state_in_words(self.evaluated, self.planned, self.complete)}"
         if not self.methods:
             return [f"{head}, no methods"]
         blocks: list[str | Table] = [
@@ -178,7 +183,8 @@ def summarise(results: ScoredSelection, confidence: float, seed: int) -> Summary
         raise AnalysisError(f"a confidence lies between 0 and 1, not {confidence}")
     methods = [_summarise(results[name], confidence, seed) for name in results.methods]
     methods.sort(key=lambda method: (-_or_lowest(method.mean("gae")), method.method))
-    return Summary(str(results.path), len(results), results.complete, confidence, tuple(methods))
+    counts = len(results), results.evaluated, results.planned
+    return Summary(str(results.path), *counts, results.complete, confidence, tuple(methods))
 
 
 def _summarise(results: ScoredSelection, confidence: float, seed: int) -> MethodSummary:
