@@ -9,7 +9,7 @@ for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from relprop.errors import first_line
 from relprop.extras import MissingExtraError
-from relprop.store.description import check_identity, is_complete, method_names, read_planned
+from relprop.store.description import check_identity, is_complete, method_names, read_config, read_layout, read_planned
 from relprop.store.errors import BusyError, DamageError, MergeError
 from relprop.store.hdf5.compression import require_readable
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.opening import open_unlocked
+from relprop.store.layout import Layout
 from relprop.store.schema import State
 from relprop.store.validation import check_skeleton
 
@@ -52,6 +53,8 @@ class Part:
         Of the file.
     index : ndarray
         Indices of its samples, ``(N,)``, ascending.
+    config, layout, versions
+        As the file says.
     complete : bool
         Whether nothing of it is left to be done.
     planned : int, optional
@@ -62,6 +65,9 @@ class Part:
 
     path: Path
     index: NDArray[np.int64]
+    config: Mapping[str, Any]
+    layout: Layout
+    versions: str
     complete: bool
     planned: int | None
     columns: dict[str, NDArray[Any]]
@@ -80,11 +86,13 @@ class Part:
         """
 
         def read() -> NDArray[Any]:
-            with open_unlocked(self.path) as file:
+            file, _ = open_unlocked(self.path)
+            with file:
                 places = self._places(file, rows)
                 values = np.stack([file[name][place] for place in places])
-            with open_unlocked(self.path) as file:
-                places, fresh = self._places(file, rows), _columns(file, MARKS)
+            file, _ = open_unlocked(self.path, again=True)
+            with file:
+                places, fresh = self._places(file, rows), _marks(file)
                 self._require_same({key: column[places] for key, column in fresh.items()}, rows)
             return values
 
@@ -123,7 +131,8 @@ def read_part(path: Path) -> Part:
     """
 
     def read() -> Part:
-        with open_unlocked(path) as file:
+        file, sealed = open_unlocked(path)
+        with file:
             check_identity(file)
             check_skeleton(file)
             require_readable(file)
@@ -132,9 +141,20 @@ def read_part(path: Path) -> Part:
                     f"{path} is being written from a data set without a length, and can be read when the run has ended "
                     "or was stopped: wait"
                 )
-            found = Part(path, file["sample"][:], is_complete(file), read_planned(file), _columns(file))
-        with open_unlocked(path) as file:
-            found._require_same(_columns(file, MARKS), slice(None))
+            found = Part(
+                path,
+                file["sample"][:],
+                read_config(file),
+                read_layout(file),
+                str(file.attrs["versions"]),
+                is_complete(file),
+                read_planned(file),
+                _columns(file),
+            )
+        if not sealed:  # else each byte was compared with what was there when it was opened
+            file, _ = open_unlocked(path, again=True)
+            with file:
+                found._require_same(_marks(file), slice(None))
         return found
 
     return again(path, read)
@@ -175,12 +195,17 @@ def groups_of(file: h5py.File) -> Iterator[h5py.Group]:
     yield file["samples"]
 
 
-def _columns(file: h5py.File, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read what is not large, or data sets of these names alone; of each group states before all else."""
+def _columns(file: h5py.File) -> dict[str, NDArray[Any]]:
+    """Read what is not large, of each group states before all else."""
     found = {}
     for group in groups_of(file):
         own = data_sets_without_scales(group)
         for name in sorted(own, key=lambda name: name != "state"):
-            if own[name].chunks is None and (not names or name in names):
+            if own[name].chunks is None:
                 found[f"{group.name.lstrip('/')}/{name}"] = own[name][:]
     return found
+
+
+def _marks(file: h5py.File) -> dict[str, NDArray[Any]]:
+    groups = [group for group in groups_of(file) if "state" in group]
+    return {f"{group.name.lstrip('/')}/{name}": group[name][:] for group in groups for name in MARKS if name in group}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import as_output_error, lock_to_replace
 from relprop.store.hdf5.seal import seal
+from relprop.store.layout import Layout
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
 from relprop.store.writing.extending import copy_rows
@@ -94,7 +95,12 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
             raise MergeError(f"{shard.filename} is not complete: resume it first")
     first = shards[0]
     for shard in shards[1:]:
-        refuse_other_run(first, shard)
+        refuse_other_run(
+            first.filename,
+            shard.filename,
+            (read_config(first), read_layout(first)),
+            (read_config(shard), read_layout(shard)),
+        )
         _refuse_other_methods(first, shard)
     places: dict[int, h5py.File] = {}
     for shard in shards:
@@ -109,22 +115,23 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
     return [places[place] for place in range(count)]
 
 
-def refuse_other_run(first: h5py.File, shard: h5py.File) -> None:
-    """Refuse a shard that is not of the same run, whatever its methods are.
+def refuse_other_run(
+    here: str, there: str, first: tuple[Mapping[str, Any], Layout], shard: tuple[Mapping[str, Any], Layout]
+) -> None:
+    """Refuse a shard that is not of the same run, by the configurations and layouts of both, whatever its methods are.
 
     Raises
     ------
     MergeError
         It says what differs.
     """
-    here, there = first.filename, shard.filename
-    found = differences(_shared(first), _shared(shard))
+    found = differences(_shared(first[0]), _shared(shard[0]))
     if found:
         raise MergeError(
             f"shards of different configurations: {format_differences(found, f'in {here}', f'in {there}')}"
         )
-    if read_layout(first) != read_layout(shard):
-        raise MergeError(f"{here} and {there} differ in layout: {read_layout(first)} and {read_layout(shard)}")
+    if first[1] != shard[1]:
+        raise MergeError(f"{here} and {there} differ in layout: {first[1]} and {shard[1]}")
 
 
 def _refuse_other_methods(first: h5py.File, shard: h5py.File) -> None:
@@ -143,9 +150,8 @@ def _refuse_other_methods(first: h5py.File, shard: h5py.File) -> None:
             raise MergeError(f"method {name!r} has other maps or metrics in {there} than in {here}")
 
 
-def _shared(shard: h5py.File) -> dict[str, Any]:
+def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the shard's own number."""
-    config = read_config(shard)
     return {**config, "shard": config["shard"][1]}
 
 

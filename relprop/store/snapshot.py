@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from relprop.store.committed import ATTEMPTS, PAUSE, Part, again, groups_of, read_part
 from relprop.store.config import canonical_json, config_sha256
-from relprop.store.description import check_identity, read_config
 from relprop.store.errors import BusyError, FormatError, MergeError
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.opening import may_be_written, open_unlocked
@@ -132,19 +131,11 @@ def _file_of(path: Path) -> Path:
 
 def _take(paths: Sequence[Path], *, joined: bool) -> Snapshot:
     """Read what was committed of a file, or of the shards of a run, ``joined``."""
-    if joined:
-        again(paths[0], lambda: _refuse_others(paths))
     parts = tuple(read_part(path) for path in paths)
-    return Snapshot(again(paths[0], lambda: _image(parts, joined)), parts)
-
-
-def _refuse_others(paths: Sequence[Path]) -> None:
-    with open_unlocked(paths[0]) as first:
-        check_identity(first)
-        for path in paths[1:]:
-            with open_unlocked(path) as shard:
-                check_identity(shard)
-                refuse_other_run(first, shard)
+    first = parts[0]
+    for part in parts[1:]:
+        refuse_other_run(str(first.path), str(part.path), (first.config, first.layout), (part.config, part.layout))
+    return Snapshot(again(first.path, lambda: _image(parts, joined)), parts)
 
 
 def _image(parts: Sequence[Part], joined: bool) -> h5py.File:
@@ -154,25 +145,26 @@ def _image(parts: Sequence[Part], joined: bool) -> h5py.File:
         raise MergeError(f"{len(twice)} samples are in two shards, the first with index {twice[0]}")
     image = h5py.File(f"snapshot-{token_hex(8)}", "w", driver="core", backing_store=False, block_size=1 << 20)
     try:
-        versions, count = [], 1
         for part in parts:
-            with open_unlocked(part.path) as source:
-                _lay_out(image, source, index)
-                versions.append(str(source.attrs["versions"]))
-                count = read_config(source)["shard"][1]
+            if any(name.rpartition("/")[0] not in image for name in part.columns):
+                source, _ = open_unlocked(part.path, again=True)
+                with source:
+                    _lay_out(image, source, index)
         for group in groups_of(image):
             _fill(group, parts, index)
         if "samples/index" in image:  # of rows that are absent, too
             image["samples/index"][:] = index
         complete = all(part.complete for part in parts)
         if joined:
-            text = canonical_json(read_config(image) | {"shard": [0, 1]})
+            text = canonical_json({**parts[0].config, "shard": [0, 1]})
             image.attrs.update({"config": text, "config_sha256": config_sha256(text)})
-            image.attrs["versions"] = json.dumps({k: ", ".join(v) for k, v in join_versions(versions).items()})
+            image.attrs["versions"] = json.dumps(
+                {k: ", ".join(v) for k, v in join_versions([part.versions for part in parts]).items()}
+            )
             planned = {part.planned for part in parts if part.planned is not None}
             if planned:
                 image.attrs["taken"] = np.int64(max(planned))
-            complete = complete and len(parts) == count and len(planned) < 2
+            complete = complete and len(parts) == parts[0].config["shard"][1] and len(planned) < 2
         image.attrs["complete"] = np.uint8(complete)
     except BaseException:
         image.close()

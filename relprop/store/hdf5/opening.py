@@ -84,10 +84,23 @@ def _open_sealed(path: Path, lock: Lock | None) -> h5py.File | None:
     return _open_object(path, VerifiedFile(path, descriptor, found, held))
 
 
-def open_unlocked(path: Path) -> h5py.File:
+def open_unlocked(path: Path, *, again: bool = False) -> tuple[h5py.File, bool]:
     """Open an HDF5 file to read it while others may write it: it is not locked, and nobody is kept from anything.
 
-    What is read may change meanwhile, and may be met half written: `relprop.store.snapshot` says what can be relied on.
+    Of one that has no seal what is read may change meanwhile, and may be met half written: `relprop.store.committed`
+    says what can be relied on.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    again : bool
+        Whether it was opened just before, and is known to lead to no other file.
+
+    Returns
+    -------
+    tuple
+        The file, and whether it has a seal.
 
     Raises
     ------
@@ -108,11 +121,12 @@ def open_unlocked(path: Path) -> h5py.File:
     plain = FileObject(path, descriptor, end) if found is None else VerifiedFile(path, descriptor, found, None)
     file = _open_object(path, plain)
     try:
-        refuse_foreign(file)
+        if not again:
+            refuse_foreign(file)
     except BaseException:
         file.close()
         raise
-    return file
+    return file, found is not None
 
 
 def may_be_written(path: Path) -> bool:
