@@ -19,7 +19,16 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.errors import near_names
 from relprop.printed import Printed, Table
-from relprop.store import State, is_complete, method_names, open_run, read_config, read_pictures, read_planned
+from relprop.store import (
+    State,
+    is_complete,
+    method_names,
+    open_run,
+    read_config,
+    read_pictures,
+    read_planned,
+    read_stopped,
+)
 
 
 class Selection(Printed):
@@ -50,7 +59,9 @@ class Selection(Printed):
     def _blocks(self) -> list[str | Table]:
         if not self._file:
             return [f"Results({str(self.path)!r}), closed"]
-        head = f"Results({str(self.path)!r}): {state_in_words(self.evaluated, self.planned, self.complete)}"
+        head = (
+            f"Results({str(self.path)!r}): {state_in_words(self.evaluated, self.planned, self.complete, self.stopped)}"
+        )
         rows = []
         for name in self.methods:
             counts = np.bincount(self.state(name), minlength=len(State))
@@ -76,6 +87,11 @@ class Selection(Printed):
         if whole is None or len(self) < len(self._open["sample"]) or self.config.get("shard") != [0, 1]:
             return len(self)
         return whole
+
+    @property
+    def stopped(self) -> str:
+        """The rule by which the run ended at its last sample, see ``stop_when`` of `relprop.evaluate`; else empty."""
+        return read_stopped(self._open)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -245,6 +261,8 @@ class Selection(Printed):
         return self._open["methods"][method]
 
 
-def state_in_words(evaluated: int, planned: int, complete: bool) -> str:
-    """Say how far a run is."""
+def state_in_words(evaluated: int, planned: int, complete: bool, stopped: str) -> str:
+    """Say how far a run is, and by which rule it ended."""
+    if complete and stopped:
+        return f"{planned} samples, complete: stopped when it had reached {stopped}"
     return f"{planned} samples, complete" if complete else f"{evaluated} of {planned} samples, not complete"

@@ -166,6 +166,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="Add a line of JSON a minute: how far the run is, and its mean GAE."),
     ] = None,
+    stop_when: Annotated[
+        str | None,
+        typer.Option(metavar="'gae ±X'", help="End when each method's interval is so narrow; judged each 100."),
+    ] = None,
     cache: Cache = True,
     config: Config = None,
     quiet: Quiet = False,
@@ -185,9 +189,12 @@ def evaluate(
         from relprop.cli.configuration import write_config
         from relprop.evaluation.methods import check_name, split_names
         from relprop.evaluation.metrics import Metrics
+        from relprop.evaluation.stopping import check_stop
 
         scores = split_all(metrics)
         Metrics(scores)
+        if stop_when is not None:
+            check_stop(stop_when, {"shard": spread.shard or (0, 0), "per_class": per_class, "metrics": scores})
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
         for name in names:  # a typo is told before a model is loaded
             check_name(name)
@@ -204,6 +211,7 @@ def evaluate(
                 overwrite=overwrite,
                 progress=not quiet,
                 log=log,
+                stop_when=stop_when,
                 seed=seed,
                 unit=unit,
                 batch_size=batch_size,

@@ -132,6 +132,7 @@ def run_evaluation(
     overwrite: bool,
     progress: bool,
     log: Path | None,
+    stop_when: str | None,
     **options: Any,
 ) -> Evaluation:
     """Evaluate what is loaded, as it is to be divided; arguments and errors are those of `relprop.evaluate`."""
@@ -147,12 +148,14 @@ def run_evaluation(
             overwrite=overwrite,
             progress=progress,
             log=log,
+            stop_when=stop_when,
             **options,
         )
     from relprop.engines.job import Job
-    from relprop.engines.spread import spread as spread_over
+    from relprop.engines.spread import spread_until
 
-    return spread_over(
+    return spread_until(
+        stop_when,
         Job(loading, options, quiet),
         path,
         spread.processes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ EACH = 6
 MOST = 400
 """Shards of a run: all of them are open when they are joined, and a process may open a thousand files."""
 _LOCK = "run.lock"
+_JOINED = "joined.h5"
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,17 @@ class ShardFolder:
         shards = {missing[part]: (part, sorted(index)) for part, index in of_part.items() if index}
         split(self.output, shards, parts)
 
-    def join(self, parts: int, *, overwrite: bool) -> None:
+    def join(self, parts: int, *, overwrite: bool, change: Callable[[Path, Path], None] | None = None) -> None:
         """Join all shards into the file, read it back, and remove the shards only then.
+
+        Parameters
+        ----------
+        parts : int
+            How many there are.
+        overwrite : bool
+            Whether a file that is there may be replaced.
+        change : callable, optional
+            Makes the file, the second path, of what the shards are joined into, the first.
 
         Raises
         ------
@@ -167,13 +177,18 @@ class ShardFolder:
         MergeError, OutputError
             As `relprop.store.merge`.
         """
-        merge([self.file(part, parts) for part in range(parts)], self.output, overwrite=overwrite)
+        shards, joined = [self.file(part, parts) for part in range(parts)], self.path / _JOINED
+        if change is None:
+            merge(shards, self.output, overwrite=overwrite)
+        else:
+            merge(shards, joined, overwrite=True)
+            change(joined, self.output)
         found = survey(self.output)
-        if not (found.sound and found.checked and found.complete):
+        if not (found.sound and found.checked and (found.complete or change is not None)):
             raise EngineError(f"the joined file is damaged, the shards stay in {self.path}: {found}")
         self.remove()
 
     def remove(self) -> None:
         """Remove the shards, and what writers that were killed left beside them."""
-        for path in [*self.files(), *self.path.glob(".*.part.h5")]:
+        for path in [*self.files(), *self.path.glob(".*.part.h5"), *self.path.glob(_JOINED)]:
             path.unlink()

@@ -6,7 +6,9 @@ import inspect
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from relprop.engines.machine import Processes, places
 from relprop.engines.outcome import add_shard, read_outcome
 from relprop.engines.processes import open_processes
 from relprop.engines.shards import ShardFolder
+from relprop.engines.stopping import work_until
 from relprop.engines.worker import Shard
 from relprop.errors import InputError, RelpropWarning, near_names
 from relprop.evaluation import Evaluation
@@ -23,8 +26,9 @@ from relprop.evaluation import evaluate as evaluate_here
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
 from relprop.evaluation.pipeline.progress import Progress, shown
 from relprop.evaluation.pipeline.standing import Standing
+from relprop.evaluation.stopping import Judge, check_stop, evaluate_until
 
-OWN = ("shard", "resume", "overwrite", "progress", "device", "log")
+OWN = ("shard", "resume", "overwrite", "progress", "device", "log", "stop_when")
 """Arguments of `relprop.evaluate` that are not handed to workers as they are."""
 
 
@@ -40,6 +44,7 @@ def evaluate(
     progress: Progress | bool = True,
     device: str | None = None,
     log: str | PathLike[str] | None = None,
+    stop_when: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Score attribution methods as `relprop.evaluate` does, in several processes of this machine.
@@ -62,6 +67,8 @@ def evaluate(
         shards.
     device : str, optional
         Where all workers compute; ``"cuda"`` shares all GPUs.
+    stop_when : str, optional
+        As of `relprop.evaluate`: it stops at the same sample, having worked on up to twice as many.
     **options
         Further arguments of `relprop.evaluate`, but ``shard``.
 
@@ -83,9 +90,29 @@ def evaluate(
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     job = Job(Given(model, dataset, methods), options)
-    return spread(
-        job, Path(path), processes, resume=resume, overwrite=overwrite, progress=progress, device=device, log=log
-    )
+    how: dict[str, Any] = {"progress": progress, "device": device, "log": log}
+    return spread_until(stop_when, job, Path(path), processes, resume=resume, overwrite=overwrite, **how)
+
+
+def spread_until(
+    stop_when: str | None, job: Job, path: Path, processes: Processes, *, resume: bool, overwrite: bool, **how: Any
+) -> Evaluation:
+    """Do a job until a rule is met, if there is one; the arguments, and errors, are those of `evaluate`."""
+    if stop_when is None:
+        return spread(job, path, processes, resume=resume, overwrite=overwrite, **how)
+    rule = check_stop(stop_when, job.options)
+
+    def run(judge: Judge) -> Evaluation:
+        again = judge.after > 0
+        how["judge"] = judge
+        return spread(job, path, processes, resume=resume or again, overwrite=overwrite and not again, **how)
+
+    def finish(count: int) -> Evaluation:
+        how["judge"] = None
+        whole = replace(job, options={**job.options, "limit": count})
+        return spread(whole, path, processes, resume=True, overwrite=False, **how)
+
+    return evaluate_until(rule, path, resume and not ShardFolder(path).files(), run, finish)
 
 
 def spread(
@@ -98,6 +125,7 @@ def spread(
     progress: Progress | bool,
     device: str | None,
     log: str | PathLike[str] | None = None,
+    judge: Judge | None = None,
 ) -> Evaluation:
     """Do a job in processes of this machine; the arguments, and errors, are those of `evaluate`."""
     start = time.perf_counter()
@@ -122,14 +150,24 @@ def spread(
                 done[part] = count  # type: ignore[assignment]
                 report(sum(done.values()), len(order))
 
-            for shard, outcome in workers.run(shards, tell, interruption.obey):
-                assert outcome.evaluation is not None
-                found.append(outcome.evaluation)
-                add_shard(standing, shard.path)
-                tell(shard.part, outcome.evaluation.samples)
-                for text in outcome.warnings:
-                    remarks[text] += 1
-        folder.join(parts, overwrite=resume or overwrite)
+            def work(shards: Sequence[Shard]) -> None:
+                standing.clear()
+                for shard, outcome in workers.run(shards, tell, interruption.obey):
+                    assert outcome.evaluation is not None
+                    found.append(outcome.evaluation)
+                    add_shard(standing, shard.path)
+                    tell(shard.part, outcome.evaluation.samples)
+                    for text in outcome.warnings:
+                        remarks[text] += 1
+
+            if judge is None:
+                work(shards)
+            else:
+                work_until(judge, shards, order, unit, work)
+        change = None
+        if judge is not None and judge.met not in (None, judge.covered):
+            change = partial(judge.cut, unit=unit)
+        folder.join(parts, overwrite=resume or overwrite, change=change)
     for text in remarks:
         warnings.warn(text, RelpropWarning, stacklevel=3)
     return read_outcome(path, found, time.perf_counter() - start)

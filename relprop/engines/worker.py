@@ -33,11 +33,12 @@ INTERVAL = 0.2
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a run: ``part`` of ``parts``, in a file of its own."""
+    """A part of a run, or of its first ``limit`` samples: ``part`` of ``parts``, in a file of its own."""
 
     part: int
     parts: int
     path: Path
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,14 @@ class Worker:
     def run(self, shard: Shard, tell: Callable[[float], None]) -> Outcome:
         """Evaluate a shard, or what is left of it."""
         job, (model, dataset, methods) = self.load()
+        options = job.options if shard.limit is None else {**job.options, "limit": shard.limit}
         try:
             found = evaluate(
                 model,
                 dataset,
                 methods,
                 shard.path,
-                **job.options,
+                **options,
                 resume=True,
                 shard=(shard.part, shard.parts),
                 progress=_not_too_often(tell),

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from relprop.errors import InputError, RelpropError
-from relprop.evaluation.data.datasets import Source, open_source
-from relprop.evaluation.data.samples import DataError, Reader
-from relprop.evaluation.data.units import check_shard
-from relprop.evaluation.methods import Method, MethodContext, make_methods
-from relprop.evaluation.metrics import CustomMetric, Metrics
-from relprop.evaluation.pipeline.feeds import Feed, open_feed
-from relprop.evaluation.pipeline.interrupts import delayed_interrupts
-from relprop.evaluation.pipeline.progress import Progress, shown
-from relprop.evaluation.pipeline.resuming import require_same_outputs
-from relprop.evaluation.pipeline.runner import Run
-from relprop.evaluation.pipeline.standing import stand_of
-from relprop.evaluation.report import Evaluation, Tally, failed_rows, tally_of
-from relprop.evaluation.seeding import same_kernels
-from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
-from relprop.evaluation.subject import Subject, count_classes, prepare_model
-from relprop.gae import Flag
-from relprop.gae.checks import check_size
+from relprop.errors import InputError
+from relprop.evaluation.metrics import CustomMetric
+from relprop.evaluation.once import evaluate_once
+from relprop.evaluation.pipeline.progress import Progress
+from relprop.evaluation.report import Evaluation
+from relprop.evaluation.settings import TargetKind
+from relprop.evaluation.stopping import Judge, check_stop, evaluate_until
 from relprop.gae.masking import Baseline
 from relprop.gae.procedures import ProtocolName
 from relprop.models.preprocessing import Picture
-from relprop.run.progress import no_bars
-from relprop.store import EvaluationWriter, Extent, Layout, State, name_length, read_format
-from relprop.store import Method as StoredMethod
-from relprop.store.schema import FIRST_EXTENSIBLE
 
 
 def evaluate(
@@ -68,6 +51,7 @@ def evaluate(
     transform: Callable[[Picture], torch.Tensor] | None = None,
     data_name: str | None = None,
     log: str | PathLike[str] | None = None,
+    stop_when: str | None = None,
 ) -> Evaluation:
     """Score attribution methods with GAE over a data set, and write masks and scores to HDF5 as they come.
 
@@ -144,6 +128,11 @@ def evaluate(
     log : path, optional
         A file that gets a line of JSON a minute, and one in the end: samples done, failed, a second, seconds left, and
         the mean GAE of each method with its interval. Without a terminal standard error gets such lines for people.
+    stop_when : str, optional
+        End early: ``"gae ±0.01"`` (or ``+-``) where the 95 % interval of each method's mean GAE, as
+        `Results.summary` gives it, has half that width at most. It is judged after 100, 200, ... samples of the seeded
+        order, on these alone, so that each engine stops at the same one. The file equals that of this ``limit``, says
+        why it ends there, and can be extended.
 
     Returns
     -------
@@ -174,145 +163,45 @@ def evaluate(
     >>> found.samples, found.complete, list(found.methods)
     (8, True, ['abslrp', 'random'])
     """
-    start = time.perf_counter()
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
-    maps = stored_maps(relevance)
-    settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard), protocol)
-    chosen = Metrics(metrics)
     path = Path(path)
-    subject = prepare_model(model, transform=transform, device=device)
-    older = resume and path.exists() and read_format(path) < FIRST_EXTENSIBLE
-    source = open_source(
+    once = partial(
+        evaluate_once,
+        model,
         dataset,
-        class_names=subject.class_names,
-        identity=data_name,
-        limit=limit,
+        methods,
+        path,
+        seed=seed,
+        unit=unit,
+        batch_size=batch_size,
+        baseline=baseline,
+        target=target,
+        protocol=protocol,
+        metrics=metrics,
+        relevance=relevance,
+        compression=compression,
+        shard=shard,
+        retry=retry,
+        fail_fast=fail_fast,
+        progress=progress,
+        device=device,
+        workers=workers,
         per_class=per_class,
-        older=older,
+        transform=transform,
+        data_name=data_name,
+        log=log,
     )
-    made = make_methods(methods, MethodContext(subject.given, seed, subject.classifier))
-    reader = Reader(subject.transform, subject.dtype, chosen.need_masks, seed=seed)
-    if settings.needs_labels and isinstance(source, Source) and not source.labelled:
-        raise DataError(
-            'no sample has a label, which target="label" and protocol="released" need: give (picture, label), a folder '
-            "for each class or a table of labels"
-        )
-    feed = open_feed(source, reader, settings, workers)
-    shape = tuple(feed.first.shape[1:])
-    check_size(shape[1:])
-    settings.procedure.check(shape, baseline)
-    with same_kernels(subject.device), delayed_interrupts() as interruption:
-        classes = count_classes(subject, feed.first)
-        for name, method in made.items():
-            _prepare(name, method, feed.first[:2].to(subject.device))
-        layout = Layout(
-            (shape[1], shape[2]),
-            classes,
-            subject.class_names,
-            shape[0],
-            settings.procedure.elements,
-            precision="float64" if subject.dtype == torch.float64 else "float32",
-            compression=compression,  # type: ignore[arg-type]
-            name_length=name_length(source.names if isinstance(source, Source) else ()),
-        )
-        stored = [
-            StoredMethod(name, method.config, method.description, chosen.declared, maps)
-            for name, method in made.items()
-        ]
-        config = settings.config(subject, source, shape)
-        folder = source.folder if isinstance(source, Source) else None
-        with _open(path, config, layout, feed, stored, subject, resume, overwrite, folder) as writer:
-            if resume:
-                require_same_outputs(path, writer, subject, feed.reserve)
-            states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
-            if retry:
-                for name in made:
-                    states[name][failed_rows(states[name], states[""])] = State.ABSENT
-            standing = stand_of(writer, states)
-            with shown(progress, standing, None if log is None else Path(log)) as bar, no_bars():
-                run = Run(
-                    subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, standing, bar
-                )
-                units, before = feed.units(run.needs_work)
-                run.work(units, feed.reserve, before, feed.count)
-            return _report(path, writer, run, time.perf_counter() - start)
+    if stop_when is None:
+        return once(resume=resume, overwrite=overwrite, limit=limit)
+    rule = check_stop(stop_when, {"shard": shard, "per_class": per_class, "metrics": metrics})
 
+    def run(judge: Judge) -> Evaluation:
+        again = judge.after > 0
+        found = once(resume=resume or again, overwrite=overwrite and not again, limit=limit, judge=judge)
+        if judge.met is not None and judge.met < found.samples:
+            judge.cut(path, path, unit)
+            return replace(found, complete=False)
+        return found
 
-@contextmanager
-def _open(
-    path: Path,
-    config: Mapping[str, Any],
-    layout: Layout,
-    feed: Feed,
-    methods: Sequence[StoredMethod],
-    subject: Subject,
-    resume: bool,
-    overwrite: bool,
-    folder: Path | None,
-) -> Iterator[EvaluationWriter]:
-    """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
-    if resume and path.exists():
-        extent = None if feed.planned is None else Extent(feed.index, feed.planned)
-        with EvaluationWriter.resume(path, config, layout, methods=methods, extent=extent) as writer:
-            yield writer
-        return
-    software, something = versions(subject.device), False
-    writer = EvaluationWriter.create(
-        path,
-        config,
-        layout,
-        feed.index,
-        planned=feed.planned,
-        methods=methods,
-        versions=software,
-        pictures=folder,
-        overwrite=overwrite,
-    )
-    try:
-        with writer:
-            try:
-                yield writer
-            finally:
-                something = bool((writer.sample_states() != State.ABSENT).any())
-    except BaseException:
-        if not something:  # it would only stand in the way of the next run
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
-    try:
-        method.prepare(x)
-    except RelpropError as error:
-        raise type(error)(f"method {name}: {error}") from error
-
-
-def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> Evaluation:
-    states = writer.sample_states()
-    tallies = {name: _tally(writer, name) for name in writer.methods}
-    complete = not (states == State.ABSENT).any() and not any(tally.absent for tally in tallies.values())
-    if complete:
-        writer.finish()
-    flags = writer.read_samples(np.arange(len(states)), ["flags"])["flags"]
-    failed = np.flatnonzero(states == State.FAILED)
-    phases = {phase: run.seconds[phase] for phase in ("loading", "masking", "explaining", "scoring", "writing")}
-    return Evaluation(
-        path,
-        len(states),
-        run.evaluated,
-        len(failed),
-        next(iter(writer.read_samples(failed[:1], ["message"])["message"]), ""),
-        int(((flags & Flag.ONE_CLASS) != 0).sum()),
-        tallies,
-        phases | {"total": seconds},
-        dict(run.explaining),
-        complete,
-    )
-
-
-def _tally(writer: EvaluationWriter, name: str) -> Tally:
-    def message(rows: NDArray[np.intp]) -> str:
-        return next(iter(writer.read_method(name, rows, ["message"])["message"]), "")
-
-    return tally_of(writer.method_states(name), writer.sample_states(), message)
+    return evaluate_until(rule, path, resume, run, lambda count: once(resume=True, overwrite=False, limit=count))

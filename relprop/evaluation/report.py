@@ -73,6 +73,8 @@ class Evaluation(Printed):
         Of ``explaining``, by method.
     complete : bool
         Whether nothing is left to be done, under any method.
+    stop : str
+        Whether it ended by ``stop_when``, in words; empty where nothing was to stop it.
     """
 
     path: Path
@@ -85,6 +87,7 @@ class Evaluation(Printed):
     seconds: Mapping[str, float]
     explaining: Mapping[str, float]
     complete: bool
+    stop: str = ""
 
     @property
     def failed(self) -> int:
@@ -94,6 +97,8 @@ class Evaluation(Printed):
     def _blocks(self) -> list[str | Table]:
         usable = self.samples - self.unreadable
         lines: list[str | Table] = [f"{self.path}: {self.samples} samples{'' if self.complete else ', not complete'}"]
+        if self.stop:
+            lines.append(self.stop)
         if self.unreadable:
             lines.append(f"{self.unreadable} samples can't be scored, the first one because: {self.failure}")
         if self.one_class:

@@ -199,6 +199,8 @@ def _run_facts(run: Results, config: Mapping[str, Any], summary: Summary) -> Ite
     yield "samples", f"{len(run):,}" if run.complete else f"{run.evaluated:,} of {run.planned:,}"
     yield "methods", str(len(summary.methods))
     yield "run", "complete" if run.complete else "not complete"
+    if run.stopped:
+        yield "stopped when it had reached", run.stopped
     shard = config.get("shard")
     if isinstance(shard, Sequence) and len(shard) == 2 and shard[1] != 1:
         yield "shard", f"{int(shard[0]) + 1} of {shard[1]}"

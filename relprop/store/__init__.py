@@ -10,6 +10,7 @@ from relprop.store.description import (
     read_method,
     read_pictures,
     read_planned,
+    read_stopped,
 )
 from relprop.store.errors import (
     BusyError,
@@ -25,7 +26,7 @@ from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import FLAGS, Field, State
 from relprop.store.snapshot import Snapshot, open_run
-from relprop.store.split import split
+from relprop.store.split import cut, split
 from relprop.store.validation import validate
 from relprop.store.writing.checks import check_method_name
 from relprop.store.writing.rows import name_length
@@ -51,6 +52,7 @@ __all__ = [
     "StoreError",
     "Survey",
     "check_method_name",
+    "cut",
     "is_complete",
     "merge",
     "method_names",
@@ -63,6 +65,7 @@ __all__ = [
     "read_method",
     "read_pictures",
     "read_planned",
+    "read_stopped",
     "split",
     "survey",
     "validate",

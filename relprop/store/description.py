@@ -56,6 +56,11 @@ def read_planned(file: h5py.File) -> int | None:
     return int(file.attrs["taken"]) if "taken" in file.attrs else None
 
 
+def read_stopped(file: h5py.File) -> str:
+    """Return the rule by which the run ended at its last sample; empty where none did."""
+    return str(file.attrs.get("stopped", ""))
+
+
 def read_pictures(file: h5py.File) -> Path | None:
     """Return the folder that the pictures came from, where it is known. What a file says is to be asked about first."""
     return Path(str(file.attrs["pictures"])) if "pictures" in file.attrs else None

@@ -10,7 +10,8 @@ names, protocol, seed, unit, baseline, picture size. It MUST have ``"shard": [i,
 not cut), and ``"samples"``, the size of the whole data set, null where it is not known beforehand. ``complete`` is 1
 once every sample has state done or failed, in the masking run and under each method, and 0 before; a file whose
 ``complete`` is 0 MAY be continued. ``taken`` says how many samples the run has, all shards together; streams have no
-such number. ``pictures`` MAY be there, the folder of the pictures: readers MUST NOT look into it unasked.
+such number. ``pictures`` MAY be there, the folder of the pictures: readers MUST NOT look into it unasked. ``stopped``
+MAY be there, the rule by which the run ended at ``taken`` samples.
 
 **Order.** The samples of a run are the first ``taken`` of an order of all samples that follows from the seed alone
 (`relprop.gae.mosaics.sample_order`), or of those chosen of each class, and each four of them share a mosaic. ``taken``

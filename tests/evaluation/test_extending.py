@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,9 +164,8 @@ def test_so_many_of_each_class_are_the_first_of_the_order(tmp_path: Path) -> Non
 def test_a_run_of_format_1_goes_on_in_its_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the versions before wrote it: the first of the data set, in an order of these alone; no seal."""
 
-    from relprop.evaluation import evaluate as _  # noqa: F401 - the module below is of the same name
+    from relprop.evaluation import once as module
 
-    module = sys.modules["relprop.evaluation.evaluate"]
     path, limit = tmp_path / "run.h5", 10
     opened = module.open_source
     with monkeypatch.context() as patch:

@@ -104,6 +104,8 @@ class Summary(Printed):
         How many of them are done or failed under each method, and how many there will be.
     complete : bool
         Whether the run is.
+    stopped : str
+        The rule by which it ended; empty where none did.
     confidence : float
         Of the intervals.
     methods : tuple of MethodSummary
@@ -115,11 +117,12 @@ class Summary(Printed):
     evaluated: int
     planned: int
     complete: bool
+    stopped: str
     confidence: float
     methods: tuple[MethodSummary, ...]
 
     def _blocks(self) -> list[str | Table]:
-        head = f"{self.path}: {state_in_words(self.evaluated, self.planned, self.complete)}"
+        head = f"{self.path}: {state_in_words(self.evaluated, self.planned, self.complete, self.stopped)}"
         if not self.methods:
             return [f"{head}, no methods"]
         blocks: list[str | Table] = [
@@ -184,7 +187,7 @@ def summarise(results: ScoredSelection, confidence: float, seed: int) -> Summary
     methods = [_summarise(results[name], confidence, seed) for name in results.methods]
     methods.sort(key=lambda method: (-_or_lowest(method.mean("gae")), method.method))
     counts = len(results), results.evaluated, results.planned
-    return Summary(str(results.path), *counts, results.complete, confidence, tuple(methods))
+    return Summary(str(results.path), *counts, results.complete, results.stopped, confidence, tuple(methods))
 
 
 def _summarise(results: ScoredSelection, confidence: float, seed: int) -> MethodSummary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relprop.evaluation.data.datasets import Source, Stream
@@ -30,6 +32,8 @@ class Feed:
         How many; None of a stream.
     planned : int or None
         How many the whole run has, all shards together; None of a stream.
+    order : ndarray
+        Indices of the samples of the whole run, in their order, ``(planned,)``; empty of a stream.
     units : callable
         From which units need work to these with their samples, and how many samples need none.
     """
@@ -39,6 +43,7 @@ class Feed:
     index: list[int]
     count: int | None
     planned: int | None
+    order: NDArray[np.int64]
     units: Callable[[Callable[[Unit], bool]], tuple[Iterator[Read], int]]
 
 
@@ -48,7 +53,7 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         if settings.shard != (0, 1):
             raise DataError("a data set without a length can't be cut into shards")
         reserve, stream = read_stream(source, reader, settings.unit)
-        return Feed(reserve, first_four(reserve), [], None, None, lambda needed: (stream, 0))
+        return Feed(reserve, first_four(reserve), [], None, None, np.zeros(0, np.int64), lambda needed: (stream, 0))
     reserve = read_reserve(source, reader, settings.seed)
     order = source.order(settings.seed)
     plan = plan_units(order, settings.unit, settings.shard)
@@ -61,4 +66,4 @@ def open_feed(source: Source | Stream, reader: Reader, settings: Settings, worke
         before = len(index) - sum(len(unit.samples) for unit in left)
         return read_units(source, one_size, left, workers), before
 
-    return Feed(reserve, first, index, len(index), len(order), units)
+    return Feed(reserve, first, index, len(index), len(order), order, units)

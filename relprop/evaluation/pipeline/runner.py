@@ -27,6 +27,7 @@ from relprop.evaluation.pipeline.scoring import method_rows
 from relprop.evaluation.pipeline.standing import Standing
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
+from relprop.evaluation.stopping import Judge, done_scores
 from relprop.evaluation.subject import Subject, count_classes
 from relprop.store import EvaluationWriter, State
 
@@ -59,6 +60,10 @@ class Run:
         How the methods stand, kept up to date.
     progress : callable, optional
         Told what is done.
+    judge : Judge, optional
+        Says when to stop.
+    order : ndarray
+        Indices of the samples in their order, for that.
     """
 
     subject: Subject
@@ -72,6 +77,8 @@ class Run:
     interruption: Interruption
     standing: Standing
     progress: Progress | None = None
+    judge: Judge | None = None
+    order: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     explaining: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     evaluated: int = 0
@@ -94,6 +101,8 @@ class Run:
         with Background() as background:
             done = float(before)
             for unit, samples in self._timed("loading", units):
+                if self._is_to_stop(4 * self.settings.unit * unit.number, background):
+                    break
                 parts = self._open_parts(unit)
                 for steps in self._work_off(unit, samples, reserve, parts, background):
                     done += len(unit.samples) * steps
@@ -103,7 +112,24 @@ class Run:
                         background.wait()
                         self.interruption.obey()
                 self.evaluated += len(unit.samples) if parts else 0
+            else:
+                self._is_to_stop(len(self.order), background)
         self.seconds["writing"] = background.seconds
+
+    def _is_to_stop(self, covered: int, background: Background) -> bool:
+        """Judge by the first samples, of which so many are done."""
+        if self.judge is None or not self.judge.is_due(covered):
+            return False
+        background.wait()
+        with background.lock:
+            return self.judge.look(self.order, covered, self._scores)
+
+    def _scores(self, samples: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        assert self.judge is not None
+        rows, score = np.searchsorted(self._index, samples), self.judge.rule.score
+        for name in self.methods:
+            found = self.writer.read_method(name, rows, [score, "state"])
+            yield done_scores(found[score], found["state"])
 
     def _work_off(
         self,

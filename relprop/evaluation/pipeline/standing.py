@@ -73,6 +73,11 @@ class Standing:
     gae: dict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
     failed: int = 0
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.gae.clear()
+        self.failed = 0
+
     def __str__(self) -> str:
         found = [(name, mean) for name, mean in self.gae.items() if mean.count]
         return ", ".join(
