@@ -28,7 +28,7 @@ from relprop.evaluation.pipeline.standing import stand_of
 from relprop.evaluation.report import Evaluation, Tally, failed_rows, tally_of
 from relprop.evaluation.seeding import same_kernels
 from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
-from relprop.evaluation.subject import Subject, count_classes, prepare_model
+from relprop.evaluation.subject import EvaluatedModel, count_classes, prepare_model
 from relprop.gae import Flag
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
@@ -98,7 +98,7 @@ def evaluate(
         Mosaics per unit of work, each of four samples. Another one gives the same scores up to rounding, and the same
         bits only with the same one.
     batch_size : int
-        Pictures in each call of a method: 20 maps are asked for per sample.
+        Pictures in each call of a method; each sample has 20 maps.
     baseline : float, sequence of float or Tensor
         Colour of masked pixels, as `relprop.gae.masking_run`.
     target : {"prediction", "label"}
@@ -140,7 +140,7 @@ def evaluate(
     transform : callable, optional
         From a PIL picture or a uint8 array to the model's input, where the model does not bring it.
     data_name : str, optional
-        What identifies the data set in the file, in place of what can be told of it.
+        What identifies the data set in the file, in place of its own properties.
     log : path, optional
         A file that gets a line of JSON a minute, and one in the end: samples done, failed, a second, seconds left, and
         the mean GAE of each method with its interval. Without a terminal standard error gets such lines for people.
@@ -246,7 +246,7 @@ def _open(
     layout: Layout,
     feed: Feed,
     methods: Sequence[StoredMethod],
-    subject: Subject,
+    subject: EvaluatedModel,
     resume: bool,
     overwrite: bool,
     folder: Path | None,

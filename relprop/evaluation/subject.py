@@ -24,7 +24,7 @@ from relprop.tracing.loading import callable_program
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedModel:
     """A model and what is known of it.
 
     Parameters
@@ -69,8 +69,8 @@ class Subject:
 
 def prepare_model(
     model: Any, *, transform: Callable[[Picture], Tensor] | None = None, device: str | None = None
-) -> Subject:
-    """Understand what was given as the model.
+) -> EvaluatedModel:
+    """Make an evaluated model of whatever the user gave as the model.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def prepare_model(
     is_module = isinstance(given, nn.Module | ExportedProgram)
     if transform is None:
         transform = classifier.transform if classifier is not None else _own_transform(given)
-    return Subject(
+    return EvaluatedModel(
         call,
         given,
         classifier.name if classifier is not None else getattr(given, "__name__", type(given).__name__),
@@ -114,8 +114,8 @@ def prepare_model(
     )
 
 
-def count_classes(subject: Subject, x: Tensor) -> int:
-    """Run the model on some pictures, and return how many classes it has.
+def count_classes(subject: EvaluatedModel, x: Tensor) -> int:
+    """Run the model on pictures ``(B, C, H, W)``, and return how many classes it has.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _dtype(model: Any) -> torch.dtype:
 
 
 def _own_transform(model: Any) -> Callable[[Picture], Tensor] | None:
-    """Return what a module says is done to its pictures; nothing is assumed."""
+    """Return a module's own transform, from a picture to ``(C, H, W)``; nothing is assumed."""
     has_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if not isinstance(model, nn.Module) or not has_config:
         return None

@@ -116,11 +116,12 @@ def assemble(
 
 
 def _difference(seeds: Tensor) -> Tensor:
+    """Return the first map of ``(S, *node)``, minus the second if there is one: ``(*node)``."""
     return seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
 
 
 def _normalized(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are.
+    """Divide the map of each seed ``(S, *node)`` by its L1 norm where rules say so; both in one stay as they are.
 
     The maps of a channel are divided by what ``whole``, which they are part of, is.
     """
@@ -132,7 +133,7 @@ def _normalized(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: 
 
 
 def _combined(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Combine the maps of the seeds, or those of a channel as the ``whole`` that they are part of."""
+    """Combine the maps of the seeds ``(S, *node)`` to ``(*node)``, or those of a channel as a part of ``whole``."""
     relevance = _difference(_normalized(prepared, node, seeds, whole))
     if prepared.plan.rules.normalize != "largest":
         return relevance
@@ -181,7 +182,7 @@ def _channels(prepared: PreparedProgram, given: int | None) -> dict[str, int]:
 
 
 def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
-    """Divide maps, or those of several seeds, by a size of each sample; maps of zeros stay as they are."""
+    """Divide maps ``(..., *node)`` by a size of each sample, ``(..., B)``; maps of zeros stay as they are."""
     ndim = maps.ndim - sizes.ndim + 1
     return maps / mark.spread(torch.where(sizes == 0, 1.0, sizes), ndim)
 
@@ -189,7 +190,7 @@ def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
 def _conservation(
     prepared: PreparedProgram, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]
 ) -> Conservation:
-    """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
+    """Keep the measured masses, ``(S, B)`` each, without the maps and the model, until they are needed."""
     output = prepared.plan.graph.output.name
     if not prepared.plan.measures:
         return Conservation(tuple, conserves=False)
@@ -220,7 +221,7 @@ def _conservation(
 
 
 def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tensor | None]:
-    """Return the records of a run without those of concepts, whose flows lie behind the seeds."""
+    """Return the records of a run, ``(rows, S, B)``, without those of concepts, whose flows lie behind the seeds."""
     records, count = part["records"], len(part["mass"])
     if not prepared.concepts:
         return dict(records)
@@ -228,5 +229,5 @@ def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tens
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
-    """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
+    """Join the records ``(rows, S, b)`` of a step's chunks to ``(rows, S, B)``, on the CPU."""
     return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()

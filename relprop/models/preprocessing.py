@@ -1,4 +1,4 @@
-"""What is done to a picture before a model sees it, and undoing its normalisation."""
+"""The steps from a picture to a model's input, and the way back through the normalisation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Preprocessing:
     mean, std
         What `transform` normalises with, per channel, for values in [0, 1].
     assumed
-        What had to be assumed, for people to read; empty where the preprocessing is known.
+        What had to be assumed, in words; empty where the preprocessing is known.
     """
 
     transform: Callable[[Picture], Tensor]

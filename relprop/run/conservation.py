@@ -1,4 +1,4 @@
-"""What is known of the mass of relevance: how much there is at every cut of the graph, and what was lost where."""
+"""The mass of relevance: how much there is at every cut of the graph, and what was lost where."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ class Conservation(Printed):
         return float(self.errors.max()) if self.cuts else float("nan")
 
     def _deviations(self) -> Tensor:
+        """Return how far the mass of each cut is from the output's, ``(cuts, S, B)``, losses added back."""
         lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
         return (self.masses + lost - self.at_output.cpu()).abs()
 

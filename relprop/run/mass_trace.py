@@ -44,7 +44,7 @@ def follow(stops: Sequence[Checkpoint], records: Records, output: str) -> tuple[
 
     Parameters
     ----------
-    stops : sequence of Stop
+    stops : sequence of Checkpoint
         Of the plan that was run.
     records : Records
         Of the run.
@@ -96,12 +96,14 @@ def follow(stops: Sequence[Checkpoint], records: Records, output: str) -> tuple[
 
 
 def _suspicion(record: Tensor, whole: bool, stop: Checkpoint) -> str:
-    """Say what speaks for a deleting rule where mass arrived and was not counted as lost.
+    """Return the sign of a rule that deletes relevance, in words, by its record ``(4 + inputs, S, B)``.
 
-    What a hook has left over may be little, or of one branch alone: that says nothing about rules. Where it is settled
-    who receives nothing there is no choice: in a move a part that nobody reads any more, as all but the class token of
-    the last block; who never wins a maximum. Of a quotient, whose denominator contributes ``-z``, either may receive
-    nothing, where relevance lies at one sign alone: then the positive contributions are half of all.
+    Only samples count whose mass arrived and was not lost. An input may receive nothing for good reasons:
+
+    * A hook took most of the relevance away, or all of one branch. That says nothing about rules.
+    * The rule has no choice (``settled``): nobody reads that part of a move, or that input never wins a maximum.
+    * In a quotient ``z = a / b`` the numerator contributes ``z`` and the denominator ``-z``. Where relevance lies at
+      ``z > 0`` alone, ``b`` receives nothing. The positive contributions are then half of all.
     """
     measured, raw, total, lost, *emitted = record
     alive = (measured > 0) & (lost == 0)

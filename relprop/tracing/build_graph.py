@@ -31,7 +31,7 @@ def build_graph(
     select : int
         Which of the program's flattened outputs is to be explained.
     originals : mapping
-        The model's own tensor, for the identity of each that is a copy in the program.
+        The model's own tensor, of any shape, for the identity of each that is a copy in the program.
     arguments : sequence of str
         The names of inputs that are given by position.
     """

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import rule_registry
-from relprop.evaluation.methods.base import Method, MethodError, Request, version_of
+from relprop.evaluation.methods.base import Method, MethodError, Request
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules
 from relprop.gae.protocols import maps_of
 from relprop.tracing.inputs import check_inputs
+from relprop.versions import version
 from rule_registry import RuleSet
 
 
@@ -31,7 +32,7 @@ class Relevance(Method):
         rules = explainer.rules if isinstance(explainer.rules, RuleSet) else rule_registry.get(explainer.rules)
         self.config: dict[str, Any] = describe_rules(rules) | {
             "package": "relprop",
-            "version": version_of("relprop"),
+            "version": version("relprop"),
             "contrast": rules.contrast if explainer.contrast == "default" else explainer.contrast,
             "at": explainer.at,
             "output": explainer.output,

@@ -21,7 +21,7 @@ from relprop.tracing.outputs import choose_output
 
 
 def is_program(name: str) -> bool:
-    """Tell whether a model's name is the path of an exported program."""
+    """Whether a model's name is the path of an exported program."""
     return Path(name).suffix.lower() == ".pt2"
 
 
@@ -96,7 +96,7 @@ def _values(program: ExportedProgram, names: Iterable[Any]) -> list[Tensor]:
 
 
 def _describe(tensors: Iterable[Tensor]) -> str:
-    """Tell shapes, with B for what is not fixed, and number types."""
+    """Write shapes, with B for what is not fixed, and number types."""
     parts = (
         f"({', '.join(str(n) if isinstance(n, int) else 'B' for n in t.shape)}) {str(t.dtype).removeprefix('torch.')}"
         for t in tensors
