@@ -81,6 +81,7 @@ def _parameters(rule: Rule) -> list[inspect.Parameter]:
 
 
 def _apply(rule: Rule, call: Call, relevance: Tensor, parameters: dict[str, Any]) -> Shares | tuple[Tensor, ...]:
+    """Apply a rule to one of the three calls; its relevance is ``(S, *output)``."""
     accepted = {p.name for p in _parameters(rule)}
     found = rule.function(call, relevance, **{name: v for name, v in parameters.items() if name in accepted})
     if isinstance(found, Shares):
@@ -90,7 +91,7 @@ def _apply(rule: Rule, call: Call, relevance: Tensor, parameters: dict[str, Any]
 
 
 def _whole(call: Call, found: Shares | tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]:
-    """Return the relevance of each input; where rules hand over shares, rescaled to the mass that arrived."""
+    """Return the relevance of each input, ``(S, *input)``; shares are rescaled to the mass that arrived."""
     if not isinstance(found, Shares):
         return found
     mass = torch.stack(found.masses).sum(0)
@@ -164,7 +165,7 @@ def _as_windows(values: Tensor, call: Call) -> Tensor:
 
 
 def _by_tap(call: Call, windows: Tensor) -> Tensor:
-    """Undo `_as_windows`."""
+    """Undo `_as_windows`: ``(..., kh kw, H, W)``."""
     (kh, kw), (height, width) = _kernel(call), call.result.shape[-2:]
     apart = windows.unflatten(-1, (width, kw)).unflatten(-3, (height, kh))  # (..., H, kh, W, kw)
     values: Tensor = apart.movedim((-3, -1), (-4, -3)).flatten(-4, -3)

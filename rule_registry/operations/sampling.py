@@ -20,7 +20,7 @@ BICUBIC = 2
 
 
 def sampled(call: Call) -> Tensor:
-    """Return what is sampled.
+    """Return the activation that is sampled, ``(B, C, ...)``.
 
     Raises
     ------
