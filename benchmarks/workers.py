@@ -1,4 +1,4 @@
-"""Calls in a process of their own, which serves many of them and is replaced if it dies or takes too long."""
+"""Calls in a worker process, which serves many of them and is replaced if it dies or takes too long."""
 
 from __future__ import annotations
 

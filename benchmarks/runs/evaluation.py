@@ -1,4 +1,4 @@
-"""What scoring a data set costs: samples a second by phase, what a file takes, and GAE over its own floor.
+"""The cost of scoring a data set: samples a second by phase, size of the file, and GAE over its own floor.
 
 The floor of GAE are twenty explanations and twenty forward and backward passes a sample: they are run alone, on batches
 of the same size, in turns with the evaluation.

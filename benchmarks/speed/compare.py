@@ -1,4 +1,4 @@
-"""What an explanation costs in time and memory, in units of one plain input gradient."""
+"""Comparing the time and memory of explanations with one plain input gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of data sets: only what is asked for is read."""
+"""Reading rows of data sets, no more than are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples and methods of a file are asked about."""
+"""A selection of the samples and methods of a file."""
 
 from __future__ import annotations
 

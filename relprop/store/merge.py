@@ -1,4 +1,4 @@
-"""Shards of one evaluation, joined into the file that the unsharded run would have written."""
+"""Joining the shards of one evaluation into the file that the run without shards would have written."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: C
 
 
 def _pulled(nonnegative: bool, weight: Tensor, pull: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Return the products of s with transposed ``W^+`` and ``W^-``, ``(S, *input)``; None where inputs aren't negative."""
+    """Return s times the transposed ``W^+`` and ``W^-``, ``(S, *input)`` each; None where no input is negative."""
     return pull(weight.clamp(min=0)), None if nonnegative else pull(weight.clamp(max=0))
 
 

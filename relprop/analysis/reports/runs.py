@@ -1,4 +1,4 @@
-"""One method under two models: the same samples of two files."""
+"""Comparisons of one method under two models: the same samples of two files."""
 
 from __future__ import annotations
 

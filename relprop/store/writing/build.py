@@ -1,4 +1,4 @@
-"""How the groups, scales and data sets of a file are made, as `relprop.store.schema` says."""
+"""Making the groups, scales and data sets of a file, as `relprop.store.schema` says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that get further samples: rows are made for them in a copy, and those that are there are copied."""
+"""Extending a run by further samples, in a copy of its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller hands to the writer, checked and brought into the shape of the file."""
+"""Checking the rows that a caller hands to the writer, and bringing them into the shape of the file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def make_batch(
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
-    """Read rows of a group's data sets, in the order they are asked for; strings as `str`."""
+    """Read rows of a group's data sets, in the given order; strings as `str`."""
     where = group.name.lstrip("/")
     chosen = _rows(rows, count, where)
     order = np.argsort(chosen, kind="stable")
