@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.analysis.exports import Written, check_place
-from relprop.analysis.plots.data_pictures import as_seen, at_size, find_picture
+from relprop.analysis.plots.data_pictures import as_seen, find_picture
 from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError, Samples
 from relprop.files import written_whole
 from relprop.pictures import Pixels
+from relprop.pictures.tiles import scaled
 from relprop.store import State
 from relprop.store.hdf5.disk_space import MARGIN, trim
 from relprop.store.hdf5.handles import writing
@@ -155,7 +156,7 @@ def _show_pictures(
                 where = f"{folder}, as {name!r}" if folder is not None else "the array"
                 raise AnalysisError(f"the picture of sample {index} is not in {where}")
             seen = as_seen(found, preparation, size)
-            yield at_size(found if seen is None else seen, size), seen is not None
+            yield scaled(found if seen is None else seen, size), seen is not None
 
     return show()
 
