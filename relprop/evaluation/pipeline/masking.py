@@ -147,13 +147,13 @@ def read_back(batch: Batch, arrays: Mapping[str, NDArray[Any]]) -> Masking:
     found = {name: torch.from_numpy(values).to(batch.x.device) for name, values in arrays.items()}
     flags = found["flags"]
     run = MaskingRun(
-        found["target"].long(),
-        found["output"],
-        found["steps"],
-        found["impact"],
-        found["logit"],
-        found["probability"],
-        (flags & Flag.IMPACT) != 0,
+        target=found["target"].long(),
+        output=found["output"],
+        steps=found["steps"],
+        impact=found["impact"],
+        logit=found["logit"],
+        probability=found["probability"],
+        undefined=(flags & Flag.IMPACT) != 0,
     )
     scores = found["quadrant_scores"]
     return Masking(batch, run, Quadrants(scores, (flags & Flag.CONTRASTIVENESS) != 0, (flags & Flag.ONE_CLASS) != 0))
