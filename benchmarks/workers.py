@@ -100,10 +100,10 @@ class Worker(Generic[Argument, Result]):
             if self.preload:
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload(list(self.preload))
-            self._connection, far = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self.function, far, self.memory), daemon=True)
+            self._connection, child_end = context.Pipe()
+            self._process = context.Process(target=_serve, args=(self.function, child_end, self.memory), daemon=True)
             self._process.start()
-            far.close()
+            child_end.close()
         return self._connection
 
     def _exit_reason(self) -> str:

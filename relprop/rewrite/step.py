@@ -1,4 +1,4 @@
-"""The modules a relevance program calls: the seed at the target, and one step per operation."""
+"""The step of a relevance program: applies one operation's rule, checks what it returns and measures its mass."""
 
 from __future__ import annotations
 
