@@ -118,7 +118,7 @@ class Call:
 
     @property
     def input(self) -> Tensor:
-        """The activation input of an operation that has one.
+        """The activation input, ``(*input)``, of an operation that has one.
 
         Raises
         ------

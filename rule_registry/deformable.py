@@ -44,6 +44,7 @@ def deformable(convolution: Rule, product: Rule, sampler: Rule) -> Rule:
     """Return the rule for deformable convolutions that follows from those for convolutions, products and samples."""
 
     def deformed(call: Call, relevance: Tensor, **parameters: Any) -> Shares | list[Tensor]:
+        """Hand relevance ``(S, *output)`` back through convolution, product and samples."""
         stages, modulation = _stages(call), []
         found = _apply(convolution, stages.convolution, relevance, parameters)
         (windows,) = found.values if isinstance(found, Shares) else found
@@ -143,7 +144,7 @@ _PLACE = ("first", "last", "input", "evidence", "rectified", "before_rectifier")
 def _call(
     call: Call, op: OpOverload, given: dict[str, Any], output: Tensor, active: dict[str, bool], mark: BatchAxis
 ) -> Call:
-    """Describe one of the three operations: its arguments, and whether each activation is never negative."""
+    """Describe one of the three operations: arguments, output ``(*output)``, and which inputs are never negative."""
     slots, site = tuple(map(Slot, active)), call.site
     defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
     marks = (mark,) * len(slots)

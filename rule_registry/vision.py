@@ -2,6 +2,8 @@
 
 All are linear in the features, or choose among them. Where they look is held, as the positions of a sampling grid are:
 boxes receive nothing.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

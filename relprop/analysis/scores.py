@@ -47,7 +47,7 @@ class ScoredSelection(Selection):
         return read_rows(self._group(method)["flags"], self._rows)
 
     def messages(self, method: str | None = None) -> NDArray[Any]:
-        """Return why samples failed, empty where they didn't."""
+        """Return why samples failed, ``(N,)``, empty where they didn't."""
         return read_rows(self._group(method)["message"], self._rows)
 
     def seconds(self, method: str | None = None) -> Values:

@@ -164,7 +164,7 @@ def _show_pictures(
 def _write_dataset(
     path: Path, labels: NDArray[np.int32], size: tuple[int, int], shown: Iterator[tuple[Pixels, bool]]
 ) -> int:
-    """Write the pictures and classes of the samples, in their order; return how many pictures are shown whole."""
+    """Write pictures and classes ``(N,)`` of the samples, in order; return how many pictures are shown whole."""
     shape, whole = (len(labels), *size, 3), 0
     with written_whole(path) as part:
         with as_output_error(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
@@ -199,6 +199,7 @@ def _write_project(path: Path, results: Results, method: str) -> None:
 
 
 def _with_channels(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return maps ``(N, H, W)`` as ``(N, 1, H, W)``; those with channels as they are."""
     return maps if maps.ndim == 4 else maps[:, None]
 
 

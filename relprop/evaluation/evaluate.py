@@ -263,6 +263,7 @@ def evaluate(
 
 
 def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
+    """Let a method prepare for pictures ``(B, C, H, W)``; its errors name it."""
     try:
         method.prepare(x)
     except RelpropError as error:

@@ -77,7 +77,8 @@ def prepare_model(
     model
         A module, an exported program, a `Classifier`, the name of one for `load_classifier`, or a callable.
     transform : callable, optional
-        From a picture to the model's input; by default the classifier's, or what a timm-style ``pretrained_cfg`` says.
+        From a picture to the model's input, ``(C, H, W)``; by default the classifier's own, or what a timm-style
+        ``pretrained_cfg`` says.
     device : str, optional
         Where it shall run; a module that is elsewhere is copied there.
 

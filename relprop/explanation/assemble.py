@@ -43,7 +43,7 @@ class _Chunks:
         self.graph = graph
 
     def join(self, *keys: str | int, dim: int = 0) -> Tensor:
-        """Return the tensor that the keys lead to in every part, of all chunks: joined along an axis."""
+        """Return the tensor that the keys lead to in every part, joined along an axis ``dim`` of ``(...)``."""
         found = [reduce(getitem, keys, part) for part in self.parts]
         return found[0] if len(found) == 1 else torch.cat(found, dim)
 

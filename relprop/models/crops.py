@@ -168,7 +168,7 @@ def _inside(start: float, stop: float, length: int) -> slice:
 
 
 def _share(pixels: slice, start: float, stop: float) -> NDArray[np.float64]:
-    """Return how much a crop counts at each pixel along an axis, (pixels,): most in its middle, nothing outside."""
+    """Return how much a crop counts at each pixel along an axis, ``(pixels,)``: most in its middle, nothing outside."""
     middles = np.arange(pixels.start, pixels.stop) + 0.5
     return np.clip(np.minimum(middles - start, stop - middles) / (stop - start), 0.0, None) + np.where(
         (middles >= start) & (middles <= stop), 1e-3, 0.0

@@ -82,7 +82,7 @@ def refuse_size(width: int, height: int) -> None:
 
 
 def depth_of(pixels: NDArray[np.uint16]) -> int:
-    """Return how many bits pixels (H, W, ...) stored in 16 have: as few of `DEPTHS` as the largest value needs."""
+    """Return how many bits pixels ``(H, W, ...)`` stored in 16 have: as few of `DEPTHS` as the largest value needs."""
     largest = pixels.max(initial=0)
     return next(depth for depth in DEPTHS if largest < 2**depth)
 
@@ -105,7 +105,7 @@ def _decode(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bring pixels (H, W, ...) to eight bits, from as many as the largest needs, or from numbers in [0, 1].
+    """Bring pixels ``(H, W, ...)`` to eight bits, from as many as the largest needs, or from numbers in [0, 1].
 
     Raises
     ------

@@ -262,7 +262,7 @@ def _capture(subject: TracedModel, given: Inputs, output: str | int | None, keep
 
 
 def _read(place: CacheEntry, inputs: Inputs, output: Tensor, keep: frozenset[OpOverload]) -> _Captured | None:
-    """Return the graph that an earlier process captured, if it computes what the model does."""
+    """Return the graph that an earlier process captured, if its output equals the model's, ``(B, ...)``."""
     found = place.read()
     if found is None or len(found[0].inputs) != len(inputs.tensors):
         return None

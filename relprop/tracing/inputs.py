@@ -170,7 +170,7 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
-    """Raise an `InputError` for a tensor that is empty, not finite, or holds integer pixels."""
+    """Raise an `InputError` for a tensor ``(B, ...)`` that is empty, not finite, or holds integer pixels."""
     if leaf.numel() == 0:
         raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
     # An attention mask may be infinite; what carries samples is explained and may not.

@@ -155,7 +155,7 @@ def refuse_unusual_weights(model: nn.Module | ExportedProgram) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters and buffers of a module with their names."""
+    """Yield the parameters and buffers of a module, of any shape, with their names."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 

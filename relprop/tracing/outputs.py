@@ -36,7 +36,7 @@ def explained(returned: Any, target: Callable[[Any], Any] | None, output: str | 
 
 
 def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]:
-    """Find the output that is meant, by its key, index or name, and its position among all that a model returns.
+    """Find the output ``(B, ...)`` that is meant, by key, index or name, and its position among all that are returned.
 
     Inside of another it is named by the way there, as ``"1.scores"``; what holds one tensor alone stands for it.
 

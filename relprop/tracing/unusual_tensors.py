@@ -72,7 +72,7 @@ def without_plain_values(tensor: Tensor) -> str:
 
 
 def as_given(relevance: Tensor, given: Tensor | None) -> Tensor:
-    """Return relevance as a tensor of the class of the input, with what that says of itself, where the class allows."""
+    """Return relevance, shaped like the input, as a tensor of the input's class, where the class allows."""
     if given is None or type(given) in (Tensor, nn.Parameter) or relevance.shape != given.shape:
         return relevance
     try:

@@ -148,7 +148,7 @@ def randomized_copies(
 
 
 def weight_groups(plan: Plan) -> list[list[Tensor]]:
-    """Return the parameters of each weighted layer, in forward order; a shared one belongs to the last layer."""
+    """Return the parameters of each weighted layer, in forward order and any shape; a shared one is the last's."""
     graph = plan.graph
     groups: list[list[Tensor]] = []
     seen: set[int] = set()

@@ -27,7 +27,7 @@ def drawn_heat(relevance: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def find_picture(name: str, folder: Path | None) -> Pixels | None:
-    """Read the picture of a name below a folder; None where there is none.
+    """Read the picture ``(H, W, 3)`` of a name below a folder; None where there is none.
 
     Names are those of a file, which may be a stranger's: they lead nowhere else, and without a folder nowhere.
     """

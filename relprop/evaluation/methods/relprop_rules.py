@@ -43,10 +43,10 @@ class Relevance(Method):
         self.description = rules.summary
 
     def maps(self, request: Request) -> Tensor:
-        """Explain the pictures."""
+        """Explain the pictures, ``(B, C, H, W)``."""
         return maps_of(self.explainer, request.x, request.target)
 
     def prepare(self, x: Tensor) -> None:
-        """Capture the model and find a rule for each of its operations."""
+        """Capture the model for pictures ``(B, C, H, W)`` and find a rule for each of its operations."""
         target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.config["contrast"] = self.explainer.prepare(check_inputs(x, None), target).contrast  # the default, settled

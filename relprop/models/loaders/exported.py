@@ -89,7 +89,7 @@ def _example_size(program: ExportedProgram) -> tuple[int, int]:
 
 
 def _values(program: ExportedProgram, names: Iterable[Any]) -> list[Tensor]:
-    """Return inputs or outputs of a program, as tensors without values; what is no tensor is left out."""
+    """Return inputs or outputs of a program, as tensors of their shapes without values; others are left out."""
     nodes = {node.name: node for node in program.graph.nodes}
     values = (nodes[name].meta.get("val") for name in names if name in nodes)
     return [value for value in values if isinstance(value, Tensor)]

@@ -1,4 +1,4 @@
-"""State dicts: reading them from files and fitting them to a model."""
+"""State dicts, tensors of any shape by name: reading them from files and fitting them to a model."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rule_registry import BatchAxis
 
 
 def read_graph(text: Mapping[str, Any], held: Sequence[Tensor]) -> Graph:
-    """Rebuild a graph around the tensors of a model, as `relprop.tracing.disk.graph_writing.write_graph` describes it.
+    """Rebuild a graph around a model's tensors, of any shape, from what `write_graph` returned.
 
     Raises
     ------
