@@ -24,7 +24,7 @@ from rule_registry import BatchAxis
 
 
 @dataclass(frozen=True, eq=False)
-class ArchiveItem:
+class Item:
     """An array of an archive, with words that say what it is to someone who has only the file."""
 
     values: NDArray[Any]
@@ -33,7 +33,7 @@ class ArchiveItem:
 
 def save(
     path: str | PathLike[str],
-    items: Callable[[], Mapping[str, ArchiveItem]],
+    items: Callable[[], Mapping[str, Item]],
     attributes: Mapping[str, Any],
     draw: Callable[[], Figure],
 ) -> None:
@@ -76,7 +76,7 @@ def save(
         raise OutputError(f"cannot write {path}: the kinds of file are .png, .npz and .h5, not {path.suffix!r}")
 
 
-def archive_items(explanation: Maps) -> dict[str, ArchiveItem]:
+def archive_items(explanation: Maps) -> dict[str, Item]:
     """Return the arrays of an explanation by name, each with a description."""
     seeds, several = explanation.seeds, len(explanation.relevances) > 1
     others = _others(explanation)
@@ -85,29 +85,25 @@ def archive_items(explanation: Maps) -> dict[str, ArchiveItem]:
     for name, value in explanation.relevances.items():
         suffix = f":{name}" if several else ""
         where = f"at {name}, shaped like it"
-        items[f"relevance{suffix}"] = ArchiveItem(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
+        items[f"relevance{suffix}"] = Item(_array(value), f"{kind} {where}; {_samples(explanation, name)}")
         if len(seeds[name]) > 1:  # else it would repeat the relevance
             words = f"relevance of the target, then of {others}, along axis 0; both {where}"
-            items[f"seeds{suffix}"] = ArchiveItem(
-                _array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}"
-            )
-    items["output"] = ArchiveItem(_array(explanation.output), "output of the model; samples along axis 0, then classes")
+            items[f"seeds{suffix}"] = Item(_array(seeds[name]), f"{words}; {_samples(explanation, name, lead=1)}")
+    items["output"] = Item(_array(explanation.output), "output of the model; samples along axis 0, then classes")
     if explanation.target is not None:
-        items["target"] = ArchiveItem(_array(explanation.target), "index of the class explained; samples along axis 0")
+        items["target"] = Item(_array(explanation.target), "index of the class explained; samples along axis 0")
     if isinstance(explanation.contrast, Tensor):
         words = "index of the class that the target is set against; samples along axis 0"
-        items["contrast"] = ArchiveItem(_array(explanation.contrast), words)
+        items["contrast"] = Item(_array(explanation.contrast), words)
     for name, value in explanation.layer_calls.items():
         where = f"at the output of module {name}, shaped like it; {_samples(explanation, name)}"
-        items[f"layer:{name}"] = ArchiveItem(_array(value), f"{kind} {where}")
+        items[f"layer:{name}"] = Item(_array(value), f"{kind} {where}")
     for path, maps in explanation.concepts.items():
-        items[f"channels:{path}"] = ArchiveItem(
-            _array(maps.channels), f"channels of module {path}; samples along axis 0"
-        )
-        items[f"share:{path}"] = ArchiveItem(_array(maps.share), f"{kind} at these channels; samples along axis 0")
+        items[f"channels:{path}"] = Item(_array(maps.channels), f"channels of module {path}; samples along axis 0")
+        items[f"share:{path}"] = Item(_array(maps.share), f"{kind} at these channels; samples along axis 0")
         for name, value in maps.relevances.items():
             words = f"{kind} at {name} through each channel, along axis 0; {_samples(explanation, name, lead=1)}"
-            items[f"concepts:{path}" + (f":{name}" if several else "")] = ArchiveItem(_array(value), words)
+            items[f"concepts:{path}" + (f":{name}" if several else "")] = Item(_array(value), words)
     return items
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 import torch
@@ -44,7 +42,7 @@ class _Chunks:
 
     def join(self, *keys: str | int, dim: int = 0) -> Tensor:
         """Return the tensor that the keys lead to in every part, joined along an axis ``dim`` of ``(...)``."""
-        found = [reduce(getitem, keys, part) for part in self.parts]
+        found = [_at(part, keys) for part in self.parts]
         return found[0] if len(found) == 1 else torch.cat(found, dim)
 
     def join_at(self, node: fx.Node, *keys: str | int) -> Tensor:
@@ -54,12 +52,19 @@ class _Chunks:
             return self.join(*keys, dim=mark.axis + 1)
         # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
         axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
-        found = [reduce(getitem, keys, part).unflatten(axis, layout) for part in self.parts]
+        found = [_at(part, keys).unflatten(axis, layout) for part in self.parts]
         return torch.cat(found, axis + 1).flatten(axis, axis + 2)
 
     def are_finite(self) -> bool:
         """Whether all outputs are finite."""
         return all(bool(part["output"].isfinite().all()) for part in self.parts)
+
+
+def _at(part: Any, keys: Sequence[str | int]) -> Tensor:
+    """Return the tensor that keys lead to, one inside the other."""
+    for key in keys:
+        part = part[key]
+    return part  # type: ignore[no-any-return]
 
 
 @plain_mode()
