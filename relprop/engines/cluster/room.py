@@ -1,0 +1,58 @@
+"""How many tasks a cluster has room for, with how many threads each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from relprop.engines.errors import EngineError
+from relprop.engines.machine import GROUP, Place, Processes, threads_wanted
+
+GPU = "cuda"
+"""Where a task computes that has a GPU: Ray shows it no other one."""
+
+
+def place_of_tasks(nodes: Sequence[Mapping[str, Any]], processes: Processes, device: str | None = None) -> Place:
+    """Return where each task of a run computes: all have as many threads, or their bits would differ.
+
+    Parameters
+    ----------
+    nodes : sequence of mapping
+        As `ray.nodes` describes them.
+    processes, device
+        As of `relprop.engines.machine.places`, of the cluster as a whole.
+
+    Raises
+    ------
+    EngineError
+        There is no GPU, or no core at all.
+    """
+    cores, gpus = _of_each(nodes, "CPU"), _of_each(nodes, "GPU")
+    if processes == "gpus" and not any(gpus):
+        raise EngineError("the cluster has no GPU: pass the number of processes")
+    if not any(cores):
+        raise EngineError("the cluster has no core for tasks: add nodes, as by ray start --address=ADDRESS")
+    if processes == "gpus" or device == GPU or (processes == "auto" and any(gpus) and device is None):
+        if not any(gpus):
+            raise EngineError(f"the cluster has no GPU for device {device}")
+        shares = [count // gpu for count, gpu in zip(cores, gpus, strict=True) if gpu]
+        return Place(threads_wanted() or max(1, min(shares)), GPU)
+    if wanted := threads_wanted():
+        return Place(wanted, device)
+    if not isinstance(processes, int):
+        return Place(GROUP if max(cores) >= 2 * GROUP else 1, device)
+    fitting = [threads for threads in range(1, max(cores) + 1) if sum(c // threads for c in cores) >= processes]
+    return Place(max(fitting, default=1), device)
+
+
+def room_for(nodes: Sequence[Mapping[str, Any]], place: Place, processes: Processes) -> int:
+    """Return how many tasks are sent at once: so many, or for how many the cluster has room now."""
+    if isinstance(processes, int):
+        return processes
+    cores, gpus = _of_each(nodes, "CPU"), _of_each(nodes, "GPU")
+    fit = [count // place.threads for count in cores]
+    return max(1, sum(map(min, fit, gpus) if place.device == GPU else fit))
+
+
+def _of_each(nodes: Sequence[Mapping[str, Any]], kind: str) -> list[int]:
+    return [int(node["Resources"].get(kind, 0)) for node in nodes if node["Alive"]]
