@@ -62,6 +62,8 @@ def test_the_environment_says_how_many_threads(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert place_of_tasks([node(16)], "auto") == Place(3)
     assert place_of_tasks([node(16, 2)], "auto") == Place(3, "cuda")
+    with pytest.raises(engines.EngineError, match="no node with a GPU has 3 cores"):
+        place_of_tasks([node(16), node(2, 2)], "auto")
 
 
 def test_a_cluster_without_what_is_needed_is_refused() -> None:

@@ -126,14 +126,14 @@ class Tasks:
         self._untidy |= self._folder.is_named()  # what an earlier driver began may lie on any node
         pending, run = Pending(shards), self._folder.name()
         running: dict[Any, Shard] = {}
+        room = self.count
         with opened_board(self._ray) as board:
             try:
                 while pending or running:
-                    room = self.count if pending else 0
                     while pending and len(running) < room:
                         shard = pending.take()
                         running[self._send(shard, run, board)] = shard
-                    done, _ = self._ray.wait([*running], num_returns=len(running), timeout=POLL)
+                    done, _ = self._ray.wait([*running], timeout=POLL)
                     for part, count in board.news():
                         if any(shard.part == part for shard in running.values()):
                             tell(part, count)
@@ -143,6 +143,8 @@ class Tasks:
                         outcome = self._take(reference, shard, pending)
                         if outcome is not None:
                             yield shard, outcome
+                    if done and pending:  # nodes may have come, or gone
+                        room = self.count
             finally:
                 self._stop(running)
         self._tidy(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relprop.engines.errors import EngineError
@@ -25,8 +25,23 @@ def place_of_tasks(nodes: Sequence[Mapping[str, Any]], processes: Processes, dev
     Raises
     ------
     EngineError
-        There is no GPU, or no core at all.
+        There is no GPU, no core at all, or no node with as many cores as the environment wants threads.
     """
+    place = _place(nodes, processes, device)
+    if not any(map(_fitting(place), _of_each(nodes, "CPU"), _of_each(nodes, "GPU"))):
+        where = " with a GPU" if place.device == GPU else ""
+        raise EngineError(f"no node{where} has {place.threads} cores for the threads of a task: set OMP_NUM_THREADS")
+    return place
+
+
+def room_for(nodes: Sequence[Mapping[str, Any]], place: Place, processes: Processes) -> int:
+    """Return how many tasks are sent at once: so many, or for how many the cluster has room now."""
+    if isinstance(processes, int):
+        return processes
+    return max(1, sum(map(_fitting(place), _of_each(nodes, "CPU"), _of_each(nodes, "GPU"))))
+
+
+def _place(nodes: Sequence[Mapping[str, Any]], processes: Processes, device: str | None) -> Place:
     cores, gpus = _of_each(nodes, "CPU"), _of_each(nodes, "GPU")
     if processes == "gpus" and not any(gpus):
         raise EngineError("the cluster has no GPU: pass the number of processes")
@@ -45,13 +60,9 @@ def place_of_tasks(nodes: Sequence[Mapping[str, Any]], processes: Processes, dev
     return Place(max(fitting, default=1), device)
 
 
-def room_for(nodes: Sequence[Mapping[str, Any]], place: Place, processes: Processes) -> int:
-    """Return how many tasks are sent at once: so many, or for how many the cluster has room now."""
-    if isinstance(processes, int):
-        return processes
-    cores, gpus = _of_each(nodes, "CPU"), _of_each(nodes, "GPU")
-    fit = [count // place.threads for count in cores]
-    return max(1, sum(map(min, fit, gpus) if place.device == GPU else fit))
+def _fitting(place: Place) -> Callable[[int, int], int]:
+    """Return how many tasks fit on a node of so many cores and GPUs."""
+    return lambda cores, gpus: min(cores // place.threads, gpus) if place.device == GPU else cores // place.threads
 
 
 def _of_each(nodes: Sequence[Mapping[str, Any]], kind: str) -> list[int]:
