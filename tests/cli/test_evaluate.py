@@ -192,6 +192,30 @@ def test_labels_that_are_missing_are_told_with_what_gives_them(folder: Path) -> 
 
 
 @pytest.mark.full
+def test_the_released_protocol_and_a_virelay_project(folder: Path) -> None:
+    released = (*QUICK, "--protocol", "released", "--relevance", "channels")
+    assert invoke(*released, "-o", "run.h5")[0] == 0
+    with h5py.File("run.h5") as file:
+        assert json.loads(file.attrs["config"])["protocol"] == "released"
+        assert np.isfinite(file["methods/gradient/gae"][:]).all()
+    code, _, err = invoke(*QUICK, "-o", "run.h5", "--resume")
+    assert code == 1
+    assert "protocol" in err
+    code, _, err = invoke("export", "run.h5", "--virelay", "project.yaml")
+    assert (code, list(Path().glob("project*"))) == (1, [])
+    assert err.startswith("relprop: ")
+    code, out, err = invoke("export", "run.h5", "--virelay", "project.yaml", "--pictures", "pictures", "-m", "gradient")
+    assert (code, err) == (0, "")
+    assert f"ViRelAy project of gradient: {PICTURES} x 3 x 160 x 160 maps" in out
+    assert len(list(Path().glob("project*"))) == 4
+    for file in sorted(Path("pictures").rglob("*.png")):
+        file.rename(f"pictures/{file.name}")
+    code, _, err = invoke(*released, "-o", "unlabelled.h5")
+    assert code == 1
+    assert "--protocol released rates mosaics by" in err
+
+
+@pytest.mark.full
 def test_a_full_disk_is_told_and_leaves_nothing_that_looks_complete(folder: Path) -> None:
     """A limit on the size of files stands for the disk."""
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); import signal; "
