@@ -69,8 +69,10 @@ class Loading:
 
         places = sample_pictures() if self.data is None else self.data
         found = places if isinstance(places, Listing) else list_pictures(places)
-        table = isinstance(self.truth, Path) and str(self.truth) != "none"
-        return replace(self, data=change(found), truth=read_label_table(self.truth) if table else self.truth)
+        truth = self.truth
+        if isinstance(truth, Path) and str(truth) != "none":
+            truth = read_label_table(truth)
+        return replace(self, data=change(found), truth=truth)
 
 
 @dataclass(frozen=True)

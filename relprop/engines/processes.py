@@ -118,7 +118,8 @@ class Processes:
                 obey()
                 for future in done:
                     seat = running.pop(future)
-                    shard, seat.shard = seat.shard, None  # type: ignore[assignment]
+                    shard, seat.shard = seat.shard, None
+                    assert shard is not None
                     outcome = _outcome(future)
                     if outcome is not None and outcome.evaluation is not None:
                         yield shard, outcome

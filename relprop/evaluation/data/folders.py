@@ -97,6 +97,11 @@ class PictureFolder:
             self.labels = _labels_by_folder(self.names, class_names)
 
     @property
+    def paths(self) -> Sequence[str | PathLike[str]]:
+        """Of all pictures."""
+        return self.listing.paths
+
+    @property
     def names(self) -> Sequence[str]:
         """Of all pictures, relative to the folder or of the files alone."""
         return self.listing.names
@@ -106,7 +111,7 @@ class PictureFolder:
 
     def __getitem__(self, index: int) -> Item:
         label = None if self.labels is None else self.labels[index]
-        return Item(self.listing.paths[index], label, name=self.names[index])
+        return Item(self.paths[index], label, name=self.names[index])
 
     def fingerprint(self) -> str:
         """Return a hash of names, file sizes and labels: not of the folder's place."""
