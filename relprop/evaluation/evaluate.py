@@ -82,7 +82,7 @@ def evaluate(
         Mosaics per unit of work, each of four samples. Another one gives the same scores up to rounding, and the same
         bits only with the same one.
     batch_size : int
-        Pictures in each call of a method: 20 maps are asked for per sample.
+        Pictures in each call of a method; each sample has 20 maps.
     baseline : float, sequence of float or Tensor
         Colour of masked pixels, as `relprop.gae.masking_run`.
     target : {"prediction", "label"}
@@ -124,13 +124,13 @@ def evaluate(
     transform : callable, optional
         From a PIL picture or a uint8 array to the model's input, where the model does not bring it.
     data_name : str, optional
-        What identifies the data set in the file, in place of what can be told of it.
+        What identifies the data set in the file, in place of its own properties.
     log : path, optional
         A file that gets a line of JSON a minute, and one in the end: samples done, failed, a second, seconds left, and
         the mean GAE of each method with its interval. Without a terminal standard error gets such lines for people.
     stop_when : str, optional
         End early: ``"gae ±0.01"`` (or ``+-``) where the 95 % interval of each method's mean GAE, as
-        `Results.summary` gives it, has half that width at most. It is judged after 100, 200, ... samples of the seeded
+        `Results.summary` gives it, has that half width at most. It is judged after 100, 200, ... samples of the seeded
         order, on these alone, so that each engine stops at the same one. The file equals that of this ``limit``, says
         why it ends there, and can be extended.
 

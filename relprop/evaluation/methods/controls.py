@@ -23,33 +23,37 @@ class Control(Method):
     """
 
     def __init__(self, name: str, seed: int) -> None:
-        self._draw, self.description = _CONTROLS[name]
+        self._draw, summary = _CONTROLS[name]
+        self.description = f"a control: {summary}"
         self.seed = seed
         self.config = {"control": name}
 
     def maps(self, request: Request) -> Tensor:
-        """Draw the maps."""
+        """Draw the maps, ``(B, H, W)``."""
         return self._draw(request, self.seed).to(request.x.device)
 
 
 def _random(request: Request, seed: int) -> Tensor:
+    """Return uniform maps ``(B, H, W)``, drawn by seed, sample and state."""
     size = request.x.shape[2:]
     pairs = zip(request.index, request.state, strict=True)
     return torch.cat([random_map([index], size, seed=seed, draw=state) for index, state in pairs])
 
 
 def _constant(request: Request, seed: int) -> Tensor:
+    """Return maps ``(B, H, W)`` of ones."""
     return constant_map(len(request.x), request.x.shape[2:])
 
 
 def _centre(request: Request, seed: int) -> Tensor:
+    """Return a Gaussian about the centre, ``(B, H, W)``."""
     return centre_map(len(request.x), request.x.shape[2:])
 
 
 _CONTROLS: dict[str, tuple[Callable[[Request, int], Tensor], str]] = {
-    "random": (_random, "a control: uniform random relevance, another for each picture it is asked about"),
-    "constant": (_constant, "a control: the same relevance everywhere"),
-    "centre": (_centre, "a control: a Gaussian about the centre of the picture"),
+    "random": (_random, "uniform random relevance, another for each picture it is asked about"),
+    "constant": (_constant, "the same relevance everywhere"),
+    "centre": (_centre, "a Gaussian about the centre of the picture"),
 }
 CONTROLS = tuple(_CONTROLS)
-DESCRIPTIONS = {name: words for name, (_, words) in _CONTROLS.items()}
+SUMMARIES = {name: summary for name, (_, summary) in _CONTROLS.items()}
