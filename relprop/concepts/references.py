@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,7 +11,6 @@ from relprop.concepts.table import ReferenceTable
 from relprop.explanation.explanation import Explanation
 
 
-@dataclass(frozen=True, eq=False)
 class References(ReferenceTable):
     """Pictures that channels are most relevant in.
 

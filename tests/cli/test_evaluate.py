@@ -145,6 +145,8 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--shard", "auto"), 1, "nothing says which part --shard auto means"),
         (("--processes", "none"), 2, "it is a number from 1 on, or one of gpus and auto"),
         (("--processes", "2", "--shard", "0/2"), 2, "give one of the two"),
+        (("--engine", "ray", "--shard", "0/2"), 2, "--engine all of them: give one of the two"),
+        (("--engine", "spark"), 2, "it is ray, or ray://HOST:PORT"),
         (("--baseline", "grey"), 2, "it is a number, or one for each channel"),
         (("--baseline", "0/0"), 1, "the baseline has 2 values"),
         (("--limit", "3"), 1, "takes four different pictures, the data set has 3"),
@@ -187,6 +189,30 @@ def test_labels_that_are_missing_are_told_with_what_gives_them(folder: Path) -> 
     rows = [f"{file.name},{k % 3}" for k, file in enumerate(Path("pictures").iterdir())]
     Path("labels.csv").write_text("\n".join(["file,class_index", *rows]))
     assert invoke(*QUICK, "--target", "label", "-o", "run.h5", "--truth", "labels.csv")[0] == 0
+
+
+@pytest.mark.full
+def test_the_released_protocol_and_a_virelay_project(folder: Path) -> None:
+    released = (*QUICK, "--protocol", "released", "--relevance", "channels")
+    assert invoke(*released, "-o", "run.h5")[0] == 0
+    with h5py.File("run.h5") as file:
+        assert json.loads(file.attrs["config"])["protocol"] == "released"
+        assert np.isfinite(file["methods/gradient/gae"][:]).all()
+    code, _, err = invoke(*QUICK, "-o", "run.h5", "--resume")
+    assert code == 1
+    assert "protocol" in err
+    code, _, err = invoke("export", "run.h5", "--virelay", "project.yaml")
+    assert (code, list(Path().glob("project*"))) == (1, [])
+    assert err.startswith("relprop: ")
+    code, out, err = invoke("export", "run.h5", "--virelay", "project.yaml", "--pictures", "pictures", "-m", "gradient")
+    assert (code, err) == (0, "")
+    assert f"ViRelAy project of gradient: {PICTURES} x 3 x 160 x 160 maps" in out
+    assert len(list(Path().glob("project*"))) == 4
+    for file in sorted(Path("pictures").rglob("*.png")):
+        file.rename(f"pictures/{file.name}")
+    code, _, err = invoke(*released, "-o", "unlabelled.h5")
+    assert code == 1
+    assert "--protocol released rates mosaics by" in err
 
 
 @pytest.mark.full

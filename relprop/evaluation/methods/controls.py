@@ -23,7 +23,8 @@ class Control(Method):
     """
 
     def __init__(self, name: str, seed: int) -> None:
-        self._draw, self.description = _CONTROLS[name]
+        self._draw, summary = _CONTROLS[name]
+        self.description = f"a control: {summary}"
         self.seed = seed
         self.config = {"control": name}
 
@@ -47,9 +48,9 @@ def _centre(request: Request, seed: int) -> Tensor:
 
 
 _CONTROLS: dict[str, tuple[Callable[[Request, int], Tensor], str]] = {
-    "random": (_random, "a control: uniform random relevance, another for each picture it is asked about"),
-    "constant": (_constant, "a control: the same relevance everywhere"),
-    "centre": (_centre, "a control: a Gaussian about the centre of the picture"),
+    "random": (_random, "uniform random relevance, another for each picture it is asked about"),
+    "constant": (_constant, "the same relevance everywhere"),
+    "centre": (_centre, "a Gaussian about the centre of the picture"),
 }
 CONTROLS = tuple(_CONTROLS)
-DESCRIPTIONS = {name: words for name, (_, words) in _CONTROLS.items()}
+SUMMARIES = {name: summary for name, (_, summary) in _CONTROLS.items()}

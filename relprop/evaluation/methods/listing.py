@@ -14,7 +14,8 @@ from relprop.evaluation.methods.adapters.captum import captum_methods, captum_op
 from relprop.evaluation.methods.adapters.grad_cam import GRAD_CAM_OPTIONS, grad_cam_methods
 from relprop.evaluation.methods.adapters.zennit import zennit_composites
 from relprop.evaluation.methods.base import MethodError
-from relprop.evaluation.methods.controls import DESCRIPTIONS
+from relprop.evaluation.methods.controls import CONTROLS
+from relprop.evaluation.methods.named import NAMED
 from relprop.extras import MissingExtraError
 
 
@@ -48,7 +49,7 @@ def list_methods(pattern: str = "*") -> list[ListedMethod]:
     MethodError
         If there is none.
     """
-    listed = [*_rule_sets(), *_controls(), *_others()]
+    listed = [*_rule_sets(), *_named()]
     for kind, find in _LIBRARIES.items():
         try:
             listed += [ListedMethod(f"{kind}.{name}", kind, options) for name, options in find()]
@@ -69,13 +70,10 @@ def _rule_sets() -> Iterable[ListedMethod]:
         yield ListedMethod(name, "rule sets of relprop", (described,) if described else (), rules.summary)
 
 
-def _controls() -> Iterable[ListedMethod]:
-    return (ListedMethod(name, "controls", (), words.partition(": ")[2]) for name, words in DESCRIPTIONS.items())
-
-
-def _others() -> Iterable[ListedMethod]:
-    yield ListedMethod("attention-rollout", "others", (), "of Vision Transformers: attention of all blocks, multiplied")
-    yield ListedMethod("maps", "others", ("path=FILE", "key=NAME"), "maps computed before: .npy, .npz or .h5")
+def _named() -> Iterable[ListedMethod]:
+    for name, method in NAMED.items():
+        options = tuple(f"{option}={value}" for option, value in method.options.items())
+        yield ListedMethod(name, "controls" if name in CONTROLS else "others", options, method.summary)
 
 
 def _captum() -> Iterable[tuple[str, tuple[str, ...]]]:

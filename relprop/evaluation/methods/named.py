@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import rule_registry
@@ -14,7 +14,7 @@ from relprop.evaluation.methods.adapters.captum import CaptumMethod, check_captu
 from relprop.evaluation.methods.adapters.grad_cam import GradCamMethod, check_grad_cam
 from relprop.evaluation.methods.adapters.zennit import ZennitMethod, check_zennit
 from relprop.evaluation.methods.base import Function, Method, MethodError
-from relprop.evaluation.methods.controls import CONTROLS, Control
+from relprop.evaluation.methods.controls import SUMMARIES, Control
 from relprop.evaluation.methods.precomputed import Precomputed
 from relprop.evaluation.methods.relprop_rules import Relevance
 from relprop.explainer import Explainer
@@ -50,15 +50,45 @@ LIBRARIES: dict[str, Callable[..., Any]] = {"captum": CaptumMethod, "grad-cam": 
 """Makers of ``LIBRARY.METHOD``: of a model, the name of the method, and options."""
 CHECKS: dict[str, Callable[..., Any]] = {"captum": check_captum, "grad-cam": check_grad_cam, "zennit": check_zennit}
 """What refuses a name of the library's methods, and its options."""
-MAKERS: dict[str, Maker] = {
-    **{control: lambda context, control=control: Control(control, context.seed) for control in CONTROLS},
-    "attention-rollout": lambda context: Function(AttentionRollout(context.model)),
-    "maps": lambda context, **options: Precomputed(**options),
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method that has a name of its own, beside rule sets and those of libraries.
+
+    Parameters
+    ----------
+    make : Maker
+        Makes it.
+    summary : str
+        What it is, for lists.
+    options : mapping of str to str
+        What ``make`` takes by keyword, and what may stand there, for lists.
+    """
+
+    make: Maker
+    summary: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+NAMED: dict[str, NamedMethod] = {
+    **{
+        control: NamedMethod(lambda context, control=control: Control(control, context.seed), summary)
+        for control, summary in SUMMARIES.items()
+    },
+    "attention-rollout": NamedMethod(
+        lambda context: Function(AttentionRollout(context.model)),
+        "of Vision Transformers: attention of all blocks, multiplied",
+    ),
+    "maps": NamedMethod(
+        lambda context, **options: Precomputed(**options),
+        "maps computed before: .npy, .npz or .h5",
+        {"path": "FILE", "key": "NAME"},
+    ),
 }
-"""Makers of all other methods that have names, beside rule sets."""
 KINDS = (
     "a rule set (relprop rules lists them)",
-    *(name for name in MAKERS if name != "maps"),
+    *(name for name in NAMED if name != "maps"),
     *(f"{library}.METHOD" for library in LIBRARIES),
     "maps:path=FILE",
 )
@@ -129,7 +159,7 @@ def named_method(text: str, context: MethodContext) -> Method:
     try:
         if library in LIBRARIES and kind:
             return Function(LIBRARIES[library](context.model, kind, **options))
-        return MAKERS[name](context, **options)
+        return NAMED[name].make(context, **options)
     except TypeError as error:
         raise MethodError(f"{text}: {str(error).partition('() ')[2] or error}") from error
 
@@ -143,15 +173,22 @@ def check_name(text: str) -> None:
     """
     name, _, rest = text.partition(":")
     library, _, kind = name.partition(".")
-    candidates = [*rule_registry.names(), *MAKERS]
-    if name in candidates:
-        if name in rule_registry.names():
-            choose_rules(text)
-        return
-    if library not in LIBRARIES or not kind:
-        near = near_names(name, candidates) or f"; a method is {', '.join(KINDS)}"
+    if name in rule_registry.names():
+        choose_rules(text)
+    elif name in NAMED:
+        _check_options(name, parse_options(text, rest))
+    elif library in LIBRARIES and kind:
+        CHECKS[library](kind, parse_options(text, rest))
+    else:
+        near = near_names(name, [*rule_registry.names(), *NAMED]) or f"; a method is {', '.join(KINDS)}"
         raise MethodError(f"there is no method {name!r}{near}")
-    CHECKS[library](kind, parse_options(text, rest))
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    accepted = NAMED[name].options
+    if unknown := next((option for option in options if option not in accepted), None):
+        choices = f"it accepts: {', '.join(accepted)}" if accepted else "it has none"
+        raise MethodError(f"{name} has no option {unknown!r}; {choices}")
 
 
 def name_of(method: Any) -> str:

@@ -10,6 +10,7 @@ from relprop.tracing.causes import cause_of
 from relprop.tracing.lowering.decompositions import composites, decomposition_table
 from relprop.tracing.lowering.expand import expand
 from relprop.tracing.lowering.program import Program, as_program
+from relprop.tracing.lowering.views import copy_before_views
 
 
 def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Program, frozenset[OpOverload]]:
@@ -35,6 +36,16 @@ def lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Progra
     CaptureError
         If it can't be.
     """
+    try:
+        return _lower(program, keep)
+    except CaptureError:
+        if not copy_before_views(program.graph):
+            raise
+        program.graph_module.recompile()
+        return _lower(program, keep)
+
+
+def _lower(program: ExportedProgram, keep: frozenset[OpOverload]) -> tuple[Program, frozenset[OpOverload]]:
     if (expanded := expand(program, keep)) is not None:
         graph, met = expanded
         return as_program(program, graph), met
