@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from relprop.store.committed import ATTEMPTS, PAUSE, Part, again, groups_of, read_part
 from relprop.store.config import canonical_json, config_sha256
-from relprop.store.errors import BusyError, FormatError, MergeError
+from relprop.store.description import is_complete
+from relprop.store.errors import BusyError, DamageError, FormatError, MergeError
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.opening import may_be_written, open_unlocked
 from relprop.store.merge import join_versions, refuse_other_run
@@ -77,7 +78,7 @@ def open_run(path: str | PathLike[str]) -> tuple[h5py.File, Snapshot | None]:
     Returns
     -------
     tuple
-        A file, which the caller closes; and what it is a snapshot of, where somebody may be writing the run.
+        A file, which the caller closes; and what it is a snapshot of, where the run is not complete.
 
     Raises
     ------
@@ -93,17 +94,38 @@ def open_run(path: str | PathLike[str]) -> tuple[h5py.File, Snapshot | None]:
             if shards:
                 found = _take(shards, joined=True)
                 return found.file, found
-            file = _file_of(path)
-            if not may_be_written(file):
-                with suppress(BusyError):  # somebody may begin to write it at this moment
-                    return open_evaluation(file), None
-            found = _take([file], joined=False)
-            return found.file, found
+            return _open_file(_file_of(path))
         except FileNotFoundError:
             if not shards and not _shards_of(path):  # else they were joined and removed, or are there just now
                 raise
         time.sleep(PAUSE)
     raise BusyError(f"{path} is being written, and can't be read at this moment: wait, and try again")
+
+
+def _open_file(file: Path) -> tuple[h5py.File, Snapshot | None]:
+    """Open a file; where the run is not complete without a lock, which would keep others from going on with it."""
+    if not _is_unfinished(file) and not may_be_written(file):
+        with suppress(BusyError):  # somebody may begin to write it at this moment
+            return open_evaluation(file), None
+    try:
+        found = _take([file], joined=False)
+    except (BusyError, DamageError):
+        if may_be_written(file):
+            raise
+        return open_evaluation(file), None  # it is damaged, or of a stream
+    return found.file, found
+
+
+def _is_unfinished(file: Path) -> bool:
+    """Say whether a file tells that its run is not complete."""
+    try:
+        opened, _ = open_unlocked(file)
+        with opened:
+            return not is_complete(opened)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # it is written, damaged or foreign
+        return False
 
 
 def _shards_of(path: Path) -> list[Path]:
