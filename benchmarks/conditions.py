@@ -1,4 +1,4 @@
-"""Under which conditions a number was measured."""
+"""The conditions under which a number was measured: device, precision, threads, machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models are captured, covered by rules and explained right: what is measured of each."""
+"""Measuring one model of the zoo: whether it is captured, covered by rules and explained right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a model: passes, explanations, and those of other libraries.
+"""The jobs that are measured for a model: passes, explanations, and those of other libraries.
 
 A job is made from a model and its pictures, and may then be run again and again. To measure one more, add it to
 `JOBS`.

@@ -1,4 +1,4 @@
-"""A model with random weights and a batch of pictures: what is timed."""
+"""Trials: a model with random weights and a batch of pictures, which jobs are timed on."""
 
 from __future__ import annotations
 

@@ -57,11 +57,11 @@ def build(name: str, samples: int) -> Subject:
 @cache
 def parameters(name: str) -> int:
     """Return how many parameters an architecture has."""
-    return recorded().get(name) or count(name)
+    return recorded_parameters().get(name) or count(name)
 
 
 @cache
-def recorded() -> dict[str, int]:
+def recorded_parameters() -> dict[str, int]:
     """Read the numbers that were counted before."""
     with PARAMETERS.open(newline="") as file:
         return {row["name"]: int(row["parameters"]) for row in csv.DictReader(file)}

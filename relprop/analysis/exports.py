@@ -1,4 +1,4 @@
-"""Results as files of other programs: CSV, Parquet, netCDF."""
+"""Writing results as CSV, Parquet or netCDF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of data sets: only what is asked for is read."""
+"""Reading rows of data sets, no more than are needed."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
 
 
 def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
+    """Read rows ``(N,)`` of a data set, ``(N, ...)``; strings as `str`."""
     source = data.asstr() if h5py.check_string_dtype(data.dtype) else data
     if not len(rows):
         return np.empty((0, *data.shape[1:]), object if source is not data else data.dtype)

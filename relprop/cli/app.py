@@ -1,4 +1,4 @@
-"""What all commands share: the application, their common options, and errors of one line."""
+"""The application, options that several commands have, and errors of one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ORDER = (
     "models",
     "cache",
 )
-"""The commands as help lists them: what people begin with comes first."""
+"""The commands as help lists them: the first ones that people use come first."""
 
 F = TypeVar("F", bound=Callable[..., None])
 

@@ -16,16 +16,12 @@ from numpy.typing import NDArray
 
 from relprop.engines import worker
 from relprop.engines.errors import EngineError
-from relprop.engines.machine import Place
+from relprop.engines.job import Job
+from relprop.engines.machine import Place, places
+from relprop.engines.machine import Processes as Number
+from relprop.engines.pending import POLL, Pending, Tell
+from relprop.engines.shards import ShardFolder
 from relprop.engines.worker import Outcome, Shard, Word
-
-ATTEMPTS = 3
-"""Times that a shard is begun before the run is given up."""
-POLL = 0.2
-"""Seconds between two looks at what workers tell."""
-
-Tell = Callable[[int, float], None]
-"""Called with the number of a shard and the samples of it that are worked off."""
 
 
 class _Seat:
@@ -83,8 +79,13 @@ class Processes:
     def __init__(self, seats: Sequence[_Seat]) -> None:
         self._seats = seats
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._seats)
+
     def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Return the indices of the samples that are taken, in their order, ``(N,)``; errors are `Worker.order`'s."""
+        """Do `Workers.order`."""
         future = self._seats[0].submit(worker.order)
         while not wait([future], POLL).done:
             list(self._seats[0].words())
@@ -102,57 +103,28 @@ class Processes:
             ) from error
         return found
 
-    def run(
-        self,
-        shards: Sequence[Shard],
-        tell: Tell,
-        obey: Callable[[], None],
-    ) -> Iterator[tuple[Shard, Outcome]]:
-        """Evaluate shards, and yield each as it is done.
-
-        Parameters
-        ----------
-        shards : sequence of Shard
-            In the order in which they are begun.
-        tell : callable
-            Called as they come on.
-        obey : callable
-            Raises KeyboardInterrupt where the run shall stop.
-
-        Raises
-        ------
-        EngineError
-            Workers died on one shard again and again.
-        KeyboardInterrupt
-            It was to stop; what was computed is committed.
-        Exception
-            What `relprop.evaluate` raised on a shard.
-        """
-        left, attempts = list(reversed(shards)), dict.fromkeys((shard.part for shard in shards), 0)
+    def run(self, shards: Sequence[Shard], tell: Tell, obey: Callable[[], None]) -> Iterator[tuple[Shard, Outcome]]:
+        """Do `Workers.run`."""
+        pending = Pending(shards)
         running: dict[Future[Outcome], _Seat] = {}
         try:
-            while left or running:
+            while pending or running:
                 for seat in self._seats:
-                    if left and seat.shard is None:
-                        seat.shard = shard = left.pop()
-                        attempts[shard.part] += 1
-                        running[seat.submit(worker.run_shard, shard)] = seat
+                    if pending and seat.shard is None:
+                        seat.shard = pending.take()
+                        running[seat.submit(worker.run_shard, seat.shard)] = seat
                 done, _ = wait(running, POLL, FIRST_COMPLETED)
                 self._listen(tell)
                 obey()
                 for future in done:
                     seat = running.pop(future)
-                    shard, seat.shard = seat.shard, None  # type: ignore[assignment]
+                    shard, seat.shard = seat.shard, None
+                    assert shard is not None
                     outcome = _outcome(future)
                     if outcome is not None and outcome.evaluation is not None:
                         yield shard, outcome
                         continue
-                    if attempts[shard.part] >= ATTEMPTS:
-                        raise EngineError(
-                            f"workers ended {ATTEMPTS} times on shard {shard.part} of {shard.parts}: out of memory, or "
-                            "killed. What is committed stays: resume the run, with fewer processes"
-                        )
-                    left.append(shard)
+                    pending.put_back(shard)
                     if outcome is None:
                         seat.renew()
         finally:
@@ -175,16 +147,35 @@ class Processes:
                     tell(word.part, word.done)
 
 
-@contextmanager
-def open_processes(job: bytes, places: Sequence[Place]) -> Iterator[Processes]:
-    """Start a worker at each place; they end with the block."""
-    with ExitStack() as stack:
-        seats = []
-        for place in places:
-            seat = _Seat(job, place)
-            stack.callback(seat.close)
-            seats.append(seat)
-        yield Processes(seats)
+class OnThisMachine:
+    """The engine that starts processes here.
+
+    Parameters
+    ----------
+    job : Job
+        What they do.
+    processes, device
+        See `places`.
+
+    Raises
+    ------
+    EngineError, InputError
+        The job can't be sent to processes; there are no such places.
+    """
+
+    def __init__(self, job: Job, processes: Number, device: str | None) -> None:
+        self._places, self._job = places(processes, device), job.pickled()
+
+    @contextmanager
+    def open(self, folder: ShardFolder) -> Iterator[Processes]:
+        """Start a worker at each place; they end with the block."""
+        with ExitStack() as stack:
+            seats = []
+            for place in self._places:
+                seat = _Seat(self._job, place)
+                stack.callback(seat.close)
+                seats.append(seat)
+            yield Processes(seats)
 
 
 def _outcome(future: Future[Outcome]) -> Outcome | None:

@@ -74,10 +74,12 @@ class Worker:
         A pickled `Job`.
     place : Place
         Where it computes.
+    interval : float
+        Seconds between two words about how far a shard is.
     """
 
-    def __init__(self, job: bytes, place: Place) -> None:
-        self._job, self._place = job, place
+    def __init__(self, job: bytes, place: Place, interval: float = INTERVAL) -> None:
+        self._job, self._place, self._interval = job, place, interval
         self._loaded: tuple[Job, Loaded] | None = None
         self._remarks: list[str] = []
 
@@ -124,7 +126,7 @@ class Worker:
                 **job.options,
                 resume=True,
                 shard=(shard.part, shard.parts),
-                progress=_not_too_often(tell),
+                progress=_not_too_often(tell, self._interval),
             )
         except KeyboardInterrupt:
             return Outcome(None, tuple(self._remarks))
@@ -145,7 +147,7 @@ def start(job: bytes, place: Place, way: Connection) -> None:
 
 
 def order() -> NDArray[np.int64]:
-    """Do `Worker.order` in this process."""
+    """Do `Worker.order` in this process: indices ``(N,)``."""
     return _here[0][0].order()
 
 
@@ -163,13 +165,13 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _not_too_often(tell: Callable[[float], None]) -> Callable[[float, int | None], None]:
+def _not_too_often(tell: Callable[[float], None], interval: float) -> Callable[[float, int | None], None]:
     last = 0.0
 
     def report(done: float, total: int | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= INTERVAL or done == total:
+        if now - last >= interval or done == total:
             last = now
             tell(done)
 

@@ -40,7 +40,7 @@ def draw(
     columns: int | None = None,
     remark: str = "",
 ) -> Figure:
-    """Draw the maps of a batch, see `Explanation.figure`; ``remark`` is added to the caption."""
+    """Draw the maps of a batch over images ``(B, ...)``, see `Explanation.figure`; ``remark`` goes into the caption."""
     samples = len(explanation)
     lines = images if isinstance(images, Tensor) and images.ndim == 3 else None
     pictures = None if images is None or lines is not None else as_pixels(images, samples)

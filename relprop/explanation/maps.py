@@ -80,7 +80,7 @@ class Maps:
 
     @property
     def relevance(self) -> Tensor:
-        """Relevance of the one source; beside integers that look values up, of the one that does not.
+        """Relevance of the one source, shaped like it; beside integers that look values up, of the one that does not.
 
         Raises
         ------
@@ -171,7 +171,7 @@ class Maps:
 
     @property
     def layer_calls(self) -> dict[str, Tensor]:
-        """The tensors of ``layers`` one by one; ``"path@1"`` is the second call of a module."""
+        """The tensors of ``layers`` one by one, shaped like outputs; ``"path@1"`` is a module's second call."""
         return {
             layer_name(path, k): part
             for path, value in self.layers.items()

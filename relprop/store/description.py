@@ -1,4 +1,4 @@
-"""What a file says of itself: its configurations, layout and methods."""
+"""The description that a file holds of itself: its configurations, layout and methods."""
 
 from __future__ import annotations
 

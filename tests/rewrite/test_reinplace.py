@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 import relprop
 import rule_registry
 from relprop.rewrite import buffers, step
-from relprop.rewrite.buffers import added_in_place
+from relprop.rewrite.buffers import add_
 from relprop.rewrite.step import Step
 from rule_registry import Call, Relevances
 from tests.helpers.models import KINDS, make, pictures, seeded
@@ -95,7 +95,7 @@ def test_most_steps_overwrite_what_arrives() -> None:
     assert {str(step.site.op) for step in steps_ if not step.overwrites} == {
         "aten.linear.default", "aten.sub.Tensor", "aten.mul.Tensor"
     }  # fmt: skip
-    assert any(node.target is added_in_place for node in program.graph.nodes)
+    assert any(node.target is add_ for node in program.graph.nodes)
     gradient = running(relprop.Explainer(seeded(Branches), rules="gradient"), pictures(2))
     assert not overwriting_steps(gradient)
 

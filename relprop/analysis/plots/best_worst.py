@@ -1,4 +1,4 @@
-"""The pictures on which a method scores best and worst, with its maps."""
+"""A plot of the pictures on which a method scores best and worst, with its maps."""
 
 from __future__ import annotations
 

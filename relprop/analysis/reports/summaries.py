@@ -1,4 +1,4 @@
-"""What each method reaches over all samples, and how sure that is."""
+"""Summaries: the mean score of each method over all samples, with its interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any data set behind one face: items by index, or one after the other where there is no length."""
+"""One interface for all data sets: items by index, or one after the other where there is no length."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from relprop.evaluation.data.folders import PictureFolder
+from relprop.evaluation.data.folders import Listing, PictureFolder
 from relprop.evaluation.data.samples import DataError, Item
 from relprop.gae.mosaics import sample_order
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be asked for any of its items.
+    """A data set that returns any of its items by index.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Source:
     count : int
         How many samples there are.
     identity : mapping
-        What says, in a file's configuration, that it is this data set.
+        What identifies this data set in a file's configuration.
     names : sequence of str
         Of all samples, where they are known without reading them.
     labelled : bool
@@ -118,7 +118,7 @@ def open_source(
             raise DataError(f"{name} must be at least 1, not {value}")
     if limit is not None and per_class is not None:
         raise DataError("pass <limit> or <per_class>, not both", limit=str(limit), per_class=str(per_class))
-    if isinstance(dataset, str | PathLike):
+    if isinstance(dataset, str | PathLike | Listing):
         dataset = PictureFolder(dataset, class_names=class_names)
     if isinstance(dataset, tuple) and len(dataset) == 2 and _is_array(dataset[0]) and _are_labels(dataset[1]):
         found = _arrays(dataset[0], np.asarray(dataset[1]) if isinstance(dataset[1], list) else dataset[1])
@@ -141,7 +141,7 @@ def open_source(
             folder.names if folder is not None else (),
             folder is None or folder.labels is not None,
             _labels(dataset),
-            folder=folder.base if folder is not None else None,
+            folder=folder.listing.base if folder is not None else None,
         )
     if found.count < 1:
         raise DataError("the data set is empty")

@@ -1,4 +1,4 @@
-"""The end of a file whose writer was killed, put right before anything is written to it again.
+"""Repairing the end of a file whose writer was killed, before anything is written to it again.
 
 HDF5 writes its superblock, which says where the file ends, after all else. A kill before that leaves entries of rows
 that refer to space behind that end; HDF5 would give this space away a second time, and what is committed later would

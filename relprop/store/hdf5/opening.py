@@ -1,4 +1,4 @@
-"""Opening files, and what HDF5 says in errors, in words that tell what to do."""
+"""Opening HDF5 files under a lock; HDF5's errors become messages that say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file that is open to be written says of its rows."""
+"""The rows of a file that is open to be written: which samples, and in which state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one who writes a file: rows first, then the states that say so."""
+"""The writer of a file: rows first, then the states that say that they are there."""
 
 from __future__ import annotations
 
