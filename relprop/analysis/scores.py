@@ -43,11 +43,11 @@ class ScoredSelection(Selection):
         return read_done(group, by, self._rows)
 
     def flags(self, method: str | None = None) -> NDArray[np.uint8]:
-        """Return where scores met 0/0 or can't be told, bits of `relprop.store.FLAGS`."""
+        """Return where scores met 0/0 or are undefined, ``(N,)`` bits of `relprop.store.FLAGS`."""
         return read_rows(self._group(method)["flags"], self._rows)
 
     def messages(self, method: str | None = None) -> NDArray[Any]:
-        """Return why samples failed, empty where they didn't."""
+        """Return why samples failed, ``(N,)``, empty where they didn't."""
         return read_rows(self._group(method)["message"], self._rows)
 
     def seconds(self, method: str | None = None) -> Values:

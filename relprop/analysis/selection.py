@@ -1,4 +1,4 @@
-"""Which samples and methods of a file are asked about."""
+"""A selection of the samples and methods of a file."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Selection(Printed):
         return "maps" in self._group(method)
 
     def state(self, method: str | None = None) -> NDArray[np.uint8]:
-        """Return what became of each sample: 0 absent, 1 done, 2 failed."""
+        """Return the state of each sample, ``(N,)``: 0 absent, 1 done, 2 failed."""
         return read_rows(self._group(method)["state"], self._rows)
 
     def __getitem__(self, key: str | Sequence[str] | int | slice | ArrayLike) -> Self:

@@ -1,4 +1,4 @@
-"""What the file of an evaluation says: ``summary``, ``compare``, ``plot``, ``export``, ``validate``. Needs no torch."""
+"""Commands that read the file of an evaluation: ``summary``, ``compare``, ``plot`` and others. They need no torch."""
 
 from __future__ import annotations
 

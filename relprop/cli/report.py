@@ -1,4 +1,4 @@
-"""``relprop report``: what evaluations say, as a page to send. Needs no torch."""
+"""``relprop report``: evaluations as one page to send. Needs no torch."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class RunPair:
     Parameters
     ----------
     mark : str
-        What tells it from other pairs.
+        What distinguishes it from other pairs.
     names : tuple of str
         Of the files.
     comparisons : Comparisons, optional

@@ -1,4 +1,4 @@
-"""The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
+"""The HDF5 file of an evaluation: its specification, and functions that write, read and merge it. Imports no torch."""
 
 from relprop.store.damage import Damage, Survey, survey
 from relprop.store.description import (

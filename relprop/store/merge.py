@@ -1,4 +1,4 @@
-"""Shards of one evaluation, joined into the file that the unsharded run would have written."""
+"""Joining the shards of one evaluation into the file that the run without shards would have written."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
-    """Return the indices of all shards, ascending; refuse gaps and overlaps."""
+    """Return the indices of all shards, ``(N,)``, ascending; refuse gaps and overlaps."""
     index: NDArray[np.int64] = np.sort(np.concatenate([shard["sample"][:] for shard in shards]))
     twice = np.unique(index[1:][np.diff(index) == 0])
     if len(twice):

@@ -1,4 +1,4 @@
-"""Where the shards of a run lie until they are joined, and what their files are called."""
+"""Names and folder of the shards of a run, until they are joined."""
 
 from __future__ import annotations
 
