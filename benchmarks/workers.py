@@ -166,5 +166,5 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory: float
 def _answer(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
     try:
         return True, function(argument)
-    except Exception as error:  # it is told to whoever called
+    except Exception as error:  # the caller raises it
         return False, "".join(traceback.format_exception_only(error)).strip()

@@ -66,7 +66,7 @@ class Site:
     attention_weights : Slot, optional
         Of a product that follows the softmax, the factor that comes from it.
     evidence : int
-        At the class scores, where the evidence for a class is asked whatever the sign of its score: 1 where a larger
+        At the class scores, where the evidence for a class counts whatever the sign of its score: 1 where a larger
         output speaks for the class, -1 where a smaller one does. Elsewhere 0.
     rectified : bool
         Whether relevance arrives only where the output is not negative.

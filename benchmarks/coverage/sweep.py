@@ -90,7 +90,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _explained(rows: Sequence[Mapping[str, str]], peer: str) -> str:
-    """Say how many models a peer explains, of those that it was asked about."""
+    """Say how many models a peer explains, of those that it was tried on."""
     verdicts = [row[peer] for row in rows if row[peer]]
     return f"{sum(verdict.startswith('ok') for verdict in verdicts)} of {len(verdicts)}" if verdicts else ""
 

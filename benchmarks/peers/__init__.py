@@ -103,7 +103,7 @@ def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected:
     model
         What, in float64; it stays as it is.
     unbiased
-        The same without biases, or None where conservation is not asked for.
+        The same without biases, or None where conservation is not checked.
     x, expected
         Its input, and what it makes of that.
     """

@@ -31,7 +31,7 @@ Method = Callable[[Tensor, Tensor], Tensor]
 
 
 class PeerError(RelpropError):
-    """A peer can't be asked about a model."""
+    """A peer can't explain this kind of model."""
 
 
 @dataclass(frozen=True)

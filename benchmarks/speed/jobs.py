@@ -111,7 +111,7 @@ def rule_jobs(names: Sequence[str]) -> Mapping[str, Maker]:
         There is no such rule set, or it has no such parameter.
     """
     for name in names:
-        choose_rules(name)  # a typo is told before anything is measured
+        choose_rules(name)  # a typo is an error before anything is measured
     return {f"explain, {name}": partial(ruled_explanation, name) for name in names}
 
 

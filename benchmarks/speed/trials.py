@@ -16,7 +16,7 @@ from relprop.errors import RelpropError, first_line
 
 
 class TrialError(RelpropError, ValueError):
-    """A model that can't be made as it was asked for."""
+    """A model that can't be made as described."""
 
 
 @dataclass(frozen=True)

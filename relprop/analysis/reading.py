@@ -51,7 +51,7 @@ def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     if data.ndim == 1 or np.array_equal(rows, np.arange(first, last)):
         block: NDArray[Any] = source[first:last]
         return block[rows - first]
-    # What is large has a chunk for each sample: row by row reads no more than is asked for.
+    # What is large has a chunk for each sample: row by row reads no more than is needed.
     found = np.empty((len(rows), *data.shape[1:]), data.dtype)
     for place, row in enumerate(rows.tolist()):
         found[place] = data[row]

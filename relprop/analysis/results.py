@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Results(ScoredSelection):
-    """The results of an evaluation: reads what is asked for, when it is asked for, and needs no PyTorch.
+    """The results of an evaluation: reads values when they are needed, and needs no PyTorch.
 
     A context manager, which closes the file, for all selections from it; while it is open nobody can continue it. Of a
     run that is being written it is what was committed when this was made, and the run goes on.

@@ -131,7 +131,7 @@ def _show_pictures(
     pictures: str | PathLike[str] | NDArray[np.uint8] | None,
     size: tuple[int, int],
 ) -> Iterator[tuple[Pixels, bool]]:
-    """Yield what the model saw of the samples, ``(H, W, 3)``, and whether that could be told.
+    """Yield what the model saw of the samples, ``(H, W, 3)``, and whether that is known.
 
     That pictures were given at all is checked at once.
     """

@@ -270,7 +270,7 @@ def _logged() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what libraries have to say to developers off the screen; what is for users is told on one line."""
+    """Keep what libraries have to say to developers off the screen; users get one line."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # heeded once OpenCV is imported, which few commands need
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

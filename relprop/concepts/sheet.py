@@ -44,9 +44,9 @@ def draw_sheet(
         rows.append([first, *cut[channel]])
     explained = "" if one.target is None else references.classifier.labels[int(one.target[0])]
     caption = (
-        f"rules {one.rules}. Left: what flows to the picture through each channel of {layer}. Behind it: where the "
-        f"channel's relevance lies in those of {len(references.pictures)} pictures that it is most relevant in; below "
-        "each its share of the layer's relevance there."
+        f"rules {one.rules}. Left: what flows to the picture through each channel of {layer}. Right: of "
+        f"{len(references.pictures)} pictures those in which the channel is most relevant, cut to where its relevance "
+        "lies. Below: the channel's share of the layer's relevance in that picture."
     )
     return tile_sheet(rows, caption, explained, legend=SIGNED if (heats < 0).any() else PLAIN)
 

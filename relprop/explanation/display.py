@@ -112,7 +112,7 @@ def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
     try:
         return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
-    except LayoutError:  # a notebook shows the numbers; who asks for the picture is told why there is none
+    except LayoutError:  # a notebook shows the numbers; the error is for those who draw it themselves
         return None
 
 

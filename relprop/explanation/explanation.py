@@ -103,7 +103,7 @@ class Explanation(Maps):
     ) -> Figure:
         """Draw the maps of the batch.
 
-        Where layers were asked for, each sample has a row: its map at the input, then at each layer.
+        Where ``layers`` were named, each sample has a row: its map at the input, then at each layer.
 
         Parameters
         ----------

@@ -25,7 +25,7 @@ BORDER = 3
 
 
 class ViewError(RelpropError, ValueError):
-    """Where a model looks can't be told: its transform does more than to resize, crop and pad."""
+    """Where a model looks can't be found: its transform does more than to resize, crop and pad."""
 
 
 @dataclass(frozen=True)

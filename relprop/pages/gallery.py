@@ -45,7 +45,7 @@ class Gallery:
     without : int
         How many samples of the page have no picture.
     whole : int
-        How many pictures are shown whole, as which part of them the model saw can't be told.
+        How many pictures are shown whole, as the part of them that the model saw is unknown.
     side : int
         Of thumbnails, in pixels.
     """

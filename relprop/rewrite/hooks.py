@@ -89,7 +89,7 @@ class RelevanceHook(nn.Module):
         mass = self.info.batch.sum(relevance)
         given = relevance.clone()  # one to keep or to change: what flows may be used elsewhere too
         returned = self.hook(self.info, given)
-        # A traced hook can't be asked for values; without them the two parts always go apart.
+        # A traced hook returns no values; without them the two parts always go apart.
         traced = not has_values(given)
         if returned is None:
             if not traced and given._version:

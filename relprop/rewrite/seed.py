@@ -95,7 +95,7 @@ class Seed(nn.Module):
         Returns
         -------
         Tensor, Tensor or None, Tensor, Tensor
-            The unit that masses are told in is the mass of the seed; its magnitude where it has both signs, since its
+            The unit of masses is the mass of the seed; its magnitude where it has both signs, since its
             mass may then be nothing.
         """
         output = widen(output)

@@ -25,7 +25,7 @@ class Records:
     steps : mapping of str to Tensor or None
         The record of each step, see `relprop.rewrite.step.Step`.
     seeds, unit : Tensor
-        Mass of the seeds, and what masses are told in, ``(S, B)``.
+        Mass of the seeds, and the unit of masses, ``(S, B)``.
     arrived : mapping of str to Tensor
         Mass at each source, ``(S, B)``.
     hooked : mapping of str to sequence of Tensor

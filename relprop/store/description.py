@@ -62,7 +62,7 @@ def read_stopped(file: h5py.File) -> str:
 
 
 def read_pictures(file: h5py.File) -> Path | None:
-    """Return the folder that the pictures came from, where it is known. What a file says is to be asked about first."""
+    """Return the folder that the pictures came from, where it is known. Confirm it first: a file may say anything."""
     return Path(str(file.attrs["pictures"])) if "pictures" in file.attrs else None
 
 

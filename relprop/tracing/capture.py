@@ -174,7 +174,7 @@ class _Cache:
     Attributes
     ----------
     marks : dict
-        Which inputs held the samples, for those asked for and how many samples there were.
+        Which inputs held the samples, by the names the user gave and the number of samples.
     """
 
     def __init__(self) -> None:

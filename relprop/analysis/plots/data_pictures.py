@@ -45,7 +45,7 @@ def find_picture(name: str, folder: Path | None) -> Pixels | None:
 
 
 def as_seen(picture: Pixels, preparation: str | None, size: tuple[int, int]) -> Pixels | None:
-    """Return what the model saw of a picture, ``(h, w, 3)`` of any resolution; None where that can't be told.
+    """Return what the model saw of a picture, ``(h, w, 3)`` of any resolution; None where that is unknown.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ class MethodSummary:
     done, failed, absent : int
         How many samples.
     flagged : mapping of str to int
-        On how many samples done a score met 0/0 or can't be told, by the names of `relprop.store.FLAGS`; without
+        On how many samples done a score met 0/0 or is undefined, by the names of `relprop.store.FLAGS`; without
         those that are on none.
     scores : mapping of str to ScoreSummary
         By the names of scores.

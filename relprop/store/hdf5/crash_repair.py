@@ -34,7 +34,7 @@ def extend_superblock_to_file_end(descriptor: int) -> None:
     block[CHECKSUM] = checksum(bytes(block[: CHECKSUM.start])).to_bytes(4, "little")
     os.lseek(descriptor, 0, os.SEEK_SET)
     written = 0
-    while written < len(block):  # a system may write less than it is asked
+    while written < len(block):  # a system may write less than is requested
         written += os.write(descriptor, block[written:])
 
 

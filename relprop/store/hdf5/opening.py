@@ -156,7 +156,7 @@ def _open_object(path: Path, content: FileObject) -> h5py.File:
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, content)
     access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
     access.set_cache(*access.get_cache()[:2], CHUNK_CACHE, access.get_cache()[3])
-    access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block that was not asked for
+    access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block beyond what is read
     try:
         return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access))
     except OSError as error:

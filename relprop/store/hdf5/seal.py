@@ -174,5 +174,5 @@ def _footer(table: bytes, end: int) -> bytes:
 
 def _write(descriptor: int, content: bytes, place: int) -> None:
     written = 0
-    while written < len(content):  # a system may write less than it is asked
+    while written < len(content):  # a system may write less than is requested
         written += os.pwrite(descriptor, content[written:], place + written)

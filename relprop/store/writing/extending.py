@@ -73,7 +73,7 @@ def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> 
     Raises
     ------
     DamageError
-        If it can't be read: else it would be told as an error of writing.
+        If it can't be read: else it would look like an error of writing.
     """
     for states, here, there in _groups(source, target):
         evaluated = np.flatnonzero((states != State.ABSENT) & (rows >= 0))
