@@ -1,4 +1,4 @@
-"""Runs that end when the means of all methods are known well enough, at the same sample wherever they are computed.
+"""Runs that end when the interval of each method's mean is narrow enough: at one sample, wherever they are computed.
 
 What is judged after 100, 200, ... samples follows from the run that is not stopped: its scores of these samples alone.
 A run that stops is cut there. Where a unit of work reached beyond, its samples are done again as those of a run with so
@@ -79,11 +79,11 @@ class StopRule:
                 f"computes {', '.join(scores)}"
             )
         with extra("analysis", "stop_when"):
-            import scipy  # noqa: F401 - told before anything is computed
+            import scipy  # noqa: F401 - refused before anything is computed
         return cls(found[1], width)
 
     def is_met(self, scores: Iterable[NDArray[Any]]) -> bool:
-        """Say whether the means of all methods are known so well, by their scores ``(n,)``: there is one at least."""
+        """Say whether the intervals of all methods are so narrow, by their scores ``(n,)``: there is one at least."""
         judged = False
         for values in scores:
             judged = True

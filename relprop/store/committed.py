@@ -2,8 +2,8 @@
 
 A writer flushes the values of rows before the states that say so, and what has one size stays in its place. So what is
 read after the states is right where they say done or failed, unless a row was done over meanwhile. Then `MARKS`
-differ when all has been read, and it is read again. Columns are kept; what is large stays in its file until it is asked
-for.
+differ when all has been read, and it is read again. Columns are kept; what is large stays in its file until it is
+needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relprop.store.schema import State
 from relprop.store.validation import check_skeleton
 
 ATTEMPTS = 40
-"""Times that something is read before whoever asks is told to wait."""
+"""Times that something is read before an error says to wait."""
 PAUSE = 0.05
 """Seconds between two of them."""
 MARKS = ("state", "seconds", "mosaic_members")

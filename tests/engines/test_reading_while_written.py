@@ -1,4 +1,4 @@
-"""A run is read while it is written: what is shown is right, or it is told to wait, and the run never minds."""
+"""A run is read while it is written: what is shown is right, or an error says to wait, and the run never minds."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def check(seen: Seen, final: Seen) -> None:
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.parametrize(("processes", "unit", "count"), [(0, 1, 150), (2, 6, 50)])
-def test_every_read_is_right_or_told_to_wait(
+def test_every_read_is_right_or_an_error_says_to_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, unit: int, count: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -109,9 +109,9 @@ def test_every_read_is_right_or_told_to_wait(
     run = kind(target=write, args=(path, reads, processes, unit), daemon=True)  # type: ignore[operator]
     run.start()
     seen: list[Seen] = []
-    told: list[str] = []
+    waits: list[str] = []
     with reads.open("ab", buffering=0) as tickets:
-        while len(seen) + len(told) < count and (run.is_alive() or path.exists()):
+        while len(seen) + len(waits) < count and (run.is_alive() or path.exists()):
             try:
                 one = Seen(path, large=len(seen) % 10 == 9, summed=len(seen) % 40 == 5)
             except FileNotFoundError:
@@ -122,21 +122,21 @@ def test_every_read_is_right_or_told_to_wait(
                 if not seen:
                     time.sleep(0.05)
                     continue
-                told.append(str(error))
+                waits.append(str(error))
             else:
                 seen.append(one)
             tickets.write(b".")
         tickets.write(b"." * 10_000)
     run.join()
-    assert len(seen) + len(told) == count, told
-    assert all("wait" in words for words in told)
+    assert len(seen) + len(waits) == count, waits
+    assert all("wait" in words for words in waits)
     final = Seen(path)
     assert final.complete
     for one in seen:
         check(one, final)
     different = {one.evaluated for one in seen if not one.complete}
     assert len(different) >= (15 if unit == 1 else 3), different
-    assert len(told) < count // 2, told
+    assert len(waits) < count // 2, waits
     undisturbed = tmp_path / "undisturbed.h5"
     threads = torch.get_num_threads()
     try:

@@ -1,4 +1,4 @@
-"""Runs that end when means are known well enough: the file of so many samples, whoever computes it."""
+"""Runs that end when the intervals of means are narrow enough: the file of so many samples, whoever computes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that HDF5 reads through Python: every byte passes here, and no lock of HDF5's own is asked for."""
+"""A file that HDF5 reads through Python: every byte passes here, and HDF5 takes no lock of its own."""
 
 from __future__ import annotations
 

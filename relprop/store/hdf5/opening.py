@@ -95,7 +95,7 @@ def open_unlocked(path: Path, *, again: bool = False) -> tuple[h5py.File, bool]:
     path : Path
         Of the file.
     again : bool
-        Whether it was opened just before, and is known to lead to no other file.
+        Whether it was opened just before, and leads to no other file.
 
     Returns
     -------
