@@ -11,9 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from relprop.engines import worker
 from relprop.engines.errors import EngineError
 from relprop.engines.machine import Place
@@ -31,14 +28,14 @@ Tell = Callable[[int, float], None]
 class _Seat:
     """A place with a pool of one process, and what it does."""
 
-    def __init__(self, job: bytes, place: Place) -> None:
-        self._job, self._place = job, place
+    def __init__(self, work: bytes, place: Place) -> None:
+        self._work, self._place = work, place
         self.process: int | None = None
         self.shard: Shard | None = None
         self._start()
 
-    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return self._pool.submit(task, *arguments)
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self._pool.submit(function, *arguments)
 
     def words(self) -> Iterator[Word]:
         """Yield what the worker told since."""
@@ -73,7 +70,7 @@ class _Seat:
         self._way, self._back = context.Pipe(duplex=False)
         self.process = None
         self._pool = ProcessPoolExecutor(
-            1, context, initializer=worker.start, initargs=(self._job, self._place, self._back)
+            1, context, initializer=worker.start, initargs=(self._work, self._place, self._back)
         )
 
 
@@ -83,9 +80,9 @@ class Processes:
     def __init__(self, seats: Sequence[_Seat]) -> None:
         self._seats = seats
 
-    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Return the indices of the samples that are taken, in their order, ``(N,)``; errors are `Worker.order`'s."""
-        future = self._seats[0].submit(worker.order)
+    def begin(self, obey: Callable[[], None]) -> Any:
+        """Return what the work plans by, found by one worker; errors are those of `Work.load` and `Work.begin`."""
+        future = self._seats[0].submit(worker.begin)
         while not wait([future], POLL).done:
             list(self._seats[0].words())
             try:
@@ -94,13 +91,12 @@ class Processes:
                 self._seats[0].terminate()
                 raise
         try:
-            found: NDArray[np.int64] = future.result()
+            return future.result()
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process ended before it began: out of memory, or killed; or this is a script that starts "
                 'workers outside of `if __name__ == "__main__":`, which each of them carries out again'
             ) from error
-        return found
 
     def run(
         self,
@@ -108,7 +104,7 @@ class Processes:
         tell: Tell,
         obey: Callable[[], None],
     ) -> Iterator[tuple[Shard, Outcome]]:
-        """Evaluate shards, and yield each as it is done.
+        """Do shards, and yield each as it is done.
 
         Parameters
         ----------
@@ -126,7 +122,7 @@ class Processes:
         KeyboardInterrupt
             It was to stop; what was computed is committed.
         Exception
-            What `relprop.evaluate` raised on a shard.
+            What the work raised on a shard.
         """
         left, attempts = list(reversed(shards)), dict.fromkeys((shard.part for shard in shards), 0)
         running: dict[Future[Outcome], _Seat] = {}
@@ -144,7 +140,7 @@ class Processes:
                     seat = running.pop(future)
                     shard, seat.shard = seat.shard, None  # type: ignore[assignment]
                     outcome = _outcome(future)
-                    if outcome is not None and outcome.evaluation is not None:
+                    if outcome is not None and outcome.result is not None:
                         yield shard, outcome
                         continue
                     if attempts[shard.part] >= ATTEMPTS:
@@ -176,12 +172,12 @@ class Processes:
 
 
 @contextmanager
-def open_processes(job: bytes, places: Sequence[Place]) -> Iterator[Processes]:
+def open_processes(work: bytes, places: Sequence[Place]) -> Iterator[Processes]:
     """Start a worker at each place; they end with the block."""
     with ExitStack() as stack:
         seats = []
         for place in places:
-            seat = _Seat(job, place)
+            seat = _Seat(work, place)
             stack.callback(seat.close)
             seats.append(seat)
         yield Processes(seats)

@@ -107,7 +107,7 @@ def spread(
         delayed_interrupts() as interruption,
         open_processes(sent, seats) as workers,
     ):
-        order = workers.order(interruption.obey)
+        order = workers.begin(interruption.obey)
         unit = job.options.get("unit", 2)
         if overwrite:
             folder.clear()
@@ -123,10 +123,9 @@ def spread(
                 report(sum(done.values()), len(order))
 
             for shard, outcome in workers.run(shards, tell, interruption.obey):
-                assert outcome.evaluation is not None
-                found.append(outcome.evaluation)
+                found.append(outcome.result)
                 add_shard(standing, shard.path)
-                tell(shard.part, outcome.evaluation.samples)
+                tell(shard.part, outcome.result.samples)
                 for text in outcome.warnings:
                     remarks[text] += 1
         folder.join(parts, overwrite=resume or overwrite)
