@@ -198,17 +198,23 @@ def explain(
         from relprop.cli.explaining.stream import Run
         from relprop.pages.explanations import ExplanationPage
 
-        link = None if probability is None else probability.value
         question = Question(
-            rules, tuple(target or ()), contrast, tuple(layer or ()), model_output, link, batch_size, compile
+            rules,
+            targets=tuple(target or ()),
+            contrast=contrast,
+            layers=tuple(layer or ()),
+            model_output=model_output,
+            probability=None if probability is None else probability.value,
+            batch_size=batch_size,
+            compile=compile,
         )
         cut = None if crops is None else _count_crops(crops)
         paths = _find(pictures or [], output, sample)
         if kind is not None:
             from relprop.cli.explaining.sharded.command import explain_sharded
 
-            kept = {"dtype": map_type and map_type.value, "relevance": relevance and relevance.value}
-            kept |= {"shard_size": shard_size}
+            kept: dict[str, str | int | None] = {"dtype": map_type and map_type.value, "shard_size": shard_size}
+            kept["relevance"] = relevance and relevance.value
             work = {"crops": cut, "verify": verify and cut is None, "quiet": not verbose, "cache": cache}
             explain_sharded(
                 context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from relprop.assign.rule_names import choose_rules
 from relprop.cli.choices import Choice, choose_contrast, choose_target
@@ -21,7 +22,7 @@ class Question:
     contrast: str | None = None
     layers: tuple[str, ...] = ()
     model_output: str | None = None
-    probability: str | None = None
+    probability: Literal["softmax", "sigmoid", "output"] | None = None
     batch_size: int = 8
     compile: bool = False
 

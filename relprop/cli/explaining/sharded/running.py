@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class _Here:
     def run(self, shards: Sequence[PictureShard], tell: Tell) -> _Outcomes:
         """Do shards one after the other."""
         for shard in shards:
-            yield shard, self._work.run(self._loaded, shard, lambda done, part=shard.part: tell(part, done))
+            yield shard, self._work.run(self._loaded, shard, partial(tell, shard.part))
 
 
 class _Spread:
@@ -99,8 +100,13 @@ def explain_into_shards(
     starts = range(0, len(pictures), size)
     shards = [
         PictureShard(
-            *(part, len(starts), folder.path / work.storage.shard_name(part)),
-            *(folder.working(part), folder.rows(part), first, tuple(pictures[first : first + size])),
+            part,
+            len(starts),
+            folder.path / work.storage.shard_name(part),
+            folder.working(part),
+            folder.rows(part),
+            first,
+            tuple(pictures[first : first + size]),
         )
         for part, first in enumerate(starts)
     ]
