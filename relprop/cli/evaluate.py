@@ -162,6 +162,13 @@ def evaluate(
             help="Spread the run over N processes, one for each GPU, or what this machine has room for.",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[://HOST:PORT]",
+            help="Spread the run over a cluster of Ray, as many processes at once as --processes says [auto].",
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(metavar="FILE.jsonl", help="Add a line of JSON a minute: how far the run is, and its mean GAE."),
@@ -178,7 +185,7 @@ def evaluate(
     What is in FILE survives whatever happens; --resume goes on, and --config FILE.toml repeats the run. A picture that
     can't be read and a sample on which a method fails are marked in FILE, reported, and make the exit code 1.
     """
-    spread, colour = parse_spread(shard, processes), parse_colour(baseline)
+    spread, colour = parse_spread(shard, processes, engine), parse_colour(baseline)
     with one_line_errors(debug, verbose):
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare([data], cache=cache)

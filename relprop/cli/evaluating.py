@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from relprop.files import OutputError
 
 if TYPE_CHECKING:
     from relprop.evaluation import Evaluation, PictureFolder
+    from relprop.evaluation.data.folders import Listing
     from relprop.models import Classifier
 
 
@@ -26,20 +28,20 @@ class Loading:
     ----------
     subject : Subject
         The model.
-    data : Path, optional
-        A folder of pictures; the samples that foolbox carries without it.
+    data : Path or Listing, optional
+        A folder of pictures, or what was found there; the samples that foolbox carries without it.
     methods : tuple of str
         Their names.
-    truth : Path, optional
-        A table of labels, or ``none``.
+    truth : Path or mapping, optional
+        A table of labels, or what was read of it; or ``none``.
     labels_for : str
         Where pictures must have labels: what uses them, for the error.
     """
 
     subject: Subject
-    data: Path | None
+    data: Path | Listing | None
     methods: tuple[str, ...]
-    truth: Path | None = None
+    truth: Path | Mapping[str, int] | None = None
     labels_for: str = ""
 
     def __call__(self, device: str | None) -> tuple[Classifier, PictureFolder, list[str]]:
@@ -60,10 +62,22 @@ class Loading:
             )
         return classifier, pictures, list(self.methods)
 
+    def listed(self, change: Callable[[Listing], Listing]) -> Loading:
+        """Do `Load.listed`, and read the table of labels."""
+        from relprop.evaluation.data.folders import Listing, list_pictures, read_label_table
+        from relprop.models import sample_pictures
+
+        places = sample_pictures() if self.data is None else self.data
+        found = places if isinstance(places, Listing) else list_pictures(places)
+        truth = self.truth
+        if isinstance(truth, Path) and str(truth) != "none":
+            truth = read_label_table(truth)
+        return replace(self, data=change(found), truth=truth)
+
 
 @dataclass(frozen=True)
 class Spread:
-    """How a run is divided: one part of it here, or all parts in worker processes.
+    """How a run is divided: one part of it here, or all parts by workers of an engine.
 
     Parameters
     ----------
@@ -71,12 +85,15 @@ class Spread:
         ``(i, n)``; None: the part that a batch system says.
     processes : int or {"gpus", "auto"}, optional
         Workers; None: this process alone.
+    engine : str
+        Where workers are, as `relprop.engines.evaluate` takes it.
     local : int, optional
         Which of this machine's tasks this one is, where a batch system gave it a part.
     """
 
     shard: tuple[int, int] | None = (0, 1)
     processes: Any = None
+    engine: str = "processes"
     local: int | None = None
 
     def place(self, output: Path) -> tuple[Spread, Path]:
@@ -109,17 +126,20 @@ class Spread:
         return device_of_task(self.local)
 
 
-def parse_spread(shard: str | None, processes: str | None) -> Spread:
-    """Read ``--shard`` and ``--processes``; raise `BadParameter` where they can't be understood."""
-    if processes is None:
+def parse_spread(shard: str | None, processes: str | None, engine: str | None) -> Spread:
+    """Read ``--shard``, ``--processes`` and ``--engine``; raise `BadParameter` where they can't be understood."""
+    if processes is None and engine is None:
         return Spread(None if shard == "auto" else _shard(shard or "0/1"))
     if shard is not None:
-        raise typer.BadParameter("--shard does one part of a run, --processes all of them: give one of the two")
-    if processes in ("gpus", "auto"):
-        return Spread(processes=processes)
-    if not processes.isdecimal() or int(processes) < 1:
+        option = "--processes" if engine is None else "--engine"
+        raise typer.BadParameter(f"--shard does one part of a run, {option} all of them: give one of the two")
+    if engine not in (None, "ray") and not engine.startswith("ray://"):
+        raise typer.BadParameter(f"--engine {engine}: it is ray, or ray://HOST:PORT")
+    words = ("gpus", "auto")
+    processes = processes or "auto"
+    if processes not in words and (not processes.isdecimal() or int(processes) < 1):
         raise typer.BadParameter(f"--processes {processes}: it is a number from 1 on, or one of gpus and auto")
-    return Spread(processes=int(processes))
+    return Spread(processes=processes if processes in words else int(processes), engine=engine or "processes")
 
 
 def run_evaluation(
@@ -150,18 +170,12 @@ def run_evaluation(
             **options,
         )
     from relprop.engines.job import Job
+    from relprop.engines.spread import make_engine
     from relprop.engines.spread import spread as spread_over
 
-    return spread_over(
-        Job(loading, options, quiet),
-        path,
-        spread.processes,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-        device=loading.subject.device,
-        log=log,
-    )
+    job = Job(loading, options, quiet)
+    engine = make_engine(spread.engine, job, spread.processes, loading.subject.device)
+    return spread_over(job, path, engine, resume=resume, overwrite=overwrite, progress=progress, log=log)
 
 
 def join_shards(shards: list[Path], output: Path, *, overwrite: bool) -> str:

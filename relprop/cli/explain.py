@@ -183,7 +183,7 @@ def explain(
         of_shards={"shard-size": shard_size, "map-type": map_type, "relevance": relevance, "processes": processes},
         of_pictures={"html": html, "layer": layer},
     )
-    spread = parse_spread(None, processes)
+    spread = parse_spread(None, processes, None)
     with one_line_errors(debug, verbose):
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare(pictures or (), cache=cache, rules=rules, targets=target or (), output=output)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,22 @@ from relprop.engines.worker import Shard
 from relprop.errors import first_line
 from relprop.evaluation import DataError, Evaluation, evaluate
 from relprop.evaluation.data.datasets import Stream, open_source
+from relprop.evaluation.data.folders import Listing, PictureFolder, list_pictures
 from relprop.models import Classifier, load_classifier
 from relprop.models.devices import device_of, find_device, move
 
 Loaded = tuple[Any, Any, Any]
 """Model, data set and methods, as `relprop.evaluate` takes them."""
+
+
+class Load(Protocol):
+    """Loads what is evaluated; it can be sent to other processes."""
+
+    def __call__(self, device: str | None) -> Loaded:
+        """Return model, data set and methods; None: the model stays where it is."""
+
+    def listed(self, change: Callable[[Listing], Listing]) -> Load:
+        """Return this with the pictures of a folder found now, and changed so; as it is where there is no folder."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +43,15 @@ class Job:
 
     Parameters
     ----------
-    load : callable
-        From a device, or None, to model, data set and methods. It can be pickled.
+    load : Load
+        From a device, or None, to model, data set and methods.
     options : mapping
         Further arguments of `relprop.evaluate`: what numbers depend on, and what is kept.
     quiet : bool
         Whether libraries are kept from talking on standard error.
     """
 
-    load: Callable[[str | None], Loaded]
+    load: Load
     options: Mapping[str, Any] = field(default_factory=dict)
     quiet: bool = False
 
@@ -70,8 +82,8 @@ class Job:
             *loaded, shard.path, **self.options, resume=True, shard=part, progress=lambda done, total: tell(done)
         )
 
-    def pickled(self) -> bytes:
-        """Return the job as bytes.
+    def pickled(self, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
+        """Return the job as bytes, which `pickle.loads` understands.
 
         Raises
         ------
@@ -83,9 +95,9 @@ class Job:
             del parts["model, data set and methods"]
             parts = {"model": self.load.model, "data set": self.load.dataset, "methods": self.load.methods} | parts
         try:
-            return pickle.dumps(self)
+            return dumps(self)
         except Exception as error:  # each kind of object refuses by an error of its own
-            name = next((name for name, part in parts.items() if not _can_be_sent(part)), "something")
+            name = next((name for name, part in parts.items() if not _can_be_sent(part, dumps)), "something")
             raise EngineError(
                 f"the {name} can't be sent to worker processes ({first_line(error)}). What is defined by name in a "
                 "module can: a class, a function, no lambda; models and methods also by their names, pictures as a "
@@ -113,10 +125,20 @@ class Given:
                 move(held, place)  # it is this worker's own
         return model, self.dataset, self.methods
 
+    def listed(self, change: Callable[[Listing], Listing]) -> Given:
+        """Do `Load.listed`."""
+        if isinstance(self.dataset, PictureFolder):
+            folder = copy(self.dataset)  # the user's own stays as it is
+            folder.listing = change(folder.listing)
+            return replace(self, dataset=folder)
+        if isinstance(self.dataset, str | PathLike):
+            return replace(self, dataset=change(list_pictures(self.dataset)))
+        return self
 
-def _can_be_sent(value: Any) -> bool:
+
+def _can_be_sent(value: Any, dumps: Callable[[Any], bytes]) -> bool:
     try:
-        pickle.dumps(value)
+        dumps(value)
     except Exception:  # as above
         return False
     return True

@@ -51,8 +51,7 @@ def places(processes: Processes, device: str | None = None) -> list[Place]:
     EngineError
         There is no GPU.
     """
-    if processes not in ("gpus", "auto") and (type(processes) is not int or processes < 1):
-        raise InputError(f"processes is a number from 1 on, or one of gpus and auto, not {processes!r}")
+    check_processes(processes)
     kind, gpus = _gpus()
     cores = available_cores()
     if processes == "gpus" and not gpus:
@@ -64,6 +63,12 @@ def places(processes: Processes, device: str | None = None) -> list[Place]:
     if device is not None and device == kind and gpus:
         return [Place(threads, f"{kind}:{number % gpus}") for number in range(count)]
     return [Place(threads, device) for _ in range(count)]
+
+
+def check_processes(processes: object) -> None:
+    """Raise `InputError` where this is no number of workers, and none of the words for one."""
+    if processes not in ("gpus", "auto") and (type(processes) is not int or processes < 1):
+        raise InputError(f"processes is a number from 1 on, or one of gpus and auto, not {processes!r}")
 
 
 def device_of_task(local: int) -> str | None:
@@ -79,9 +84,14 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _threads(cores: int, workers: int) -> int:
+def threads_wanted() -> int:
+    """Return how many threads the environment wants a process to have; 0 where it doesn't say."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) else max(1, cores // workers)
+    return int(wanted) if wanted.isdecimal() else 0
+
+
+def _threads(cores: int, workers: int) -> int:
+    return threads_wanted() or max(1, cores // workers)
 
 
 def _gpus() -> tuple[str, int]:

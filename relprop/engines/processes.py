@@ -13,16 +13,12 @@ from typing import Any
 
 from relprop.engines import worker
 from relprop.engines.errors import EngineError
-from relprop.engines.machine import Place
+from relprop.engines.job import Job
+from relprop.engines.machine import Place, places
+from relprop.engines.machine import Processes as Number
+from relprop.engines.pending import POLL, Pending, Tell
+from relprop.engines.shards import ShardFolder
 from relprop.engines.worker import Outcome, Shard, Word
-
-ATTEMPTS = 3
-"""Times that a shard is begun before the run is given up."""
-POLL = 0.2
-"""Seconds between two looks at what workers tell."""
-
-Tell = Callable[[int, float], None]
-"""Called with the number of a shard and the samples of it that are worked off."""
 
 
 class _Seat:
@@ -80,8 +76,13 @@ class Processes:
     def __init__(self, seats: Sequence[_Seat]) -> None:
         self._seats = seats
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._seats)
+
     def begin(self, obey: Callable[[], None]) -> Any:
-        """Return what the work plans by, found by one worker; errors are those of `Work.load` and `Work.begin`."""
+        """Do `Workers.begin`."""
         future = self._seats[0].submit(worker.begin)
         while not wait([future], POLL).done:
             list(self._seats[0].words())
@@ -98,57 +99,28 @@ class Processes:
                 'workers outside of `if __name__ == "__main__":`, which each of them carries out again'
             ) from error
 
-    def run(
-        self,
-        shards: Sequence[Shard],
-        tell: Tell,
-        obey: Callable[[], None],
-    ) -> Iterator[tuple[Shard, Outcome]]:
-        """Do shards, and yield each as it is done.
-
-        Parameters
-        ----------
-        shards : sequence of Shard
-            In the order in which they are begun.
-        tell : callable
-            Called as they come on.
-        obey : callable
-            Raises KeyboardInterrupt where the run shall stop.
-
-        Raises
-        ------
-        EngineError
-            Workers died on one shard again and again.
-        KeyboardInterrupt
-            It was to stop; what was computed is committed.
-        Exception
-            What the work raised on a shard.
-        """
-        left, attempts = list(reversed(shards)), dict.fromkeys((shard.part for shard in shards), 0)
+    def run(self, shards: Sequence[Shard], tell: Tell, obey: Callable[[], None]) -> Iterator[tuple[Shard, Outcome]]:
+        """Do `Workers.run`."""
+        pending = Pending(shards)
         running: dict[Future[Outcome], _Seat] = {}
         try:
-            while left or running:
+            while pending or running:
                 for seat in self._seats:
-                    if left and seat.shard is None:
-                        seat.shard = shard = left.pop()
-                        attempts[shard.part] += 1
-                        running[seat.submit(worker.run_shard, shard)] = seat
+                    if pending and seat.shard is None:
+                        seat.shard = pending.take()
+                        running[seat.submit(worker.run_shard, seat.shard)] = seat
                 done, _ = wait(running, POLL, FIRST_COMPLETED)
                 self._listen(tell)
                 obey()
                 for future in done:
                     seat = running.pop(future)
-                    shard, seat.shard = seat.shard, None  # type: ignore[assignment]
+                    shard, seat.shard = seat.shard, None
+                    assert shard is not None
                     outcome = _outcome(future)
                     if outcome is not None and outcome.result is not None:
                         yield shard, outcome
                         continue
-                    if attempts[shard.part] >= ATTEMPTS:
-                        raise EngineError(
-                            f"workers ended {ATTEMPTS} times on shard {shard.part} of {shard.parts}: out of memory, or "
-                            "killed. What is committed stays: resume the run, with fewer processes"
-                        )
-                    left.append(shard)
+                    pending.put_back(shard)
                     if outcome is None:
                         seat.renew()
         finally:
@@ -181,6 +153,32 @@ def open_processes(work: bytes, places: Sequence[Place]) -> Iterator[Processes]:
             stack.callback(seat.close)
             seats.append(seat)
         yield Processes(seats)
+
+
+class OnThisMachine:
+    """The engine that starts processes here.
+
+    Parameters
+    ----------
+    job : Job
+        What they do.
+    processes, device
+        See `places`.
+
+    Raises
+    ------
+    EngineError, InputError
+        The job can't be sent to processes; there are no such places.
+    """
+
+    def __init__(self, job: Job, processes: Number, device: str | None) -> None:
+        self._places, self._job = places(processes, device), job.pickled()
+
+    @contextmanager
+    def open(self, folder: ShardFolder) -> Iterator[Processes]:
+        """Start a worker at each place; they end with the block."""
+        with open_processes(self._job, self._places) as processes:
+            yield processes
 
 
 def _outcome(future: Future[Outcome]) -> Outcome | None:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relprop.engines.errors import EngineError
 from relprop.evaluation.data.units import plan_units
-from relprop.files import OutputError
+from relprop.files import OutputError, written_whole
 from relprop.files.locking import take
 from relprop.store import BusyError, merge, open_evaluation, read_planned, split, survey
 from relprop.store.errors import no_cut
@@ -24,6 +25,8 @@ EACH = 6
 """Shards of a worker: the last one to end holds the others for a small part of the run."""
 MOST = 400
 """Shards of a run: all of them are open when they are joined, and a process may open a thousand files."""
+NAMED = "run.id"
+"""The file in the folder of shards that holds the name of the run."""
 _LOCK = "run.lock"
 
 
@@ -100,9 +103,22 @@ class ShardFolder:
                 yield
             finally:
                 if not self.files():
-                    (self.path / _LOCK).unlink(missing_ok=True)
+                    for name in (_LOCK, NAMED):
+                        (self.path / name).unlink(missing_ok=True)
                     if not any(self.path.iterdir()):
                         self.path.rmdir()
+
+    def is_named(self) -> bool:
+        """Say whether the run has a name already."""
+        return (self.path / NAMED).exists()
+
+    def name(self) -> str:
+        """Return the name of this run, by which machines that work on it know it; the same when it is resumed."""
+        file = self.path / NAMED
+        if not self.is_named():
+            with written_whole(file) as part:
+                part.write_text(token_hex(8))
+        return file.read_text()
 
     def clear(self) -> None:
         """Remove the file and the shards of an earlier run.
@@ -177,3 +193,4 @@ class ShardFolder:
         """Remove the shards, and what writers that were killed left beside them."""
         for path in [*self.files(), *self.path.glob(".*.part.h5")]:
             path.unlink()
+        (self.path / NAMED).unlink(missing_ok=True)

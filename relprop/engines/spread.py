@@ -11,10 +11,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from relprop.engines.cluster.engine import OnCluster
 from relprop.engines.job import Given, Job
-from relprop.engines.machine import Processes, places
+from relprop.engines.machine import Processes
 from relprop.engines.outcome import add_shard, read_outcome
-from relprop.engines.processes import open_processes
+from relprop.engines.pending import Engine
+from relprop.engines.processes import OnThisMachine
 from relprop.engines.shards import ShardFolder
 from relprop.engines.worker import Shard
 from relprop.errors import InputError, RelpropWarning, near_names
@@ -26,6 +28,8 @@ from relprop.evaluation.pipeline.standing import Standing
 
 OWN = ("shard", "resume", "overwrite", "progress", "device", "log")
 """Arguments of `relprop.evaluate` that are not handed to workers as they are."""
+RAY = "ray"
+"""The engine of clusters, perhaps with an address behind it."""
 
 
 def evaluate(
@@ -35,6 +39,7 @@ def evaluate(
     path: str | PathLike[str],
     *,
     processes: Processes = "auto",
+    engine: str = "processes",
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | bool = True,
@@ -42,7 +47,7 @@ def evaluate(
     log: str | PathLike[str] | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Score attribution methods as `relprop.evaluate` does, in several processes of this machine.
+    """Score attribution methods as `relprop.evaluate` does, in several processes of this machine or of a cluster.
 
     The run is cut into more shards than there are workers, in a folder ``FILE.shards`` beside the file; they are joined
     when all are done, and removed when the joined file was read back. Every data set but ``seconds`` has the bits of
@@ -56,7 +61,10 @@ def evaluate(
         refused, and a script calls this under ``if __name__ == "__main__":``.
     processes : int or {"auto", "gpus"}
         Workers. Without a GPU the cores are shared evenly among them. ``"auto"``: one for each GPU, else for each group
-        of cores.
+        of cores. On a cluster it is how many shards are worked on at once.
+    engine : str
+        ``"processes"`` of this machine; ``"ray"``: tasks on the cluster of Ray that this process or machine belongs to,
+        or on this machine alone; ``"ray://HOST:PORT"``: on the cluster whose server of clients is there.
     resume, overwrite, progress, log
         As of `relprop.evaluate`. A run is resumed with any number of processes. A mean GAE is that of finished
         shards.
@@ -73,7 +81,9 @@ def evaluate(
     Raises
     ------
     EngineError
-        Something can't be sent to workers, or workers died again and again.
+        Something can't be sent to workers, or workers died again and again; or there is no such cluster.
+    MissingExtraError
+        Ray is not installed.
     RelpropError
         Whatever `relprop.evaluate` raises, in any worker.
     KeyboardInterrupt
@@ -83,35 +93,41 @@ def evaluate(
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     job = Job(Given(model, dataset, methods), options)
-    return spread(
-        job, Path(path), processes, resume=resume, overwrite=overwrite, progress=progress, device=device, log=log
-    )
+    workers = make_engine(engine, job, processes, device)
+    return spread(job, Path(path), workers, resume=resume, overwrite=overwrite, progress=progress, log=log)
+
+
+def make_engine(name: str, job: Job, processes: Processes, device: str | None) -> Engine:
+    """Return the engine of this name; arguments, and errors, are those of `evaluate`."""
+    if name == "processes":
+        return OnThisMachine(job, processes, device)
+    if name == RAY or name.startswith(f"{RAY}://"):
+        return OnCluster(job, processes, device, None if name == RAY else name)
+    raise InputError(f"there is no engine {name}: give processes, ray or ray://HOST:PORT")
 
 
 def spread(
     job: Job,
     path: Path,
-    processes: Processes,
+    engine: Engine,
     *,
     resume: bool,
     overwrite: bool,
     progress: Progress | bool,
-    device: str | None,
     log: str | PathLike[str] | None = None,
 ) -> Evaluation:
-    """Do a job in processes of this machine; the arguments, and errors, are those of `evaluate`."""
-    start = time.perf_counter()
-    seats, sent, folder = places(processes, device), job.pickled(), ShardFolder(path)
+    """Do a job with an engine that was made for it; the arguments, and errors, are those of `evaluate`."""
+    start, folder = time.perf_counter(), ShardFolder(path)
     with (
         folder.held(resume=resume, overwrite=overwrite),
         delayed_interrupts() as interruption,
-        open_processes(sent, seats) as workers,
+        engine.open(folder) as workers,
     ):
         order = workers.begin(interruption.obey)
         unit = job.options.get("unit", 2)
         if overwrite:
             folder.clear()
-        parts = folder.plan(len(order), unit, len(seats))
+        parts = folder.plan(len(order), unit, workers.count)
         folder.cut(parts, order, unit)
         shards = [Shard(part, parts, folder.file(part, parts)) for part in range(parts)]
         found, remarks, done = [], Counter[str](), Counter[int]()

@@ -92,10 +92,12 @@ class Worker:
         A pickled `Work`.
     place : Place
         Where it computes.
+    interval : float
+        Seconds between two words about how far a shard is.
     """
 
-    def __init__(self, work: bytes, place: Place) -> None:
-        self._work, self._place = work, place
+    def __init__(self, work: bytes, place: Place, interval: float = INTERVAL) -> None:
+        self._work, self._place, self._interval = work, place, interval
         self._loaded: tuple[Work, Any] | None = None
         self._remarks: list[str] = []
 
@@ -118,7 +120,7 @@ class Worker:
         """Do a shard, or what is left of it."""
         work, loaded = self.load()
         try:
-            found = work.run(loaded, shard, tell)
+            found = work.run(loaded, shard, _not_too_often(tell, self._interval))
         except KeyboardInterrupt:
             return Outcome(None, tuple(self._remarks))
         return Outcome(found, tuple(self._remarks))
@@ -145,15 +147,7 @@ def begin() -> Any:
 def run_shard(shard: Shard) -> Outcome:
     """Do `Worker.run` in this process."""
     worker, way = _here[0]
-    last = 0.0
-
-    def tell(done: float) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= INTERVAL:
-            last = now
-            way.send(Word(os.getpid(), shard.part, done))
-
-    return worker.run(shard, tell)
+    return worker.run(shard, lambda done: way.send(Word(os.getpid(), shard.part, done)))
 
 
 def _end_with_parent() -> None:
@@ -162,6 +156,18 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _not_too_often(tell: Callable[[float], None], interval: float) -> Callable[[float], None]:
+    last = 0.0
+
+    def report(done: float) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= interval:
+            last = now
+            tell(done)
+
+    return report
 
 
 def _gather_warnings(quiet: bool) -> list[str]:

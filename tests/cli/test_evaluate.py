@@ -145,6 +145,8 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--shard", "auto"), 1, "nothing says which part --shard auto means"),
         (("--processes", "none"), 2, "it is a number from 1 on, or one of gpus and auto"),
         (("--processes", "2", "--shard", "0/2"), 2, "give one of the two"),
+        (("--engine", "ray", "--shard", "0/2"), 2, "--engine all of them: give one of the two"),
+        (("--engine", "spark"), 2, "it is ray, or ray://HOST:PORT"),
         (("--baseline", "grey"), 2, "it is a number, or one for each channel"),
         (("--baseline", "0/0"), 1, "the baseline has 2 values"),
         (("--limit", "3"), 1, "takes four different pictures, the data set has 3"),

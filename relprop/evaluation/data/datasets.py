@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from relprop.evaluation.data.folders import PictureFolder
+from relprop.evaluation.data.folders import Listing, PictureFolder
 from relprop.evaluation.data.samples import DataError, Item
 from relprop.gae.mosaics import sample_order
 
@@ -118,7 +118,7 @@ def open_source(
             raise DataError(f"{name} must be at least 1, not {value}")
     if limit is not None and per_class is not None:
         raise DataError("pass <limit> or <per_class>, not both", limit=str(limit), per_class=str(per_class))
-    if isinstance(dataset, str | PathLike):
+    if isinstance(dataset, str | PathLike | Listing):
         dataset = PictureFolder(dataset, class_names=class_names)
     if isinstance(dataset, tuple) and len(dataset) == 2 and _is_array(dataset[0]) and _are_labels(dataset[1]):
         found = _arrays(dataset[0], np.asarray(dataset[1]) if isinstance(dataset[1], list) else dataset[1])
@@ -141,7 +141,7 @@ def open_source(
             folder.names if folder is not None else (),
             folder is None or folder.labels is not None,
             _labels(dataset),
-            folder=folder.base if folder is not None else None,
+            folder=folder.listing.base if folder is not None else None,
         )
     if found.count < 1:
         raise DataError("the data set is empty")

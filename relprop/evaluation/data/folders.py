@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,42 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 from relprop.errors import first_line, near_names
 from relprop.evaluation.data.samples import DataError, Item
-from relprop.models import find_pictures
+from relprop.models import PictureError, find_pictures
 
 FILE_COLUMNS = ("file", "filename", "path", "image", "name")
 CLASS_COLUMNS = ("class_index", "label", "class", "target", "index")
 """What a table of labels may call its columns, the first that is there is taken."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found in a folder of pictures, for machines that may not see it; made by `list_pictures`.
+
+    Parameters
+    ----------
+    base : Path, optional
+        The folder; None where several places were searched.
+    paths : sequence of path
+        Of the pictures.
+    names : sequence of str
+        Relative to the folder, or of the files alone.
+    sizes : sequence of int
+        Bytes of each file.
+    """
+
+    base: Path | None
+    paths: Sequence[str | PathLike[str]]
+    names: Sequence[str]
+    sizes: Sequence[int]
+
+
+def list_pictures(places: str | PathLike[str] | Sequence[str | PathLike[str]]) -> Listing:
+    """Return the pictures of a folder, or of files and folders; raise `PictureError` where there are none."""
+    given = [Path(places)] if isinstance(places, str | PathLike) else [Path(one) for one in places]
+    paths = find_pictures(given)
+    base = given[0] if len(given) == 1 and given[0].is_dir() else None
+    names = [path.name if base is None else path.relative_to(base).as_posix() for path in paths]
+    return Listing(base, paths, names, [_size(path) for path in paths])
 
 
 class PictureFolder:
@@ -29,11 +61,13 @@ class PictureFolder:
 
     Parameters
     ----------
-    folder : path, or sequence of path
-        Searched as by `relprop.models.find_pictures`; or files and folders, without labels by subfolder.
-    labels : path or False, optional
+    folder : path, sequence of path or Listing
+        Searched as by `relprop.models.find_pictures`; or files and folders, without labels by subfolder; or what was
+        found before.
+    labels : path, mapping or False, optional
         A table (CSV with a header): a column ``file``, relative to the folder or a name alone, and a column
-        ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names. False: subfolders are no classes.
+        ``class_index``. See `FILE_COLUMNS` and `CLASS_COLUMNS` for other names. Or what `read_label_table` read of it.
+        False: subfolders are no classes.
     class_names : sequence of str
         Of the model's classes, to understand the names of subfolders.
 
@@ -47,24 +81,33 @@ class PictureFolder:
 
     def __init__(
         self,
-        folder: str | PathLike[str] | Sequence[str | PathLike[str]],
+        folder: str | PathLike[str] | Sequence[str | PathLike[str]] | Listing,
         *,
-        labels: str | PathLike[str] | Literal[False] | None = None,
+        labels: str | PathLike[str] | Mapping[str, int] | Literal[False] | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
-        given = [Path(folder)] if isinstance(folder, str | PathLike) else [Path(one) for one in folder]
-        self.paths = find_pictures(given)
-        self.base = base = given[0] if len(given) == 1 and given[0].is_dir() else None
-        self.names = [path.name if base is None else path.relative_to(base).as_posix() for path in self.paths]
+        self.listing = folder if isinstance(folder, Listing) else list_pictures(folder)
         if labels is False:
             self.labels: list[int] | None = None
+        elif isinstance(labels, Mapping):
+            self.labels = _labels_of(self.names, labels, "the table of labels")
         elif labels is not None:
-            self.labels = _labels_of(self.names, read_label_table(Path(labels)), Path(labels))
+            self.labels = _labels_of(self.names, read_label_table(Path(labels)), labels)
         else:
             self.labels = _labels_by_folder(self.names, class_names)
 
+    @property
+    def paths(self) -> Sequence[str | PathLike[str]]:
+        """Of all pictures."""
+        return self.listing.paths
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all pictures, relative to the folder or of the files alone."""
+        return self.listing.names
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Item:
         label = None if self.labels is None else self.labels[index]
@@ -73,9 +116,9 @@ class PictureFolder:
     def fingerprint(self) -> str:
         """Return a hash of names, file sizes and labels: not of the folder's place."""
         digest = hashlib.sha256()
-        for position, (name, path) in enumerate(zip(self.names, self.paths, strict=True)):
+        for position, (name, size) in enumerate(zip(self.names, self.listing.sizes, strict=True)):
             label = None if self.labels is None else self.labels[position]
-            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode(errors="surrogateescape"))
+            digest.update(f"{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 
@@ -110,7 +153,7 @@ def read_label_table(path: Path) -> dict[str, int]:
     return table
 
 
-def _labels_of(names: Sequence[str], table: Mapping[str, int], path: Path) -> list[int]:
+def _labels_of(names: Sequence[str], table: Mapping[str, int], path: str | PathLike[str]) -> list[int]:
     found = [table.get(name, table.get(name.rpartition("/")[2])) for name in names]
     missing = [name for name, label in zip(names, found, strict=True) if label is None]
     if missing:
@@ -161,3 +204,10 @@ def _synsets(classes: int) -> dict[str, int]:
     if subset is None:
         return {}
     return {synset: index for index, synset in enumerate(ImageNetInfo(subset).label_names())}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise PictureError(f"cannot read picture {path}: {error.strerror}") from error

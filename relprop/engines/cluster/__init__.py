@@ -1,0 +1,1 @@
+"""Shards as tasks of Ray, on the nodes of a cluster."""
