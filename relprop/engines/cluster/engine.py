@@ -85,7 +85,7 @@ class Tasks:
     ----------
     ray : module
     home : Home
-        What they are told.
+        What all of them have in common.
     folder : ShardFolder
         Where shards come home to.
     processes : int or {"auto", "gpus"}
