@@ -1,4 +1,4 @@
-"""Under which conditions a number was measured."""
+"""The conditions under which a number was measured: device, precision, threads, machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Conditions:
     device, dtype, threads
         Where, how precise, how many.
     tf32
-        Whether a GPU may round the factors of float32 products to ten bits. Otherwise it is told not to, convolutions
+        Whether a GPU may round the factors of float32 products to ten bits. Otherwise it may not, convolutions
         included, for which PyTorch lets it by default.
     """
 
@@ -79,7 +79,7 @@ class Conditions:
         DeviceError
             There is no such device.
         ConditionsError
-            TF32 is asked of a processor.
+            TF32 is requested on a processor.
         """
         find_device(self.device.value)
         if self.tf32 and self.device is not Device.CUDA:

@@ -1,4 +1,4 @@
-"""Counts of the layout: rooms, circles, levels, long modules. ``python -m benchmarks.layout`` fails at too many."""
+"""Counts of the layout: folders, circles, levels, long modules. ``python -m benchmarks.layout`` fails at too many."""
 
 from __future__ import annotations
 

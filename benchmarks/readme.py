@@ -23,7 +23,7 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
 """What makes tables of the rows of a file, by what stands in the lines around them: a command, and perhaps what else it
 has to say."""
 RECORDED = {"ablation-summary": "ablation-report"}
-"""How the names of the files begin that are told of, where not with the command."""
+"""How the names of files begin, where not with the command."""
 
 
 class RecordError(RelpropError, FileNotFoundError):
@@ -36,7 +36,7 @@ def markers(command: str) -> tuple[str, str]:
 
 
 def tables(name: str, results: Path) -> str:
-    """Return the tables of all files recorded in a folder that are told of under a name, each with the file's name.
+    """Return the tables of all files recorded in a folder for a name, each with the file's name.
 
     Raises
     ------

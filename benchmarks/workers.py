@@ -1,4 +1,4 @@
-"""Calls in a process of their own, which serves many of them and is replaced if it dies or takes too long."""
+"""Calls in a worker process, which serves many of them and is replaced if it dies or takes too long."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ class Worker(Generic[Argument, Result]):
             if self.preload:
                 context = multiprocessing.get_context("forkserver")
                 context.set_forkserver_preload(list(self.preload))
-            self._connection, far = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self.function, far, self.memory), daemon=True)
+            self._connection, child_end = context.Pipe()
+            self._process = context.Process(target=_serve, args=(self.function, child_end, self.memory), daemon=True)
             self._process.start()
-            far.close()
+            child_end.close()
         return self._connection
 
     def _exit_reason(self) -> str:
@@ -166,5 +166,5 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory: float
 def _answer(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
     try:
         return True, function(argument)
-    except Exception as error:  # it is told to whoever called
+    except Exception as error:  # the caller raises it
         return False, "".join(traceback.format_exception_only(error)).strip()

@@ -1,7 +1,6 @@
 """Layer-wise relevance propagation for any PyTorch model.
 
-Names are imported when they are first asked for: what reads results needs no PyTorch, and the command line starts at
-once.
+Names are imported at their first use. So reading results needs no PyTorch, and the command line starts at once.
 """
 
 from __future__ import annotations

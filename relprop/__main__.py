@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C is told in one line even while it is still being imported."""
+    """Run the command line; Ctrl-C prints one line, even while it is still being imported."""
     try:
         from relprop.cli import app
 

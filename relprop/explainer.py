@@ -1,4 +1,4 @@
-"""Explaining: capture once, rewrite once, run as often as one likes."""
+"""`explain` and `Explainer`: capture and rewrite a model once, then run the program for any number of batches."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Explainer(Attributing, Printed):
     rules : str or RuleSet
         A rule set or its name, see `rule_registry.names`.
     contrast : {"default", "rest", "log-odds", None}, int, sequence of int or Tensor
-        What the relevance of is subtracted. A class, or one per sample, ``(B,)``: why the target and not that one.
+        Whose relevance is subtracted. A class, or one per sample, ``(B,)``: why the target and not that one.
         ``"rest"``: all other classes alike, each ``1 / (C - 1)`` of C. ``"log-odds"``: the other classes as probable as
         the model holds them, ``q_s = p_s / (1 - p_t)`` of the target's probability ``p_t``; target minus ``q`` is the
         gradient of ``log(p_t / (1 - p_t))``. It needs class scores that a softmax turns into probabilities, and takes
@@ -80,16 +80,16 @@ class Explainer(Attributing, Printed):
         has the seeds in front. What a hook returns, of the same shape, takes the relevance's place, in ``layers``
         too; a hook that returns None observes. It is called once for every matching module, call of it, and chunk
         of ``batch_size``. Under rule sets built on the gradient what flows is the gradient. What hooks take away or
-        add is told by ``conservation``. A program with hooks can be exported only if `torch.export` can trace them.
+        add is in ``conservation``. A program with hooks can be exported only if `torch.export` can trace them.
     compile : bool
         Whether the relevance program is compiled by ``torch.compile``, which needs a C++ compiler, for CUDA Triton.
         That takes minutes at the first call, and again for every other shape and memory layout, and where more samples
         are explained at once than before; fewer, as what a batch leaves over, are explained by the program as it is.
-        What can't be compiled, with hooks say, is explained so too, and one warning tells why.
+        What can't be compiled, with hooks say, is explained so too, and one warning says why.
     probability : {"softmax", "sigmoid", "output"}, optional
         What makes probabilities of the output, for titles and `Explanation.probability`; ``"output"``: it is made of
-        them. By default the graph tells: a last softmax or sigmoid, or the logarithm of one; else it is the softmax,
-        and of a single output nothing.
+        them. By default it is what the graph ends in: a softmax or sigmoid, or the logarithm of one. Else it is the
+        softmax, and nothing for a single output.
     channel_axis : int, optional
         The axis of the channels of pictures, which maps are summed over: 1 of ``(B, C, H, W)``, 3 of ``(B, H, W, C)``.
         By default it is the one that the first convolution sums over, else that of one or three entries.

@@ -1,4 +1,4 @@
-"""Optional packages: what is missing is told together with the extra that brings it."""
+"""Optional packages: where one is missing, the error names the extra that installs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prints itself: in a shell, and in a notebook as tables that hold every number of the text."""
+"""Objects that print themselves: as text in a shell, and as tables in a notebook."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Table:
 
 
 class Printed:
-    """What is printed as `print` does, whoever shows it: a shell, a debugger, a notebook.
+    """Base of objects that look the same in a shell, a debugger and a notebook, as `print` shows them.
 
-    A subclass says in ``_blocks`` what there is to show: lines of text, empty ones between paragraphs, and tables.
+    A subclass returns in ``_blocks`` what it shows: lines of text, empty ones between paragraphs, and tables.
     """
 
     def _blocks(self) -> Iterable[str | Table]:

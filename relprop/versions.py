@@ -1,4 +1,4 @@
-"""Which versions of the software are at work, told without importing it."""
+"""The versions of the software in use, found without importing it."""
 
 from __future__ import annotations
 

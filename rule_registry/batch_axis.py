@@ -43,7 +43,7 @@ class BatchAxis:
         return front.reshape(front.shape[0], -1)
 
     def take(self, tensor: Tensor, samples: slice, lead: int = 0) -> Tensor:
-        """Return the part of some samples, of an activation or with ``lead`` axes in front of it."""
+        """Return the part of some samples, ``(*lead, *activation)`` with ``lead`` axes in front."""
         axis = self.axis + lead
         if not self.merged:
             return tensor[(slice(None),) * axis + (samples,)]
@@ -82,10 +82,9 @@ class BatchAxis:
         return self.sum(relevance * activation)
 
     def dot_(self, relevance: Tensor, activation: Tensor) -> Tensor:
-        """Inner product that overwrites the relevance, for a rule's own intermediate result at its last use.
+        """Inner product, ``(S, B)``, that overwrites the relevance: a rule's own intermediate result at its last use.
 
-        A product of the size of all seeds' activations costs more to allocate than to compute, and a batched matrix
-        product with so few rows is several times slower.
+        A product of the size of all seeds' activations costs more to allocate than to compute.
         """
         return self.sum(relevance.mul_(activation))
 

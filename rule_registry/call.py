@@ -1,4 +1,4 @@
-"""What a rule is given and what it returns."""
+"""What a rule receives and what it returns."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Site:
     attention_weights : Slot, optional
         Of a product that follows the softmax, the factor that comes from it.
     evidence : int
-        At the class scores, where the evidence for a class is asked whatever the sign of its score: 1 where a larger
+        At the class scores, where the evidence for a class counts whatever the sign of its score: 1 where a larger
         output speaks for the class, -1 where a smaller one does. Elsewhere 0.
     rectified : bool
         Whether relevance arrives only where the output is not negative.
@@ -113,12 +113,12 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """The activation inputs."""
+        """The activation inputs, of any shapes."""
         return tuple(self.value(slot) for slot in self.site.active)
 
     @property
     def input(self) -> Tensor:
-        """The activation input of an operation that has one.
+        """The activation input, ``(*input)``, of an operation that has one.
 
         Raises
         ------
@@ -142,13 +142,13 @@ class Call:
 
     @property
     def result(self) -> Tensor:
-        """The output (its first tensor, where there are several)."""
+        """The output, ``(*output)``; its first tensor, where there are several."""
         first = self.output[0] if isinstance(self.output, tuple | list) else self.output
         assert isinstance(first, Tensor)
         return first
 
     def value(self, slot: Slot) -> Tensor:
-        """Return the tensor in a slot."""
+        """Return the tensor in a slot, of any shape."""
         value = self.arguments[slot.name]
         tensor = value if slot.item is None else value[slot.item]
         assert isinstance(tensor, Tensor)
@@ -234,20 +234,20 @@ def denominator(call: Call, delta: float) -> Tensor:
 
 
 def times(call: Call, relevance: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the relevance that arrived at a rule, where it lies if nobody else reads it; the rule no longer may."""
+    """Multiply the relevance ``(S, *output)`` that arrived. It may be overwritten: the rule must not read it again."""
     return relevance.mul_(factor) if call.spent else relevance * factor
 
 
 def over(call: Call, relevance: Tensor, divisor: Tensor) -> Tensor:
-    """Divide the relevance that arrived at a rule, where it lies if nobody else reads it; the rule no longer may."""
+    """Divide the relevance ``(S, *output)`` that arrived. It may be overwritten: the rule must not read it again."""
     return relevance.div_(divisor) if call.spent else relevance / divisor
 
 
 def may_be_masked(call: Call) -> bool:
     """Whether entries of the output may stand for minus infinity: attention logits under a mask.
 
-    Masks are constants, of ``-inf`` or of the most negative number there is. Of those that are added the graph may not
-    know, as they may be inputs of the model.
+    Masks are constants, of ``-inf`` or of the most negative number there is. The graph may not show those that are
+    added, as they may be inputs of the model.
     """
     return call.site.op in ELEMENTWISE and (call.site.masked or len(call.site.active) == 1)
 
@@ -294,7 +294,7 @@ def only_scales(call: Call) -> bool:
 def _is_scalar(call: Call, factor: Any) -> bool:
     """Whether a constant factor is one number for each sample.
 
-    One of every sample's own has as many entries as there are samples, and no map may depend on that.
+    A number of each sample's own has as many entries as there are samples, and no map may depend on that.
     """
     if not isinstance(factor, Tensor):
         return True

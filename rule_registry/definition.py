@@ -1,4 +1,4 @@
-"""What is defined and registered under the name of a rule set, and how a rule set follows from it and its bases."""
+"""The definition of a rule set: its settings, its registered rules, and how a rule set is built from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Refusal = Callable[[Mapping[str, Any]], str]
 
 @dataclass
 class Definition:
-    """What `define` and `register` say of a rule set.
+    """A rule set as `define` and `register` made it.
 
     Parameters
     ----------

@@ -44,6 +44,7 @@ def deformable(convolution: Rule, product: Rule, sampler: Rule) -> Rule:
     """Return the rule for deformable convolutions that follows from those for convolutions, products and samples."""
 
     def deformed(call: Call, relevance: Tensor, **parameters: Any) -> Shares | list[Tensor]:
+        """Hand relevance ``(S, *output)`` back through convolution, product and samples."""
         stages, modulation = _stages(call), []
         found = _apply(convolution, stages.convolution, relevance, parameters)
         (windows,) = found.values if isinstance(found, Shares) else found
@@ -81,6 +82,7 @@ def _parameters(rule: Rule) -> list[inspect.Parameter]:
 
 
 def _apply(rule: Rule, call: Call, relevance: Tensor, parameters: dict[str, Any]) -> Shares | tuple[Tensor, ...]:
+    """Apply a rule to one of the three calls; its relevance is ``(S, *output)``."""
     accepted = {p.name for p in _parameters(rule)}
     found = rule.function(call, relevance, **{name: v for name, v in parameters.items() if name in accepted})
     if isinstance(found, Shares):
@@ -90,7 +92,7 @@ def _apply(rule: Rule, call: Call, relevance: Tensor, parameters: dict[str, Any]
 
 
 def _whole(call: Call, found: Shares | tuple[Tensor, ...], relevance: Tensor) -> tuple[Tensor, ...]:
-    """Return the relevance of each input; where rules hand over shares, rescaled to the mass that arrived."""
+    """Return the relevance of each input, ``(S, *input)``; shares are rescaled to the mass that arrived."""
     if not isinstance(found, Shares):
         return found
     mass = torch.stack(found.masses).sum(0)
@@ -142,7 +144,7 @@ _PLACE = ("first", "last", "input", "evidence", "rectified", "before_rectifier")
 def _call(
     call: Call, op: OpOverload, given: dict[str, Any], output: Tensor, active: dict[str, bool], mark: BatchAxis
 ) -> Call:
-    """Describe one of the three operations: its arguments, and whether each activation is never negative."""
+    """Describe one of the three operations: arguments, output ``(*output)``, and which inputs are never negative."""
     slots, site = tuple(map(Slot, active)), call.site
     defaults = {argument.name: argument.default_value for argument in op._schema.arguments}
     marks = (mark,) * len(slots)
@@ -164,7 +166,7 @@ def _as_windows(values: Tensor, call: Call) -> Tensor:
 
 
 def _by_tap(call: Call, windows: Tensor) -> Tensor:
-    """Undo `_as_windows`."""
+    """Undo `_as_windows`: ``(..., kh kw, H, W)``."""
     (kh, kw), (height, width) = _kernel(call), call.result.shape[-2:]
     apart = windows.unflatten(-1, (width, kw)).unflatten(-3, (height, kh))  # (..., H, kh, W, kw)
     values: Tensor = apart.movedim((-3, -1), (-4, -3)).flatten(-4, -3)

@@ -1,8 +1,8 @@
 """Relevance that is not multiplied out: a value, and the gradient it is multiplied with.
 
-A rule that shares in proportion to contributions ends with a product with its input, and the rule before, whose output
-that is, begins with a division by it. Where the product is left out, one factor ``|z| / (|z| + epsilon)`` takes the
-place of both, and a sum hands the same gradient to all its terms.
+A rule that shares in proportion to contributions ends with a product with its input. The next rule, whose output that
+input is, begins with a division by it. Without the product, one factor ``|z| / (|z| + epsilon)`` takes the place of
+both, and a sum hands the same gradient to all its terms.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def behind_function(relevance: T) -> T:
 
 
 def plus(first: Tensor | Factored, second: Tensor | Factored) -> Tensor | Factored:
-    """Sum of two relevances of one activation; of the same value, the gradients are summed."""
+    """Sum of two relevances of one activation, ``(S, *activation)``; of the same value, the gradients are summed."""
     if isinstance(first, Factored) and isinstance(second, Factored) and first.value is second.value:
         masses = first.mass, second.mass
         mass = None if masses[0] is None or masses[1] is None else masses[0] + masses[1]

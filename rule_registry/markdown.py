@@ -1,4 +1,4 @@
-"""Tables for a README: what becomes of relevance at each operation, and what sets the rule sets apart."""
+"""Tables for a README: the rule of each operation, and what distinguishes the rule sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rule_registry.rule import Rule, shown
 from rule_registry.rule_set import as_rule
 
 STATED = ("abslrp", "epsilon")
-"""The rule sets whose rules are told operation by operation; others are told by what they change."""
+"""The rule sets whose rules are listed operation by operation; of others the table lists what they change."""
 MOVES = {False: "Moved exactly: the transpose of the move.", True: "Inert: passes unchanged."}
 SAME = "the same"
 
@@ -24,8 +24,8 @@ SAME = "the same"
 def tables() -> str:
     """Return what the registry knows as two tables, and what rule sets have no rule for.
 
-    Rules are told by the first line of their documentation. Operations share a row where the rule sets that are told
-    treat them alike. Those of other libraries are left out: which there are depends on what is imported.
+    A rule is the first line of its documentation. Operations share a row where the listed rule sets treat them alike.
+    Those of other libraries are left out: which there are depends on what is imported.
     """
     first = _table(["operations", *map(_code, STATED)], _operations())
     second = _table(["rule set", "built on", "its own rules, for", "which are"], _rule_sets())
@@ -45,7 +45,7 @@ def _operations() -> Iterator[list[str]]:
 
 
 def _rule_sets() -> Iterator[list[str]]:
-    """Tell every rule that a rule set does not have from its base; one told before is named after where."""
+    """Yield the rules that a rule set does not have from its base; one listed before is named after where."""
     places: dict[Any, str] = {_function(rule): "epsilon" for rule in get("epsilon").table.values()}
     for name, definition in defined().items():
         if name in STATED or definition.base is None or _is_apart(name):

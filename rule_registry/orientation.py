@@ -41,6 +41,6 @@ def oriented_denominator(call: Call, delta: float, signed: bool) -> Tensor:
 
 
 def halves(s: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-    """Part what stands in the place of the output: where positive contributions count, and where negative ones do."""
+    """Split s, ``(S, *output)``: the part where positive contributions count, and that where negative ones do."""
     raised = s * sign.clamp(min=0)  # choosing by a condition takes several times as long
     return raised, s - raised

@@ -1,4 +1,4 @@
-"""Parameters of rule sets: what can be one, and what rule sets refuse of theirs."""
+"""Parameters of rule sets: which values are allowed, and which a rule set refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rule sets are good for: the groups of a list of them, in its order."""
+"""The purposes that lists of rule sets group them by, in order."""
 
 SHARP = "sharp maps of what makes one class different (absLRP)"
 FAITHFUL = "maps that follow what the model depends on, in one pass"

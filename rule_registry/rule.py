@@ -42,12 +42,11 @@ class Rule:
         that somebody chose for operations without one: reports name these.
     complex : bool
         Whether it holds for operations on complex numbers too, where relevance is one real number for each entry, as
-        everywhere; under the gradient and its kin the complex gradient. Other rules are not asked there.
+        everywhere; under the gradient and its kin the complex gradient. Other rules are not used there.
     overwrites : bool
         Whether the function works on the relevance where it lies if the call says that nobody else reads it, see
         `rule_registry.call.times`, and keeps nothing: what it returns is in no memory but that of the call's tensors,
-        or new, so that the engine may overwrite it. A rule that is made of such functions is only told so if it says
-        the same.
+        or new, so that the engine may overwrite it. A rule that is made of such functions has to declare it, too.
     moves : bool
         Whether it only moves, copies or drops entries of the relevance. The engine may then hand it relevance in any
         memory layout, and an input that receives nothing is no sign of a mistake.

@@ -53,8 +53,8 @@ class RuleSet:
     parameters : mapping
         Values for the keyword-only parameters of the rules.
     contrast : {"rest", "log-odds", None}
-        The contrast `relprop.explain` uses unless told otherwise; ``"rest"`` in place of ``"log-odds"`` where a softmax
-        does not turn the output into probabilities, and none where there is one output.
+        The default contrast of `relprop.explain`; ``"rest"`` in place of ``"log-odds"`` where a softmax does not turn
+        the output into probabilities, and none where there is one output.
     seed : {"one", "output", "signed"}
         Relevance at the target: one, or the output that is explained, as rules that decompose it have it. Signed, it
         is one at the target and ``-1 / classes`` at all others, where these are the contrast, in one pass.
@@ -183,7 +183,7 @@ class RuleSet:
         changes : mapping, optional
             From an operation, or a `select` of sites, to a rule or a plain function. Later entries win.
         name, summary : str, optional
-            Of the new rule set; by default told from this one's.
+            Of the new rule set; by default they follow from this one's.
         default : Rule or callable, optional
             The rule of every operation that has none, for example `positive_contribution`, in place of the error
             that lists them.

@@ -1,4 +1,4 @@
-"""Narrowing a rule to some of the places where an operation is used."""
+"""Selecting the sites that a rule holds for: by operation, path, class or position."""
 
 from __future__ import annotations
 

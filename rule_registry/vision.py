@@ -2,6 +2,8 @@
 
 All are linear in the features, or choose among them. Where they look is held, as the positions of a sampling grid are:
 boxes receive nothing.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ MAXIMA = (ops.roi_pool.default,)
 
 
 def _features(call: Call) -> Tensor:
-    """Return what is looked at.
+    """Return the features that boxes are cut from, ``(B, C, H, W)``.
 
     Raises
     ------
@@ -58,11 +60,12 @@ def _with_nothing(call: Call, values: Tensor) -> list[Tensor]:
 
 
 def _by_seed(pull: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
+    """Apply a transpose that knows no seeds to each of them, and stack what it returns."""
     return torch.stack([pull(part.contiguous()) for part in s])
 
 
 def _from_boxes(call: Call, s: Tensor) -> Tensor:
-    """Transpose the average, or the choice, of each cell."""
+    """Transpose the average, or the choice, of each cell: ``(S, boxes, C, h, w)`` to ``(S, B, C, H, W)``."""
     op, (batch, channels, height, width) = call.site.op, _features(call).shape
     sizes = (call["spatial_scale"], call["pooled_height"], call["pooled_width"])
     shape = (batch, channels, height, width)

@@ -1,4 +1,4 @@
-"""What all sub-commands share: the application, options, and what becomes of rows."""
+"""The application of all sub-commands: common options, and the tables that they print and write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The zoo, model by model: ``coverage``."""
+"""The sub-command ``coverage``: the zoo, model by model."""
 
 from __future__ import annotations
 

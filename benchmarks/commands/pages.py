@@ -1,4 +1,4 @@
-"""Size and first paint of a report: ``page``."""
+"""The sub-command ``page``: size and first paint of a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What maps are worth, on real weights and pictures: ``ablation``, ``gae``."""
+"""The sub-commands ``ablation`` and ``gae``: the quality of maps, on real weights and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs: over many pictures ``evaluate`` and ``stream``, over one ``start``."""
+"""The sub-commands ``evaluate``, ``stream`` and ``start``: the cost of whole runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time and memory of explanations: ``speed``, ``floor``, ``scale``."""
+"""The sub-commands ``speed``, ``floor`` and ``scale``: time and memory of explanations."""
 
 from __future__ import annotations
 

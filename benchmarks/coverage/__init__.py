@@ -1,1 +1,1 @@
-"""Which architectures are captured, exact and conserved."""
+"""Coverage: which architectures are captured, exact and conserved."""

@@ -1,4 +1,4 @@
-"""Which models are captured, covered by rules and explained right: what is measured of each."""
+"""Measuring one model of the zoo: whether it is captured, covered by rules and explained right."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ PEERS = ("captum", "zennit", "autolrp", "lxt")
 
 
 def measure(entry: Entry) -> CoverageRow:
-    """Measure a model; whatever fails is told in the row's ``error``."""
+    """Measure a model; whatever fails is in the row's ``error``."""
     start = time.perf_counter()
     found: Findings = {}
     errors: list[str] = []

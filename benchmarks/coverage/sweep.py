@@ -10,6 +10,7 @@ from tqdm import tqdm
 from benchmarks import peers
 from benchmarks.coverage.measure import PEERS, CoverageRow
 from benchmarks.records.ledger import Ledger
+from benchmarks.records.tables import markdown_table
 from benchmarks.workers import Worker, WorkerError, side_by_side
 from benchmarks.zoo.entries import Entry
 
@@ -81,16 +82,15 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         groups["all"] = list(rows)
     limits = [f"agree with autograd to {ORACLE_LIMIT:g}", f"conserve to {CONSERVATION_LIMIT:g}"]
     lines = [["source", "models", "captured", *limits, *(peer.name for peer in peers.PEERS)]]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for source, group in groups.items():
         found = Summary.of(group)
         counts = map(str, (found.models, found.captured, found.exact, found.conserved))
         lines.append([source, *counts, *(_explained(group, peer) for peer in PEERS)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines, numbers=len(lines[0]) - 1)
 
 
 def _explained(rows: Sequence[Mapping[str, str]], peer: str) -> str:
-    """Say how many models a peer explains, of those that it was asked about."""
+    """Say how many models a peer explains, of those that it was tried on."""
     verdicts = [row[peer] for row in rows if row[peer]]
     return f"{sum(verdict.startswith('ok') for verdict in verdicts)} of {len(verdicts)}" if verdicts else ""
 

@@ -16,7 +16,7 @@ A model is explained (``ok``) if
    (merging batch norms the way zennit does costs 1e-4);
 3. relevance has the shape of the input, is finite, and not zero everywhere;
 4. no function gets autograd's plain gradient where the peer promises a rule. What its rules cover is the peer's own
-   word (`benchmarks.peers.unruled`); moves, rectifiers, maxima and added constants may get the gradient, which is
+   word (`benchmarks.peers.without_rules`); moves, rectifiers, maxima and added constants may get the gradient, which is
    what a rule would do there;
 5. where the peer promises conservation (captum, zennit, autoLRP: the relevance of the input sums to the output in a
    model without biases), that holds to a tenth, on a copy with biases, running means and position embeddings at
@@ -103,7 +103,7 @@ def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected:
     model
         What, in float64; it stays as it is.
     unbiased
-        The same without biases, or None where conservation is not asked for.
+        The same without biases, or None where conservation is not checked.
     x, expected
         Its input, and what it makes of that.
     """

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.peers.unruled import passes_gradient, passes_relevance, unruled
+from benchmarks.peers.without_rules import passes_gradient, passes_relevance, without_rules
 from relprop.errors import RelpropError
 from relprop.extras import extra
 
@@ -31,7 +31,7 @@ Method = Callable[[Tensor, Tensor], Tensor]
 
 
 class PeerError(RelpropError):
-    """A peer can't be asked about a model."""
+    """A peer can't explain this kind of model."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ _CAPTUM_MOVES = (nn.Identity, nn.Flatten)
 
 
 def _captum_without_rule(model: nn.Module, x: Tensor) -> Counter[str]:
-    return unruled(model, x, lambda module: not any(module.children()), passes_relevance)
+    return without_rules(model, x, lambda module: not any(module.children()), passes_relevance)
 
 
 def captum_input_x_gradient(model: nn.Module) -> Method:
@@ -162,7 +162,7 @@ def _zennit_without_rule(model: nn.Module, x: Tensor) -> Counter[str]:
         context: dict[str, Any] = {}
         named = canonized.named_modules()
         ruled = {module for name, module in named if composite.module_map(context, name, module) is not None}
-        return unruled(canonized, x, ruled.__contains__, passes_relevance)
+        return without_rules(canonized, x, ruled.__contains__, passes_relevance)
 
 
 # autoLRP: a rule for each node of autograd's graph, which it says itself where it has none.
@@ -273,7 +273,7 @@ def _lxt_without_rule(model: nn.Module, x: Tensor) -> Counter[str]:
     def harmless(name: str, dependent: int) -> bool:
         return name in ("softmax", F.scaled_dot_product_attention.__name__) or passes_gradient(name, dependent)
 
-    return unruled(model, x, _patched(model).__contains__, harmless)
+    return without_rules(model, x, _patched(model).__contains__, harmless)
 
 
 INPUT_X_GRADIENT = Peer("captum InputXGradient", "captum", captum_input_x_gradient, lambda *_: Counter(), False)

@@ -1,4 +1,4 @@
-"""A subject of the zoo as the function that every peer explains: from one tensor to numbers per class."""
+"""A model of the zoo as a plain function, from one tensor to numbers per class, which every peer explains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from benchmarks.peers.adapters import PeerError
-from benchmarks.peers.unruled import adds_constants
+from benchmarks.peers.without_rules import adds_constants
 from benchmarks.zoo.entries import Subject
 from relprop.tracing.outputs import choose_output, explained
 from relprop.verification.autograd import is_float

@@ -1,4 +1,4 @@
-"""What the choices behind a map are worth: rule sets with every contrast, open choices, other methods and controls.
+"""The ablation: how good the maps of rule sets, contrasts, other methods and controls are.
 
 A row holds what a variant came to on every picture, so that means, intervals and paired differences follow from the
 file alone; see `benchmarks.quality.comparison`.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.quality.ablation import read_values
 from benchmarks.quality.variants import DEFAULT
+from benchmarks.records.tables import markdown_table
 from relprop.analysis.reports.statistics import estimate_mean, holm, signed_rank_p
 
 LEVEL = 0.05
@@ -101,7 +102,7 @@ def means_table(rows: Sequence[Row], default: str = DEFAULT) -> str:
         cells = [_mean(row, measure, len(rows) <= DETAILED) + _arrow(found[measure], name) for measure in COMPARED]
         cells += [_mean(row, measure, False) for measure in SIMILARITIES]
         lines.append([f"`{name}`", *cells, row["passes"], f"{1000 * float(row['seconds']):.0f}"])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def differences_table(rows: Sequence[Row], default: str = DEFAULT) -> str:
@@ -112,7 +113,7 @@ def differences_table(rows: Sequence[Row], default: str = DEFAULT) -> str:
         name = row["variant"]
         if name != default:
             lines.append([f"`{name}`", *(str(found[measure].get(name, "")) for measure in COMPARED)])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def summary(rows: Sequence[Row], default: str = DEFAULT) -> str:
@@ -128,7 +129,7 @@ def summary(rows: Sequence[Row], default: str = DEFAULT) -> str:
             cells[name, model] = " / ".join(said)
     names = dict.fromkeys(row["variant"] for row in rows)
     heading = ["inside / gain / own quadrant", *models]
-    return _markdown([heading, *([f"`{name}`", *(cells.get((name, m), "-") for m in models)] for name in names)])
+    return markdown_table([heading, *([f"`{name}`", *(cells.get((name, m), "-") for m in models)] for name in names)])
 
 
 def _measured(rows: Sequence[Row]) -> list[Row]:
@@ -168,8 +169,3 @@ def _with_interval(values: NDArray[np.float64], digits: str) -> str:
 
 def _arrow(found: Mapping[str, Difference], name: str) -> str:
     return found[name].arrow if name in found else ""
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

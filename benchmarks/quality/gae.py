@@ -15,6 +15,7 @@ import relprop
 from benchmarks.quality.coco import DataError
 from benchmarks.quality.recognised import Half, labelled_pictures, setting_of
 from benchmarks.quality.variants import Variant
+from benchmarks.records.tables import markdown_table
 from relprop.analysis.reports.summaries import MethodSummary
 from relprop.evaluation.methods import CONTROLS
 from relprop.models import load_classifier
@@ -136,7 +137,7 @@ def _row(model: str, found: MethodSummary) -> GaeRow:
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a table of models and methods: local consistency, contrastiveness and GAE with their intervals."""
     pictures = max(int(row["samples"]) + int(row["failed"]) for row in rows)
-    lines = [["model", "method", "local consistency", "contrastiveness", "GAE"], ["---"] * 5]
+    lines = [["model", "method", "local consistency", "contrastiveness", "GAE"]]
     model = ""
     for row in rows:
         scores = (
@@ -145,8 +146,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         failed = f" (failed on {row['failed']})" if int(row["failed"]) else ""
         lines.append(["" if row["model"] == model else row["model"], f"`{row['method']}`{failed}", *scores])
         model = row["model"]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"Means over {pictures} pictures, with bootstrapped 95 % intervals:\n\n{table}"
+    return f"Means over {pictures} pictures, with bootstrapped 95 % intervals:\n\n{markdown_table(lines)}"
 
 
 def _with_interval(row: Mapping[str, str], score: str, digits: int) -> str:

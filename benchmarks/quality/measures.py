@@ -1,4 +1,4 @@
-"""What a map is worth, measured picture by picture.
+"""Measures of the quality of a map, picture by picture.
 
 Does relevance lie on the object? Does the model depend on it? Does it find the one picture of four that has the class?
 Does it change with the weights, and with the class?

@@ -1,4 +1,4 @@
-"""The pictures that a classifier names right: with their object outlined, or with their class alone.
+"""The pictures that a classifier classifies right: with their object outlined, or with their class alone.
 
 Of the COCO pictures those count whose most likely class names the main object, where the crop shows any of it; the
 mask goes through the same resizing and cropping as the picture. Of the labelled ImageNet pictures those that are

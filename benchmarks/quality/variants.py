@@ -1,4 +1,4 @@
-"""What is compared: rule sets with every contrast, other choices of absLRP, other methods, and maps that know nothing.
+"""The variants of the ablation: rule sets with every contrast, other choices of absLRP, other methods, controls.
 
 A variant of rules is called as ``relprop explain`` names the rule set, with the contrast behind it: ``epsilon-plus
 log-odds``, ``abslrp:delta=0.001 rest``.

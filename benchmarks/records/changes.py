@@ -1,4 +1,4 @@
-"""What has changed since an earlier file of results: rows are matched by their keys, numbers divided."""
+"""Changes since an earlier file of results: rows are matched by their keys, numbers divided."""
 
 from __future__ import annotations
 

@@ -40,6 +40,21 @@ def show_lines(lines: Sequence[Sequence[str]]) -> None:
         typer.echo("  ".join(padded).rstrip())
 
 
+def markdown_table(lines: Sequence[Sequence[str]], numbers: int = 0) -> str:
+    """Return lines of cells, the first of them the header, as a markdown table.
+
+    Parameters
+    ----------
+    lines : sequence of sequence of str
+        Header and rows, equally long.
+    numbers : int
+        So many columns from the right are aligned to the right.
+    """
+    header, *rows = lines
+    rule = ["---"] * (len(header) - numbers) + ["---:"] * numbers
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+
+
 def write(rows: Sequence[DataclassInstance], kind: type[Any], path: Path) -> Path:
     """Write rows as CSV, in one piece, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What scoring a data set costs: samples a second by phase, what a file takes, and GAE over its own floor.
+"""The cost of scoring a data set: samples a second by phase, size of the file, and GAE over its own floor.
 
 The floor of GAE are twenty explanations and twenty forward and backward passes a sample: they are run alone, on batches
 of the same size, in turns with the evaluation.
@@ -31,7 +31,7 @@ from relprop.evaluation.methods import Method, MethodContext, make_methods
 from relprop.evaluation.methods.base import Request
 from relprop.evaluation.report import Evaluation
 from relprop.evaluation.subject import prepare_model
-from relprop.gae.states import ASKED, PICTURE
+from relprop.gae.states import MAPS_PER_SAMPLE, PICTURE
 from relprop.models import Classifier, PictureTransform, find_pictures, load_classifier, read_picture
 
 WORK = ("loading", "masking", "explaining", "scoring")
@@ -239,7 +239,7 @@ def measure_costs(plan: Plan, samples: int, repeats: int, conditions: Conditions
     assert subject.transform is not None
     x = torch.stack([subject.transform(read_picture(path)) for path in plan.pictures[:samples]])
     x = x.to(subject.device, subject.dtype)
-    chunks = x.repeat_interleave(ASKED, 0).split(plan.batch_size)
+    chunks = x.repeat_interleave(MAPS_PER_SAMPLE, 0).split(plan.batch_size)
     passes = [gradient(subject.given, chunk) for chunk in chunks]
     made = make_methods(list(plan.methods), MethodContext(subject.given, classifier=subject.classifier))
     rows = []

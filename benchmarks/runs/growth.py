@@ -1,4 +1,4 @@
-"""Whether the memory of an evaluation grows with the number of pictures: runs in processes of their own."""
+"""Growth of an evaluation's memory with the number of pictures: runs in processes of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the first picture costs: processor time of whole processes, with an empty cache and with a filled one."""
+"""The cost of the first picture: processor time of whole processes, with an empty cache and with a filled one."""
 
 from __future__ import annotations
 

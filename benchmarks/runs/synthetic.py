@@ -1,4 +1,4 @@
-"""Pictures that mean nothing, as files: to measure with where speed and memory alone count."""
+"""Random pictures as files, for measurements of speed and memory alone."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How long explanations take, beside a plain input gradient and other libraries."""
+"""Speed: how long explanations take, beside a plain input gradient and other libraries."""

@@ -1,4 +1,4 @@
-"""What an explanation costs in time and memory, in units of one plain input gradient."""
+"""Comparing the time and memory of explanations with one plain input gradient."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import median
 from typing import ClassVar
 
 from benchmarks.conditions import Conditions
+from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import FORWARD, GRADIENT, JOBS, WRONG, Maker, peer_jobs
 from benchmarks.speed.memory import Peak, measure_peaks, over
 from benchmarks.speed.timing import Rounds, ratios, seconds, take_turns
@@ -113,12 +114,12 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a table of models and jobs: time over one plain input gradient's, then memory over it."""
     models = dict.fromkeys((row["model"], row["batch"]) for row in rows)
     jobs = dict.fromkeys(row["job"].removesuffix(WRONG) for row in rows if row["job"] not in (FORWARD, GRADIENT))
-    lines = [["model, batch", "gradient, s", *jobs], ["---", *["---:"] * (len(jobs) + 1)]]
+    lines = [["model, batch", "gradient, s", *jobs]]
     for model, batch in models:
         found = {row["job"]: row for row in rows if (row["model"], row["batch"]) == (model, batch)}
         ratios = (_ratios(found.get(job), found.get(job + WRONG)) for job in jobs)
         lines.append([f"{model}, {batch}", f"{float(found[GRADIENT]['seconds']):.2f}", *ratios])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines, numbers=len(jobs) + 1)
 
 
 def _ratios(row: Mapping[str, str] | None, wrong: Mapping[str, str] | None) -> str:

@@ -1,7 +1,7 @@
-"""How far a job is from its arithmetic.
+"""The floor of a job's time: its arithmetic alone.
 
-Its products are counted, and run again alone, in turns with it: what it takes longer than these is spent between them.
-What that is spent in is told by a profile of both.
+The products of the job are counted, and run again alone, in turns with it. The difference is time between products; a
+profile of both shows the operations that it is spent in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured of a model: passes, explanations, and those of other libraries.
+"""The jobs that are measured for a model: passes, explanations, and those of other libraries.
 
 A job is made from a model and its pictures, and may then be run again and again. To measure one more, add it to
 `JOBS`.
@@ -111,7 +111,7 @@ def rule_jobs(names: Sequence[str]) -> Mapping[str, Maker]:
         There is no such rule set, or it has no such parameter.
     """
     for name in names:
-        choose_rules(name)  # a typo is told before anything is measured
+        choose_rules(name)  # a typo is an error before anything is measured
     return {f"explain, {name}": partial(ruled_explanation, name) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Which operations a job spends its time in, as PyTorch's profiler sees it."""
+"""The operations that a job spends its time in, as PyTorch's profiler sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How time and memory of an explanation grow with the batch, with the pictures and with the depth of the model."""
+"""Growth of an explanation's time and memory with the batch, the pictures and the depth of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with random weights and a batch of pictures: what is timed."""
+"""Trials: a model with random weights and a batch of pictures, which jobs are timed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relprop.errors import RelpropError, first_line
 
 
 class TrialError(RelpropError, ValueError):
-    """A model that can't be made as it was asked for."""
+    """A model that can't be made as described."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every model of the zoo that is not timm's."""
+"""All models of the zoo but timm's."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Subject:
     kwargs
         Its keyword inputs.
     options
-        What else `relprop.explain` is told: ``target``, ``output``, ``at``, ``contrast``.
+        Options of `relprop.explain`: ``target``, ``output``, ``at``, ``contrast``.
     exact
         The same model in 64-bit precision, where `torch.nn.Module.double` does not make it one.
     """

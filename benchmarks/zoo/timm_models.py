@@ -15,7 +15,7 @@ from benchmarks.zoo.entries import Entry, Subject
 from benchmarks.zoo.weights import settle
 
 PARAMETERS = Path(__file__).with_name("timm_parameters.csv")
-"""How many parameters each architecture has. Names that are not there are counted when they are asked for."""
+"""How many parameters each architecture has. Those of other names are counted when they are needed."""
 
 INPUT_SIZES = {"sam2_hiera_tiny": 256, "gemma4_vit_167m": 384, "qwen3_vit_88m": 384, "deepseek_vit_412m": 224}
 """Side of the pictures, where an architecture's own would make it too large for the sweep and it takes others."""
@@ -57,11 +57,11 @@ def build(name: str, samples: int) -> Subject:
 @cache
 def parameters(name: str) -> int:
     """Return how many parameters an architecture has."""
-    return recorded().get(name) or count(name)
+    return recorded_parameters().get(name) or count(name)
 
 
 @cache
-def recorded() -> dict[str, int]:
+def recorded_parameters() -> dict[str, int]:
     """Read the numbers that were counted before."""
     with PARAMETERS.open(newline="") as file:
         return {row["name"]: int(row["parameters"]) for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""Random weights one can measure on."""
+"""Random weights that are settled, so that activations neither vanish nor explode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading evaluations back, and what they say. Needs no PyTorch; statistics and tables need the extra ``analysis``."""
+"""Evaluations read back, summarised and compared. Needs no PyTorch; statistics and tables need extra ``analysis``."""
 
 from relprop.analysis.records import (
     AnalysisError,

@@ -1,4 +1,4 @@
-"""Results as files of other programs: CSV, Parquet, netCDF."""
+"""Writing results as CSV, Parquet or netCDF."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def export(results: Results, path: str | PathLike[str], maps: bool = False) -> W
     Raises
     ------
     AnalysisError
-        If the suffix is another one, or a table is asked to hold maps.
+        If the suffix is another one, or a table shall hold maps.
     OutputError
         If the file can't be written, or is the one that is read.
     MissingExtraError

@@ -72,7 +72,7 @@ def to_xarray(results: ScoredSelection, maps: bool) -> xr.Dataset:
         target[own] = (_dims(group[name]), read_rows(group[name], rows), _described(group[name]))
     if maps:
         for name in _LARGE:
-            variables[name] = (_dims(group[name]), read_rows(group[name], rows), _described(group[name]))
+            variables[name] = (_dims(group[name]), results._read(group[name]), _described(group[name]))
         kept = [method for method in results.methods if results.has_maps(method)]
         if not kept:
             raise MissingMapsError(f"{results.path} holds no relevance maps: {KEEP_MAPS}")

@@ -1,4 +1,4 @@
-"""Rows of data sets: only what is asked for is read."""
+"""Reading rows of data sets, no more than are needed."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def read_rows(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
 
 
 def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
+    """Read rows ``(N,)`` of a data set, ``(N, ...)``; strings as `str`."""
     source = data.asstr() if h5py.check_string_dtype(data.dtype) else data
     if not len(rows):
         return np.empty((0, *data.shape[1:]), object if source is not data else data.dtype)
@@ -50,7 +51,7 @@ def _read(data: h5py.Dataset, rows: Rows) -> NDArray[Any]:
     if data.ndim == 1 or np.array_equal(rows, np.arange(first, last)):
         block: NDArray[Any] = source[first:last]
         return block[rows - first]
-    # What is large has a chunk for each sample: row by row reads no more than is asked for.
+    # What is large has a chunk for each sample: row by row reads no more than is needed.
     found = np.empty((len(rows), *data.shape[1:]), data.dtype)
     for place, row in enumerate(rows.tolist()):
         found[place] = data[row]

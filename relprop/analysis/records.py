@@ -1,4 +1,4 @@
-"""What is read out of a file: samples, scores, failures, ranks."""
+"""Records read out of a file: samples, scores, failures, ranks."""
 
 from __future__ import annotations
 

@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 
 
 class Results(ScoredSelection):
-    """The results of an evaluation: reads what is asked for, when it is asked for, and needs no PyTorch.
+    """The results of an evaluation: reads values when they are needed, and needs no PyTorch.
 
-    A context manager, which closes the file, for all selections from it; while it is open nobody can continue it.
+    A context manager, which closes the file, for all selections from it; while it is open nobody can continue it. Of a
+    run that is being written it is what was committed when this was made, and the run goes on.
 
     Parameters
     ----------
     path : path
-        A file that `relprop.evaluate` wrote, complete or not.
+        A file that `relprop.evaluate` wrote, or is writing; or the folder of its shards, of which finished and
+        unfinished ones are one run. A file with such a folder beside it is read from there.
 
     Raises
     ------
     StoreError
-        If there is none, a writer is at it, or it is not a file of an evaluation.
+        If there is none, or it is not a file of an evaluation. A `BusyError` says to wait.
 
     Examples
     --------

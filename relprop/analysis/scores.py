@@ -43,11 +43,11 @@ class ScoredSelection(Selection):
         return read_done(group, by, self._rows)
 
     def flags(self, method: str | None = None) -> NDArray[np.uint8]:
-        """Return where scores met 0/0 or can't be told, bits of `relprop.store.FLAGS`."""
+        """Return where scores met 0/0 or are undefined, ``(N,)`` bits of `relprop.store.FLAGS`."""
         return read_rows(self._group(method)["flags"], self._rows)
 
     def messages(self, method: str | None = None) -> NDArray[Any]:
-        """Return why samples failed, empty where they didn't."""
+        """Return why samples failed, ``(N,)``, empty where they didn't."""
         return read_rows(self._group(method)["message"], self._rows)
 
     def seconds(self, method: str | None = None) -> Values:
@@ -71,7 +71,7 @@ class ScoredSelection(Selection):
             raise MissingMapsError(
                 f"{self.path} holds no relevance maps of {group.name.rpartition('/')[2]}: {KEEP_MAPS}"
             )
-        values = read_rows(group["maps/relevance"], self._rows).astype(np.float32)
+        values = self._read(group["maps/relevance"]).astype(np.float32)
         scale = read_rows(group["maps/scale"], self._rows).astype(np.float32)
         scale[self.state(method) != State.DONE] = np.nan
         return values * scale.reshape(-1, *[1] * (values.ndim - 1))
@@ -80,7 +80,7 @@ class ScoredSelection(Selection):
 
     def steps(self) -> NDArray[np.uint8]:
         """Return the step at which each pixel is masked, ``(N, 2, H, W)``: MoRF, LeRF; 10 for never."""
-        return read_rows(self._open["samples/steps"], self._rows)
+        return self._read(self._open["samples/steps"])
 
     def masked(self, order: Literal["morf", "lerf"], state: int) -> NDArray[np.bool_]:
         """Return which pixels are masked in a state, 0 to 9, of an order, ``(N, H, W)``."""
@@ -88,7 +88,7 @@ class ScoredSelection(Selection):
 
     def impact(self) -> NDArray[np.int8]:
         """Return 1 where the model depends on the pixel and -1 where it doesn't, ``(N, H, W)``."""
-        return read_rows(self._open["samples/impact"], self._rows)
+        return self._read(self._open["samples/impact"])
 
     def probability(self) -> Values:
         """Return the target's probability while masking, ``(N, 2, 10)``: MoRF, LeRF."""
@@ -96,4 +96,6 @@ class ScoredSelection(Selection):
 
     def output(self) -> Values:
         """Return the model's output for each picture, ``(N, classes)``."""
-        return read_done(self._open["samples"], "output", self._rows)
+        values = self._read(self._open["samples/output"]).astype(np.float64)
+        values[read_rows(self._open["samples/state"], self._rows) != State.DONE] = np.nan
+        return values

@@ -1,4 +1,4 @@
-"""Which samples and methods of a file are asked about."""
+"""A selection of the samples and methods of a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relprop.analysis.reading import Rows, read_rows
 from relprop.analysis.records import AnalysisError, Samples, UnknownMethodError
 from relprop.errors import near_names
 from relprop.printed import Printed, Table
-from relprop.store import State, is_complete, method_names, open_evaluation, read_config, read_pictures
+from relprop.store import State, is_complete, method_names, open_run, read_config, read_pictures, read_planned
 
 
 class Selection(Printed):
@@ -27,7 +27,7 @@ class Selection(Printed):
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
-        self._file = open_evaluation(self.path)
+        self._file, self._snapshot = open_run(self.path)
         self._rows = np.arange(len(self._file["sample"]), dtype=np.int64)
         self.methods: tuple[str, ...] = method_names(self._file)
         """Names of the methods selected."""
@@ -50,7 +50,7 @@ class Selection(Printed):
     def _blocks(self) -> list[str | Table]:
         if not self._file:
             return [f"Results({str(self.path)!r}), closed"]
-        head = f"Results({str(self.path)!r}): {len(self)} samples, {'complete' if self.complete else 'not complete'}"
+        head = f"Results({str(self.path)!r}): {state_in_words(self.evaluated, self.planned, self.complete)}"
         rows = []
         for name in self.methods:
             counts = np.bincount(self.state(name), minlength=len(State))
@@ -62,6 +62,20 @@ class Selection(Printed):
     def complete(self) -> bool:
         """Whether every sample of the run is done or failed, under every method."""
         return is_complete(self._open)
+
+    @property
+    def evaluated(self) -> int:
+        """How many of the samples selected are done or failed, under each method selected."""
+        states = [read_rows(self._open["samples/state"], self._rows), *map(self.state, self.methods)]
+        return int((np.stack(states) != State.ABSENT).all(0).sum())
+
+    @property
+    def planned(self) -> int:
+        """How many samples the run has, where all that there are yet are selected; else how many are selected."""
+        whole = read_planned(self._open)
+        if whole is None or len(self) < len(self._open["sample"]) or self.config.get("shard") != [0, 1]:
+            return len(self)
+        return whole
 
     @property
     def config(self) -> dict[str, Any]:
@@ -114,7 +128,7 @@ class Selection(Printed):
         return "maps" in self._group(method)
 
     def state(self, method: str | None = None) -> NDArray[np.uint8]:
-        """Return what became of each sample: 0 absent, 1 done, 2 failed."""
+        """Return the state of each sample, ``(N,)``: 0 absent, 1 done, 2 failed."""
         return read_rows(self._group(method)["state"], self._rows)
 
     def __getitem__(self, key: str | Sequence[str] | int | slice | ArrayLike) -> Self:
@@ -178,6 +192,12 @@ class Selection(Printed):
             raise AnalysisError(f"{self.path} was closed: ask while it is open, or open it again")
         return self._file
 
+    def _read(self, data: h5py.Dataset) -> NDArray[Any]:
+        """Read the rows selected of a data set that may be large, ``(N, ...)``."""
+        if self._snapshot is not None and data.chunks is not None:
+            return self._snapshot.read(data, self._rows)
+        return read_rows(data, self._rows)
+
     def _view(self, rows: Rows, methods: Iterable[str]) -> Self:
         found = copy.copy(self)
         found._rows, found.methods = rows, tuple(methods)
@@ -223,3 +243,8 @@ class Selection(Printed):
         elif method not in self.methods:
             method = self.method_named(method)
         return self._open["methods"][method]
+
+
+def state_in_words(evaluated: int, planned: int, complete: bool) -> str:
+    """Say how far a run is."""
+    return f"{planned} samples, complete" if complete else f"{evaluated} of {planned} samples, not complete"

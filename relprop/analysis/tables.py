@@ -1,4 +1,4 @@
-"""Numbers as people and as machines read them: cells of tables, and what JSON can say."""
+"""Numbers as cells of a table, and as JSON can hold them."""
 
 from __future__ import annotations
 

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relprop.analysis.exports import Written, check_place
-from relprop.analysis.plots.data_pictures import as_seen, at_size, find_picture
+from relprop.analysis.plots.data_pictures import as_seen, find_picture
 from relprop.analysis.records import KEEP_MAPS, AnalysisError, MissingMapsError, Samples
 from relprop.files import written_whole
 from relprop.pictures import Pixels
+from relprop.pictures.tiles import scaled
 from relprop.store import State
 from relprop.store.hdf5.disk_space import MARGIN, trim
 from relprop.store.hdf5.handles import writing
@@ -130,7 +131,7 @@ def _show_pictures(
     pictures: str | PathLike[str] | NDArray[np.uint8] | None,
     size: tuple[int, int],
 ) -> Iterator[tuple[Pixels, bool]]:
-    """Yield what the model saw of the samples, ``(H, W, 3)``, and whether that could be told.
+    """Yield what the model saw of the samples, ``(H, W, 3)``, and whether that is known.
 
     That pictures were given at all is checked at once.
     """
@@ -155,7 +156,7 @@ def _show_pictures(
                 where = f"{folder}, as {name!r}" if folder is not None else "the array"
                 raise AnalysisError(f"the picture of sample {index} is not in {where}")
             seen = as_seen(found, preparation, size)
-            yield at_size(found if seen is None else seen, size), seen is not None
+            yield scaled(found if seen is None else seen, size), seen is not None
 
     return show()
 
@@ -163,7 +164,7 @@ def _show_pictures(
 def _write_dataset(
     path: Path, labels: NDArray[np.int32], size: tuple[int, int], shown: Iterator[tuple[Pixels, bool]]
 ) -> int:
-    """Write the pictures and classes of the samples, in their order; return how many pictures are shown whole."""
+    """Write pictures and classes ``(N,)`` of the samples, in order; return how many pictures are shown whole."""
     shape, whole = (len(labels), *size, 3), 0
     with written_whole(path) as part:
         with as_output_error(path, new=True), h5py.File(part, "w", locking=False) as file, writing(file) as held:
@@ -198,6 +199,7 @@ def _write_project(path: Path, results: Results, method: str) -> None:
 
 
 def _with_channels(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return maps ``(N, H, W)`` as ``(N, 1, H, W)``; those with channels as they are."""
     return maps if maps.ndim == 4 else maps[:, None]
 
 

@@ -106,6 +106,7 @@ def choose_channels(
 
 
 def _channels(layer: ConceptLayer, given: Any, batch: int, device: torch.device) -> Tensor:
+    """Return the channels of one layer, ``(B, K)``, see `choose_channels`."""
     where = f"concepts at {layer.path!r}"
     if isinstance(given, str):
         top = _TOP.fullmatch(given)

@@ -16,7 +16,7 @@ from relprop.graph.graph import Graph
 from rule_registry import BatchAxis, Rule, RuleSet
 
 Contrast = int | Sequence[int] | Tensor | Literal["rest", "log-odds", "default"] | None
-"""What may be asked for."""
+"""What a user may give as contrast."""
 Against = int | Tensor | Literal["rest", "log-odds"] | None
 """A contrast that is settled: one class, one per sample ``(B,)``, all others in one of two ways, or none."""
 ContrastKind = int | Literal["rest", "log-odds", "class"] | None
@@ -41,7 +41,7 @@ def choose_contrast(
     graph : Graph
         As captured.
     contrast : int, sequence of int, Tensor, {"rest", "log-odds", "default"} or None
-        What was asked for.
+        As the user gave it.
     rules : RuleSet
         Whose own contrast is the default.
     callable_target : bool
@@ -90,7 +90,7 @@ def _is_default(contrast: Contrast) -> bool:
 
 
 def _kind(contrast: Contrast) -> ContrastKind:
-    """Return what kind of program a contrast that was asked for needs."""
+    """Return which kind of program a contrast of the user's needs."""
     if contrast is None or isinstance(contrast, int):
         return contrast
     if isinstance(contrast, str):
@@ -117,7 +117,7 @@ class Classes:
     channels: tuple[Tensor, ...] = ()
 
     def slice(self, start: int, stop: int) -> tuple[Tensor | None, ...]:
-        """Return what a program takes for some samples: channels, target, and contrast where each has its own."""
+        """Return what a program needs for some samples: channels ``(b, K)``, target ``(b,)`` and contrast ``(b,)``."""
         channels = [channels[start:stop] for channels in self.channels]
         target = None if self.target is None else self.target[start:stop]
         return (*channels, target, *([self.against[start:stop]] if isinstance(self.against, Tensor) else []))
@@ -137,7 +137,7 @@ def choose_classes(graph: Graph, target: Target, contrast: Contrast, kind: Contr
 
 
 def check_apart(classes: Tensor | None, against: Against) -> None:
-    """Raise a `TargetError` that names the samples of which a class is to be set against itself."""
+    """Raise a `TargetError` that names the samples whose class ``(B,)`` would be set against itself."""
     if classes is None or against is None or isinstance(against, str):
         return
     same = classes == against

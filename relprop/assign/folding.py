@@ -1,4 +1,4 @@
-"""Layers that are one with the norm behind them."""
+"""Finding the layers that become one with the norm behind them."""
 
 from __future__ import annotations
 

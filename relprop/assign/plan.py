@@ -26,7 +26,7 @@ class Plan:
     rules : RuleSet
         Where the rules come from.
     sources : tuple of fx.Node
-        The nodes whose relevance is asked for, looked-up values among them.
+        The nodes whose relevance is explained, looked-up values among them.
     sites : mapping of fx.Node to Site
         The operations on a path from a source to the output, in graph order. Picking a part of a tuple is no
         operation of its own.

@@ -41,7 +41,7 @@ def choose_rules(text: str, mean: Sequence[float] = (), std: Sequence[float] = (
     Parameters
     ----------
     text : str
-        What was asked for.
+        As the user wrote it.
     mean, std : sequence of float, optional
         Normalisation of each channel of pictures in [0, 1], which says between which bounds the input lies: the
         parameters ``low`` and ``high`` of rules that depend on that.

@@ -1,4 +1,4 @@
-"""Sources: the nodes whose relevance is asked for."""
+"""Sources: the nodes whose relevance is explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the file of an evaluation says: ``summary``, ``compare``, ``plot``, ``export``, ``validate``. Needs no torch."""
+"""Commands that read the file of an evaluation: ``summary``, ``compare``, ``plot`` and others. They need no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relprop.cli.terminal import printable
 if TYPE_CHECKING:
     from relprop.analysis import Results
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="What relprop evaluate wrote, complete or not.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="What relprop evaluate wrote or is writing.")]
 Methods = Annotated[
     list[str] | None,
     typer.Option("--method", "-m", metavar="NAME", help="Only this method, or those that match NAME*; repeatable."),

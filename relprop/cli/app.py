@@ -1,4 +1,4 @@
-"""What all commands share: the application, their common options, and errors of one line."""
+"""The application, options that several commands have, and errors of one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ORDER = (
     "models",
     "cache",
 )
-"""The commands as help lists them: what people begin with comes first."""
+"""The commands as help lists them: the first ones that people use come first."""
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -270,7 +270,7 @@ def _logged() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what libraries have to say to developers off the screen; what is for users is told on one line."""
+    """Keep what libraries have to say to developers off the screen; users get one line."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # heeded once OpenCV is imported, which few commands need
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

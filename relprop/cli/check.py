@@ -109,7 +109,7 @@ def check(
 
 
 def _inputs(pictures: Sequence[Path], classifier: Classifier) -> tuple[Tensor, list[str]]:
-    """Return pictures as the model expects them, and which can't be read.
+    """Return pictures as the model expects them, ``(B, C, H, W)``, and which can't be read.
 
     Where none are given they are foolbox's, or random ones where that is not installed.
     """

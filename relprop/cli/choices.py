@@ -1,4 +1,4 @@
-"""What people write for ``--target`` and ``--contrast``, understood or refused."""
+"""The values of ``--target`` and ``--contrast``, understood or refused."""
 
 from __future__ import annotations
 

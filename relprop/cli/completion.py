@@ -1,4 +1,4 @@
-"""What the shell completes of values; without importing PyTorch, but for methods of other libraries."""
+"""Shell completion of values, without importing PyTorch but for methods of other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be refused before PyTorch is imported, which takes seconds."""
+"""Refusals before PyTorch is imported, which takes seconds."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def evaluate(
         scores = split_all(metrics)
         Metrics(scores)
         names = [name for text in method or [DEFAULT_METHODS] for name in split_names(text)]
-        for name in names:  # a typo is told before a model is loaded
+        for name in names:  # a typo is an error before a model is loaded
             check_name(name)
         loading = Loading(subject, data, tuple(names), truth, _labels_for(target, protocol))
         spread, output = spread.place(output)

@@ -1,4 +1,4 @@
-"""What ``relprop evaluate`` makes of its options: a model, pictures and methods, here or in each worker process."""
+"""The run of ``relprop evaluate``: model, pictures and methods are loaded here or in each worker process."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def exit_code(stopped: KeyboardInterrupt) -> int:
 
 
 def is_begun(path: Path) -> bool:
-    """Say whether something of a run is there: its file, or shards of it."""
+    """Whether something of a run is there: its file, or shards of it."""
     from relprop.store.shards import shard_files, shard_folder
 
     return path.exists() or any(shard_files(shard_folder(path)))

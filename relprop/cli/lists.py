@@ -1,4 +1,4 @@
-"""``relprop rules``, ``relprop methods``, ``relprop metrics`` and ``relprop models``: what can be named."""
+"""``relprop rules``, ``methods``, ``metrics`` and ``models``: lists of what has a name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rules(
 
 
 def _facts(rule_set: RuleSet) -> str:
-    """Say what a map by a rule set costs, what it is set against, and what becomes of the relevance."""
+    """Return words on a rule set: what a map costs, what it is set against, and whether relevance is conserved."""
     from relprop.rewrite.seed import in_one_pass, seed_names
 
     passes = len(seed_names(rule_set.contrast, in_one_pass(rule_set.contrast, rule_set)))

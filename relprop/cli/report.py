@@ -1,4 +1,4 @@
-"""``relprop report``: what evaluations say, as a page to send. Needs no torch."""
+"""``relprop report``: evaluations as one page to send. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relprop.cli.app import AsJson, Debug, command, one_line_errors
 def report(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="What relprop evaluate wrote; shards of one run are joined."),
+        typer.Argument(metavar="FILE", help="What relprop evaluate wrote or is writing; shards of one run are joined."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE", help="The page, one file.")] = Path(
         "report.html"

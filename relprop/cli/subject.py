@@ -1,4 +1,4 @@
-"""What is explained, as all commands that load a model take it: refused early, with its cache, loaded once."""
+"""The model of a command: its options are refused early where they can't be, and it is loaded once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of strangers for a terminal: names, labels, messages and paths must not steer it."""
+"""Making text from outside safe for a terminal: names, labels, messages and paths."""
 
 from __future__ import annotations
 

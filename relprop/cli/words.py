@@ -1,4 +1,4 @@
-"""Lists in one word of the command line."""
+"""Splitting a list that is one word of the command line."""
 
 from __future__ import annotations
 

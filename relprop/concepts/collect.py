@@ -1,4 +1,4 @@
-"""Collecting reference pictures over a folder, so that it can be broken off and goes on where it was."""
+"""Collecting reference pictures over a folder; a collection that was interrupted continues where it stopped."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _shares(looking: Explainer, x: Tensor, layers: Sequence[ConceptLayer]) -> tu
 
 
 def _read(classifier: Classifier, file: Path, warn: bool = False) -> Tensor | None:
-    """Return the model's input of a picture; None where it can't be read, of which a warning tells."""
+    """Return the model's input of a picture, ``(C, H, W)``; None, with a warning, where it can't be read."""
     try:
         return classifier.transform(classifier.read(file))
     except PictureError as error:

@@ -1,4 +1,4 @@
-"""A sheet of channels: each over the picture that is explained, and crops of its reference pictures."""
+"""Sheets of channels: each over the picture that is explained, beside crops of its reference pictures."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def draw_sheet(
         rows.append([first, *cut[channel]])
     explained = "" if one.target is None else references.classifier.labels[int(one.target[0])]
     caption = (
-        f"rules {one.rules}. Left: what flows to the picture through each channel of {layer}. Behind it: where the "
-        f"channel's relevance lies in those of {len(references.pictures)} pictures that it is most relevant in; below "
-        "each its share of the layer's relevance there."
+        f"rules {one.rules}. Left: what flows to the picture through each channel of {layer}. Right: of "
+        f"{len(references.pictures)} pictures those in which the channel is most relevant, cut to where its relevance "
+        "lies. Below: the channel's share of the layer's relevance in that picture."
     )
     return tile_sheet(rows, caption, explained, legend=SIGNED if (heats < 0).any() else PLAIN)
 
@@ -100,7 +100,7 @@ def _crops(references: ReferenceTable, layer: str, channels: list[int], count: i
 
 
 def _crop(picture: Pixels, heat: Array) -> Pixels:
-    """Cut out where relevance lies, and make the rest within the crop pale."""
+    """Cut a picture ``(H, W, 3)`` where the relevance ``(H, W)`` lies, and make the rest within the crop pale."""
     height, width = heat.shape
     strength = cv2.GaussianBlur(np.abs(heat).astype(np.float32), (0, 0), _SMOOTH * width)
     peak = float(strength.max())
@@ -118,11 +118,12 @@ def _crop(picture: Pixels, heat: Array) -> Pixels:
 
 
 def _start(places: NDArray[np.intp], side: int, length: int) -> int:
+    """Return where a crop of a side starts along an axis, about places ``(N,)`` and inside of its length."""
     middle = (int(places[0]) + int(places[-1]) + 1) // 2
     return min(max(middle - side // 2, 0), length - side)
 
 
 def _square(picture: Pixels) -> Pixels:
-    """Bring a picture to the height of all tiles."""
+    """Bring a picture ``(H, W, 3)`` to the height of all tiles."""
     height, width = picture.shape[:2]
     return scaled(picture, (_SIDE, max(1, round(_SIDE * width / height))))

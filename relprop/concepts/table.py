@@ -1,4 +1,4 @@
-"""Reference pictures: those in which each channel of some layers is most relevant, and the file that holds them."""
+"""The table of reference pictures, in which each channel is most relevant, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ReferenceTable:
     layers : mapping of str to Best
         By module path.
     pictures : sequence of str
-        Paths of all pictures that were looked at, below the folder.
+        Paths of all pictures that were explained, below the folder.
     target : ndarray
         ``(pictures,)``, the class that was explained; -1 of those that can't be read.
     config : mapping

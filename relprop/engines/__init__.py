@@ -1,4 +1,4 @@
-"""Engines that spread a run over processes, a cluster, a batch system: shards, which are joined in the end."""
+"""Evaluations spread over worker processes or a batch system, as shards that are joined in the end."""
 
 from relprop.engines.errors import EngineError
 from relprop.engines.spread import evaluate

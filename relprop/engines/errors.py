@@ -1,7 +1,7 @@
-"""What goes wrong where a run is spread."""
+"""Errors of a run that is spread."""
 
 from relprop.errors import RelpropError
 
 
 class EngineError(RelpropError, RuntimeError):
-    """A run can't be spread, or those who worked on it died."""
+    """A run can't be spread, or its workers died."""

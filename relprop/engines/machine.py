@@ -1,4 +1,4 @@
-"""How many workers a machine has room for, with which device and how many threads each."""
+"""How many workers a machine has room for, and the device and number of threads of each."""
 
 from __future__ import annotations
 

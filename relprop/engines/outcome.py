@@ -1,4 +1,4 @@
-"""What became of a run that was spread, told as of one that was not."""
+"""The result of a run that was spread, in the form of one that was not."""
 
 from __future__ import annotations
 
@@ -69,4 +69,5 @@ def _tally(file: h5py.File, name: str) -> Tally:
 
 
 def _first_message(group: h5py.Group, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    """Return why the first of some rows ``(N,)`` failed; empty where there is none."""
     return str(group["message"].asstr()[rows[0]]) if len(rows) else ""

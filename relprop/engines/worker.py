@@ -147,7 +147,7 @@ def start(job: bytes, place: Place, way: Connection) -> None:
 
 
 def order() -> NDArray[np.int64]:
-    """Do `Worker.order` in this process."""
+    """Do `Worker.order` in this process: indices ``(N,)``."""
     return _here[0][0].order()
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from relprop.errors import InputError, RelpropError
 from relprop.evaluation.data.datasets import Source, open_source
@@ -19,23 +16,23 @@ from relprop.evaluation.data.samples import DataError, Reader
 from relprop.evaluation.data.units import check_shard
 from relprop.evaluation.methods import Method, MethodContext, make_methods
 from relprop.evaluation.metrics import CustomMetric, Metrics
-from relprop.evaluation.pipeline.feeds import Feed, open_feed
+from relprop.evaluation.pipeline.feeds import open_feed
 from relprop.evaluation.pipeline.interrupts import delayed_interrupts
 from relprop.evaluation.pipeline.progress import Progress, shown
 from relprop.evaluation.pipeline.resuming import require_same_outputs
+from relprop.evaluation.pipeline.run_file import open_run_file, report_of
 from relprop.evaluation.pipeline.runner import Run
 from relprop.evaluation.pipeline.standing import stand_of
-from relprop.evaluation.report import Evaluation, Tally, failed_rows, tally_of
+from relprop.evaluation.report import Evaluation, failed_rows
 from relprop.evaluation.seeding import same_kernels
-from relprop.evaluation.settings import Settings, TargetKind, stored_maps, versions
-from relprop.evaluation.subject import Subject, count_classes, prepare_model
-from relprop.gae import Flag
+from relprop.evaluation.settings import Settings, TargetKind, stored_maps
+from relprop.evaluation.subject import count_classes, prepare_model
 from relprop.gae.checks import check_size
 from relprop.gae.masking import Baseline
 from relprop.gae.procedures import ProtocolName
 from relprop.models.preprocessing import Picture
 from relprop.run.progress import no_bars
-from relprop.store import EvaluationWriter, Extent, Layout, State, name_length, read_format
+from relprop.store import Layout, State, name_length, read_format
 from relprop.store import Method as StoredMethod
 from relprop.store.schema import FIRST_EXTENSIBLE
 
@@ -98,7 +95,7 @@ def evaluate(
         Mosaics per unit of work, each of four samples. Another one gives the same scores up to rounding, and the same
         bits only with the same one.
     batch_size : int
-        Pictures in each call of a method: 20 maps are asked for per sample.
+        Pictures in each call of a method; each sample has 20 maps.
     baseline : float, sequence of float or Tensor
         Colour of masked pixels, as `relprop.gae.masking_run`.
     target : {"prediction", "label"}
@@ -140,7 +137,7 @@ def evaluate(
     transform : callable, optional
         From a PIL picture or a uint8 array to the model's input, where the model does not bring it.
     data_name : str, optional
-        What identifies the data set in the file, in place of what can be told of it.
+        What identifies the data set in the file, in place of its own properties.
     log : path, optional
         A file that gets a line of JSON a minute, and one in the end: samples done, failed, a second, seconds left, and
         the mean GAE of each method with its interval. Without a terminal standard error gets such lines for people.
@@ -178,7 +175,15 @@ def evaluate(
     if resume and overwrite:
         raise InputError("pass <resume> or <overwrite>, not both", resume="True", overwrite="True")
     maps = stored_maps(relevance)
-    settings = Settings(seed, unit, batch_size, baseline, target, check_shard(shard), protocol)
+    settings = Settings(
+        seed=seed,
+        unit=unit,
+        batch_size=batch_size,
+        baseline=baseline,
+        target=target,
+        shard=check_shard(shard),
+        protocol=protocol,
+    )
     chosen = Metrics(metrics)
     path = Path(path)
     subject = prepare_model(model, transform=transform, device=device)
@@ -207,11 +212,11 @@ def evaluate(
         for name, method in made.items():
             _prepare(name, method, feed.first[:2].to(subject.device))
         layout = Layout(
-            (shape[1], shape[2]),
-            classes,
-            subject.class_names,
-            shape[0],
-            settings.procedure.elements,
+            size=(shape[1], shape[2]),
+            classes=classes,
+            class_names=subject.class_names,
+            channels=shape[0],
+            elements=settings.procedure.elements,
             precision="float64" if subject.dtype == torch.float64 else "float32",
             compression=compression,  # type: ignore[arg-type]
             name_length=name_length(source.names if isinstance(source, Source) else ()),
@@ -220,9 +225,17 @@ def evaluate(
             StoredMethod(name, method.config, method.description, chosen.declared, maps)
             for name, method in made.items()
         ]
-        config = settings.config(subject, source, shape)
-        folder = source.folder if isinstance(source, Source) else None
-        with _open(path, config, layout, feed, stored, subject, resume, overwrite, folder) as writer:
+        with open_run_file(
+            path,
+            config=settings.config(subject, source, shape),
+            layout=layout,
+            feed=feed,
+            methods=stored,
+            device=subject.device,
+            pictures=source.folder if isinstance(source, Source) else None,
+            resume=resume,
+            overwrite=overwrite,
+        ) as writer:
             if resume:
                 require_same_outputs(path, writer, subject, feed.reserve)
             states = {"": writer.sample_states()} | {name: writer.method_states(name) for name in made}
@@ -232,87 +245,26 @@ def evaluate(
             standing = stand_of(writer, states)
             with shown(progress, standing, None if log is None else Path(log)) as bar, no_bars():
                 run = Run(
-                    subject, made, chosen, settings, classes, fail_fast, writer, states, interruption, standing, bar
+                    subject=subject,
+                    methods=made,
+                    metrics=chosen,
+                    settings=settings,
+                    classes=classes,
+                    fail_fast=fail_fast,
+                    writer=writer,
+                    states=states,
+                    interruption=interruption,
+                    standing=standing,
+                    progress=bar,
                 )
                 units, before = feed.units(run.needs_work)
                 run.work(units, feed.reserve, before, feed.count)
-            return _report(path, writer, run, time.perf_counter() - start)
-
-
-@contextmanager
-def _open(
-    path: Path,
-    config: Mapping[str, Any],
-    layout: Layout,
-    feed: Feed,
-    methods: Sequence[StoredMethod],
-    subject: Subject,
-    resume: bool,
-    overwrite: bool,
-    folder: Path | None,
-) -> Iterator[EvaluationWriter]:
-    """Open the file of a run; one that is begun here goes again where the run fails before anything of it is done."""
-    if resume and path.exists():
-        extent = None if feed.planned is None else Extent(feed.index, feed.planned)
-        with EvaluationWriter.resume(path, config, layout, methods=methods, extent=extent) as writer:
-            yield writer
-        return
-    software, something = versions(subject.device), False
-    writer = EvaluationWriter.create(
-        path,
-        config,
-        layout,
-        feed.index,
-        planned=feed.planned,
-        methods=methods,
-        versions=software,
-        pictures=folder,
-        overwrite=overwrite,
-    )
-    try:
-        with writer:
-            try:
-                yield writer
-            finally:
-                something = bool((writer.sample_states() != State.ABSENT).any())
-    except BaseException:
-        if not something:  # it would only stand in the way of the next run
-            path.unlink(missing_ok=True)
-        raise
+            return report_of(path, writer, run, time.perf_counter() - start)
 
 
 def _prepare(name: str, method: Method, x: torch.Tensor) -> None:
+    """Let a method prepare for pictures ``(B, C, H, W)``; its errors name it."""
     try:
         method.prepare(x)
     except RelpropError as error:
         raise type(error)(f"method {name}: {error}") from error
-
-
-def _report(path: Path, writer: EvaluationWriter, run: Run, seconds: float) -> Evaluation:
-    states = writer.sample_states()
-    tallies = {name: _tally(writer, name) for name in writer.methods}
-    complete = not (states == State.ABSENT).any() and not any(tally.absent for tally in tallies.values())
-    if complete:
-        writer.finish()
-    flags = writer.read_samples(np.arange(len(states)), ["flags"])["flags"]
-    failed = np.flatnonzero(states == State.FAILED)
-    phases = {phase: run.seconds[phase] for phase in ("loading", "masking", "explaining", "scoring", "writing")}
-    return Evaluation(
-        path,
-        len(states),
-        run.evaluated,
-        len(failed),
-        next(iter(writer.read_samples(failed[:1], ["message"])["message"]), ""),
-        int(((flags & Flag.ONE_CLASS) != 0).sum()),
-        tallies,
-        phases | {"total": seconds},
-        dict(run.explaining),
-        complete,
-    )
-
-
-def _tally(writer: EvaluationWriter, name: str) -> Tally:
-    def message(rows: NDArray[np.intp]) -> str:
-        return next(iter(writer.read_method(name, rows, ["message"])["message"]), "")
-
-    return tally_of(writer.method_states(name), writer.sample_states(), message)

@@ -112,7 +112,7 @@ def metric(
     direction="lower is better",
 )
 def deletion(inputs: MetricInputs) -> Tensor:
-    """Petsiuk et al., RISE, BMVC 2018."""
+    """Score ``(B,)`` of Petsiuk et al., RISE, BMVC 2018."""
     return inputs.curves.deletion
 
 
@@ -123,13 +123,13 @@ def deletion(inputs: MetricInputs) -> Tensor:
     direction="higher is better",
 )
 def insertion(inputs: MetricInputs) -> Tensor:
-    """Petsiuk et al., RISE, BMVC 2018."""
+    """Score ``(B,)`` of Petsiuk et al., RISE, BMVC 2018."""
     return inputs.curves.insertion
 
 
 @metric("srg", "symmetric relevance gain: insertion - deletion", range=(-1.0, 1.0), direction="higher is better")
 def symmetric_relevance_gain(inputs: MetricInputs) -> Tensor:
-    """Bluecher et al., Decoupling Pixel Flipping and Occlusion Strategy, TMLR 2024."""
+    """Score ``(B,)`` of Bluecher et al., Decoupling Pixel Flipping and Occlusion Strategy, TMLR 2024."""
     return inputs.curves.relevance_gain
 
 
@@ -141,7 +141,7 @@ def symmetric_relevance_gain(inputs: MetricInputs) -> Tensor:
     needs_mask=True,
 )
 def pointing(inputs: MetricInputs) -> Tensor:
-    """Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016."""
+    """Score ``(B,)`` of Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016."""
     return pointing_game(inputs.relevance, inputs.objects).value
 
 
@@ -153,7 +153,7 @@ def pointing(inputs: MetricInputs) -> Tensor:
     needs_mask=True,
 )
 def inside(inputs: MetricInputs) -> Tensor:
-    """Wang et al., Score-CAM, CVPR workshops 2020."""
+    """Score ``(B,)`` of Wang et al., Score-CAM, CVPR workshops 2020."""
     return energy_inside(inputs.relevance, inputs.objects).value
 
 
@@ -205,6 +205,7 @@ class Metrics:
         return Metric(name, name, (-np.inf, np.inf), "none") if name in self._own else METRICS[name].declared
 
     def _call_custom(self, name: str, inputs: MetricInputs) -> NDArray[Any]:
+        """Return the scores of a custom metric, ``(B,)``, or raise a `MetricError`."""
         with torch.enable_grad(), forked_random(inputs.x.device, *inputs.key, name):
             try:
                 values = self._own[name](
@@ -219,5 +220,6 @@ class Metrics:
 
 
 def _numpy(values: Tensor) -> NDArray[Any]:
+    """Return scores ``(B,)`` as an array on the CPU."""
     array: NDArray[Any] = values.detach().cpu().numpy()
     return array

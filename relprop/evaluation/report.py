@@ -1,4 +1,4 @@
-"""What became of a run."""
+"""The report of a run: how many samples were scored, failed, or are still to be done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tally:
 
 
 def failed_rows(states: NDArray[np.uint8], samples: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Say on which samples a method failed, by its states and the samples' own, ``(N,)``: not where no method can."""
+    """Return on which samples a method failed, ``(N,)``, by its states and the samples' own: not where none can."""
     failed: NDArray[np.bool_] = (states == State.FAILED) & (samples == State.DONE)
     return failed
 
@@ -40,7 +40,7 @@ def failed_rows(states: NDArray[np.uint8], samples: NDArray[np.uint8]) -> NDArra
 def tally_of(
     states: NDArray[np.uint8], samples: NDArray[np.uint8], message: Callable[[NDArray[np.intp]], str]
 ) -> Tally:
-    """Count what became of a method's samples; ``message`` returns the text of a row, if it is given one."""
+    """Count a method's samples by its states and the samples' own, ``(N,)``; ``message`` returns a row's text."""
     failed = np.flatnonzero(failed_rows(states, samples))
     done, absent = int((states == State.DONE).sum()), int((states == State.ABSENT).sum())
     return Tally(done, len(failed), absent, message(failed[:1]))

@@ -1,4 +1,4 @@
-"""What a run was asked for: what its scores depend on, and how it is done."""
+"""The settings of a run, on which its scores depend."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 from relprop.errors import InputError
 from relprop.evaluation.data.datasets import Source, Stream
 from relprop.evaluation.data.units import check_shard
-from relprop.evaluation.methods.base import version_of
-from relprop.evaluation.subject import Subject
+from relprop.evaluation.subject import EvaluatedModel
 from relprop.gae.masking import Baseline, as_colour
 from relprop.gae.procedures import Procedure, ProtocolName, choose_procedure
+from relprop.versions import PACKAGES as ALWAYS
+from relprop.versions import version
 
-PACKAGES = ("relprop", "torch", "torchvision", "timm", "numpy", "h5py")
+PACKAGES = (*ALWAYS, "numpy", "h5py")
 
 TargetKind = Literal["prediction", "label"]
 """Which class is explained."""
@@ -91,7 +92,7 @@ class Settings:
         """Whether a sample without a label can't be scored."""
         return self.target == "label" or self.procedure.needs_labels
 
-    def config(self, subject: Subject, source: Source | Stream, shape: Sequence[int]) -> dict[str, Any]:
+    def config(self, subject: EvaluatedModel, source: Source | Stream, shape: Sequence[int]) -> dict[str, Any]:
         """Return the file's configuration: what JSON can say, the same in every process."""
         as_colour(self.baseline, torch.zeros(1, *shape))  # refused now if it does not fit
         return {
@@ -110,9 +111,9 @@ class Settings:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Return the versions of the software, and what it runs on: the same scores, bit for bit, take the same."""
+    """Return the versions of the software, and what it runs on: only the same give the same scores, bit for bit."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = str(torch.get_num_threads())
     return {"python": platform.python_version(), "device": name, "threads": threads} | {
-        package: version_of(package) for package in PACKAGES
+        package: version(package) for package in PACKAGES
     }

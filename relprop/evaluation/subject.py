@@ -24,7 +24,7 @@ from relprop.tracing.loading import callable_program
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedModel:
     """A model and what is known of it.
 
     Parameters
@@ -69,15 +69,16 @@ class Subject:
 
 def prepare_model(
     model: Any, *, transform: Callable[[Picture], Tensor] | None = None, device: str | None = None
-) -> Subject:
-    """Understand what was given as the model.
+) -> EvaluatedModel:
+    """Make an evaluated model of whatever the user gave as the model.
 
     Parameters
     ----------
     model
         A module, an exported program, a `Classifier`, the name of one for `load_classifier`, or a callable.
     transform : callable, optional
-        From a picture to the model's input; by default the classifier's, or what a timm-style ``pretrained_cfg`` says.
+        From a picture to the model's input, ``(C, H, W)``; by default the classifier's own, or what a timm-style
+        ``pretrained_cfg`` says.
     device : str, optional
         Where it shall run; a module that is elsewhere is copied there.
 
@@ -102,7 +103,7 @@ def prepare_model(
     is_module = isinstance(given, nn.Module | ExportedProgram)
     if transform is None:
         transform = classifier.transform if classifier is not None else _own_transform(given)
-    return Subject(
+    return EvaluatedModel(
         call,
         given,
         classifier.name if classifier is not None else getattr(given, "__name__", type(given).__name__),
@@ -114,8 +115,8 @@ def prepare_model(
     )
 
 
-def count_classes(subject: Subject, x: Tensor) -> int:
-    """Run the model on some pictures, and return how many classes it has.
+def count_classes(subject: EvaluatedModel, x: Tensor) -> int:
+    """Run the model on pictures ``(B, C, H, W)``, and return how many classes it has.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def _dtype(model: Any) -> torch.dtype:
 
 
 def _own_transform(model: Any) -> Callable[[Picture], Tensor] | None:
-    """Return what a module says is done to its pictures; nothing is assumed."""
+    """Return a module's own transform, from a picture to ``(C, H, W)``; nothing is assumed."""
     has_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if not isinstance(model, nn.Module) or not has_config:
         return None

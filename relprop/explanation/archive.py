@@ -126,6 +126,7 @@ def _samples(explanation: Maps, name: str, lead: int = 0) -> str:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor of any shape as an array on the CPU."""
     wide = tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor
     array: NDArray[Any] = wide.cpu().numpy()
     return array

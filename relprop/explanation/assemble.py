@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from relprop.explanation.maps import layer_name
 from relprop.explanation.provenance import Provenance
 from relprop.graph.channels import channel_axis
 from relprop.graph.ending import Link
+from relprop.graph.graph import Graph
 from relprop.rewrite.signed import pad_flows
 from relprop.run.conservation import Conservation, Cut
 from relprop.run.mass_trace import Records, follow
@@ -24,8 +25,46 @@ from relprop.tracing.export import plain_mode
 from rule_registry import BatchAxis
 
 
-def _finite_or_not(parts: Sequence[dict[str, Any]]) -> str:
-    return "finite" if all(bool(part["output"].isfinite().all()) for part in parts) else "not finite either"
+class _Chunks:
+    """What a program returned for each chunk of a batch, to be joined.
+
+    Parameters
+    ----------
+    parts : sequence of dict
+        What the program returned, see `relprop.rewrite.program.RelevanceProgram`.
+    graph : Graph
+        Of the program; it says where the samples lie.
+    """
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]], graph: Graph) -> None:
+        self.parts = parts
+        self.graph = graph
+
+    def join(self, *keys: str | int, dim: int = 0) -> Tensor:
+        """Return the tensor that the keys lead to in every part, joined along an axis ``dim`` of ``(...)``."""
+        found = [_at(part, keys) for part in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found, dim)
+
+    def join_at(self, node: fx.Node, *keys: str | int) -> Tensor:
+        """Return relevance at a node, ``(S, *node)``, of all chunks: joined along the samples."""
+        mark = self.graph.axis(node)
+        if mark.outer == 1 or len(self.parts) == 1:
+            return self.join(*keys, dim=mark.axis + 1)
+        # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
+        axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
+        found = [_at(part, keys).unflatten(axis, layout) for part in self.parts]
+        return torch.cat(found, axis + 1).flatten(axis, axis + 2)
+
+    def are_finite(self) -> bool:
+        """Whether all outputs are finite."""
+        return all(bool(part["output"].isfinite().all()) for part in self.parts)
+
+
+def _at(part: Any, keys: Sequence[str | int]) -> Tensor:
+    """Return the tensor that keys lead to, one inside the other."""
+    for key in keys:
+        part = part[key]
+    return part  # type: ignore[no-any-return]
 
 
 @plain_mode()
@@ -47,60 +86,26 @@ def assemble(
         If relevance is not finite.
     """
     graph, rules, count = prepared.plan.graph, prepared.plan.rules, len(parts[0]["mass"])
-
-    def joined(pick: Callable[[dict[str, Any]], Tensor], dim: int) -> Tensor:
-        return pick(parts[0]) if len(parts) == 1 else torch.cat([pick(part) for part in parts], dim)
-
-    def seeds_at(node: fx.Node, pick: Callable[[dict[str, Any]], Tensor]) -> Tensor:
-        mark = graph.axis(node)
-        if mark.outer == 1:
-            return joined(pick, mark.axis + 1)
-        # Samples follow each other anew at every outer position, so chunks go side by side at each of them.
-        axis, layout = mark.axis + 1, (mark.outer, -1, mark.factor)
-        return joined(lambda part: pick(part).unflatten(axis, layout), axis + 1).flatten(axis, axis + 2)
-
-    flows, arrived = {}, {}
-    for k, node in enumerate(prepared.plan.sources):
-        flows[node.name] = seeds_at(node, lambda part, k=k: part["relevance"][k])  # type: ignore[misc]
-        arrived[node.name] = flows[node.name][:count]
-        if not flows[node.name].isfinite().all():
-            raise RelpropError(
-                f"relevance at {node.name!r} has NaN or infinite values (the model's output is "
-                f"{_finite_or_not(parts)}). Name layers to see where it starts: <layers>; a larger stabiliser of rule "
-                f"set {rules.name!r} usually helps",
-                layers="[...]",
-            )
-    looked_up = {
-        node.name: seeds_at(node, lambda part, name=node.name: part["looked_up"][name])  # type: ignore[misc]
-        for node in prepared.plan.lookups.inputs
-    }
+    chunks = _Chunks(parts, graph)
+    flows = _flows_at_sources(prepared, chunks)
+    arrived = {name: flow[:count] for name, flow in flows.items()}
+    looked_up = {node.name: chunks.join_at(node, "looked_up", node.name) for node in prepared.plan.lookups.inputs}
     flows |= looked_up
     reported = prepared.plan.reported
-    seeds = {node.name: _normalized(prepared, node, flows[node.name][:count]) for node in reported}
     axes = {node.name: graph.axis(node) for node in reported}
     layers: dict[str, Tensor | list[Tensor]] = {}
     for path, nodes in prepared.layers.items():
         found = [
-            _combined(prepared, node, seeds_at(node, lambda part, path=path, k=k: part["layers"][path][k])[:count])  # type: ignore[misc]
-            for k, node in enumerate(nodes)
+            _combined(prepared, node, chunks.join_at(node, "layers", path, k)[:count]) for k, node in enumerate(nodes)
         ]
         layers[path] = found[0] if len(found) == 1 else found
         axes |= {layer_name(path, k): graph.axis(node) for k, node in enumerate(nodes)}
-    target = None if parts[0]["target"] is None else joined(lambda part: part["target"], 0)
+    target = None if parts[0]["target"] is None else chunks.join("target")
     check_apart(target, contrast)
-    concepts, start = {}, count
-    for layer in prepared.concepts:
-        chosen, share = (
-            joined(lambda part, path=layer.path, k=k: part["concepts"][path][k], 0)  # type: ignore[misc]
-            for k in range(2)
-        )
-        these = slice(start, start := start + count * chosen.shape[1])
-        maps = {node.name: _of_channels(prepared, node, flows[node.name], these, count) for node in reported}
-        concepts[layer.path] = ConceptMaps(chosen, share, maps, {name: axes[name] for name in maps})
     return Explanation(
         relevances={node.name: _combined(prepared, node, flows[node.name][:count]) for node in reported},
-        seeds=seeds,
-        output=joined(lambda part: part["output"], 0),
+        seeds={node.name: _normalized(prepared, node, flows[node.name][:count]) for node in reported},
+        output=chunks.join("output"),
         target=target,
         conservation=_conservation(prepared, parts, arrived),
         rules=rules.name,
@@ -111,16 +116,53 @@ def assemble(
         link=link,
         channels=_channels(prepared, channels),
         looked_up=tuple(looked_up),
-        concepts=concepts,
+        concepts=_concept_maps(prepared, chunks, flows, count),
     )
 
 
+def _flows_at_sources(prepared: PreparedProgram, chunks: _Chunks) -> dict[str, Tensor]:
+    """Return the relevance of each source, ``(flows, *source)``: of the seeds, then of concepts.
+
+    Raises
+    ------
+    RelpropError
+        If relevance is not finite.
+    """
+    flows = {}
+    for k, node in enumerate(prepared.plan.sources):
+        flows[node.name] = chunks.join_at(node, "relevance", k)
+        if not flows[node.name].isfinite().all():
+            output = "finite" if chunks.are_finite() else "not finite either"
+            raise RelpropError(
+                f"relevance at {node.name!r} has NaN or infinite values (the model's output is {output}). Name layers "
+                "to see where it starts: <layers>; a larger stabiliser of rule set "
+                f"{prepared.plan.rules.name!r} usually helps",
+                layers="[...]",
+            )
+    return flows
+
+
+def _concept_maps(
+    prepared: PreparedProgram, chunks: _Chunks, flows: Mapping[str, Tensor], seeds: int
+) -> dict[str, ConceptMaps]:
+    """Return the maps of the channels of each layer of concepts, whose ``(flows, *node)`` lie behind the seeds."""
+    found, start, graph = {}, seeds, prepared.plan.graph
+    for layer in prepared.concepts:
+        chosen, share = (chunks.join("concepts", layer.path, k) for k in range(2))
+        these = slice(start, start := start + seeds * chosen.shape[1])
+        nodes = prepared.plan.reported
+        maps = {node.name: _of_channels(prepared, node, flows[node.name], these, seeds) for node in nodes}
+        found[layer.path] = ConceptMaps(chosen, share, maps, {node.name: graph.axis(node) for node in nodes})
+    return found
+
+
 def _difference(seeds: Tensor) -> Tensor:
+    """Return the first map of ``(S, *node)``, minus the second if there is one: ``(*node)``."""
     return seeds[0] - seeds[1] if seeds.shape[0] == 2 else seeds[0]
 
 
 def _normalized(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Divide the map of each seed by its L1 norm where rules say so; both in one stay as they are.
+    """Divide the map of each seed ``(S, *node)`` by its L1 norm where rules say so; both in one stay as they are.
 
     The maps of a channel are divided by what ``whole``, which they are part of, is.
     """
@@ -132,7 +174,7 @@ def _normalized(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: 
 
 
 def _combined(prepared: PreparedProgram, node: fx.Node, seeds: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Combine the maps of the seeds, or those of a channel as the ``whole`` that they are part of."""
+    """Combine the maps of the seeds ``(S, *node)`` to ``(*node)``, or those of a channel as a part of ``whole``."""
     relevance = _difference(_normalized(prepared, node, seeds, whole))
     if prepared.plan.rules.normalize != "largest":
         return relevance
@@ -181,7 +223,7 @@ def _channels(prepared: PreparedProgram, given: int | None) -> dict[str, int]:
 
 
 def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
-    """Divide maps, or those of several seeds, by a size of each sample; maps of zeros stay as they are."""
+    """Divide maps ``(..., *node)`` by a size of each sample, ``(..., B)``; maps of zeros stay as they are."""
     ndim = maps.ndim - sizes.ndim + 1
     return maps / mark.spread(torch.where(sizes == 0, 1.0, sizes), ndim)
 
@@ -189,7 +231,7 @@ def _over(mark: BatchAxis, maps: Tensor, sizes: Tensor) -> Tensor:
 def _conservation(
     prepared: PreparedProgram, parts: Sequence[dict[str, Any]], relevance: Mapping[str, Tensor]
 ) -> Conservation:
-    """Keep what was measured, without the maps and the model, until somebody asks where the relevance went."""
+    """Keep the measured masses, ``(S, B)`` each, without the maps and the model, until they are needed."""
     output = prepared.plan.graph.output.name
     if not prepared.plan.measures:
         return Conservation(tuple, conserves=False)
@@ -220,7 +262,7 @@ def _conservation(
 
 
 def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tensor | None]:
-    """Return the records of a run without those of concepts, whose flows lie behind the seeds."""
+    """Return the records of a run, ``(rows, S, B)``, without those of concepts, whose flows lie behind the seeds."""
     records, count = part["records"], len(part["mass"])
     if not prepared.concepts:
         return dict(records)
@@ -228,5 +270,5 @@ def _of_seeds(prepared: PreparedProgram, part: dict[str, Any]) -> dict[str, Tens
 
 
 def _joined(records: Sequence[Tensor | None]) -> Tensor | None:
-    """Join the records of a step's chunks, in the memory of the processor, as each is looked at by itself."""
+    """Join the records ``(rows, S, b)`` of a step's chunks to ``(rows, S, B)``, on the CPU."""
     return None if records[0] is None else torch.cat(pad_flows(records, 1), 2).cpu()

@@ -68,6 +68,7 @@ class _Place:
     place: tuple[int, ...]
 
     def __call__(self, output: Tensor) -> Tensor:
+        """Return that place of an output ``(B, ...)``, ``(B,)``."""
         for index in self.place:
             output = output.select(1, index)
         return output

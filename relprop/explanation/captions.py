@@ -1,4 +1,4 @@
-"""What the maps of an explanation do not show by themselves: how far two maps differ, and how much arrives in them."""
+"""Numbers beside maps: how far two maps differ, and how much relevance arrives."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ def contrast_words(explanation: Maps, labels: Sequence[str] | None = None) -> st
 
 
 def _other(against: int | Tensor, labels: Sequence[str] | None) -> str:
+    """Name the other class, or say that each sample has one, ``(B,)``."""
     classes = [against] if isinstance(against, int) else sorted(set(against.tolist()))
     if len(classes) > 1:
         return "one class each"
@@ -144,5 +145,6 @@ def caption_words(explanation: Maps, labels: Sequence[str] | None = None) -> str
 
 
 def _range(shares: Tensor) -> str:
+    """Write shares ``(B,)`` as percentages, from the smallest to the largest."""
     low, high = (f"{float(share):.1%}" for share in shares.aminmax())
     return low if low == high else f"{low} to {high}"

@@ -66,7 +66,7 @@ class RelevanceAttribution(Attribution):  # type: ignore[misc]
         Raises
         ------
         RelpropError
-            If a delta is asked for where `has_convergence_delta` is false.
+            If a delta is requested where `has_convergence_delta` is false.
         """
         if return_convergence_delta and not self.has_convergence_delta():
             raise RelpropError(

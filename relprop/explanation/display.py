@@ -40,7 +40,7 @@ def draw(
     columns: int | None = None,
     remark: str = "",
 ) -> Figure:
-    """Draw the maps of a batch, see `Explanation.figure`; ``remark`` is added to the caption."""
+    """Draw the maps of a batch over images ``(B, ...)``, see `Explanation.figure`; ``remark`` goes into the caption."""
     samples = len(explanation)
     lines = images if isinstance(images, Tensor) and images.ndim == 3 else None
     pictures = None if images is None or lines is not None else as_pixels(images, samples)
@@ -112,7 +112,7 @@ def notebook_picture(explanation: Maps) -> bytes | None:
     """Return the maps of the first samples as PNG; None where there is nothing to draw."""
     try:
         return encode(draw(explanation[:NOTEBOOK_SAMPLES], remark=_remark(explanation)))
-    except LayoutError:  # a notebook shows the numbers; who asks for the picture is told why there is none
+    except LayoutError:  # a notebook shows the numbers; the error is for those who draw it themselves
         return None
 
 

@@ -77,7 +77,7 @@ class Explanation(Maps):
         path : path
             Its suffix says which.
         images, titles
-            For a ``.png``, as in `figure`.
+            For a ``.png``, as in `figure`: images are ``(B, 3, H, W)`` or ``(B, H, W, 3)``.
         attributes : mapping, optional
             Further words and numbers for an archive; ``.npz`` has them as JSON in its array ``attributes``.
 
@@ -103,7 +103,7 @@ class Explanation(Maps):
     ) -> Figure:
         """Draw the maps of the batch.
 
-        Where layers were asked for, each sample has a row: its map at the input, then at each layer.
+        Where ``layers`` were named, each sample has a row: its map at the input, then at each layer.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class Explanation(Maps):
         Parameters
         ----------
         images, titles, columns
-            As in `figure`.
+            As in `figure`: images are ``(B, 3, H, W)`` or ``(B, H, W, 3)``.
         """
         show_figure(self.figure(images, titles, columns))
 

@@ -1,4 +1,4 @@
-"""Where relevance inside a model lies in the picture: feature maps and token grids as maps."""
+"""Maps of a model's inside in the picture: feature maps and token grids as ``(B, h, w)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawings of sources that are no pictures, and of several sources beside one another."""
+"""Drawings of sources that are not pictures, and of several sources beside one another."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def draw_sources(
 
 
 def _tiles(explanation: Maps, name: str, pictures: Pixels | None, given: Tensor | None) -> list[Tile]:
-    """Draw one source of every sample."""
+    """Draw one source of every sample, over pictures ``(B, H, W, 3)`` or with signals ``(B, leads, time)``."""
     value = explanation.relevances[name]
     mark = explanation.axes.get(name)
     if mark is not None and (mark.merged or mark.axis):
@@ -94,7 +94,7 @@ def _tiles(explanation: Maps, name: str, pictures: Pixels | None, given: Tensor 
 
 
 def _image(kind: str, heat: Array, picture: Pixels | None, line: Array | None) -> tuple[Pixels, str]:
-    """Draw one sample, and say in words what its axes are."""
+    """Draw one sample ``(H, W)`` as ``(h, w, 3)`` pixels, and say in words what its axes are."""
     if kind == "bars":
         heat = heat.reshape(-1)
         return bars(heat, (_BARS, int(min(max(24 * len(heat), 60), 520)))), ""
@@ -112,6 +112,7 @@ def _image(kind: str, heat: Array, picture: Pixels | None, line: Array | None) -
 
 
 def _signals(given: Tensor, shape: tuple[int, ...]) -> Array:
+    """Return signals ``(B, leads, time)`` as an array, if they are shaped like their source."""
     if tuple(given.shape) != shape:
         raise RelpropError(f"signals to draw must be shaped like the source, {shape}, not {tuple(given.shape)}")
     found: Array = np.asarray(given.detach().cpu().double().numpy())

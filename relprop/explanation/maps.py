@@ -37,7 +37,7 @@ class Maps:
     target : Tensor or None
         The classes explained, ``(B,)``; None where the target is a callable.
     layers : mapping of str to Tensor or list of Tensor
-        Relevance at the outputs of the modules asked for, shaped like them; a list for a module called repeatedly.
+        Relevance at the outputs of the modules in ``layers``, shaped like them; a list for a module called repeatedly.
     axes : mapping of str to BatchAxis
         Where the samples lie in sources and layers (``"path@1"``: a module's second call), if not along axis 0.
     conservation : Conservation
@@ -59,7 +59,7 @@ class Maps:
     indices : mapping of str to Tensor
         These integers themselves.
     concepts : mapping of str to ConceptMaps
-        Maps of single channels of the layers asked for.
+        Maps of single channels, by layer.
     """
 
     relevances: Mapping[str, Tensor]
@@ -80,7 +80,7 @@ class Maps:
 
     @property
     def relevance(self) -> Tensor:
-        """Relevance of the one source; beside integers that look values up, of the one that does not.
+        """Relevance of the one source, shaped like it; beside integers that look values up, of the one that does not.
 
         Raises
         ------
@@ -171,7 +171,7 @@ class Maps:
 
     @property
     def layer_calls(self) -> dict[str, Tensor]:
-        """The tensors of ``layers`` one by one; ``"path@1"`` is the second call of a module."""
+        """The tensors of ``layers`` one by one, shaped like outputs; ``"path@1"`` is a module's second call."""
         return {
             layer_name(path, k): part
             for path, value in self.layers.items()

@@ -1,4 +1,4 @@
-"""What a map was made by: rule set, versions of the software, and the model's weights."""
+"""What made a map: rule set, versions of the software, and the model's weights."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Provenance:
         return Provenance(describe_rules(rules), Weights(model))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON can say it; ``weights_sha256`` is None where it can't be told any more."""
+        """Return all of it as JSON can say it; ``weights_sha256`` is None where it can't be made any more."""
         weights = self.weights.sha256 if isinstance(self.weights, Weights) else self.weights
         return {"rule_set": dict(self.rules), "versions": versions(), "weights_sha256": weights}
 

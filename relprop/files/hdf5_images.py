@@ -1,4 +1,4 @@
-"""HDF5 files made in memory: HDF5 itself ends the process where the disk is full, and lets a failed write pass."""
+"""HDF5 files made in memory and then written: on a full disk HDF5 itself ends the process, or hides the error."""
 
 from __future__ import annotations
 

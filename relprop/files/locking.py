@@ -19,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCKS = fcntl is not None
-"""Whether the system has locks that a program can ask of files."""
+"""Whether the system has locks for files."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """How a file system says that it has none."""
 _held: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -40,7 +40,7 @@ class Lock:
         _held.add(self)
 
     def is_of(self, path: Path) -> bool:
-        """Say whether the path still leads to the file that is locked: another one may have been put in its place."""
+        """Whether the path still leads to the file that is locked: another one may have been put in its place."""
         if not self._descriptors:
             return True
         try:

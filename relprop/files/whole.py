@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writing a file whole or not at all, through a temporary file beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relprop.files.locking import LOCKS, Lock, take
 
 
 class OutputError(RelpropError, OSError):
-    """A result that can't be written where it was asked for."""
+    """A result that can't be written."""
 
 
 @contextmanager

@@ -8,8 +8,7 @@
   already computed, by whatever method;
 - `random_map`, `constant_map`, `centre_map`: what chance reaches. A score means little without it.
 
-The definition is in section 6 of the design; what the authors' released code does instead is in
-`relprop.gae.released`.
+What the authors' released code does in place of the definition is in `relprop.gae.released`.
 """
 
 from relprop.gae.checks import MapError

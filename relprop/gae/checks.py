@@ -1,4 +1,4 @@
-"""What may be scored: pictures, classes and maps are checked before anything is computed from them."""
+"""Checks of pictures, classes and maps, before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def check_map(relevance: Tensor, lead: Sequence[int], size: Sequence[int]) -> Te
 
 
 def wide(values: Tensor) -> Tensor:
-    """Return values in float32 or wider, whatever the model's precision."""
+    """Return values of any shape in float32 or wider, whatever the model's precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

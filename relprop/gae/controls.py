@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model, and one that knows the answer: what chance reaches, and what is within reach.
+"""Maps for comparison: some know nothing of the model, one is the answer itself.
 
 They come on the CPU, in float32, and are maps ``(B, H, W)`` like any other.
 """

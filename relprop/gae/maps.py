@@ -1,4 +1,4 @@
-"""What every score takes from a relevance map, and the two quotients all of them are made of."""
+"""The positive part of a relevance map, and the two quotients that all scores are made of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Score:
 
 
 def positive_map(relevance: Tensor, lead: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Keep what speaks for the class: relu of the sum over channels, divided by its maximum (DESIGN 6, ``r``).
+    """Keep what speaks for the class: relu of the sum over channels, divided by its maximum.
 
     So maps with and without channels compare. Applied to what it returned it changes nothing.
 
@@ -75,7 +75,7 @@ def weighted_mean(weights: Tensor, relevance: Tensor) -> Score:
 
 
 def distance(a: Tensor, b: Tensor, axes: int) -> Score:
-    """Compare by ``D(a, b) = sum|a - b| / (sum|a| + sum|b|)`` (DESIGN 6).
+    """Compare by ``D(a, b) = sum|a - b| / (sum|a| + sum|b|)``.
 
     Parameters
     ----------
@@ -94,6 +94,6 @@ def distance(a: Tensor, b: Tensor, axes: int) -> Score:
 
 
 def quotient(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide; where the divisor is zero the quotient is zero, and the second tensor True."""
+    """Divide ``(...)`` by what broadcasts; where that is zero the quotient is zero, and the second tensor True."""
     undefined = b == 0
     return torch.where(undefined, 0.0, a / torch.where(undefined, 1.0, b)), undefined

@@ -1,4 +1,4 @@
-"""The masking run: which pixels the model itself depends on. Every method is scored against the same run."""
+"""The masking run: on which pixels the model itself depends. Every method is scored against the same run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Baseline = float | Sequence[float] | Tensor
 
 @dataclass(frozen=True)
 class MaskingRun:
-    """What a model does while the pixels that matter most, or least, are taken away (DESIGN 6).
+    """What a model does while the pixels that matter most, or least, are taken away.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class MaskingRun:
 
 
 @dataclass(frozen=True)
-class Look:
+class Sensitivity:
     """A model's output for pictures, and ``|x d|f_y|/dx|`` of each element."""
 
     output: Tensor
@@ -95,8 +95,8 @@ def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Bas
     target : int, sequence of int or Tensor, optional
         Class of all samples, or of each. By default the model's prediction.
     baseline : float, sequence of float or Tensor
-        Colour of masked pixels, one value or one per channel. Zero, the data set's mean after normalisation,
-        unless told otherwise.
+        Colour of masked pixels, one value or one per channel. The default, zero, is the data set's mean after
+        normalisation.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Bas
     check_model(model)
     x = check_pictures(x)
     colour = as_colour(baseline, x)
-    first = look(model, x, target)
+    first = measure_sensitivity(model, x, target)
     classes = first.target.repeat_interleave(len(ORDERS))
     steps = x.new_full((len(x), len(ORDERS), *x.shape[2:]), STATES, dtype=torch.uint8)
     share, vanished = _share(first.strength)
@@ -128,7 +128,7 @@ def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Bas
     for t in range(1, STATES):
         steps = _mask_next(steps, share, t)
         states = torch.stack([masked(x, steps[:, order], t, colour) for order in (MORF, LERF)], 1)
-        seen = look(model, states.flatten(0, 1), classes)
+        seen = measure_sensitivity(model, states.flatten(0, 1), classes)
         share, vanished = _share(seen.strength)
         share = share.reshape(steps.shape)
         total, undefined = total + share, undefined | vanished.reshape(len(x), -1).any(1)
@@ -195,7 +195,7 @@ def impact_map(morf: Tensor, lerf: Tensor) -> Tensor:
     return (_share_of_all(lerf)[0] - _share_of_all(morf)[0]).sign().to(torch.int8)
 
 
-def look(model: Model, x: Tensor, target: Target) -> Look:
+def measure_sensitivity(model: Model, x: Tensor, target: Target) -> Sensitivity:
     """Run a model and take the gradient of its output's magnitude, by autograd and for the input alone.
 
     The strength is ``|x d|f_y|/dx|``, shaped like the input.
@@ -212,7 +212,7 @@ def look(model: Model, x: Tensor, target: Target) -> Look:
     strength = torch.zeros_like(x) if gradient is None else x * gradient
     if not strength.isfinite().all():
         raise InputError("the model's gradient is NaN or infinite for some of the pictures")
-    return Look(output.detach(), classes, wide(strength).abs())
+    return Sensitivity(output.detach(), classes, wide(strength).abs())
 
 
 def both(values: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def both(values: Tensor) -> Tensor:
 
 
 def as_colour(baseline: Baseline, x: Tensor) -> Tensor:
-    """Return the baseline so that it broadcasts over pictures."""
+    """Return the baseline as ``(1, 1 or C, 1, 1)``, which broadcasts over pictures."""
     colour = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
     if colour.numel() not in (1, x.shape[1]):
         raise InputError(f"the baseline has {colour.numel()} values, not one, or one for each of {x.shape[1]} channels")
@@ -231,21 +231,27 @@ def as_colour(baseline: Baseline, x: Tensor) -> Tensor:
 
 
 def _share(strength: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum strength over channels and divide by the sum; say where that is 0/0."""
+    """Divide ``(B, C, H, W)``, summed over channels, by its sum: ``(B, H, W)``, and ``(B,)`` where that is 0/0."""
     return _share_of_all(strength.sum(1))
 
 
 def _share_of_all(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide ``(B, ...)`` by the sum of each sample; return that, and ``(B,)`` where it is 0/0."""
     total = values.flatten(1).sum(1)
     share, undefined = quotient(values, total.reshape(-1, *[1] * (values.ndim - 1)))
     return share, undefined.flatten()
 
 
+def sort_keys(morf: Tensor, lerf: Tensor) -> Tensor:
+    """Return keys ``(B, 2, entries)``: sorted upwards, ``morf`` of ``(B, ...)`` falls and ``lerf`` rises."""
+    # Subtracted from zero: a negated zero is -0.0, which a sort by bits may take for less than zero.
+    return torch.stack([0.0 - morf, lerf + 0.0], 1).flatten(2)
+
+
 def _mask_next(steps: Tensor, share: Tensor, t: int) -> Tensor:
-    """Mask the next pixels of both orders, with one sort for all."""
+    """Mask the next pixels of both orders in step images ``(B, 2, H, W)``, with one sort for all."""
     flat, pixels = steps.flatten(2), steps[0, 0].numel()
-    # Subtracted from zero: a negated one is -0.0, which a sort by bits takes for less than zero.
-    keys = torch.stack([0.0 - share[:, MORF], share[:, LERF]], 1).flatten(2).masked_fill(flat < STATES, torch.inf)
+    keys = sort_keys(share[:, MORF], share[:, LERF]).masked_fill(flat < STATES, torch.inf)
     # Stable, so that equal pixels keep the order of their index.
     order = keys.sort(dim=-1, stable=True).indices[..., : masked_count(t, pixels) - masked_count(t - 1, pixels)]
     return flat.scatter(-1, order, t).reshape(steps.shape)

@@ -118,7 +118,7 @@ def lay_out(x: Tensor, mode: Literal["area", "nearest"]) -> Tensor:
 
 
 def quadrant_scores(output: Tensor, target: Tensor) -> Quadrants:
-    """Rate the quadrants of each sample's mosaic: ``s_j = clamp(2 q_j / q_sample - 1, -1, 1)`` (DESIGN 6).
+    """Rate the quadrants of each sample's mosaic: ``s_j = clamp(2 q_j / q_sample - 1, -1, 1)``.
 
     q is the probability, on the sample's own picture, of the class of picture j.
 
@@ -148,7 +148,7 @@ def probability_ratios(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_class(target: Tensor) -> Tensor:
-    """Say of each sample whether all four of its mosaic have its class, ``(4 M,)``."""
+    """Return whether all four of a sample's mosaic have its class, ``(4 M,)``."""
     fours = target.reshape(-1, 4)
     return (fours == fours[:, :1]).all(1).repeat_interleave(4)
 

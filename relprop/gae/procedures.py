@@ -1,4 +1,4 @@
-"""The two protocols as steps of a run: what the definition does, and what the authors' code does in its place."""
+"""The two protocols as steps of a run: the definition, and the authors' code."""
 
 from __future__ import annotations
 
@@ -93,12 +93,13 @@ def choose_procedure(name: str) -> Procedure:
 
 
 def _positive_elements(relevance: Tensor, lead: Sequence[int], size: Sequence[int], channels: int) -> Tensor:
-    """Return `released_positive`; of a map without channels each channel has the same."""
+    """Return `released_positive`, ``(*lead, C, H, W)``; of a map without channels each channel has the same."""
     checked = check_map(relevance, lead, size)
     return released_positive(checked.expand(*lead, channels, *size))
 
 
 def _score_elements(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Scores, Score | None]:
+    """Score the maps of elements, ``(states, B, C, H, W)``, as `score_state` does those of pixels."""
     faithful = released_faithfulness(maps[PICTURE], run.impact)
     if len(maps) == 1:
         return collect_scores(run, quadrants, faithful), None

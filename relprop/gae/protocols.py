@@ -1,4 +1,4 @@
-"""Everything at once, for one batch and one method."""
+"""`score`: all scores of one method, for one batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from relprop.errors import InputError
 from relprop.gae.checks import MapError, Model, Target, check_fours, check_model, check_pictures, check_size
 from relprop.gae.maps import positive_map
-from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, look, masked, masking_run
+from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, masked, masking_run, measure_sensitivity
 from relprop.gae.mosaics import Quadrants, quadrant_scores
 from relprop.gae.released import (
     released_contrastiveness,
@@ -22,7 +22,7 @@ from relprop.gae.released import (
     released_run,
 )
 from relprop.gae.scores import Scores, collect_scores
-from relprop.gae.states import ASKED, pictures_of_state, score_state
+from relprop.gae.states import MAPS_PER_SAMPLE, pictures_of_state, score_state
 
 Method = Callable[[Tensor, Tensor], Any]
 """From pictures and classes to maps ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``, or what has them as
@@ -48,8 +48,8 @@ def score(
     x : Tensor
         ``(4 M, C, H, W)``: the four of a mosaic are consecutive (top left, top right, bottom left, bottom right).
     method : callable
-        ``(x, target) -> relevance``. It is asked for the maps of the pictures, of nine masked states in two orders,
-        and of each picture's mosaic for the picture's class; always for ``4 M`` pictures at once.
+        ``(x, target) -> relevance``. It makes the maps of the pictures, of nine masked states in two orders, and of
+        each picture's mosaic for the picture's class; always for ``4 M`` pictures at once.
     target : int, sequence of int or Tensor, optional
         Classes of the pictures, ``(4 M,)``; by default the model's predictions.
     baseline : float, sequence of float or Tensor
@@ -88,14 +88,14 @@ def score(
     if positive is not None:
         raise ValueError('positive belongs to protocol="released"; under "gae" all four pictures are scored')
     run = masking_run(model, x, target, baseline=baseline)
-    shown = (pictures_of_state(x, run.steps, state, baseline) for state in range(ASKED))
+    shown = (pictures_of_state(x, run.steps, state, baseline) for state in range(MAPS_PER_SAMPLE))
     size = x.shape[2:]
     maps = torch.stack([positive_map(maps_of(method, pictures, run.target), x.shape[:1], size) for pictures in shown])
     return score_state(run, quadrant_scores(run.output, run.target), maps)[0]
 
 
 def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
-    """Ask a method for maps; it may differentiate, whatever the caller forbids itself."""
+    """Call a method for maps ``(B, ...)`` of pictures ``(B, C, H, W)``; autograd is on, whatever the caller's mode."""
     with torch.inference_mode(False), torch.enable_grad():
         found = method(x.clone(), target.clone())
     relevance = getattr(found, "relevance", found)
@@ -105,7 +105,7 @@ def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_maps(method: Method, x: Tensor, run: MaskingRun) -> Tensor:
-    """Ask a method for the maps of states 1 to 9 of both orders of a masking run, ``(B, 2, 9, ...)``."""
+    """Call a method for the maps of states 1 to 9 of both orders of a masking run, ``(B, 2, 9, ...)``."""
     states = [
         [maps_of(method, masked(x, run.steps[:, order], t), run.target) for t in range(1, STATES)]
         for order in (MORF, LERF)
@@ -116,6 +116,7 @@ def masked_maps(method: Method, x: Tensor, run: MaskingRun) -> Tensor:
 def _released(
     model: Model, x: Tensor, method: Method, target: Target, baseline: Baseline, positive: int | None
 ) -> Scores:
+    """Score one of four pictures ``(4, C, H, W)`` by the released protocol, ``(1,)``."""
     if positive is None or not 0 <= positive < 4:
         raise ValueError(f'protocol="released" scores one of the four: give positive, 0 to 3, not {positive}')
     if torch.as_tensor(baseline).any():
@@ -123,7 +124,7 @@ def _released(
     if len(x) != 4:
         raise InputError(f'protocol="released" takes four pictures of even height and width, not {tuple(x.shape)}')
     mosaic = released_mosaics(x)
-    seen = look(model, x, target)
+    seen = measure_sensitivity(model, x, target)
     quadrants = released_quadrants(seen.output, seen.target)
     one = slice(positive, positive + 1)
     run = released_run(model, x[one], seen.target[one])

@@ -1,9 +1,8 @@
 """``protocol="released"``: the authors' code for a mosaic of four given pictures, so that numbers can be compared.
 
-It masks single elements and scores them, in all channels; where it departs from the definition, and what that does
-to the scores, is told in DESIGN 6. The records in ``shared/golden`` settle what the text leaves open: the shares of
-all ten states are summed, their divisors have 1e-9 added, and where t n / 10 is a whole number one element less is
-masked.
+It masks single elements and scores them, in all channels. The authors' records settle what their text leaves open: the
+shares of all ten states are summed, their divisors have 1e-9 added, and where t n / 10 is a whole number one element
+less is masked.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from relprop.gae.checks import (
     check_target,
 )
 from relprop.gae.maps import Score, quotient
-from relprop.gae.masking import LERF, MORF, STATES, MaskingRun, both, impact_map, look, masked
+from relprop.gae.masking import LERF, MORF, STATES, MaskingRun, both, impact_map, masked, measure_sensitivity, sort_keys
 from relprop.gae.mosaics import Quadrants, lay_out, probability_ratios, quadrant_slices
 
 EPS = 1e-9
@@ -55,7 +54,7 @@ def released_run(model: Model, x: Tensor, target: Target) -> MaskingRun:
     """
     check_model(model)
     x = check_pictures(x)
-    first = look(model, x, target)
+    first = measure_sensitivity(model, x, target)
     steps = x.new_full((len(x), 2, *x.shape[1:]), STATES, dtype=torch.uint8)
     strength = first.strength[:, None].expand(steps.shape)
     total, undefined = torch.zeros_like(strength), torch.zeros_like(first.target, dtype=torch.bool)
@@ -68,7 +67,7 @@ def released_run(model: Model, x: Tensor, target: Target) -> MaskingRun:
             break
         steps = _mask_elements(steps, share, t)
         states = torch.stack([masked(x, steps[:, order], t) for order in (MORF, LERF)], 1)
-        seen = look(model, states.flatten(0, 1), first.target.repeat_interleave(2))
+        seen = measure_sensitivity(model, states.flatten(0, 1), first.target.repeat_interleave(2))
         strength = seen.strength.reshape(steps.shape)
         logits.append(seen.logit.reshape(len(x), -1))
         probabilities.append(seen.probability.reshape(len(x), -1))
@@ -190,20 +189,22 @@ def released_contrastiveness(relevance: Tensor, scores: Tensor) -> Score:
 
 
 def _mask_elements(steps: Tensor, share: Tensor, t: int) -> Tensor:
+    """Mask the next elements of both orders in step images ``(B, 2, C, H, W)``."""
     flat = steps.flatten(2)
     # Strictly below t n / 10, as in the records.
     count = (t * flat.shape[-1] - 1) // STATES
-    keys = torch.stack([0.0 - share[:, MORF], share[:, LERF]], 1).flatten(2)
-    order = keys.sort(dim=-1, stable=True).indices[..., :count]
+    order = sort_keys(share[:, MORF], share[:, LERF]).sort(dim=-1, stable=True).indices[..., :count]
     # What was masked before keeps its step.
     return flat.scatter(-1, order, flat.gather(-1, order).clamp(max=t)).reshape(steps.shape)
 
 
 def _weighted(weights: Tensor, relevance: Tensor) -> Score:
+    """Return ``sum(w r) / (sum r + 1e-9)`` of ``(B, ...)``, ``(B,)``."""
     mass = relevance.flatten(1).sum(1)
     return Score((weights * relevance).flatten(1).sum(1) / (mass + EPS), mass == 0)
 
 
 def _distance(a: Tensor, b: Tensor, axes: int) -> Tensor:
+    """Return ``D(a, b)`` over the last axes, with 1e-9 added to the divisor."""
     last = tuple(range(-axes, 0))
     return (a - b).abs().sum(last) / (a.abs().sum(last) + b.abs().sum(last) + EPS)

@@ -1,4 +1,4 @@
-"""The scores of GAE, as functions of maps already computed: how they came about is not asked."""
+"""The scores of GAE, as functions of maps that are computed already, by whatever method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relprop.gae.mosaics import Quadrants, score_map
 
 
 class Flag(IntFlag):
-    """Where a sample's scores met 0/0, taken as zero, or can't be told; several may be set."""
+    """Where a sample's scores met 0/0, taken as zero, or are undefined; several may be set."""
 
     FAITHFULNESS = 1
     """The map has no positive relevance."""
@@ -69,7 +69,7 @@ class Scores:
 
 
 def faithfulness(relevance: Tensor, impact: Tensor) -> Score:
-    """Score whether relevance lies where the model depends on it: ``sum(I r) / sum(r)`` (DESIGN 6).
+    """Score whether relevance lies where the model depends on it: ``sum(I r) / sum(r)``.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def faithfulness(relevance: Tensor, impact: Tensor) -> Score:
 
 
 def map_change(relevance: Tensor, masked_relevance: Tensor) -> Score:
-    """Compare a map with those of masked states, by ``D(r_0, r_t)`` (DESIGN 6).
+    """Compare a map with those of masked states, by ``D(r_0, r_t)``.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def map_change(relevance: Tensor, masked_relevance: Tensor) -> Score:
 
 
 def robustness(change: Score, probability: Tensor) -> Score:
-    """Score whether the map changes as much as the output: ``1 - 2 D(delta, omega)`` (DESIGN 6).
+    """Score whether the map changes as much as the output: ``1 - 2 D(delta, omega)``.
 
     delta_t is the change of the map under MoRF minus that under LeRF, and omega_t the output under LeRF minus that
     under MoRF, over the output of the unmasked picture.
@@ -146,12 +146,12 @@ def robustness(change: Score, probability: Tensor) -> Score:
 
 
 def local_consistency(faithfulness: Tensor, robustness: Tensor) -> Tensor:
-    """Return ``relu(F + robustness) / 2`` in [0, 1] (DESIGN 6)."""
+    """Return ``relu(F + robustness) / 2`` of ``(B,)`` scores, in [0, 1]."""
     return (faithfulness + robustness).relu() / 2
 
 
 def contrastiveness(relevance: Tensor, scores: Tensor) -> Score:
-    """Score whether the map of a mosaic lies in the quadrants of the class: ``sum(s r) / sum(r)`` (DESIGN 6).
+    """Score whether the map of a mosaic lies in the quadrants of the class: ``sum(s r) / sum(r)``.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def collect_scores(
     quadrants : Quadrants
         Of the same samples.
     faithful, robust, contrast : Score
-        What `faithfulness`, `robustness` and `contrastiveness` returned, ``(B,)``; None where the method could not
-        be asked, which gives NaN.
+        What `faithfulness`, `robustness` and `contrastiveness` returned, ``(B,)``; None where the method has no maps
+        for it, which gives NaN.
 
     Returns
     -------

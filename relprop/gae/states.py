@@ -1,4 +1,4 @@
-"""What a method is asked about each sample: its picture, its masked states, its mosaic. Twenty maps make its scores."""
+"""The twenty maps that a sample's scores need: of its picture, its masked states, its mosaic."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from relprop.gae.masking import LERF, MORF, STATES, Baseline, MaskingRun, masked
 from relprop.gae.mosaics import Quadrants, make_mosaics
 from relprop.gae.scores import Scores, collect_scores, contrastiveness, faithfulness, map_change, robustness
 
-ASKED = 2 * STATES
+MAPS_PER_SAMPLE = 2 * STATES
 """Maps a sample: of the picture (0), of the masked states of MoRF (1 to 9) and of LeRF (10 to 18), of the mosaic."""
-PICTURE, MOSAIC = 0, ASKED - 1
+PICTURE, MOSAIC = 0, MAPS_PER_SAMPLE - 1
 
 
 def pictures_of_state(
@@ -23,7 +23,7 @@ def pictures_of_state(
     baseline: Baseline = 0.0,
     mosaics: Callable[[Tensor], Tensor] = make_mosaics,
 ) -> Tensor:
-    """Make what a method is shown of each sample in one of the states.
+    """Make the pictures that a method gets of each sample in one of the states.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def pictures_of_state(
     steps : Tensor
         ``run.steps`` of their masking run, ``(4 M, 2, H, W)``, of elements ``(4 M, 2, C, H, W)``.
     state : int
-        0 to 19, see `ASKED`.
+        0 to 19, see `MAPS_PER_SAMPLE`.
     baseline : float, sequence of float or Tensor
         As given to `masking_run`.
     mosaics : callable
@@ -75,7 +75,7 @@ def score_state(run: MaskingRun, quadrants: Quadrants, maps: Tensor) -> tuple[Sc
     quadrants : Quadrants
         Of the same.
     maps : Tensor
-        ``(20, B, ...)``, or ``(1, B, ...)`` of a method that can't be asked about the other states.
+        ``(20, B, ...)``, or ``(1, B, ...)`` of a method that has no maps of the other states.
 
     Returns
     -------

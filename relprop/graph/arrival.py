@@ -64,7 +64,7 @@ def rectified_nodes(
     nonnegative: Collection[fx.Node],
     stops: Collection[fx.Node],
 ) -> dict[fx.Node, Gains]:
-    """Return the operations that relevance arrives at only where their output is not negative, and if which gains are.
+    """Return operations at which relevance arrives only where their output is not negative, and for which gains.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def rectified_nodes(
 
 
 def _together(arrivals: Sequence[Arrival]) -> Arrival:
-    """Return what holds of relevance from all who hand some on."""
+    """Return what holds for the relevance that several operations hand on."""
     gains = [arrival.positive for arrival in arrivals if arrival.positive is not None]
     positive = frozenset[fx.Node]().union(*gains) if len(gains) == len(arrivals) else None
     return Arrival(all(arrival.apart_from_zero for arrival in arrivals), positive)
@@ -110,7 +110,7 @@ def _together(arrivals: Sequence[Arrival]) -> Arrival:
 def _hand_on(
     node: fx.Node, site: Site, rule: Rule, arrival: Arrival, nonnegative: Collection[fx.Node]
 ) -> list[tuple[fx.Node, Arrival]]:
-    """Say of each input of an operation where its rule hands relevance to."""
+    """Return the inputs of an operation, and where its rule hands relevance to in each."""
     inputs = [(slot, source) for slot, source in argument_nodes(node) if slot in site.active]
     target: Any = node.target
     if rule.kind == "blocks":

@@ -1,4 +1,4 @@
-"""Class scores: from the target back to the first layers with a weight, where the evidence for a class is asked."""
+"""Class scores: the way from the target back to the first layers with a weight, where evidence for a class begins."""
 
 from __future__ import annotations
 

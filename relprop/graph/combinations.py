@@ -1,8 +1,7 @@
 """Linear combinations of a layer's outputs: which operations behind the layer make one, and what it is made of.
 
-Relevance by positive contributions of a difference ``z_0 - z_1`` asks first which of the two scores is positive, and
-then for evidence in that one alone. The difference is a score of its own, with the weights ``w_0 - w_1``: so it is
-explained as the layer that has these.
+Rules of positive contributions would explain a difference ``z_0 - z_1`` by the one score that is positive alone. But
+the difference is a score of its own, with the weights ``w_0 - w_1``: so it is explained as the layer that has these.
 """
 
 from __future__ import annotations

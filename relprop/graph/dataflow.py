@@ -37,7 +37,7 @@ def between(graph: Graph, sources: Collection[fx.Node], carries: Callable[[fx.No
 
 
 def value_inputs(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes whose values an operation's own depends on: none where it only asks for a shape or a dtype."""
+    """Return the nodes whose values an operation's own depends on: none where only a shape or a dtype is read."""
     if node.target in _SHAPE_ONLY:
         return []
     if node.target == aten.layer_norm.default and math.prod(node.args[1]) == 1:  # type: ignore[arg-type]
@@ -74,6 +74,7 @@ def is_complex(node: fx.Node) -> bool:
 
 
 def _tensors(node: fx.Node) -> list[Tensor]:
+    """Return the tensors that a node's value is made of: itself, or the parts of a tuple."""
     value = node.meta.get("val")
     values = value if isinstance(value, tuple | list) else [value]
     return [value for value in values if isinstance(value, Tensor)]

@@ -89,7 +89,7 @@ def find_link(graph: Graph) -> Link:
 
 
 def are_probabilities(output: Tensor) -> bool:
-    """Whether the classes of every sample have numbers that are never negative and sum to one."""
+    """Whether each sample of an output ``(B, classes)`` has numbers that are never negative and sum to one."""
     wide = output.double()
     return bool((wide >= 0).all() and ((wide.sum(1) - 1).abs() < UNIT).all())
 

@@ -82,7 +82,7 @@ class _Folder:
         )
 
     def replaced(self) -> set[fx.Node]:
-        """Return what nobody reads any more: so a layer with combined weights can have the name of the old one."""
+        """Return what nobody reads any more: its names are free for the layers with combined weights."""
         behind = {node for c in self.combinations.values() for node in c.operations}
         for combination in self.combinations.values():
             behind.update(node for layer in combination.layers for node in (layer.layer, *layer.pools))
@@ -198,10 +198,12 @@ class _Folder:
         return node
 
     def zeros(self, layer: Layer, samples: int) -> Tensor:
+        """Return scores of zero for so many samples, ``(samples, C)`` or ``(samples, C, 1, ...)``."""
         value = layer.scores.meta["val"]
         return torch.zeros(samples, *value.shape[1:], dtype=value.dtype, device=value.device)
 
     def held(self, tensor: Tensor, name: str) -> fx.Node:
+        """Add a constant of any shape under a name that no other tensor has."""
         while name in self.tensors or hasattr(fx.GraphModule, name):
             name += "_"
         self.tensors[name] = tensor

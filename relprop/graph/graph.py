@@ -1,4 +1,4 @@
-"""The captured graph: ATen operations, what is known of each, and the tensors they refer to."""
+"""The captured graph: ATen operations, where each comes from, and the tensors they refer to."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Graph:
 
     @property
     def precision(self) -> torch.dtype:
-        """The least precise type among the activations': some norms compute in 32 bits whatever they are given."""
+        """The least precise type among the activations': some norms compute in 32 bits whatever their input is."""
         values = (leaf for node, mark in self.batch.items() if mark for leaf in pytree.tree_leaves(node.meta["val"]))
         types = {v.dtype for v in values if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())}
         return max(types, key=lambda dtype: torch.finfo(dtype).eps)
@@ -101,7 +101,7 @@ class Graph:
 
 
 ROOT = "relprop_model"
-"""Path of the user's model where an exported program wraps it; paths are told from there."""
+"""Path of the user's model where an exported program wraps it; paths start there."""
 
 
 def drop_unused(graph: fx.Graph) -> None:

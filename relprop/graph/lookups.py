@@ -1,7 +1,7 @@
 """Values that samples look up: what an integer input chooses from a table, by whatever spelling.
 
-From the input on, integers are followed through moves and through operations on single entries, so that it is known
-which entry of the input chose a value. Integers that choose among values of the samples, as masks do, bring none.
+Integers are followed from the input on through moves and through operations on single entries. So each value has an
+entry of the input that chose it. Integers that choose among values of the samples, as masks do, bring no values.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ _kept: WeakKeyDictionary[Graph, Lookups] = WeakKeyDictionary()
 
 
 class _Finder:
+    """Follows the integers of one graph to the values that they look up."""
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.starts = [node for node in graph.inputs if graph.batch.get(node) is not None and _is_integer(node)]

@@ -14,8 +14,8 @@ from rule_registry.call import ELEMENTWISE, HUGE
 def masked_nodes(graph: Graph) -> set[fx.Node]:
     """Return the nodes that a mask was written into or added to: attention logits, up to the softmax.
 
-    What stands for minus infinity is written in the graph, or held by the model. Of an activation it goes through sums,
-    products and moves: any other operation makes something finite of it, or nothing that can be explained.
+    What stands for minus infinity is written in the graph, or held by the model. In an activation it passes sums,
+    products and moves. Any other operation makes something finite of it, or nothing that can be explained.
     """
     through = {*ELEMENTWISE, *rule_registry.get("structural").table}
     found: set[fx.Node] = set()

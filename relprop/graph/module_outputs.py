@@ -1,4 +1,4 @@
-"""What is meant by a module: the modules that left an operation in a graph, and the tensor each of them hands on."""
+"""The modules that left an operation in a graph, and the tensor that each of them hands on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations whose output rectifiers alone read: there the premise of absLRP holds by the model's own design."""
+"""Operations whose output only rectifiers read: there the premise of absLRP holds by the model's own design."""
 
 from __future__ import annotations
 

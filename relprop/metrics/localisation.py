@@ -50,7 +50,7 @@ def energy_inside(relevance: Tensor, mask: Tensor) -> Score:
 
 
 def pointing_game(relevance: Tensor, mask: Tensor, *, tolerance: float = 0) -> Score:
-    """Tell whether the point of largest relevance hits the object.
+    """Score whether the point of largest relevance hits the object.
 
     Zhang et al., Top-Down Neural Attention by Excitation Backprop, ECCV 2016, who allow a distance of 15 pixels
     between point and object. Where several pixels share the largest relevance the score is the share of them
@@ -135,6 +135,7 @@ def boxes_to_masks(boxes: Sequence[Tensor] | Tensor, size: Sequence[int]) -> Ten
 
 
 def _check_mask(mask: Tensor) -> Tensor:
+    """Return masks ``(B, H, W)`` if they hold truth values."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 3 or mask.numel() == 0:
         found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise InputError(f"masks must be truth values (B, H, W), not {found}")
@@ -142,7 +143,7 @@ def _check_mask(mask: Tensor) -> Tensor:
 
 
 def _widened(mask: Tensor, distance: float) -> Tensor:
-    """Add all pixels no farther than a distance from those of a mask."""
+    """Add to masks ``(B, H, W)`` all pixels no farther than a distance from theirs."""
     if not (math.isfinite(distance) and distance >= 0):
         raise InputError(f"the tolerance is a distance in pixels and can't be {distance}")
     reach = min(int(distance), max(mask.shape[1:]))

@@ -1,4 +1,4 @@
-"""What the model's output does while pixels are removed by relevance."""
+"""The model's output while pixels are removed by relevance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from relprop.errors import InputError
 from relprop.gae.checks import Model, Target, check_map, check_model, check_output, check_pictures, check_target
-from relprop.gae.masking import LERF, MORF, Baseline, as_colour
+from relprop.gae.masking import LERF, MORF, Baseline, as_colour, sort_keys
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def perturbation_curves(
         How often something is removed, from one to the number of regions.
     baseline : float, sequence of float or Tensor
         What takes the place of a removed pixel: one value, one per channel, or whole pictures ``(B, C, H, W)``, for
-        example blurred ones. Zero, the data set's mean after normalisation, unless told otherwise.
+        example blurred ones. The default, zero, is the data set's mean after normalisation.
     region : int
         Side of the square regions, in pixels, which are removed as a whole by their mean relevance. At the right and
         bottom edge they are smaller where it doesn't divide the picture.
@@ -146,7 +146,7 @@ def area_under(curve: Tensor, fraction: Tensor | None = None) -> Tensor:
     curve : Tensor
         ``(..., points)``, two at least.
     fraction : Tensor, optional
-        Where the points lie, ``(points,)``; evenly from 0 to 1 unless told otherwise.
+        Where the points lie, ``(points,)``; by default evenly from 0 to 1.
 
     Returns
     -------
@@ -173,20 +173,19 @@ def _regions(values: Tensor, region: int) -> Tensor:
 
 def _ranks(values: Tensor) -> Tensor:
     """Return when each region is removed in both orders, ``(B, 2, h, w)`` from 0 on."""
-    # Subtracted from zero: a negated zero is -0.0, which a sort by bits may take for less than zero.
-    keys = torch.stack([0.0 - values, values + 0.0], 1).flatten(2)
-    order = keys.argsort(dim=-1, stable=True)
+    order = sort_keys(values, values).argsort(dim=-1, stable=True)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, places).reshape(len(values), 2, *values.shape[1:])
 
 
 def _pixels(regions: Tensor, region: int, size: torch.Size) -> Tensor:
-    """Say of each pixel what is said of its region."""
+    """Return for each pixel, ``(..., H, W)``, the value of its region, ``(..., h, w)``."""
     spread = regions.repeat_interleave(region, -2).repeat_interleave(region, -1)
     return spread[..., : size[0], : size[1]]
 
 
 def _substitute(baseline: Baseline, x: Tensor) -> Tensor:
+    """Return what takes the place of removed pixels: pictures ``(B, C, H, W)`` or one colour."""
     if isinstance(baseline, Tensor) and baseline.shape == x.shape:
         return check_pictures(baseline).to(x)
     return as_colour(baseline, x)
@@ -204,5 +203,6 @@ def _read(output: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _watch(model: Model, x: Tensor) -> Tensor:
+    """Return the logits ``(B, classes)`` of pictures, without a tape."""
     with torch.no_grad():
         return check_output(model(x), len(x)).detach()

@@ -1,4 +1,4 @@
-"""What a model answers: how many classes it has, and what they are called where it says so itself."""
+"""The classes of a model: how many there are, and their names where the model brings them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relprop.tracing.outputs import choose_output, output_names
 def fit_channels(
     name: str, model: nn.Module, preprocessing: Preprocessing, choice: str | None
 ) -> tuple[Preprocessing, int]:
-    """Run a model on two blank pictures, and return its preprocessing and how many classes it has.
+    """Run a model on two blank pictures; return its preprocessing and how many classes it has.
 
     Where it fails on pictures of as many channels as the preprocessing has it is tried with as many as its own layers
     take, and with one and four.

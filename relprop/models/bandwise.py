@@ -40,7 +40,7 @@ class Bandwise:
 
 
 def band_steps(steps: Any) -> Callable[[Image.Image], Tensor] | None:
-    """Return what steps do to a picture before they normalise it; None where they can't be taken apart."""
+    """Return the steps before the normalisation, from a picture to (1, h, w); None where they can't be taken apart."""
     if isinstance(steps, ImageClassification):
         size = Resize(steps.resize_size, steps.interpolation, antialias=steps.antialias)
         preset: Callable[[Image.Image], Tensor] = Compose([size, CenterCrop(steps.crop_size), ToTensor()])
@@ -60,7 +60,7 @@ def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def split_picture(picture: Image.Image | NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return a picture as an array (H, W, channels): colours as luminance where that is one.
+    """Return a picture as an array (H, W, channels): colours become luminance where that is one.
 
     Raises
     ------

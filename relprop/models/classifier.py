@@ -60,7 +60,7 @@ class OneOutput(nn.Module):
         self.output = output
 
     def forward(self, x: Tensor) -> Tensor:
-        """Call the model, and choose the output."""
+        """Call the model on (B, C, H, W), and choose the output, (B, classes)."""
         return choose_output(self.model(x), self.output)[0]
 
 
@@ -71,7 +71,7 @@ class Classifier(Printed):
     Attributes
     ----------
     name
-        The name it was asked for.
+        The name it was loaded by.
     model
         The network, in eval mode, its parameters as they were loaded; or an exported program.
     labels

@@ -1,4 +1,4 @@
-"""Several crops of a large photograph, of which the model sees more than of the whole, and their maps joined."""
+"""Crops of a large photograph, which the model sees at a finer resolution than the whole, and their maps joined."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _inside(start: float, stop: float, length: int) -> slice:
 
 
 def _share(pixels: slice, start: float, stop: float) -> NDArray[np.float64]:
-    """Return how much a crop counts at each pixel along an axis: most in its middle, nothing outside of it."""
+    """Return how much a crop counts at each pixel along an axis, ``(pixels,)``: most in its middle, nothing outside."""
     middles = np.arange(pixels.start, pixels.stop) + 0.5
     return np.clip(np.minimum(middles - start, stop - middles) / (stop - start), 0.0, None) + np.where(
         (middles >= start) & (middles <= stop), 1e-3, 0.0

@@ -1,4 +1,4 @@
-"""What is wrong with a model, or with its name."""
+"""Errors of a model, or of its name."""
 
 from __future__ import annotations
 

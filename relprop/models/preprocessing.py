@@ -1,4 +1,4 @@
-"""What is done to a picture before a model sees it, and undoing its normalisation."""
+"""The steps from a picture to a model's input, and the way back through the normalisation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Preprocessing:
     mean, std
         What `transform` normalises with, per channel, for values in [0, 1].
     assumed
-        What had to be assumed, for people to read; empty where the preprocessing is known.
+        What had to be assumed, in words; empty where the preprocessing is known.
     """
 
     transform: Callable[[Picture], Tensor]
@@ -104,7 +104,7 @@ class Preprocessing:
         return replace(self, transform=_bandwise(steps, mean, std), mean=mean, std=std, assumed=assumed)
 
     def undo(self, x: Tensor) -> Tensor:
-        """Return normalised pictures (..., C, H, W) as values in [0, 1] before normalisation."""
+        """Return normalised pictures ``(..., C, H, W)`` as values in [0, 1] before normalisation."""
         mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return x * std + mean
 
@@ -122,7 +122,7 @@ def from_config(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def _bandwise(steps: Callable[[Image.Image], Tensor], mean: Floats, std: Floats) -> PictureTransform:
-    """Return steps for a grey picture as a transform of all channels, which normalises each."""
+    """Return steps for a grey picture as a transform of all channels ``(C, h, w)``, which normalises each."""
     return PictureTransform(Compose([Bandwise(steps), Normalize(mean, std)]), len(mean))
 
 

@@ -1,4 +1,4 @@
-"""Where on a picture a model looks, found out without knowing how the picture is transformed."""
+"""Where on a picture a model looks, found with a test picture, whatever the transform is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BORDER = 3
 
 
 class ViewError(RelpropError, ValueError):
-    """Where a model looks can't be told: its transform does more than to resize, crop and pad."""
+    """Where a model looks can't be found: its transform does more than to resize, crop and pad."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def find_view(preprocessing: Preprocessing, size: tuple[int, int]) -> View:
 
     A picture whose colours are coordinates goes through the transform: red grows from left to right, green from top
     to bottom, blue is the same everywhere but in what is padded. A straight line through the coordinates that come
-    out tells the edges of the view.
+    out gives the edges of the view.
 
     Parameters
     ----------
@@ -135,13 +135,14 @@ def _seen(preprocessing: Preprocessing, picture: NDArray[np.uint8]) -> NDArray[n
 
 
 def _levels(preprocessing: Preprocessing, picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return what a transform makes of a picture, (3, h, w) in levels, with its normalisation undone."""
     x = apply(preprocessing.transform, picture, preprocessing.channels)
     levels: NDArray[np.float64] = preprocessing.undo(x.detach().cpu().double()).numpy() * 255
     return levels
 
 
 def _coordinates(width: int, height: int) -> NDArray[np.uint8]:
-    """Draw the test picture.
+    """Draw the test picture, (height, width, 3).
 
     Each of its coordinates also grows slowly along the other axis: levels are coarse, but so each line rounds them at
     other places, and their mean over lines is fine.

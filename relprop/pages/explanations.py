@@ -19,7 +19,7 @@ _RAMP = 256  # pixels of a colour bar
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
+class ExplainedClass:
     """One class of a picture.
 
     Parameters
@@ -56,7 +56,7 @@ class Bar:
 class _Panel:
     """One class as the template shows it: words, and addresses of images."""
 
-    explained: Explained
+    explained: ExplainedClass
     map: str
     overlay: str
     ramp: str
@@ -98,7 +98,7 @@ class ExplanationPage:
         self._entries: list[_Entry] = []
 
     def add(
-        self, name: str, seen: Pixels, classes: Sequence[Explained], bars: Sequence[Bar], files: Mapping[str, str]
+        self, name: str, seen: Pixels, classes: Sequence[ExplainedClass], bars: Sequence[Bar], files: Mapping[str, str]
     ) -> None:
         """Add a picture.
 
@@ -108,7 +108,7 @@ class ExplanationPage:
             What it is called.
         seen : ndarray
             What the model saw, uint8 RGB ``(H, W, 3)``.
-        classes : sequence of Explained
+        classes : sequence of ExplainedClass
             What was explained of it.
         bars : sequence of Bar
             Probabilities, the largest first.
@@ -157,4 +157,5 @@ class ExplanationPage:
         write_page(self.path, "explanations.html", ("viewer.js", "explanations.js"), context)
 
     def _address(self, picture: Pixels) -> str:
+        """Return a picture ``(H, W, 3)`` as an address, no larger than the page has room for."""
         return data_uri(shrunk(picture, self._side))

@@ -1,4 +1,4 @@
-"""The samples of a report: what is said of each, and thumbnails of its picture, maps, overlays and masks."""
+"""The samples of a report: their numbers, and thumbnails of picture, maps, overlays and masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from relprop.store.schema import FLAGS, STATES
 LARGEST = 224
 """Side of a thumbnail in pixels, where the page has room."""
 PROBES = 6
-"""Samples of which the size of thumbnails is told."""
+"""Samples from which the size of thumbnails is estimated."""
 MARGIN = 0.93
 """Of the room for thumbnails: those of the probes may be smaller than the others."""
 _GAP = 6  # pixels between the two orders of masking
@@ -45,7 +45,7 @@ class Gallery:
     without : int
         How many samples of the page have no picture.
     whole : int
-        How many pictures are shown whole, as which part of them the model saw can't be told.
+        How many pictures are shown whole, as the part of them that the model saw is unknown.
     side : int
         Of thumbnails, in pixels.
     """
@@ -110,6 +110,7 @@ class _Views:
     masks: Pixels | None
 
     def all(self) -> list[Pixels]:
+        """Return all pictures of the sample, ``(H, W, 3)`` each."""
         found = [*self.maps.values(), *self.overlays.values()]
         return found + [image for image in (self.picture, self.masks) if image is not None]
 
@@ -156,7 +157,7 @@ def _views(run: Results, folder: Path | None, places: Sequence[int]) -> Iterator
 
 
 def _draw_masks(steps: Any) -> Pixels:
-    """Draw when each pixel is masked, in both orders side by side."""
+    """Draw when each pixel is masked, ``(2, H, W)`` or ``(2, C, H, W)``, in both orders side by side."""
     orders = steps.mean(1) if steps.ndim == 4 else steps  # of elements: the mean over the channels
     size = tile_size(orders.shape[1:], LARGEST)
     images = [scaled(step_colours(order, STATES), size) for order in orders]
@@ -193,7 +194,7 @@ def _shares(counts: Sequence[int], most: int) -> list[int]:
 
 
 def _facts(runs: Sequence[Results], names: Sequence[str], by: str) -> dict[str, Any]:
-    """Say of each sample all but its pictures."""
+    """Return the data of each sample, without its pictures."""
     scores: dict[str, Any] = {}
     for run in runs:
         scores |= {name: info for name, info in run.score_info.items() if name not in scores}
@@ -243,7 +244,7 @@ def _samples(run: Results, number: int, scores: Sequence[str], methods: Sequence
 
 
 def _method(columns: tuple[Any, ...], k: int, scores: Sequence[str]) -> dict[str, Any]:
-    """Say how a method did on one sample."""
+    """Return the state, scores and message of a method on one sample."""
     states, messages, flags, found = columns
     return {
         "state": State(int(states[k])).name.lower(),

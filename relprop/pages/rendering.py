@@ -1,4 +1,4 @@
-"""Pages as one file: templates filled in, everything of strangers escaped, no network, nothing run but our script."""
+"""Pages as one file: filled in from templates, everything from outside escaped, no network, no script but ours."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def report(
     Parameters
     ----------
     files : path or sequence of path
-        What `relprop.evaluate` wrote. Shards of one run are joined.
+        What `relprop.evaluate` wrote, or is writing. Shards of one run are joined, those in a folder as they are.
     output : path
         The page, ``.html``.
     pictures : path, optional

@@ -20,7 +20,6 @@ from relprop.analysis.plots.plot import plot
 from relprop.analysis.reports.summaries import HEADLINE, PARTS
 from relprop.pages.thumbnails import data_uri
 from relprop.pictures.tiles import encode
-from relprop.store import State
 
 _TITLES = {
     "bars": "Scores with intervals",
@@ -101,7 +100,7 @@ class RunPair:
     Parameters
     ----------
     mark : str
-        What tells it from other pairs.
+        What distinguishes it from other pairs.
     names : tuple of str
         Of the files.
     comparisons : Comparisons, optional
@@ -197,8 +196,7 @@ def _run_facts(run: Results, config: Mapping[str, Any], summary: Summary) -> Ite
     model = config.get("model")
     if isinstance(model, Mapping) and model.get("name"):
         yield "model", str(model["name"])
-    evaluated = int((run.samples.state != State.ABSENT).sum())
-    yield "samples", f"{len(run):,}" if evaluated == len(run) else f"{evaluated:,} of {len(run):,}"
+    yield "samples", f"{len(run):,}" if run.complete else f"{run.evaluated:,} of {run.planned:,}"
     yield "methods", str(len(summary.methods))
     yield "run", "complete" if run.complete else "not complete"
     shard = config.get("shard")

@@ -29,13 +29,13 @@ def data_uri(picture: Pixels, *, lossless: bool = False) -> str:
 
 
 def shrunk(picture: Pixels, side: int) -> Pixels:
-    """Bring a picture to the area of a square of a side; a smaller one stays as it is."""
+    """Bring a picture ``(H, W, 3)`` to the area of a square of a side; a smaller one stays as it is."""
     size = tile_size(picture.shape[:2], side)
     return picture if size[0] >= picture.shape[0] else scaled(picture, size)
 
 
 def choose_side(probe: Sequence[Pixels], count: int, budget: int, largest: int = SIDES[0]) -> int:
-    """Return the largest side with which thumbnails stay within a budget.
+    """Return the largest side with which thumbnails of pictures ``(H, W, 3)`` stay within a budget.
 
     Parameters
     ----------
@@ -60,5 +60,5 @@ def choose_side(probe: Sequence[Pixels], count: int, budget: int, largest: int =
 
 
 def mean_letters(probe: Sequence[Pixels], side: int) -> float:
-    """Return how many bytes of a page a thumbnail takes on average."""
+    """Return how many bytes of a page a thumbnail of pictures ``(H, W, 3)`` takes on average."""
     return float(np.mean([len(data_uri(shrunk(picture, side))) for picture in probe])) if probe else 0.0

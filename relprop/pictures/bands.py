@@ -156,7 +156,7 @@ def _picture(data: bytes) -> NDArray[Any]:
 
 
 def _scaled(bands: NDArray[Any]) -> NDArray[Any]:
-    """Bring numbers to uint8 as they are, or to float32 in [0, 1].
+    """Bring numbers ``(H, W, C)`` to uint8 as they are, or to float32 in [0, 1].
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From relevance to colours: robust scales, heat maps, overlays. Nothing here knows a model."""
+"""From relevance to colours: robust scales, heat maps, overlays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PERCENTILE = 99.5
 """Where colours saturate: a few pixels of a relevance map dwarf all others."""
 
 PALE = 0.35
-"""What a map is scaled by whose colours must not be taken for much."""
+"""Factor of a map whose colours mean little."""
 
 BLUR = 0.012
 """How far an overlay joins neighbouring pixels, in picture widths."""
@@ -64,12 +64,12 @@ def robust_scale(relevance: Array, percentile: float = PERCENTILE) -> tuple[NDAr
 
 
 def scale_words(scale: float, percentile: float = PERCENTILE) -> str:
-    """Say for a caption where the colours of a map saturate, as `robust_scale` found it."""
+    """Write for a caption where the colours of a map saturate, as `robust_scale` found it."""
     return f"colours saturate at the {percentile:g}th percentile of |relevance|, {scale:.2g}"
 
 
 def scale_note(scale: float) -> str:
-    """Say below one of several maps what its 1 stands for."""
+    """Write below one of several maps what its 1 stands for."""
     return f"full colour = {scale:.2g}" if scale else "no relevance here"
 
 
@@ -119,7 +119,7 @@ def cell_overlay(picture: Pixels, heat: Array) -> Pixels:
 
 
 def resized(image: NDArray[np.generic], size: tuple[int, ...], interpolation: int) -> NDArray[np.float32]:
-    """Bring a map to a size (H, W), as float32."""
+    """Bring a map (h, w) to a size (H, W), as float32."""
     values = image.astype(np.float32)
     if image.shape[:2] == tuple(size):
         return values
@@ -127,7 +127,7 @@ def resized(image: NDArray[np.generic], size: tuple[int, ...], interpolation: in
 
 
 def _blend(picture: Pixels, heat: NDArray[np.float32]) -> Pixels:
-    """Mix the greyed picture with the colours of the two signs, by magnitude."""
+    """Mix the greyed picture (H, W, 3) with the colours of the two signs, by magnitude (H, W)."""
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.float32)[..., None]
     grey = 70.0 + grey * np.float32(185.0 / 255.0)  # lifted, so that both colours stand out from shadows
     # Without a contrast hardly a pixel is without relevance: a steeper curve keeps that from tinting all of it.

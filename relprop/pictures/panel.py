@@ -44,7 +44,7 @@ def panel(
         [-1, 1]; and the box (left, top, right, bottom), in its pixels, that the model saw. What lies outside of
         the box is veiled.
     legend : Legend, optional
-        Words of the colour bar. The default tells no contrast from other maps with negative relevance.
+        Words of the colour bar. The default does not distinguish a contrast from other maps with negative relevance.
     caution : str
         What keeps the map from being misread, above all else.
     """
@@ -60,7 +60,7 @@ def panel(
 
 
 def _whole(pixels: Pixels, heat: Array, box: Box, height: int) -> Pixels:
-    """Draw a map over the original picture, veil what lies outside of a box and outline the box."""
+    """Draw a map (H0, W0) over the original picture, veil what lies outside of a box and outline the box."""
     scale = min(height / pixels.shape[0], LONGEST * height / pixels.shape[1])
     size = max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))
     # First small, then smooth: photographs of many megapixels would take long. Averaging lowers peaks.

@@ -82,13 +82,13 @@ def refuse_size(width: int, height: int) -> None:
 
 
 def depth_of(pixels: NDArray[np.uint16]) -> int:
-    """Return how many bits pixels have that are stored in 16: as few of `DEPTHS` as the largest value needs."""
+    """Return how many bits pixels ``(H, W, ...)`` stored in 16 have: as few of `DEPTHS` as the largest value needs."""
     largest = pixels.max(initial=0)
     return next(depth for depth in DEPTHS if largest < 2**depth)
 
 
 def _decode(data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a picture as RGB; None where nothing can."""
+    """Decode a picture as RGB (H, W, 3); None where nothing can."""
     buffer = np.frombuffer(data, np.uint8)
     found = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if data[:4] in TIFF:  # of numbers OpenCV would make zeros and ones
@@ -105,7 +105,7 @@ def _decode(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bring pixels to eight bits, from as many as their largest value needs, or from numbers in [0, 1].
+    """Bring pixels ``(H, W, ...)`` to eight bits, from as many as the largest needs, or from numbers in [0, 1].
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of maps that are no pictures: bars, signals, spectrograms, volumes."""
+"""Pictures of relevance that is not a picture itself: bars, signals, spectrograms, volumes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _strong(heat: Array) -> Array:
 
 
 def _on_grey(heat: Array) -> Pixels:
-    """Return colours of a line: grey at zero, those of maps at their ends."""
+    """Return the colours (N, 3) of a line of relevance: grey at zero, those of maps at their ends."""
     weight = np.abs(heat)[:, None]
     mixed = weight * heat_colours(np.sign(heat)[None])[0] + (1 - weight) * 175
     return np.asarray(mixed.round(), np.uint8)

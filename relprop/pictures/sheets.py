@@ -142,7 +142,7 @@ def map_sheet(
 
 
 def _over(picture: Pixels | None, heat: Array) -> Pixels:
-    """Draw a layer's map: cell by cell where it is coarse, smoothed over the picture where it is fine."""
+    """Draw a layer's map (h, w): cell by cell where it is coarse, smoothed over the picture where it is fine."""
     size = tile_size(heat.shape if picture is None else picture.shape[:2], _LAYER)
     if picture is None:
         return heat_colours(sharp(heat, size))

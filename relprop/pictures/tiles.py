@@ -90,7 +90,7 @@ def tile_size(shape: tuple[int, ...], side: int) -> tuple[int, int]:
 
 
 def scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bring a picture to the size of a tile."""
+    """Bring a picture (H, W, 3) to the size of a tile."""
     if picture.shape[:2] == size:
         return picture
     smaller = picture.shape[0] > size[0]
@@ -99,18 +99,18 @@ def scaled(picture: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def sharp(heat: Array, size: tuple[int, int]) -> Array:
-    """Bring a map to the size of a tile, its pixels visible where they can be."""
+    """Bring a map (h, w) to the size of a tile, its pixels visible where they can be."""
     smaller = heat.shape[0] > size[0]
     return resized(heat, size, cv2.INTER_AREA if smaller else cv2.INTER_NEAREST_EXACT)
 
 
 def legend_of(*heats: Array) -> Legend:
-    """Name the ends of the colour bar by what is seen: that a map is a contrast can't be told from it."""
+    """Name the ends of the colour bar by the signs in the maps, which don't show whether they are a contrast."""
     return SIGNED if any((heat < 0).any() for heat in heats) else PLAIN
 
 
 def legend_ramp(legend: Legend, width: int) -> Pixels:
-    """Draw the colour bar of a legend."""
+    """Draw the colour bar of a legend, (height, width, 3)."""
     ramp = np.linspace(-1.0 if legend.signed else 0.0, 1.0, width)[None].repeat(_BAR, 0)
     return heat_colours(ramp * PALE if legend.pale else ramp)
 

@@ -60,7 +60,7 @@ class RelevanceHook(nn.Module):
     hook : callable
         The user's function.
     info : NodeInfo
-        What it is told of the place.
+        What describes the place to it.
     signs_apart : bool
         Whether relevance that it makes negative goes on in two parts, see `relprop.rewrite.signed`.
     """
@@ -89,7 +89,7 @@ class RelevanceHook(nn.Module):
         mass = self.info.batch.sum(relevance)
         given = relevance.clone()  # one to keep or to change: what flows may be used elsewhere too
         returned = self.hook(self.info, given)
-        # A traced hook can't be asked for values; without them the two parts always go apart.
+        # A traced hook returns no values; without them the two parts always go apart.
         traced = not has_values(given)
         if returned is None:
             if not traced and given._version:
@@ -106,6 +106,7 @@ class RelevanceHook(nn.Module):
         return f"{self.called} at {self.info.path!r}"
 
     def _check(self, returned: object, relevance: Tensor, traced: bool) -> None:
+        """Raise a `HookError` unless a hook returned finite relevance like that it was given, ``(S, *output)``."""
         if not isinstance(returned, Tensor):
             raise self._error(f"returned a {type(returned).__name__}, where a tensor or None is expected")
         for what in ("shape", "dtype", "device"):
@@ -114,7 +115,7 @@ class RelevanceHook(nn.Module):
                 found, expected = (tuple(v) if what == "shape" else v for v in (found, expected))
                 raise self._error(f"returned relevance of {what} {found}, where {expected} is expected")
         if not traced and not returned.isfinite().all():
-            was = "" if relevance.isfinite().all() else " (and so was what it was given)"
+            was = "" if relevance.isfinite().all() else " (the relevance passed to it was not finite either)"
             raise self._error(f"returned relevance that is not finite{was}")
 
     def _error(self, what: str) -> HookError:

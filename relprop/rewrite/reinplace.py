@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from relprop.rewrite.buffers import added, added_in_place
+from relprop.rewrite.buffers import add, add_
 from relprop.rewrite.signed import stack_outputs
 from relprop.rewrite.step import Step
 
@@ -16,9 +16,17 @@ from relprop.rewrite.step import Step
 def reinplace(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
     """Let steps and sums overwrite what nobody else reads.
 
-    What a step returns is in memory of its own; that of a move may be where the relevance that it moved is. What comes
-    from anything else, as a hook, somebody may have kept, and so may a move whose rule doesn't say that it keeps
-    nothing.
+    Whether a relevance may be overwritten depends on what made it:
+
+    ==============================  ====================================================================
+    made by                         is in memory that nobody else has
+    ==============================  ====================================================================
+    a sum, or the step of a rule    always
+    the step of a move              if it has one input, its rule declares ``overwrites``, and what it
+                                    moved may be overwritten: it may be in the same memory
+    a stack of several outputs      if all of its parts are
+    anything else, such as a hook   never: somebody may have kept it
+    ==============================  ====================================================================
 
     Parameters
     ----------
@@ -39,10 +47,10 @@ def reinplace(program: fx.GraphModule) -> tuple[fx.Graph, dict[str, Step]]:
         return node in owned and len(node.users) == 1
 
     for node in graph.nodes:
-        if node.target is added:
+        if node.target is add:
             owned.add(node)
             if read_once(node.args[0]):
-                node.target = added_in_place
+                node.target = add_
         elif node.target is stack_outputs:
             if all(part is None or read_once(part) for part in node.args):
                 owned.add(node)

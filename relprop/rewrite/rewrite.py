@@ -15,7 +15,7 @@ from relprop.assign.plan import Plan
 from relprop.graph.arguments import argument_nodes, bind_arguments
 from relprop.graph.dataflow import is_complex
 from relprop.graph.graph import drop_unused
-from relprop.rewrite.buffers import added
+from relprop.rewrite.buffers import add
 from relprop.rewrite.concepts import ConceptStep
 from relprop.rewrite.folding import FoldedLayer
 from relprop.rewrite.hooks import RelevanceHook
@@ -265,7 +265,7 @@ class _Rewriter:
         total = shares[0]
         for share in shares[1:]:
             # Flows of channels, as those of negative parts, come by some ways alone.
-            together = add_flows if self.signs_apart or self.concepts else added
+            together = add_flows if self.signs_apart or self.concepts else add
             total = self._emit("sum", "call_function", together, (total, share))
         if len(shares) > 1 or total.name.startswith("to_"):
             total._rename(f"relevance_{node.name}")
@@ -309,5 +309,5 @@ def _first_part(node: fx.Node) -> fx.Node:
 
 
 def _nothing(activation: Tensor, seeds: Tensor) -> Tensor:
-    """Zero relevance, where every path from the target was blocked."""
+    """Zero relevance ``(S, *activation)`` of as many seeds, where every path from the target was blocked."""
     return torch.zeros(seeds.shape[0], *activation.shape, dtype=seeds.dtype, device=seeds.device)

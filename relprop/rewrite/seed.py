@@ -95,7 +95,7 @@ class Seed(nn.Module):
         Returns
         -------
         Tensor, Tensor or None, Tensor, Tensor
-            The unit that masses are told in is the mass of the seed; its magnitude where it has both signs, since its
+            The unit of masses is the mass of the seed; its magnitude where it has both signs, since its
             mass may then be nothing.
         """
         output = widen(output)
@@ -119,7 +119,7 @@ class Seed(nn.Module):
         return seeds, target if self.classes else None, mass, torch.where(unit == 0, 1.0, unit)
 
     def _against(self, target: Tensor, chosen: Tensor, scores: Tensor, against: Tensor | int | None) -> list[Tensor]:
-        """Return what the target is set against, like the one-hot classes."""
+        """Return what the target is set against, ``(B, classes)``, like the one-hot classes ``chosen``."""
         if self.contrast is None:
             return []
         if self.contrast == "rest":

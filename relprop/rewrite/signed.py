@@ -30,21 +30,21 @@ def split_signs(relevance: Any) -> Any:
 
 
 def net(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
-    """Subtract the negative part of each of so many seeds; where there is none all stays as it is."""
+    """Return ``R+ - R-``, ``(S, ...)``, of flows ``(2 S, ...)``; flows without negative parts stay as they are."""
     if flows.shape[axis] == seeds:
         return flows
     return flows.narrow(axis, 0, seeds) - flows.narrow(axis, seeds, seeds)
 
 
 def total_mass(flows: Tensor, seeds: int, axis: int = 0) -> Tensor:
-    """Add the negative part of each of so many seeds."""
+    """Return ``R+ + R-``, ``(S, ...)``, of flows ``(2 S, ...)``; flows without negative parts stay as they are."""
     if flows.shape[axis] == seeds:
         return flows
     return flows.narrow(axis, 0, seeds) + flows.narrow(axis, seeds, seeds)
 
 
 def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Any, ...]:
-    """Give all parts as many flows as the one with the most: no negative part is one of zero."""
+    """Give all parts as many flows as the longest, ``(S or 2 S, ...)``; a missing negative part is zero."""
     most = max(part.shape[axis] for part in parts if part is not None)
 
     def filled(part: Flows | None) -> Flows | None:
@@ -59,12 +59,12 @@ def pad_flows(parts: Sequence[Flows | None], axis: int = 0) -> tuple[Any, ...]:
 
 
 def add_flows(first: Flows, second: Flows) -> Flows:
-    """Sum of two relevances of one node, whichever of them has a negative part."""
+    """Sum of two relevances of one node, ``(S or 2 S, *output)``, whichever of them has a negative part."""
     return plus(*pad_flows((first, second)))
 
 
 def stack_outputs(*parts: Flows | None) -> tuple[Flows | None, ...]:
-    """Return the relevances of an operation's several outputs; None where nobody used one."""
+    """Return the relevances of an operation's outputs, ``(S or 2 S, *output)`` each; None where nobody used one."""
     return pad_flows(parts)
 
 

@@ -1,4 +1,4 @@
-"""The modules a relevance program calls: the seed at the target, and one step per operation."""
+"""The step of a relevance program: applies one operation's rule, checks what it returns and measures its mass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relprop.errors import RuleError
-from relprop.rewrite.buffers import can_overwrite, kept_apart, multiplied
+from relprop.rewrite.buffers import can_overwrite, copy_aliased, multiply
 from relprop.rewrite.signed import net, split_signs
 from rule_registry import BatchAxis, Call, Mass, Relevances, Rule, Shares, Site
 from rule_registry.factored import Factored, whole
@@ -93,10 +93,20 @@ class Step(nn.Module):
         Returns
         -------
         tuple of Tensor or Factored
-            One relevance per activation input, not multiplied out where the rule leaves it so. Last, where
-            contributions were rescaled or parted, or all masses are measured, the record ``(4 + inputs, S, B)``: mass
-            that arrived, positive contributions before rescaling, all contributions, mass that was lost, mass handed
-            to each input. Else None.
+            One relevance per activation input, ``(S, *input)``, not multiplied out where the rule leaves it so. Last
+            the record ``(4 + inputs, S, B)``, or None where nothing was rescaled, split among inputs, or measured.
+
+        Notes
+        -----
+        ===========  =======================================================
+        record row   mass
+        ===========  =======================================================
+        0            that arrived
+        1            of positive contributions, before they are rescaled
+        2            of all contributions, by magnitude
+        3            that was lost
+        4 and on     handed to each input
+        ===========  =======================================================
         """
         output = widen(output)
         relevance = self._fitted(output, relevance)
@@ -109,7 +119,7 @@ class Step(nn.Module):
     def _apply_to_both_signs(
         self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any
     ) -> tuple[Tensor | Factored | None, ...]:
-        """Apply the rule to both parts of the relevance, and subtract one result from the other."""
+        """Apply the rule to ``R+`` and ``R-`` of ``(S, *output)``, and subtract one result from the other."""
         relevance = whole(relevance)
         seeds = len(_parts(relevance)[0])
         *flows, record = self._apply_rule(site, arguments, output, split_signs(relevance), split=True)
@@ -118,7 +128,7 @@ class Step(nn.Module):
     def _apply_rule(
         self, site: Site, arguments: dict[str, Any], output: Any, relevance: Any, split: bool = False
     ) -> tuple[Tensor | Factored | None, ...]:
-        """Return the relevance of each input, and the record."""
+        """Return the relevance of each input, ``(S, *input)``, and the record, see `forward`."""
         gradients = self._gradients(output, relevance)
         if gradients is None and not self.rule.factored:
             relevance = whole(relevance)
@@ -146,7 +156,7 @@ class Step(nn.Module):
                 arrived = _mass(site.output_batch, relevance)
             values, record = _rescale(call, returned, arrived, given if self.rule.overwrites else None)
         elif conserves and not self.rule.moves:
-            values = kept_apart(whole(values), given if self.rule.overwrites else None)
+            values = copy_aliased(whole(values), given if self.rule.overwrites else None)
         if record is None and arrived is not None and (measures or len(values) > 1):
             emitted = [_mass(mark, value) for mark, value in zip(site.input_batch, values, strict=True)]
             values = tuple(
@@ -189,6 +199,7 @@ class Step(nn.Module):
         return {name: widen(value) for name, value in given.items()}
 
     def _values(self, returned: Relevances) -> tuple[Tensor | Factored, ...]:
+        """Return the relevance of each input, ``(S, *input)``, in a tuple, however the rule returned it."""
         if isinstance(returned, Shares):
             return returned.values
         values = (returned,) if isinstance(returned, Tensor | Factored) else returned
@@ -200,6 +211,7 @@ class Step(nn.Module):
         return tuple(values)
 
     def _check(self, call: Call, relevance: Any, values: tuple[Tensor | Factored, ...]) -> None:
+        """Raise a `RuleError` unless there is one relevance ``(S, *input)`` for each input."""
         seeds = len(_parts(relevance)[0])
         expected = [(seeds, *value.shape) for value in call.inputs]
         found = [tuple(value.shape) for value in values]
@@ -211,7 +223,7 @@ class Step(nn.Module):
 
 
 def positive_gains(gain: Tensor) -> bool:
-    """Whether no gain of a norm is negative; unknown, and so False, to a tracer, for which there are no values."""
+    """Whether no gain ``(C,)`` of a norm is negative; False to a tracer, whose tensors have no values."""
     return has_values(gain) and bool((gain >= 0).all())
 
 
@@ -221,7 +233,7 @@ def all_of(*facts: bool) -> bool:
 
 
 def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
-    """Return relevance in the precision of the output it arrived at: casts on the way pass it as it is."""
+    """Return relevance ``(S, *output)`` in the precision of the output: casts on the way pass it as it is."""
     dtype = output.dtype
     if dtype.is_complex and not relevance.is_complex():  # a real number for each entry
         dtype = dtype.to_real()
@@ -229,9 +241,9 @@ def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
 
 
 def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
-    """Put the channels of a relevance last in memory where those of the output are.
+    """Put the channels of a relevance ``(S, *output)`` last in memory where those of the output are.
 
-    An operation on two tensors of different layouts takes several times as long, and rules have a handful of these.
+    Operations on two tensors are slower where their layouts differ, and a rule has several of these.
     """
     wanted = layout(output)
     if wanted == torch.contiguous_format or layout(relevance[0]) == wanted:
@@ -242,11 +254,12 @@ def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
 
 
 def _parts(relevance: Any) -> list[Tensor | Factored]:
-    """Return the relevance of each output that has one."""
+    """Return the relevance of each output that has one, ``(S, *output)``."""
     return [part for part in (relevance if isinstance(relevance, tuple) else (relevance,)) if part is not None]
 
 
 def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Tensor:
+    """Sum relevance ``(S, *output)`` over each sample, ``(S, B)``; that of several outputs together."""
     if isinstance(marks, tuple):
         parts = [_mass(m, r) for m, r in zip(marks, relevance, strict=True) if m is not None and r is not None]
         return torch.stack(parts).sum(0)
@@ -256,7 +269,7 @@ def _mass(marks: BatchAxis | tuple[BatchAxis | None, ...], relevance: Any) -> Te
 
 
 def _inner_product(mark: BatchAxis, relevance: Factored) -> Tensor:
-    """Sum a relevance without multiplying it out, where samples are rows of memory."""
+    """Sum a relevance ``(S, *output)`` to ``(S, B)`` without multiplying it out, where samples are rows of memory."""
     gradient, value = relevance.gradient, relevance.value
     rows = value.ndim > 1 and mark == BatchAxis(0) and gradient.is_contiguous() and value.is_contiguous()
     if rows and gradient.dtype == value.dtype:
@@ -267,6 +280,7 @@ def _inner_product(mark: BatchAxis, relevance: Factored) -> Tensor:
 def _rescale(
     call: Call, shares: Shares, arrived: Tensor, given: Sequence[Any] | None
 ) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Rescale contributions ``(S, *input)`` to the mass that arrived, ``(S, B)``; return them and the record."""
     raw = reduce(Tensor.add, shares.masses)
     kept = raw > LOST * shares.total.clamp(min=0)
     factor = (arrived / raw).masked_fill(~kept, 0.0)
@@ -276,10 +290,11 @@ def _rescale(
     lost = arrived.masked_fill(kept, 0.0)
     # Of one entry a sample, masses may be the values themselves: they are recorded before these are overwritten.
     record = torch.stack([arrived, raw, shares.total, lost, *(mass * factor for mass in shares.masses)])
-    return multiplied(shares.values, factors, given), record
+    return multiply(shares.values, factors, given), record
 
 
 def _masses(arrived: Tensor, emitted: Sequence[Tensor], lossless: bool) -> Tensor:
+    """Return the record ``(4 + inputs, S, B)`` of masses ``(S, B)`` that were not rescaled."""
     moved = torch.stack(list(emitted)).sum(0)
     lost = torch.zeros_like(arrived) if lossless else arrived - moved
     return torch.stack([arrived, moved, moved, lost, *emitted])

@@ -14,13 +14,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from relprop.run.memory import OutOfMemoryError, available_memory, memory_for
+from relprop.tracing.inputs import tensors_in
 
 SHARE = {"cpu": 0.6, "cuda": 0.9}
 """Share of the available memory that a chunk may take. Buffers inside kernels are not measured. Where too much is
 taken a GPU raises and a smaller chunk is tried, but the process may be killed on a CPU."""
 RESULTS = 3
 """So often the results are there at once: the parts, joined, and what is made of the seeds."""
-WARM, MEASURED = 1, 2
+WARMUP_SAMPLES, PROBE_SAMPLES = 1, 2
 """Samples in the first chunk, in which libraries set up what they keep, and in the second, whose memory is measured."""
 
 
@@ -55,7 +56,7 @@ class MemoryEstimate:
         if available is None:
             size = left  # to be halved until it fits
         elif not self.samples:
-            size = MEASURED if self.warm else WARM
+            size = PROBE_SAMPLES if self.warm else WARMUP_SAMPLES
         else:
             room = SHARE[device.type] * available - RESULTS * batch * self.result
             size = max(1, int(room / self.each)) if self.each else left
@@ -64,7 +65,7 @@ class MemoryEstimate:
     def learn(self, samples: int, peak: int, results: Any) -> None:
         """Note what a chunk took."""
         if self.warm:
-            tensors = [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
+            tensors = tensors_in(results)
             self.samples, self.each = samples, peak / samples
             self.result = sum(tensor.nbytes for tensor in tensors) / samples
         self.warm = True

@@ -159,4 +159,5 @@ def _values_unknown() -> Iterator[None]:
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Return shape, strides, type and device of a tensor: a program is compiled for these."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -1,4 +1,4 @@
-"""What is known of the mass of relevance: how much there is at every cut of the graph, and what was lost where."""
+"""The mass of relevance: how much there is at every cut of the graph, and what was lost where."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class Conservation(Printed):
     Parameters
     ----------
     trace : callable
-        Follows the mass and returns the cuts. It is called when they are first asked for: that takes as long as a
-        hundred small operations, and most explanations are never asked.
+        Follows the mass and returns the cuts. It is called at the first use of ``cuts``: following takes as long as a
+        hundred small operations, and most explanations need none.
     conserves : bool
         Whether every operation hands on the mass that arrives, by its rule. Where one does not, what its bias and
         stabiliser absorb counts as lost there (negative where they add to it): see `Cut.conserves`.
     at_output : Tensor
-        ``(S, B)``, mass at the output, told as that at the cuts is: one, but where one seed has both signs.
+        ``(S, B)``, mass at the output, in the unit of the cuts: one, but where one seed has both signs.
     signed : bool
         Whether target and contrast are one seed, so that all masses are over its magnitude.
     """
@@ -118,6 +118,7 @@ class Conservation(Printed):
         return float(self.errors.max()) if self.cuts else float("nan")
 
     def _deviations(self) -> Tensor:
+        """Return how far the mass of each cut is from the output's, ``(cuts, S, B)``, losses added back."""
         lost = torch.stack([cut.lost for cut in self.cuts]).cumsum(0)
         return (self.masses + lost - self.at_output.cpu()).abs()
 

@@ -1,4 +1,4 @@
-"""How a model ends: in scores, in a softmax, or in what are probabilities already."""
+"""How a model ends, by its graph and its output; rules are assigned with that in mind."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Return how many bytes can still be taken on a device, None where nothing tells.
+    """Return how many bytes can still be taken on a device, None where nothing says so.
 
     On a CPU that is the least of what the machine has available, what the control groups around the process leave it,
     and what its own limits (``ulimit -v``, ``ulimit -d``) do.

@@ -1,4 +1,4 @@
-"""Bars that show how far something is, where somebody sees them: in a terminal or a notebook."""
+"""Progress bars, shown in a terminal or a notebook and nowhere else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def progress_bar(total: int | None, unit: str, *, delay: float = 0.0, **options:
 
 
 def bars_are_seen() -> bool:
-    """Tell whether a bar of this block would be seen: in a terminal, or in a notebook."""
+    """Whether a bar of this block would be seen: in a terminal, or in a notebook."""
     return not _hidden.get() and sys.stderr is not None and (sys.stderr.isatty() or in_notebook())
 
 
 def in_notebook() -> bool:
-    """Tell whether this runs in the kernel of a notebook; who only talks to kernels has imported their package, too."""
+    """Whether this runs in the kernel of a notebook; a program that talks to kernels imports their package, too."""
     ipython: Any = sys.modules.get("IPython")  # whoever is in a notebook has imported it
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and getattr(shell, "kernel", None) is not None

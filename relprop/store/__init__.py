@@ -1,4 +1,4 @@
-"""The HDF5 file of an evaluation: its specification, and who writes, reads and merges it. Imports no torch."""
+"""The HDF5 file of an evaluation: its specification, and functions that write, read and merge it. Imports no torch."""
 
 from relprop.store.damage import Damage, Survey, survey
 from relprop.store.description import (
@@ -24,6 +24,7 @@ from relprop.store.layout import Extent, Layout, Method, Metric
 from relprop.store.merge import merge
 from relprop.store.reading import open_evaluation
 from relprop.store.schema import FLAGS, Field, State
+from relprop.store.snapshot import Snapshot, open_run
 from relprop.store.split import split
 from relprop.store.validation import validate
 from relprop.store.writing.checks import check_method_name
@@ -45,6 +46,7 @@ __all__ = [
     "Method",
     "Metric",
     "MissingFileError",
+    "Snapshot",
     "State",
     "StoreError",
     "Survey",
@@ -54,6 +56,7 @@ __all__ = [
     "method_names",
     "name_length",
     "open_evaluation",
+    "open_run",
     "read_config",
     "read_format",
     "read_layout",

@@ -1,4 +1,4 @@
-"""Configurations as text that is the same for the same content, and what two of them disagree in."""
+"""Configurations as canonical JSON, and the differences between two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a file is damaged, by sample, method and data set: found by reading it."""
+"""Finding damage in a file by reading all of it: which samples, methods and data sets."""
 
 from __future__ import annotations
 

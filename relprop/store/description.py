@@ -1,4 +1,4 @@
-"""What a file says of itself: its configurations, layout and methods."""
+"""The description that a file holds of itself: its configurations, layout and methods."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_planned(file: h5py.File) -> int | None:
 
 
 def read_pictures(file: h5py.File) -> Path | None:
-    """Return the folder that the pictures came from, where it is known. What a file says is to be asked about first."""
+    """Return the folder that the pictures came from, where it is known. Confirm it first: a file may say anything."""
     return Path(str(file.attrs["pictures"])) if "pictures" in file.attrs else None
 
 

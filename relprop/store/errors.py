@@ -1,4 +1,4 @@
-"""What can go wrong with a file of an evaluation, by name."""
+"""Errors of files of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between files of the format: sizes, storage, the methods and their scores."""
+"""The layout of one file: sizes, storage, and the methods with their scores."""
 
 from __future__ import annotations
 

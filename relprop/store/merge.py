@@ -1,10 +1,10 @@
-"""Shards of one evaluation, joined into the file that the unsharded run would have written."""
+"""Joining the shards of one evaluation into the file that the run without shards would have written."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import as_output_error, lock_to_replace
 from relprop.store.hdf5.seal import seal
+from relprop.store.layout import Layout
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
 from relprop.store.writing.extending import copy_rows
@@ -94,7 +95,13 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
             raise MergeError(f"{shard.filename} is not complete: resume it first")
     first = shards[0]
     for shard in shards[1:]:
-        _refuse_others(first, shard)
+        refuse_other_run(
+            first.filename,
+            shard.filename,
+            (read_config(first), read_layout(first)),
+            (read_config(shard), read_layout(shard)),
+        )
+        _refuse_other_methods(first, shard)
     places: dict[int, h5py.File] = {}
     for shard in shards:
         place, _ = read_config(shard)["shard"]
@@ -108,16 +115,28 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
     return [places[place] for place in range(count)]
 
 
-def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
-    """Refuse a shard that is not of the same run."""
-    here, there = first.filename, shard.filename
-    found = differences(_shared(first), _shared(shard))
+def refuse_other_run(
+    here: str, there: str, first: tuple[Mapping[str, Any], Layout], shard: tuple[Mapping[str, Any], Layout]
+) -> None:
+    """Refuse a shard that is not of the same run, by the configurations and layouts of both, whatever its methods are.
+
+    Raises
+    ------
+    MergeError
+        It says what differs.
+    """
+    found = differences(_shared(first[0]), _shared(shard[0]))
     if found:
         raise MergeError(
             f"shards of different configurations: {format_differences(found, f'in {here}', f'in {there}')}"
         )
-    if read_layout(first) != read_layout(shard):
-        raise MergeError(f"{here} and {there} differ in layout: {read_layout(first)} and {read_layout(shard)}")
+    if first[1] != shard[1]:
+        raise MergeError(f"{here} and {there} differ in layout: {first[1]} and {shard[1]}")
+
+
+def _refuse_other_methods(first: h5py.File, shard: h5py.File) -> None:
+    """Refuse a shard that has not the same methods."""
+    here, there = first.filename, shard.filename
     mine, theirs = set(method_names(first)), set(method_names(shard))
     if mine != theirs:
         raise MergeError(f"{here} and {there} do not both have the methods {', '.join(sorted(mine ^ theirs))}")
@@ -131,14 +150,13 @@ def _refuse_others(first: h5py.File, shard: h5py.File) -> None:
             raise MergeError(f"method {name!r} has other maps or metrics in {there} than in {here}")
 
 
-def _shared(shard: h5py.File) -> dict[str, Any]:
+def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration without the shard's own number."""
-    config = read_config(shard)
     return {**config, "shard": config["shard"][1]}
 
 
 def _all_samples(shards: list[h5py.File]) -> NDArray[np.int64]:
-    """Return the indices of all shards, ascending; refuse gaps and overlaps."""
+    """Return the indices of all shards, ``(N,)``, ascending; refuse gaps and overlaps."""
     index: NDArray[np.int64] = np.sort(np.concatenate([shard["sample"][:] for shard in shards]))
     twice = np.unique(index[1:][np.diff(index) == 0])
     if len(twice):
@@ -176,12 +194,7 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
 
     Kernels on other numbers of threads add in another order, which is said.
     """
-    found: dict[str, list[str]] = {}
-    for shard in shards:
-        for name, version in json.loads(shard.attrs["versions"]).items():
-            found.setdefault(name, [])
-            if version not in found[name]:
-                found[name].append(version)
+    found = join_versions([shard.attrs["versions"] for shard in shards])
     if len(threads := found.get("threads", [])) > 1:
         warnings.warn(
             f"shards were computed with {' and '.join(threads)} threads: scores agree with those of one run up to "
@@ -190,3 +203,14 @@ def _all_versions(shards: list[h5py.File]) -> dict[str, str]:
             stacklevel=4,
         )
     return {name: ", ".join(versions) for name, versions in found.items()}
+
+
+def join_versions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the versions of the software by name, each once, of the attributes ``versions`` of shards."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        for name, version in json.loads(text).items():
+            found.setdefault(name, [])
+            if version not in found[name]:
+                found[name].append(version)
+    return found

@@ -1,4 +1,4 @@
-"""Files of evaluations, opened for reading with errors that say what is wrong."""
+"""Opening files of evaluations to read them, with errors that say what is wrong."""
 
 from __future__ import annotations
 

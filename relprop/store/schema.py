@@ -120,7 +120,7 @@ FLAGS: Final[Mapping[str, int]] = {
     "impact": 8,
     "one_class": 16,
 }
-"""Bits of ``flags``, as `relprop.gae.Flag`: where a score met 0/0, taken as zero, or can't be told."""
+"""Bits of ``flags``, as `relprop.gae.Flag`: where a score met 0/0, taken as zero, or is undefined."""
 
 Direction = Literal["higher is better", "lower is better", "none"]
 UNIT_RANGE = (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Where the shards of a run lie until they are joined, and what their files are called."""
+"""Names and folder of the shards of a run, until they are joined."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ NAME = re.compile(r"shard-(\d+)-of-(\d+)\.h5")
 """The name of a shard's file: its number, counted from 0, and how many there are."""
 
 
+_SUFFIX = ".shards"
+
+
 def shard_folder(output: Path) -> Path:
     """Return the folder of the shards of a run, beside its file."""
-    return output.with_name(f"{output.name}.shards")
+    return output.with_name(f"{output.name}{_SUFFIX}")
+
+
+def run_file(path: Path) -> Path:
+    """Return the file of a run, given that or the folder of its shards."""
+    name = path.name.removesuffix(_SUFFIX)
+    return path.with_name(name) if name else path
 
 
 def shard_file(output: Path, part: int, parts: int) -> Path:

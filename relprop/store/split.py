@@ -1,4 +1,4 @@
-"""The file of a run, cut into shards that can be continued each by itself: the inverse of `relprop.store.merge`."""
+"""Cutting the file of a run into shards that can be continued each by itself: the inverse of `relprop.store.merge`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file is as `relprop.store.schema` says."""
+"""Validating a file against `relprop.store.schema`."""
 
 from __future__ import annotations
 

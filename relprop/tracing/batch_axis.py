@@ -139,7 +139,7 @@ def run_and_prove(graph: Graph, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _perturb(leaf: Tensor) -> Tensor:
-    """Change the first sample and leave the others."""
+    """Change the first sample of ``(B, ...)`` and leave the others."""
     if leaf.is_complex():
         return torch.view_as_complex(_perturb(torch.view_as_real(leaf.resolve_conj())))
     changed = leaf.clone()
@@ -164,6 +164,7 @@ def _settle(graph: Graph, node: fx.Node, before: Any, after: Any) -> None:
 
 
 def _layout(graph: Graph, node: fx.Node, mark: BatchAxis, before: Tensor, after: Tensor) -> BatchAxis:
+    """Return the order of the entries along a merged axis of ``(..., k B, ...)`` for which one sample alone changed."""
     several = mark.factor
     for factor in sorted((k for k in range(1, several + 1) if several % k == 0), reverse=True):
         layout = BatchAxis(mark.axis, factor, several // factor)
@@ -177,6 +178,7 @@ def _layout(graph: Graph, node: fx.Node, mark: BatchAxis, before: Tensor, after:
 
 
 def _same(before: Tensor, after: Tensor) -> bool:
+    """Whether two tensors of one shape are equal, entry by entry."""
     if torch.equal(before, after):
         return True
     exact = torch.promote_types(before.dtype, torch.float64)

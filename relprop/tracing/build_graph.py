@@ -31,57 +31,80 @@ def build_graph(
     select : int
         Which of the program's flattened outputs is to be explained.
     originals : mapping
-        The model's own tensor, for the identity of each that is a copy in the program.
+        The model's own tensor, of any shape, for the identity of each that is a copy in the program.
     arguments : sequence of str
         The names of inputs that are given by position.
     """
-    names, held = program.inputs, program.held
-    graph, copies = fx.Graph(), {}
-    tensors: dict[str, Tensor] = {}
-    parameters, inputs = set(), []
-    origins: dict[fx.Node, Origin] = {}
-    user_inputs = [
-        node
-        for node in program.graph.find_nodes(op="placeholder")
-        if names[node.name].kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor)
-    ]
-    for node in user_inputs:  # before any tensor: one of the same name would hide an input from the code
-        copies[node] = graph.placeholder(_input_name(node.name, arguments))
-        inputs.append(copies[node])
+    built = _Builder(program)
+    inputs = built.add_inputs(arguments)
     for node in program.graph.nodes:
-        if node.op == "placeholder":
-            spec = names[node.name]
-            if spec.kind != InputKind.USER_INPUT:
-                assert spec.target is not None
-                attribute = _attribute_name(spec.target.removeprefix(f"{ROOT}."), tensors)
-                tensors[attribute] = held[spec.target]
-                copies[node] = graph.get_attr(attribute)
-                if spec.kind == InputKind.PARAMETER:
-                    parameters.add(attribute)
-        elif node.op == "get_attr":
-            attribute = _attribute_name(str(node.target), tensors)
-            tensors[attribute] = getattr(program.module, str(node.target))
-            copies[node] = graph.get_attr(attribute)
-        elif node.op == "call_function":
-            if _CHECKS.match(str(node.target)):
-                continue
-            if (same := identity_argument(node)) is not None:
-                copies[node] = copies[same]
-                continue
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            make_batch_generic(copies[node])
-            origins[copies[node]] = _origin(node)
-        if node in copies:
-            copies[node].meta = {"val": node.meta.get("val")}
-    output = copies[program.outputs[select]]
+        built.add(node)
+    graph, output = built.graph, built.copies[program.outputs[select]]
     graph.output(output)
     drop_unused(graph)
     kept = set(graph.nodes)
-    origins = {node: origin for node, origin in origins.items() if node in kept}
+    origins = {node: origin for node, origin in built.origins.items() if node in kept}
     _rename(graph, origins)
     graph.lint()
-    tensors = {name: originals.get(id(tensor), tensor) for name, tensor in tensors.items()}
-    return Graph(graph, tuple(inputs), output, tensors, frozenset(parameters), origins)
+    tensors = {name: originals.get(id(tensor), tensor) for name, tensor in built.tensors.items()}
+    return Graph(graph, inputs, output, tensors, frozenset(built.parameters), origins)
+
+
+class _Builder:
+    """A graph that is being built, and what each node of the program has become in it.
+
+    Parameters
+    ----------
+    program : Program
+        Which is rebuilt.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.parameters: set[str] = set()
+        self.origins: dict[fx.Node, Origin] = {}
+
+    def add_inputs(self, arguments: Sequence[str]) -> tuple[fx.Node, ...]:
+        """Add the inputs, before any tensor: one of the same name would hide an input from the code."""
+        for node in self.program.graph.find_nodes(op="placeholder"):
+            spec = self.program.inputs[node.name]
+            if spec.kind == InputKind.USER_INPUT and isinstance(node.meta.get("val"), Tensor):
+                self.copies[node] = self.graph.placeholder(_input_name(node.name, arguments))
+        return tuple(self.copies.values())
+
+    def add(self, node: fx.Node) -> None:
+        """Add what a node of the program stands for; checks of sizes are left out."""
+        if node.op == "placeholder":
+            spec = self.program.inputs[node.name]
+            if spec.kind != InputKind.USER_INPUT:
+                assert spec.target is not None
+                attribute = self._hold(spec.target.removeprefix(f"{ROOT}."), self.program.held[spec.target])
+                self.copies[node] = self.graph.get_attr(attribute)
+                if spec.kind == InputKind.PARAMETER:
+                    self.parameters.add(attribute)
+        elif node.op == "get_attr":
+            path = str(node.target)
+            self.copies[node] = self.graph.get_attr(self._hold(path, getattr(self.program.module, path)))
+        elif node.op == "call_function":
+            if _CHECKS.match(str(node.target)):
+                return
+            if (same := identity_argument(node)) is not None:
+                self.copies[node] = self.copies[same]
+                return
+            self.copies[node] = self.graph.node_copy(node, self.copies.__getitem__)
+            make_batch_generic(self.copies[node])
+            self.origins[self.copies[node]] = _origin(node)
+        if node in self.copies:
+            self.copies[node].meta = {"val": node.meta.get("val")}
+
+    def _hold(self, path: str, tensor: Tensor) -> str:
+        """Keep a tensor of any shape under an attribute's name, which is returned."""
+        attribute = _attribute_name(path, self.tensors)
+        self.tensors[attribute] = tensor
+        return attribute
 
 
 def _attribute_name(path: str, used: Mapping[str, Tensor]) -> str:

@@ -17,8 +17,8 @@ from relprop.errors import CaptureError, InputError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
-from relprop.tracing.disk.cache import Place
-from relprop.tracing.example import Subject, call, call_example
+from relprop.tracing.disk.cache import CacheEntry
+from relprop.tracing.example import TracedModel, call, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import cache_key_of, fingerprint
 from relprop.tracing.inputs import Inputs, check_inputs
@@ -68,8 +68,8 @@ def capture(
     A ``torch.autograd.Function`` leaves the operations of its forward in the graph, not itself: rules are theirs, and
     its backward is no part of it. An operation made by ``torch.library.custom_op`` stays one node.
 
-    A squeeze never takes the batch axis: a single sample leaves the graph as ``(1, classes)``, as it would beside
-    others, also where the model itself returns ``(classes,)`` for it, or fails.
+    ``squeeze`` never removes the batch axis. One sample gives ``(1, classes)``, even if the model itself returns
+    ``(classes,)`` or fails for it.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def capture_inputs(
             inputs = replace(inputs, batched=cache.marks[signature])
         if (found := cache.find(inputs, what, keep)) is None:
             with undisturbed(model) as put_back:
-                subject = Subject(model, target, None if _is_graph(model, target) else output, put_back)
+                subject = TracedModel(model, target, None if _is_graph(model, target) else output, put_back)
 
                 def capture_as(guess: Inputs) -> tuple[_Captured, Inputs]:
                     return cache.find(guess, what, keep) or _capture(subject, guess, output, keep), guess
@@ -160,7 +160,7 @@ def capture_inputs(
 
 
 def _is_graph(model: nn.Module | ExportedProgram, target: Callable[[Any], Tensor] | None) -> bool:
-    """Whether a model need not be exported: it was, and for what is explained."""
+    """Whether a model is an exported program already, for what is explained."""
     return isinstance(model, ExportedProgram) and target is None and not gradient_regions(model)
 
 
@@ -174,7 +174,7 @@ class _Cache:
     Attributes
     ----------
     marks : dict
-        Which inputs held the samples, for those asked for and how many samples there were.
+        Which inputs held the samples, by the names the user gave and the number of samples.
     """
 
     def __init__(self) -> None:
@@ -199,7 +199,7 @@ class _Cache:
 
 @dataclass(frozen=True, eq=False)
 class _Captured:
-    """A graph, and which of the composite operations that were met on the way stayed whole in it."""
+    """A graph, and which of the composite operations on the way stayed whole in it."""
 
     graph: Graph
     composites: frozenset[OpOverload]
@@ -210,7 +210,7 @@ class _Captured:
         return self.composites & keep == self.kept
 
 
-def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> _Captured:
+def _capture(subject: TracedModel, given: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> _Captured:
     model, target = subject.model, subject.target
     refuse_unusual_weights(model)
     if isinstance(model, ExportedProgram):
@@ -227,7 +227,7 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    place = Place.of(model, inputs, output, keep) if isinstance(model, nn.Module) and target is None else None
+    place = CacheEntry.of(model, inputs, output, keep) if isinstance(model, nn.Module) and target is None else None
     if place is not None and (kept := _read(place, inputs, flat, keep)) is not None:
         return kept
     traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})
@@ -261,8 +261,8 @@ def _capture(subject: Subject, given: Inputs, output: str | int | None, keep: fr
     return _Captured(graph, composites, composites & keep)
 
 
-def _read(place: Place, inputs: Inputs, output: Tensor, keep: frozenset[OpOverload]) -> _Captured | None:
-    """Return the graph that an earlier process captured, if it computes what the model does."""
+def _read(place: CacheEntry, inputs: Inputs, output: Tensor, keep: frozenset[OpOverload]) -> _Captured | None:
+    """Return the graph that an earlier process captured, if its output equals the model's, ``(B, ...)``."""
     found = place.read()
     if found is None or len(found[0].inputs) != len(inputs.tensors):
         return None
@@ -274,7 +274,7 @@ def _read(place: Place, inputs: Inputs, output: Tensor, keep: frozenset[OpOverlo
     return _Captured(graph, composites, composites & keep)
 
 
-def _check_batch(graph: Graph, subject: Subject, inputs: Inputs) -> None:
+def _check_batch(graph: Graph, subject: TracedModel, inputs: Inputs) -> None:
     """Raise a `CaptureError` if the graph computes something else than the model for a batch of this size."""
     try:
         returned = call(subject.copy()[0], inputs)
@@ -292,6 +292,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 
 def _check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, name: str) -> None:
+    """Raise a `CaptureError` if the output of a graph differs from the model's, in shape or values."""
     if captured.shape != reference.shape:
         raise CaptureError(
             f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"

@@ -1,4 +1,4 @@
-"""What of an error of torch.export helps: the cause, and the line of the user's model where it arose."""
+"""The useful part of an error of torch.export: the cause, and the line of the user's model where it arose."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from relprop.tracing.watched_hooks import drop_observers, may_keep_features, try
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class TracedModel:
     """What is captured: copies of it are called and traced, each only once.
 
     A call leaves a state behind, in a model that remembers the batch it saw last say, so the copy that is traced was
@@ -34,7 +34,7 @@ class Subject:
     put_back: Callable[[], None]
 
     def copy(self) -> tuple[Wrapped, dict[int, Tensor]]:
-        """Return a copy to call or to trace, and the model's own tensor for the identity of each that was copied."""
+        """Return a copy to call or to trace, and the model's tensor for the identity of each that was copied."""
         copied: nn.Module
         originals: dict[int, Tensor]
         if isinstance(self.model, ExportedProgram):
@@ -75,7 +75,7 @@ class Example:
     needs_hooks: bool = False
     for_others: Any = None
 
-    def traceable(self, subject: Subject) -> tuple[Wrapped, dict[int, Tensor]]:
+    def traceable(self, subject: TracedModel) -> tuple[Wrapped, dict[int, Tensor]]:
         """Return a copy that was never called, without the hooks that only observe."""
         wrapped, originals = subject.copy()
         if self.needs_hooks:
@@ -85,7 +85,7 @@ class Example:
         return wrapped, originals
 
 
-def call_example(subject: Subject, given: Inputs) -> Example:
+def call_example(subject: TracedModel, given: Inputs) -> Example:
     """Call a copy of a model on two of the samples that are given.
 
     Raises

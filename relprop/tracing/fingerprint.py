@@ -1,4 +1,4 @@
-"""What a capture depends on: the identity of a model's structure, settings and tensors, as a cache key."""
+"""What a capture depends on, as a key of its cache: a model's structure, settings and tensors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ class IdentityKey:
 
 
 def cache_key_of(value: Any, depth: int = 4) -> object:
-    """Describe a value by what it holds, a function by what it refers to, and what tells neither by its identity."""
+    """Return a hashable description of a value for the cache of captures.
+
+    Containers are described by what they hold, functions by what they refer to, everything else by its identity.
+    """
     if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, Tensor):
@@ -86,18 +89,18 @@ def cache_key_of(value: Any, depth: int = 4) -> object:
         return IdentityKey(value), len(value) if is_container else None
     if isinstance(value, FunctionType):  # a new object whenever its line is reached, in a loop for example
         return IdentityKey(value.__code__), tuple(cache_key_of(part, depth - 1) for part in parts_of(value))
-    # A method is a new object whenever it is asked for.
+    # Python makes a new method object at every access.
     what = type(value) if is_container or isinstance(value, MethodType) else IdentityKey(value)
     return what, tuple(cache_key_of(part, depth - 1) for part in parts_of(value))
 
 
 CONTAINERS = (list, tuple, set, frozenset, deque, dict)
 LONG = 1000
-"""A container of more items is data, told by its identity and length: this is asked for every explanation."""
+"""A longer container is data. Its identity and length describe it, since every explanation needs the description."""
 
 
 def parts_of(value: Any) -> Iterable[Any]:
-    """Return what a value is made of, keys and names included; nothing of one that only its identity tells."""
+    """Return what a value is made of, keys and names included; nothing where only its identity describes it."""
     if isinstance(value, dict):
         return chain(value, value.values())
     if isinstance(value, CONTAINERS):

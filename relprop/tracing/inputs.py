@@ -1,4 +1,4 @@
-"""The inputs of a model: checked once, and which of their tensors hold the samples."""
+"""The inputs of a model, checked once, and which of their tensors hold the samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relprop.tracing.unusual_tensors import as_plain
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors among the leaves of a nested structure, in order."""
+    """Return the tensors among the leaves of a nested structure, in order; each may have any shape."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -84,7 +84,7 @@ class Inputs:
         return changed
 
     def replace(self, function: Callable[[Tensor, bool], Tensor]) -> Inputs:
-        """Apply ``function(tensor, batched)``, which keeps the batch axis, to every tensor."""
+        """Apply ``function(tensor, batched)`` to every tensor; those of samples stay ``(B, ...)``."""
         args, kwargs = self.map(function)
         return Inputs(args, kwargs, tuple(tensors_in((args, kwargs))), self.batched, (), self.is_guess)
 
@@ -112,7 +112,7 @@ class Inputs:
         return self.samples(2)
 
     def samples(self, count: int) -> Inputs:
-        """Return inputs with so many samples, the same ones over again where there are fewer."""
+        """Return inputs with so many samples; where there are fewer, they repeat."""
 
         def take(tensor: Tensor, batched: bool) -> Tensor:
             if not batched:
@@ -123,7 +123,7 @@ class Inputs:
         return self.replace(take)
 
     def slice(self, start: int, stop: int) -> list[Tensor]:
-        """Return the tensors for the samples from one to, but without, another."""
+        """Return the tensors for samples ``start`` to ``stop - 1``: ``(stop - start, ...)`` where they hold samples."""
         return [t[start:stop] if batched else t for t, batched in zip(self.tensors, self.batched, strict=True)]
 
     def plain(self) -> Inputs:
@@ -170,6 +170,7 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
 
 
 def _check_tensor(name: str, leaf: Tensor, batched: bool) -> None:
+    """Raise an `InputError` for a tensor ``(B, ...)`` that is empty, not finite, or holds integer pixels."""
     if leaf.numel() == 0:
         raise InputError(f"input {name} is empty: shape {tuple(leaf.shape)}")
     # An attention mask may be infinite; what carries samples is explained and may not.

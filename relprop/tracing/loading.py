@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from relprop.errors import CaptureError, first_line
+from relprop.graph.arguments import bind_arguments
 from relprop.tracing.batch_axis import refuse_fixed_batch
 from relprop.tracing.converted import is_converted, load_converted
 from relprop.tracing.program_file import unsafe_part
@@ -154,6 +155,7 @@ def refuse_unusual_weights(model: nn.Module | ExportedProgram) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of a module, of any shape, with their names."""
     yield from model.named_parameters()
     yield from model.named_buffers()
 
@@ -179,8 +181,7 @@ def callable_program(program: ExportedProgram) -> nn.Module:
     """
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
-            names = [argument.name for argument in node.target._schema.arguments]
-            given = dict(zip(names, node.args, strict=False)) | node.kwargs
+            given = bind_arguments(node, node.args, node.kwargs)
             if given.get("train") is True or given.get("training") is True:
                 raise CaptureError(
                     f"the program was exported in training mode (for example {node.name}), where dropout and batch "

@@ -31,7 +31,7 @@ def callable_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     Returns
     -------
     nn.Module, mapping of int to Tensor
-        The copy, and the model's own tensor for the identity of each that was copied.
+        The copy, and the model's own tensor, of any shape, for the identity of each that was copied.
     """
     found = reach(model)
     held = {id(tensor): tensor for tensor in found.tensors}
@@ -107,8 +107,8 @@ def _restore_rest(module: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> N
 def _restore_mode(module: nn.Module, twin: nn.Module) -> None:
     """Give a copy the mode of the original: some classes are copied by a constructor, which switches it.
 
-    A class with a ``train`` of its own is told by that, since it may do more: torchvision's feature extractors then
-    choose one of two graphs.
+    A class with a ``train`` of its own is switched by that method, since it may do more: torchvision's feature
+    extractors then choose one of two graphs.
     """
     if twin.training != module.training and type(twin).train is not nn.Module.train:
         twin.train(module.training)

@@ -1,4 +1,4 @@
-"""What of a model's output is explained: one of several tensors, or any number per sample that a target makes of it."""
+"""Which part of a model's output is explained: one of several tensors, or the number that a target makes of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explained(returned: Any, target: Callable[[Any], Any] | None, output: str | 
 
 
 def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]:
-    """Find the output that is meant, by its key, index or name, and its position among all that a model returns.
+    """Find the output ``(B, ...)`` that is meant, by key, index or name, and its position among all that are returned.
 
     Inside of another it is named by the way there, as ``"1.scores"``; what holds one tensor alone stands for it.
 
@@ -70,13 +70,13 @@ def choose_output(returned: Any, output: str | int | None) -> tuple[Tensor, int]
 
 
 def tensors_of(returned: Any) -> list[tuple[tuple[Any, ...], Tensor, int]]:
-    """Return every tensor with its path of keys, and its position among all leaves."""
+    """Return every tensor, of any shape, with its path of keys, and its position among all leaves."""
     pairs = enumerate(_leaves(returned, ()))
     return [(path, value, k) for k, (path, value) in pairs if isinstance(value, Tensor)]
 
 
 def _leaves(returned: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield all leaves with their paths, also those of objects that torch was not told of, as dataclasses are."""
+    """Yield all leaves with their paths, also those of objects that torch does not register, as dataclasses."""
     if not pytree.tree_is_leaf(returned):
         for keys, value in pytree.tree_flatten_with_path(returned)[0]:
             yield from _leaves(value, (*path, *map(_key, keys)))

@@ -1,8 +1,7 @@
-"""Whether a file of an exported program can be loaded without carrying out what somebody wrote into it.
+"""Whether loading a file of an exported program would execute what somebody wrote into it.
 
-PyTorch evaluates expressions for sizes, compiles guards and falls back to pickle for what is no tensor. A file that
-has nothing of that but tensors and sizes, as nearly all have, is loaded; for another one its user must say that it is
-trusted.
+PyTorch evaluates expressions for sizes, compiles guards, and unpickles what is no tensor. Nearly all files hold tensors
+and sizes alone, and are loaded. The user must say of any other file that it is trusted.
 """
 
 from __future__ import annotations

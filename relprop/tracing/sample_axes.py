@@ -1,4 +1,4 @@
-"""Which inputs hold the samples: named by the user, or guessed by their rows and tried on the model."""
+"""Which inputs hold the samples: the user names them, or their numbers of rows give a guess that the model tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from relprop.errors import CaptureError, InputError, near_names
-from relprop.tracing.example import Subject, call
+from relprop.tracing.example import TracedModel, call
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.outputs import choose_output
 
@@ -75,8 +75,8 @@ def with_samples_in(inputs: Inputs, batched: Sequence[str], arguments: Sequence[
     return replace(inputs, batched=marks, is_guess=False)
 
 
-def with_other_guesses(inputs: Inputs, subject: Subject, capture: Callable[[Inputs], Any]) -> Any:
-    """Capture a model where the inputs marked hold the samples; where that fails, those do that behave so.
+def with_other_guesses(inputs: Inputs, subject: TracedModel, capture: Callable[[Inputs], Any]) -> Any:
+    """Capture a model with the inputs marked as holding the samples, or else with those that behave so.
 
     Other inputs may have as many rows by chance. One holds no samples if the model computes something else, or
     nothing, for its first rows beside the first samples.
@@ -103,7 +103,7 @@ def with_other_guesses(inputs: Inputs, subject: Subject, capture: Callable[[Inpu
         raise type(error)(f"{error.message}\n{note}", **options) from (error.__cause__ or error)
 
 
-def _other_guesses(inputs: Inputs, subject: Subject) -> Iterator[Inputs]:
+def _other_guesses(inputs: Inputs, subject: TracedModel) -> Iterator[Inputs]:
     """Yield inputs with fewer marks, under which the model treats each sample as it does beside the others."""
     candidates = [k for k, batched in enumerate(inputs.batched) if batched]
     if not 1 < len(candidates) <= _MOST:
@@ -120,8 +120,8 @@ def _other_guesses(inputs: Inputs, subject: Subject) -> Iterator[Inputs]:
                 yield guess
 
 
-def _rows(subject: Subject, inputs: Inputs) -> Tensor | None:
-    """Return the model's output if it has a row for each sample."""
+def _rows(subject: TracedModel, inputs: Inputs) -> Tensor | None:
+    """Return the model's output, ``(B, ...)``, if it has a row for each sample."""
     try:
         output, _ = choose_output(call(subject.copy()[0], inputs), None)
     except Exception:  # whatever the model raises for a guess
@@ -130,10 +130,11 @@ def _rows(subject: Subject, inputs: Inputs) -> Tensor | None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs ``(B, ...)`` are equal within rounding."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
-def _what_was_guessed(inputs: Inputs, subject: Subject, options: dict[str, str]) -> str:
+def _what_was_guessed(inputs: Inputs, subject: TracedModel, options: dict[str, str]) -> str:
     """Say which inputs were taken to hold the samples, and what to do if that is wrong; empty if it can't be."""
     names = input_names(inputs, argument_names(subject.model))
     held = [name for name, batched in zip(names, inputs.batched, strict=True) if batched]
@@ -150,7 +151,7 @@ def _what_was_guessed(inputs: Inputs, subject: Subject, options: dict[str, str])
     )
 
 
-def _takes_one(inputs: Inputs, subject: Subject) -> bool:
+def _takes_one(inputs: Inputs, subject: TracedModel) -> bool:
     """Whether the model takes the inputs with one more axis in front, as one sample."""
     try:
         one = inputs.replace(lambda tensor, batched: tensor[None] if batched else tensor)

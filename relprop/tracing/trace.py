@@ -1,4 +1,4 @@
-"""Tracing a model that remembers: the batch it saw last must not be built into the graph."""
+"""Tracing for every batch size: what a model remembers of its last batch must not get into the graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import SymInt, Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from relprop.errors import CaptureError, first_line
-from relprop.tracing.example import Example, Subject
+from relprop.tracing.example import Example, TracedModel
 from relprop.tracing.export import Wrapped, export
 from relprop.tracing.fingerprint import attributes_of
 from relprop.tracing.watched_hooks import watched
@@ -39,12 +39,12 @@ class Traced:
     unlike: frozenset[int] = frozenset()
 
 
-def trace(subject: Subject, example: Example) -> Traced:
+def trace(subject: TracedModel, example: Example) -> Traced:
     """Export a subject that was never called, for every batch.
 
-    A model may keep what it made for the last batch, and compare the next one with that. Such a question has no answer
-    for every batch, unless it is: another one. So where the first try fails, a batch is traced that is unlike the one
-    remembered, and of a model that keeps a table by sizes the entry of a batch of any size.
+    A model may keep what it made for the last batch, and compare the next batch with that. Only one answer can hold
+    for every batch: it is another one. So where the first try fails, a batch unlike the remembered one is traced. Where
+    a model keeps a table by sizes, the entry that is traced is that of any size.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def trace(subject: Subject, example: Example) -> Traced:
         raise
 
 
-def _export(subject: Subject, example: Example, size: int) -> Traced:
+def _export(subject: TracedModel, example: Example, size: int) -> Traced:
     wrapped, originals = example.traceable(subject)
     if size == 2:
         axis: Any = Dim("batch", min=1)

@@ -19,9 +19,9 @@ from relprop.tracing.reach import is_mutable, reach
 
 @contextmanager
 def undisturbed(model: nn.Module | ExportedProgram, *, whole: bool = False) -> Iterator[Callable[[], None]]:
-    """Put back what copies of a model share with it and with the code around it: at the end, and when told to.
+    """Put back what copies of a model share with it and with the code around it, at the end of the block.
 
-    It yields the function that does so.
+    It yields a function that does so at once.
 
     A hook may keep a feature in a global dict, from where the forward takes it. No copy of the model can have that dict
     to itself, so it is filled while a copy is called, and put back.
@@ -105,6 +105,7 @@ def _undo_cell(cell: Any) -> Callable[[], None]:
 
 
 def _undo_tensor(tensor: Tensor) -> Callable[[], None]:
+    """Return what puts back the entries of a tensor that was written to."""
     if tensor.is_inference():  # nobody may write to it
         return lambda: None
     version, before = tensor._version, tensor.detach().clone()

@@ -1,4 +1,4 @@
-"""Inputs that are no plain tensors: those of classes of their own are plain inside, others are refused."""
+"""Inputs of tensor subclasses: those with plain values inside are unwrapped, others are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relprop.errors import InputError
 
 
 def as_plain(tree: Any) -> tuple[Any, tuple[Tensor, ...]]:
-    """Return a nested structure with plain tensors, and the tensors as they were, in order.
+    """Return a nested structure with plain tensors of the same shapes, and the tensors as they were, in order.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def _refuse_unusual(name: str, leaf: Any) -> None:
             f"input {name} is a PackedSequence, in which the samples are mixed: pass the padded tensor, "
             "(B, T, ...), and a model that takes it without packing it"
         )
-    if isinstance(leaf, Mapping):  # one that torch was not told of
+    if isinstance(leaf, Mapping):  # one that torch does not register
         raise InputError(
             f"input {name} is a {type(leaf).__name__} of {', '.join(map(str, leaf))}: if the model takes these by "
             "name, pass x=() and kwargs=dict(...) of it"
@@ -72,7 +72,7 @@ def without_plain_values(tensor: Tensor) -> str:
 
 
 def as_given(relevance: Tensor, given: Tensor | None) -> Tensor:
-    """Return relevance as a tensor of the class of the input, with what that says of itself, where the class allows."""
+    """Return relevance, shaped like the input, as a tensor of the input's class, where the class allows."""
     if given is None or type(given) in (Tensor, nn.Parameter) or relevance.shape != given.shape:
         return relevance
     try:

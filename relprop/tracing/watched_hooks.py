@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from relprop.tracing.fingerprint import hooks_of
+from relprop.tracing.inputs import tensors_in
 
 
 class Hook:
@@ -28,7 +28,7 @@ class Hook:
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Call the hook and watch what it does."""
         before = dict(vars(module))
-        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = tensors_in((args, kwargs))
         versions = [_version(tensor) for tensor in given]
         try:
             result = self.hook(module, *args, **kwargs)
@@ -49,6 +49,7 @@ class Hook:
 
 
 def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to."""
     return 0 if tensor.is_inference() else tensor._version  # inference tensors have none
 
 

@@ -85,6 +85,7 @@ def gradient_oracle(
 
 
 def _tiny(tensor: Tensor) -> float:
+    """Return the smallest normal number of a tensor's type."""
     return torch.finfo(tensor.dtype).tiny
 
 

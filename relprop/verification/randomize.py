@@ -148,7 +148,7 @@ def randomized_copies(
 
 
 def weight_groups(plan: Plan) -> list[list[Tensor]]:
-    """Return the parameters of each layer with a weight, in forward order; of layers that share one, at the last."""
+    """Return the parameters of each weighted layer, in forward order and any shape; a shared one is the last's."""
     graph = plan.graph
     groups: list[list[Tensor]] = []
     seen: set[int] = set()
@@ -170,6 +170,7 @@ def _parameters(plan: Plan, node: fx.Node) -> list[str]:
 
 
 def _permuted(tensor: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """Return a parameter with the entries of a tensor, of any shape, in a drawn order."""
     order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
     return nn.Parameter(tensor.detach().flatten()[order].reshape(tensor.shape), requires_grad=tensor.requires_grad)
 

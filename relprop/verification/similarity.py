@@ -1,4 +1,4 @@
-"""How much alike maps are before and after weights are drawn anew: what `randomize` found."""
+"""What `randomize` found: how similar maps are before and after weights are drawn anew."""
 
 from __future__ import annotations
 
@@ -115,18 +115,20 @@ def similarity(a: Tensor, b: Tensor) -> Similarity:
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
+    """Return the rank correlation of two maps ``(entries,)``."""
     if torch.equal(a, b) and a.any():
         return 1.0
     return _cosine(*(ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b))))
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
+    """Return the cosine of two maps ``(entries,)``."""
     lengths = float(a.norm()) * float(b.norm())
     return float(a @ b) / lengths if lengths else math.nan
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return the rank of each value; equal ones share the mean of theirs."""
+    """Return the rank of each of ``(entries,)`` values; equal ones share the mean of theirs."""
     _, where, counts = values.unique(return_inverse=True, return_counts=True)
     ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
     return ranks[where]

@@ -1,4 +1,4 @@
-"""absLRP: the rule set ``abslrp`` by families of operations, and the authors' code of two times."""
+"""absLRP: the rule set ``abslrp`` by families of operations, and rule sets of the authors' two public codes."""
 
 from rule_registry.abslrp import (
     activations,

@@ -1,4 +1,7 @@
-"""Sums in places that an index names, as graph networks take them."""
+"""Sums in places that an index names, as graph networks take them.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def put(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Relevan
 
 
 def _added(call: Call, relevance: Tensor, delta: float, signed: bool) -> Shares:
+    """Share by each term's part of the sum's own sign, where the index put it."""
     sign = orientation(call, signed)
     s = over(call, relevance, denominator(call, delta))
     pulled = [(additions.pulled(call, slot, s), additions.term(call, slot)) for slot in call.site.active]

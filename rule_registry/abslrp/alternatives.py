@@ -5,6 +5,8 @@
     rule_registry.get("abslrp").derive({torch.ops.aten.softmax.int: rule_registry.abslrp.alternatives.softmax})
 
 Those for sums are in `rule_registry.lrp.residuals`.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Products of two activations: attention scores, attention-weighted values, and their affine special case."""
+"""Products of two activations: attention scores, attention-weighted values, and their affine special case.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ def add_matmul(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> 
 
 
 def _shared(call: Call, s: Tensor, product: Tensor, sign: Tensor | None) -> Shares:
+    """Share by the positive contributions of each factor, ``sign`` (shaped like the output) saying which count."""
     if sign is None:
         values = factors(call, s, positive_contributions)
         return share(call, *values, net=len(values) * call.batch.dot_(s, product))

@@ -6,7 +6,7 @@ Absolute Magnitude LRP and Multi-Component Evaluation, ACM TIST 15(3), 2024, doi
     R_i = sum_j (x_i w_ij sgn z_j)^+ / D_j * R_j        D_j = |z_j| + delta * mean|z|
 
 with ``sgn 0 = 1``. Relevance is given for the magnitude of an output, so what makes that larger contributes: of a
-negative output what is negative. At the class scores the evidence for a class is asked, whatever the sign of its score:
+negative output what is negative. At the class scores the evidence for a class counts, whatever the sign of its score:
 ``(x_i w_ij)^+``. The paper has that everywhere (``signed=False``) and ``delta = 0``; there the map is chaotic wherever
 outputs lie near zero.
 """

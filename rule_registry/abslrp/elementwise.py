@@ -1,4 +1,7 @@
-"""Sums, products, quotients and powers of entries."""
+"""Sums, products, quotients and powers of entries.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ def rsub(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Releva
 
 
 def _terms(call: Call, relevance: Tensor, signs: dict[str, Any], delta: float, signed: bool) -> Relevances:
+    """Share of ``p self + q other``, in which each term contributes itself times its factor, like the output."""
     if call.site.evidence and len(call.site.active) == 1:
         return sum_to(relevance, call.input.shape)  # at a class score a constant is a bias, of whatever sign the score
     below = oriented_denominator(call, delta, signed)
@@ -82,6 +86,7 @@ def pair(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Releva
 
 
 def _contributions(call: Call, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x dz/dx`` of both inputs, shaped like the output."""
     z = call.result
     if call.site.op == aten.pow.Tensor_Tensor:
         return b * z, torch.xlogy(b, a) * z
@@ -125,4 +130,5 @@ def positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: 
 
 
 def _times(tensor: Tensor, factor: Any) -> Tensor:
+    """Multiply by a number or a tensor; by one the tensor itself is returned."""
     return tensor if factor == 1 else tensor * factor

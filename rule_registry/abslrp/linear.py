@@ -101,10 +101,12 @@ def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: C
 
 
 def _pulled(nonnegative: bool, weight: Tensor, pull: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return s times the transposed ``W^+`` and ``W^-``, ``(S, *input)`` each; None where no input is negative."""
     return pull(weight.clamp(min=0)), None if nonnegative else pull(weight.clamp(max=0))
 
 
 def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
+    """Return ``x^+ up + x^- down``, ``(S, *input)``, of what `_pulled` returned; both are overwritten."""
     if down is None:
         return up.mul_(x)
     # Choosing one of the two by the sign of x takes three times as long.
@@ -151,6 +153,7 @@ def _bilinear(call: Call, s: Tensor, sign: Tensor | None) -> Shares:
 
 
 def _shared(call: Call, s: Tensor, sign: Tensor | None, pull: Callable[..., Tensor], channel: int) -> Shares:
+    """Share by positive contributions; ``channel`` is the axis of the output's channels, ``sign`` like the output."""
     if sign is not None:
         return _oriented(call, s, sign, pull, channel)
     x, mark = call.input, call.site.input_batch[0]
@@ -164,6 +167,7 @@ def _shared(call: Call, s: Tensor, sign: Tensor | None, pull: Callable[..., Tens
 
 
 def _oriented(call: Call, s: Tensor, sign: Tensor, pull: Callable[..., Tensor], channel: int) -> Shares:
+    """Share by the contributions of the output's own sign; ``sign`` is shaped like the output."""
     x, weight, nonnegative = call.input, call["weight"], call.site.nonnegative[0]
     if has_few_terms(*_terms(call)):
         values = of_both_halves(x, nonnegative, weight, pull, *halves(s, sign))

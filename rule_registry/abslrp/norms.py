@@ -1,4 +1,7 @@
-"""Norms with their statistics held: affine operations that act on each entry alone."""
+"""Norms with their statistics held: affine operations that act on each entry alone.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

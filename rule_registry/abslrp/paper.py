@@ -3,6 +3,8 @@
 It is another method than ``abslrp-released``. What a rule says here is the absolute twin of a module, from which its
 contributions follow; `paper_core` hands on relevance in their proportions. Where one operation stands for several
 modules of that code, or none, its rule says so.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

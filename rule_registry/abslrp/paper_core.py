@@ -8,6 +8,8 @@ With ``h`` what a module returns, ``ha`` its absolute twin, and ``R`` the releva
 ``r+`` is divided by its own L1 norm and given the mass of ``R+``, ``r-`` likewise that of ``R-``, per sample. The two
 are added, and the next module parts them anew. Inputs of one module share ``R+`` in the ratio of the sums of their
 ``r+``, and ``R-`` in that of their ``r-``.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Pooling: averages and sums follow the formula, maxima are won by one entry."""
+"""Pooling: averages and sums follow the formula, maxima are won by one entry.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

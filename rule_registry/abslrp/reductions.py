@@ -1,4 +1,7 @@
-"""Products and smooth maxima along an axis."""
+"""Products and smooth maxima along an axis.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

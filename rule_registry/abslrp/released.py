@@ -5,6 +5,8 @@ hands to each input by its own L1 norm. For an affine operation the products are
 ``delta = 0`` (times two, which the norm takes out); the others are stated here. The released maps mix in one
 non-local defect (in a block with an identity shortcut, the shortcut's relevance picks up the path through the
 branch); it is a rule of no operation and is not reproduced.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ def without_negative(call: Call, relevance: Tensor) -> Tensor:
 
 
 def _affine(function: Callable[..., Shares]) -> Callable[[Call, Any], tuple[Tensor, ...]]:
+    """Make a rule of the released code of one of ``abslrp``: the same products, each input's over its L1 norm."""
+
     def rule(call: Call, relevance: Any) -> tuple[Tensor, ...]:
         returned = function(replace(call, absolute=EPSILON), relevance, delta=0.0, signed=False)
         # Only a product with a scalar returns relevance itself; it is a module like any other here.
@@ -68,6 +72,7 @@ def _affine(function: Callable[..., Shares]) -> Callable[[Call, Any], tuple[Tens
 
 
 def _then_dropped(function: Callable[..., Shares]) -> Callable[[Call, Any], tuple[Tensor, ...]]:
+    """Make the rule of an affine operation that a dropout follows as a module of its own."""
     inner = _affine(function)
 
     def rule(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
@@ -94,6 +99,7 @@ for operations, function in (
 def _elementwise(
     call: Call, relevance: Tensor, slope: Callable[[Tensor], Tensor], slope_of_magnitude: Callable[[Tensor], Tensor]
 ) -> Tensor:
+    """Hand on relevance of a function of single entries, by its slope at ``a`` and its twin's at ``|a|``."""
     a = call.input
     both = a * slope(a) + a.abs() * slope_of_magnitude(a.abs())
     return unit(call.site.input_batch[0], both * relevance / (call.result.abs() + EPSILON))

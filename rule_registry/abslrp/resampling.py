@@ -1,4 +1,7 @@
-"""Bicubic interpolation: separable, so its weights of both signs are one small matrix per axis."""
+"""Bicubic interpolation: separable, so its weights of both signs are one small matrix per axis.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

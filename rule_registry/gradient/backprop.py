@@ -1,4 +1,7 @@
-"""Rule sets built on the gradient: weighed with the input, or with another way through rectifiers."""
+"""Rule sets built on the gradient: weighed with the input, or with another way through rectifiers.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Its program must return what autograd returns. That makes it the oracle of capture, fan-out, rewriting, seeds
 and the structural moves, for any model, with no reference implementation.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ formula takes what has the output's sign of each: ``sum_j (x_i dz_j/dx_i sgn z_j
 ``x_i sum_j dz_j/dx_i s_j``, in which contributions of both signs have cancelled before one could part them, and no
 few products do better without knowing the operation: it takes the entries of the Jacobian themselves. They are cheap
 where an operation is pointwise (`torch.Tag.pointwise`), since then each output has one entry of each input. For
-anything else the Jacobian is computed row by row, samples side by side, which is exact and as slow as it sounds; where
-it is larger than `ENTRIES` that is an error, for an approximation would be no rule anybody asked for. Programs with it
-can't be exported.
+anything else the Jacobian is computed row by row, samples side by side, which is exact and slow. One larger than
+`ENTRIES` is an error, since an approximation would be another rule. Programs with it can't be exported.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ positive_contribution = Rule("positive_contribution", _positive_contribution, "f
 
 
 def _pointwise(call: Call, relevance: Tensor, delta: float, signed: bool) -> Shares:
+    """Share relevance of an operation whose output entries depend on one entry of each input."""
     shape, slots = call.result.shape, call.site.active
     stretched = {slot.name: call.value(slot).expand(shape) for slot in slots}
     slopes = vector_jacobian_product(
@@ -78,6 +80,7 @@ def _pointwise(call: Call, relevance: Tensor, delta: float, signed: bool) -> Sha
 
 
 def _contributions(x: Tensor, slopes: Tensor) -> Tensor:
+    """Return ``x_i dz_j/dx_i`` of slopes, ``(..., *input)``."""
     # Logits masked by minus infinity are constants, and have no slope.
     return torch.where(x.isinf(), 0.0, x * slopes)
 

@@ -1,4 +1,7 @@
-"""Sums in places that an index names, as graph networks take them."""
+"""Sums in places that an index names, as graph networks take them.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
@@ -30,5 +33,6 @@ def proportional_put(call: Call, relevance: Tensor, *, stabilizer: float) -> Rel
 
 
 def _in_proportion(call: Call, relevance: Tensor, stabilizer: float) -> list[Tensor]:
+    """Share in proportion to the terms of a stabilised sum."""
     s = relevance / stabilised(call.result, stabilizer)
     return [additions.pulled(call, slot, s) * additions.term(call, slot) for slot in call.site.active]

@@ -11,6 +11,8 @@ CVPR 2021) is none of them: it multiplies each layer's attention relevance with 
 backwards, and then the layers' matrices with one another, so its result is no relevance of any operation's inputs and
 a rule, which sees one operation, can't state it. From a program's relevances at the softmax (`relprop.Explainer`'s
 ``hooks``) and autograd's gradients there it can be computed outside.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Products of two activations, and with a constant."""
+"""Products of two activations, and with a constant.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

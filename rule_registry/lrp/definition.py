@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation as the field has it: relevance divided in proportion to contributions.
+"""The rule set ``epsilon``, on which all LRP rule sets are built: relevance in proportion to contributions.
 
 Every rule is one formula (`rule_registry.lrp.formula`): modify the inputs, weights and bias of a layer, divide the
 relevance by its modified output, multiply with the transposed modified weight and the modified input::

@@ -1,4 +1,7 @@
-"""Sums, products, quotients and powers of entries."""
+"""Sums, products, quotients and powers of entries.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ def rsub(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> list
 
 
 def _terms(call: Call, relevance: Tensor | Factored, signs: dict[str, float], stabilizer: float) -> list[Factored]:
+    """Share of ``p self + q other`` in proportion to the terms, each broadcast to the output."""
     s = divided(call, relevance, stabilizer)
     found = []
     for slot in call.site.active:

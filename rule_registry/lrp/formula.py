@@ -80,6 +80,7 @@ def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor | Factored:
 
 
 def _transposed(call: Call, s: Tensor, term: Term) -> Tensor:
+    """Multiply s with the transposed weight of a term."""
     if call.site.op not in FACTORS:
         return linear_maps.layer(call, term.weight, s)
     (transposed,) = products.factors(_product(call, term), s, lambda x, nonnegative, other, pull: pull(other))
@@ -110,6 +111,7 @@ def _product(call: Call, term: Term) -> Call:
 
 
 def _output(call: Call, term: Term) -> Tensor:
+    """Return the output of a term, shaped like the layer's."""
     if call.site.op in FACTORS:
         left, right = (_product(call, term)[name] for name in products.names(call))
         product: Tensor = left @ right

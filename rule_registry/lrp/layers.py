@@ -59,6 +59,7 @@ def gamma(call: Call, relevance: Tensor, *, gamma: float, stabilizer: float) -> 
 
 
 def _favoured(weight: Tensor, gamma: float, **part: float) -> Tensor:
+    """Return a weight whose positive entries, or those that ``part`` clamps to, weigh ``1 + gamma`` times as much."""
     return torch.add(weight, weight.clamp(**part), alpha=gamma)
 
 
@@ -151,14 +152,17 @@ def z_box(call: Call, relevance: Tensor, *, low: Number, high: Number, stabilize
 
 
 def _up(weight: Tensor) -> Tensor:
+    """Return the positive part of a weight."""
     return weight.clamp(min=0)
 
 
 def _down(weight: Tensor) -> Tensor:
+    """Return the negative part of a weight."""
     return weight.clamp(max=0)
 
 
 def _ones(call: Call) -> Tensor:
+    """Return ones shaped like the input."""
     return torch.ones_like(call.input)
 
 

@@ -1,4 +1,7 @@
-"""Bicubic interpolation, whose weights have both signs."""
+"""Bicubic interpolation, whose weights have both signs.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+"""
 
 from __future__ import annotations
 

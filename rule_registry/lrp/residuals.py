@@ -5,6 +5,8 @@ Rules to choose where a rule set has another one, in any rule set::
     rule_registry.get("abslrp").derive({torch.ops.aten.add.Tensor: rule_registry.lrp.residuals.by_magnitude})
 
 Relevance goes to the terms that are activations; a constant one receives nothing.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ def _signs(call: Call) -> dict[str, float]:
 
 
 def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:
+    """Share among the terms of a sum by the weights that ``weigh`` gives them, each shaped like the output."""
     signs = _signs(call)
     parts = [weigh(call.value(slot) * signs[slot.name]) for slot in call.site.active]
     s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts)).sum(0), stabilizer)

@@ -1,6 +1,8 @@
 """Moving relevance exactly: the transposes of operations that only move, copy or drop entries.
 
 Every other rule set builds on these, so the gradient oracle tests them on each model it is run on.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -109,6 +111,7 @@ def stack(call: Call, relevance: Tensor) -> Relevances:
 
 
 def _among_constants(call: Call, relevance: Tensor, parts: Sequence[Tensor]) -> Relevances:
+    """Hand each part to its activation, and what falls on constants to the activations in proportion."""
     active = [parts[slot.item] for slot in call.site.active if slot.item is not None]
     if len(active) == len(parts):
         return active
@@ -128,6 +131,7 @@ def unbind(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
 
 
 def _filled(call: Call, relevance: Sequence[Tensor | None]) -> list[Tensor]:
+    """Return the relevance of each output, ``(S, *part)``; zeros where nobody used one."""
     like = next(part for part in relevance if part is not None)
     return [
         like.new_zeros(like.shape[0], *out.shape) if part is None else part
@@ -222,6 +226,7 @@ def patches(call: Call, relevance: Tensor) -> Relevances:
 
 
 def _fold_border(call: Call, relevance: Tensor, widths: list[int], mode: str) -> Tensor:
+    """Add the border of a padding back to the entries that were read for it."""
     source = call.input
     positions = torch.arange(source.numel(), device=source.device, dtype=torch.float64).reshape(source.shape)
     return _added(call, relevance, F.pad(positions, widths, mode=mode).long())

@@ -1,6 +1,8 @@
 """Moves that write into a tensor: relevance goes to what was written, and elsewhere to what was there before.
 
 What falls on constants, that were written or written into, goes to the activations, as everywhere among the moves.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations

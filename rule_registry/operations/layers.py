@@ -118,7 +118,7 @@ def declare_layer(op: OpOverload, arguments: LayerArguments) -> None:
 
 
 def fold_into(op: OpOverload, arguments: Mapping[str, Any], channels: ChannelMap) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the one layer that a layer and the map of its output channels are together.
+    """Return weight, shaped as the layer's, and bias ``(C,)`` of a layer and the map of its channels as one layer.
 
     Parameters
     ----------

@@ -140,8 +140,7 @@ def layer(call: Call, weight: Tensor, s: Tensor) -> Tensor:
 def linear(weight: Tensor, s: Tensor) -> Tensor:
     """Transpose a fully connected layer with a weight in place of its own.
 
-    As one product over all rows: where these are not one block of memory, torch would take one for each sample, which
-    takes twice the time.
+    It is one product over all rows. Where these are not one block of memory, torch would compute one for each sample.
     """
     product: Tensor = (s.flatten(0, -2) @ weight).unflatten(0, s.shape[:-1])
     return product
@@ -219,6 +218,7 @@ def interpolation_weights(call: Call) -> list[Tensor]:
 
 
 def _axis_weights(call: Call, axis: int) -> Tensor:
+    """Return the weights of an interpolation along one axis, ``(out, in)``."""
     size, flat = call.input.shape[2 + axis], [1] * (call.input.ndim - 3)
     units = torch.eye(size, dtype=call.input.dtype, device=call.input.device).reshape(size, 1, *flat, size)
     arguments = {**call.arguments, "input": units}

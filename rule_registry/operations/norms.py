@@ -63,6 +63,7 @@ def batch_norm_channels(arguments: Mapping[str, Any]) -> ChannelMap:
 
 
 def _batch_norm(call: Call) -> Tensor:
+    """Return the gain over the deviation of each channel, ``(C, 1, ...)``."""
     gain = torch.rsqrt(call["running_var"] + call["eps"])
     if call["weight"] is not None:
         gain = gain * call["weight"]
@@ -75,11 +76,13 @@ def _channels(call: Call, values: Tensor) -> Tensor:
 
 
 def _layer(call: Call) -> Tensor:
+    """Return one over the deviation along the normalised axes, ``(..., 1)``."""
     gain: Tensor = torch.native_layer_norm(call.input, call["normalized_shape"], None, None, call["eps"])[2]
     return gain
 
 
 def _root_mean_square(call: Call) -> Tensor:
+    """Return one over the root mean square along the normalised axes, ``(..., 1)``."""
     x = call.input
     dims = list(range(x.ndim - len(call["normalized_shape"]), x.ndim))
     eps = torch.finfo(x.dtype).eps if call["eps"] is None else call["eps"]
@@ -87,6 +90,7 @@ def _root_mean_square(call: Call) -> Tensor:
 
 
 def _group(call: Call) -> Tensor:
+    """Return one over the deviation of each group of channels, shaped like the input."""
     x = call.input
     groups = x.unflatten(1, (call["num_groups"], -1)).flatten(2)
     gain = torch.rsqrt(groups.var(2, unbiased=False, keepdim=True) + call["eps"])
@@ -94,6 +98,7 @@ def _group(call: Call) -> Tensor:
 
 
 def _instance(call: Call) -> Tensor:
+    """Return one over the deviation of each channel, ``(B, C, 1, ...)``, or ``(C, 1, ...)`` by running statistics."""
     if not call["use_input_stats"]:
         return _channels(call, torch.rsqrt(call["running_var"] + call["eps"]))
     x = call.input

@@ -62,7 +62,7 @@ def factors(call: Call, s: Tensor, formula: Formula) -> list[Tensor]:
 
 
 def gradients(call: Call, s: Tensor) -> list[Tensor]:
-    """Multiply what stands in the place of the output with the transpose of the other factor, for each activation."""
+    """Multiply ``(S, *output)`` with the transpose of the other factor, for each activation: ``(S, *input)``."""
     left, alpha = names(call)[0], call.arguments.get("alpha", 1)
     found = factors(call, s, lambda x, nonnegative, other, pull: pull(other))
     if alpha == 1:

@@ -2,6 +2,8 @@
 
 The grid is held even where it is computed from the input, as in spatial transformers: it says where to look, and what
 ``x dz/dx`` of a position is depends on where somebody put the origin.
+
+Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ BICUBIC = 2
 
 
 def sampled(call: Call) -> Tensor:
-    """Return what is sampled.
+    """Return the activation that is sampled, ``(B, C, ...)``.
 
     Raises
     ------

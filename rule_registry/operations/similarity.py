@@ -12,7 +12,7 @@ from rule_registry.call import Call
 
 
 def terms(call: Call) -> Tensor:
-    """Return what the cosine is a sum of."""
+    """Return the terms that the cosine is a sum of, ``(..., axis, ...)``."""
     a, b = torch.broadcast_tensors(call["x1"], call["x2"])
     a_length, b_length = (x.square().sum(call["dim"], keepdim=True).sqrt().clamp(min=call["eps"]) for x in (a, b))
     terms: Tensor = a * b / (a_length * b_length)

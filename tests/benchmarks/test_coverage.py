@@ -271,7 +271,7 @@ def test_families_are_the_smallest_of_each_module() -> None:
 
 def test_recorded_numbers_of_parameters_are_current() -> None:
     for name in ("test_vit", "vgg11", "vit_tiny_patch16_224"):
-        assert timm_models.recorded()[name] == timm_models.count(name)
+        assert timm_models.recorded_parameters()[name] == timm_models.count(name)
 
 
 def test_models_are_chosen_by_source_and_name() -> None:

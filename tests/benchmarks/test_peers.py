@@ -19,7 +19,7 @@ from benchmarks.__main__ import app
 from benchmarks.peers import PEERS, Peer, judge, measure_peers
 from benchmarks.peers.adapters import Method
 from benchmarks.peers.subject import plain, without_biases
-from benchmarks.peers.unruled import passes_gradient, passes_relevance, unruled
+from benchmarks.peers.without_rules import passes_gradient, passes_relevance, without_rules
 from benchmarks.zoo.entries import Subject
 from relprop.extras import MissingExtraError
 from tests.helpers.models import Lambda, seeded
@@ -157,11 +157,11 @@ def test_functions_between_modules_are_found() -> None:
     model = Lambda(forward, layer=nn.Linear(4, 4), known=Lambda(lambda _, x: x.softmax(-1)))
     model.position, model.scale = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
     ruled = {model.layer, model.known}
-    found = unruled(model, torch.randn(2, 4), ruled.__contains__, passes_relevance)
+    found = without_rules(model, torch.randn(2, 4), ruled.__contains__, passes_relevance)
     assert found == {"mul": 2, "mean": 1, "sigmoid": 1, "add": 1}
-    found = unruled(model, torch.randn(2, 4), ruled.__contains__, passes_gradient)
+    found = without_rules(model, torch.randn(2, 4), ruled.__contains__, passes_gradient)
     assert found == {"mul": 1, "sigmoid": 1}
-    assert unruled(model, torch.randn(2, 4), lambda _: False, passes_gradient)["softmax"] == 1
+    assert without_rules(model, torch.randn(2, 4), lambda _: False, passes_gradient)["softmax"] == 1
 
 
 def test_a_subject_becomes_a_function_of_one_tensor() -> None:

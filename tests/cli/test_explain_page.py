@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from relprop.cli import app
-from relprop.pages.explanations import Explained, ExplanationPage
+from relprop.pages.explanations import ExplainedClass, ExplanationPage
 from relprop.pages.rendering import require_extra
 from relprop.pictures import SIGNED
 from tests.helpers.pages import Page, assert_inert, opened
@@ -80,7 +80,7 @@ def test_many_pictures_stay_within_the_budget(tmp_path):
     sizes = []
     for count in (1, 1000):
         page = ExplanationPage(tmp_path / f"{count}.html", count)
-        page.add("a", picture, [Explained("cat", heat, SIGNED, "", "")], [], {})
+        page.add("a", picture, [ExplainedClass("cat", heat, SIGNED, "", "")], [], {})
         page.write([])
         sizes.append(Page(tmp_path / f"{count}.html").found("img")[0]["src"])
     assert 1000 * 3 * len(sizes[1]) < 60e6 < 1000 * 3 * len(sizes[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relprop import gae
 from relprop.errors import InputError, TargetError
 from relprop.gae import MaskingRun
-from relprop.gae.masking import impact_map, look, masked_count
+from relprop.gae.masking import impact_map, masked_count, measure_sensitivity
 from tests.helpers.gae_cases import F64, linear, pictures, small_cnn, tensor
 
 
@@ -32,7 +32,7 @@ def test_impact_map_by_hand() -> None:
 def test_strength_by_hand() -> None:
     # f_1 = 3 a - 2 b at (2, 5): -4, and |x d|f|/dx| = (2 * 3, 5 * 2).
     x = tensor([2, 5]).reshape(1, 2, 1, 1)
-    seen = look(linear(tensor([1, 1], [3, -2])), x, 1)
+    seen = measure_sensitivity(linear(tensor([1, 1], [3, -2])), x, 1)
     assert seen.output.tolist() == [[7, -4]]
     assert seen.strength.flatten().tolist() == [6, 10]
     assert seen.logit.tolist() == [-4]

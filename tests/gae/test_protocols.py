@@ -13,7 +13,7 @@ from torch import Tensor
 from relprop import gae
 from relprop.errors import InputError
 from relprop.gae import MapError
-from relprop.gae.masking import look
+from relprop.gae.masking import measure_sensitivity
 from tests.helpers.gae_cases import Brightness, find_object, pictures, small_cnn, with_objects
 
 
@@ -68,7 +68,7 @@ def test_every_picture_is_scored_on_its_own_quadrant() -> None:
 def test_a_batch_is_its_mosaics_one_by_one() -> None:
     model, x = small_cnn(), pictures(8)
     x[0] += 3  # so that classes differ
-    method = lambda x, target: look(model, x, target).strength  # noqa: E731
+    method = lambda x, target: measure_sensitivity(model, x, target).strength  # noqa: E731
     together = gae.score(model, x, method)
     assert together.contrastiveness.isfinite().any()
     for at in (slice(0, 4), slice(4, 8)):

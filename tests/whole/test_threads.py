@@ -134,7 +134,7 @@ SPELLINGS = {"combined targets": _combinations, "contrasts": _contrasts, "rule s
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("trial", range(7))
+@pytest.mark.parametrize("trial", range(2))
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_one_captures_while_another_rewrites(spelling: str, trial: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch keeps the state of a tracer for the whole process: one that rewrites waits in its midst for the other."""

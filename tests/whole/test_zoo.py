@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.halo_attn import HaloAttn
 from torch import Tensor, nn
 
 import relprop
-from tests.helpers.models import distance, gradient, settled
+from tests.helpers.models import distance, gradient, seeded, settled
 
 FAST: dict[str, dict[str, Any]] = {
     "resnet10t": {},
@@ -57,20 +58,30 @@ def test_small_architectures(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     check(*build(name, 64, **FAST[name]), monkeypatch)
 
 
-UNLIKE: dict[str, int | None] = {
-    "edgenext_xx_small": None,  # attention over channels
-    "ghostnet_050": None,  # concatenated halves
-    "halonet_h1": 128,  # attention within overlapping windows, which at its own size takes minutes
-    "mobilevit_xxs": None,  # convolutions and attention in turn
-    "pit_ti_224": None,  # pooled tokens
-    "regnetx_002": None,  # grouped convolutions
-    "starnet_s050": None,  # products of two branches
-}
-"""One small member of families that compute in unlike ways, and the side of its pictures where that is not its own;
-``python -m benchmarks coverage`` goes through all."""
+UNLIKE = (
+    "edgenext_xx_small",  # attention over channels
+    "ghostnet_050",  # concatenated halves
+    "mobilevit_xxs",  # convolutions and attention in turn
+    "pit_ti_224",  # pooled tokens
+    "regnetx_002",  # grouped convolutions
+    "starnet_s050",  # products of two branches
+)
+"""One small member of families that compute in unlike ways; ``python -m benchmarks coverage`` goes through all."""
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", UNLIKE)
 def test_architectures_that_compute_in_unlike_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(*build(name, UNLIKE[name]), monkeypatch)
+    check(*build(name), monkeypatch)
+
+
+@pytest.mark.full
+def test_attention_within_overlapping_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer of HaloNet, whose smallest member takes minutes."""
+
+    def make() -> nn.Module:
+        attention = HaloAttn(16, num_heads=2, dim_head=8, block_size=4, halo_size=1)
+        return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), attention, nn.Flatten(), nn.Linear(16 * 64, 5))
+
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    check(settled(seeded(make), x), x, monkeypatch)

@@ -1,4 +1,4 @@
-"""LC, C and GAE of each method, or another score beside them, with intervals."""
+"""Bars of LC, C and GAE of each method, or of another score, with intervals."""
 
 from __future__ import annotations
 

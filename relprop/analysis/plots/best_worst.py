@@ -1,4 +1,4 @@
-"""The pictures on which a method scores best and worst, with its maps."""
+"""A plot of the pictures on which a method scores best and worst, with its maps."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def draw_extremes(
     chosen = results[method]
     ranked = int((~np.isnan(chosen.score(by))).sum())
     if not ranked:
-        chosen[:0].relevance()  # maps that are missing are told first
+        chosen[:0].relevance()  # missing maps are an error before anything is drawn
         return None
     best = rank(chosen, k, None, by, "best").entries
     worst = rank(chosen, min(k, ranked - len(best)), None, by, "worst").entries if ranked > len(best) else ()

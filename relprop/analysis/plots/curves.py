@@ -1,4 +1,4 @@
-"""What masking does: to the model's output, and to the maps of each method."""
+"""Curves of what masking does: to the model's output, and to the maps of each method."""
 
 from __future__ import annotations
 

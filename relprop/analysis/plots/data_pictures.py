@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +27,7 @@ def drawn_heat(relevance: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def find_picture(name: str, folder: Path | None) -> Pixels | None:
-    """Read the picture of a name below a folder; None where there is none.
+    """Read the picture ``(H, W, 3)`` of a name below a folder; None where there is none.
 
     Names are those of a file, which may be a stranger's: they lead nowhere else, and without a folder nowhere.
     """
@@ -46,7 +45,7 @@ def find_picture(name: str, folder: Path | None) -> Pixels | None:
 
 
 def as_seen(picture: Pixels, preparation: str | None, size: tuple[int, int]) -> Pixels | None:
-    """Return what the model saw of a picture, ``(h, w, 3)`` of any resolution; None where that can't be told.
+    """Return what the model saw of a picture, ``(h, w, 3)`` of any resolution; None where that is unknown.
 
     Parameters
     ----------
@@ -77,13 +76,6 @@ def as_seen(picture: Pixels, preparation: str | None, size: tuple[int, int]) -> 
     top, left = (height - high) / 2, (width - wide) / 2
     rows, columns = _ends(top, high, height), _ends(left, wide, width)
     return np.ascontiguousarray(picture[rows, columns])
-
-
-def at_size(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bring a picture to a size, whatever its aspect ratio."""
-    smaller = picture.shape[0] > size[0]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, size[::-1], interpolation=method), np.uint8)
 
 
 def _ends(start: float, length: float, limit: int) -> slice:

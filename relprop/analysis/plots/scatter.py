@@ -1,4 +1,4 @@
-"""Each sample's local consistency against its contrastiveness, method by method."""
+"""A scatter plot of each sample's local consistency against its contrastiveness, method by method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How all plots look: colours that everybody can tell apart, quiet axes, room for names."""
+"""The style of all plots: colours that everybody can distinguish, quiet axes, room for names."""
 
 from __future__ import annotations
 

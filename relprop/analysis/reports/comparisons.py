@@ -1,4 +1,4 @@
-"""Which of two methods is better, on the same samples."""
+"""Comparisons of two methods on the same samples: difference, interval, test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single samples: the best and the worst of a method, and what failed."""
+"""Rankings of single samples: the best and the worst of a method, and those that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One method under two models: the same samples of two files."""
+"""Comparisons of one method under two models: the same samples of two files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _names_of_runs(*runs: ScoredSelection) -> tuple[str, str]:
 
 
 def _same_samples(first: ScoredSelection, second: ScoredSelection) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the places of the samples that both have: by name, or by index where names do not tell samples apart."""
+    """Return the places of the samples that both have, ``(N,)`` each: by name, or by index where names repeat."""
     keys = []
     for attribute in ("name", "index"):
         keys = [getattr(run.samples, attribute) for run in (first, second)]

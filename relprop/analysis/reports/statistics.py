@@ -1,4 +1,4 @@
-"""What can be said of a mean, and of a difference, by a sample of values: as functions of arrays."""
+"""Confidence intervals of means and paired tests, as functions of arrays."""
 
 from __future__ import annotations
 

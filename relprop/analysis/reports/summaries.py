@@ -1,4 +1,4 @@
-"""What each method reaches over all samples, and how sure that is."""
+"""Summaries: the mean score of each method over all samples, with its interval."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from relprop.analysis.records import AnalysisError, Values
 from relprop.analysis.reports.statistics import Estimate, estimate_mean
+from relprop.analysis.selection import state_in_words
 from relprop.analysis.tables import number, plain
 from relprop.printed import Printed, Table
 from relprop.store import FLAGS, State
@@ -60,7 +61,7 @@ class MethodSummary:
     done, failed, absent : int
         How many samples.
     flagged : mapping of str to int
-        On how many samples done a score met 0/0 or can't be told, by the names of `relprop.store.FLAGS`; without
+        On how many samples done a score met 0/0 or is undefined, by the names of `relprop.store.FLAGS`; without
         those that are on none.
     scores : mapping of str to ScoreSummary
         By the names of scores.
@@ -99,6 +100,8 @@ class Summary(Printed):
         The file.
     samples : int
         How many are selected.
+    evaluated, planned : int
+        How many of them are done or failed under each method, and how many there will be.
     complete : bool
         Whether the run is.
     confidence : float
@@ -109,12 +112,14 @@ class Summary(Printed):
 
     path: str
     samples: int
+    evaluated: int
+    planned: int
     complete: bool
     confidence: float
     methods: tuple[MethodSummary, ...]
 
     def _blocks(self) -> list[str | Table]:
-        head = f"{self.path}: {self.samples} samples, {'complete' if self.complete else 'not complete'}"
+        head = f"{self.path}: {state_in_words(self.evaluated, self.planned, self.complete)}"
         if not self.methods:
             return [f"{head}, no methods"]
         blocks: list[str | Table] = [
@@ -178,7 +183,8 @@ def summarise(results: ScoredSelection, confidence: float, seed: int) -> Summary
         raise AnalysisError(f"a confidence lies between 0 and 1, not {confidence}")
     methods = [_summarise(results[name], confidence, seed) for name in results.methods]
     methods.sort(key=lambda method: (-_or_lowest(method.mean("gae")), method.method))
-    return Summary(str(results.path), len(results), results.complete, confidence, tuple(methods))
+    counts = len(results), results.evaluated, results.planned
+    return Summary(str(results.path), *counts, results.complete, confidence, tuple(methods))
 
 
 def _summarise(results: ScoredSelection, confidence: float, seed: int) -> MethodSummary:

@@ -10,7 +10,7 @@ from relprop.explanation.captions import caution
 from relprop.explanation.display import heats_of, legend_for
 from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier
-from relprop.pages.explanations import Bar, Explained, ExplanationPage
+from relprop.pages.explanations import Bar, ExplainedClass, ExplanationPage
 from relprop.versions import versions
 
 MOST_PROBABLE = 5
@@ -32,7 +32,9 @@ def show_on_page(
         heats, scales = heats_of(one)
         (title,) = verdicts(classifier, one)
         legend, warning = legend_for(one, classifier.labels), caution(one, classifier.labels)
-        classes.append(Explained(title, heats[0], legend, caption(classifier, rules, prepared, one, scales), warning))
+        classes.append(
+            ExplainedClass(title, heats[0], legend, caption(classifier, rules, prepared, one, scales), warning)
+        )
     seen = classifier.pictures(prepared.x[None])[0]
     page.add(readable(prepared.path.name), seen, classes, probability_bars(classifier, explanation), paths)
 

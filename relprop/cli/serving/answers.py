@@ -1,4 +1,4 @@
-"""What a model and a rule set say of a picture that was dropped: the logic of the page, without the page."""
+"""The logic of ``relprop app`` without its page: a picture and a question in, an explanation out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIDE = 448
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a picture.
+    """What the user wants to know of a picture.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Respondent:
 
     @property
     def layers(self) -> list[str]:
-        """Module paths whose maps can be asked for."""
+        """Module paths whose maps can be shown."""
         model = self.classifier.model
         return [name for name, _ in model.named_modules() if name] if isinstance(model, torch.nn.Module) else []
 
@@ -183,7 +183,7 @@ class Respondent:
         return explainer(x, target)
 
     def _explainer(self, question: Question) -> Explainer:
-        """Return what explains under a rule set; of those asked for lately it holds a few."""
+        """Return the explainer for a rule set; the last few are kept."""
         key = Question(question.rules, None, question.contrast, question.layer)
         if key not in self._explainers:
             self._explainers[key] = Explainer(

@@ -44,6 +44,7 @@ class RelevancyMethod:
         return normalize_relevance(relevance.detach().cpu(), NormalizationType.MAX_TO_ONE)
 
     def _generate_relevancy(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Return maps ``(B, C, H, W)`` of pictures for classes ``(B,)``; a subclass has its own."""
         raise NotImplementedError(f"{type(self).__name__} has no method _generate_relevancy(x, y) of its own")
 
 
@@ -51,5 +52,6 @@ class AbsLRPRelevancyMethod(RelevancyMethod):
     """Contrastive absLRP, by the rules applied to the model: relevance of the class minus that of all others."""
 
     def _generate_relevancy(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Return contrastive absLRP, ``(B, C, H, W)``."""
         explainer = Explainer(self.model, rules=applied_rules(self.model), contrast="rest")
         return explainer(x.to(self.device), y).relevance

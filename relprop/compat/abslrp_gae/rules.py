@@ -30,7 +30,7 @@ class AbsLRPRule:
 
 
 class VGGAbsLRPRule(AbsLRPRule):
-    """For VGG; the same as for any other: the graph tells what a model is."""
+    """For VGG; the same as for any other architecture, which the graph shows."""
 
 
 class ResNetAbsLRPRule(AbsLRPRule):

@@ -1,4 +1,4 @@
-"""Pictures in and out."""
+"""Pictures before and after a model: prepared, undone, and shown beside their maps."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def visualize_batch(x: Tensor, relevance: Tensor, is_vision_transformer_input: b
 
 
 def _scale(is_vision_transformer_input: bool) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the normalisation, ``(3, 1, 1)`` each."""
     if is_vision_transformer_input:
         mean, std = IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
     else:

@@ -1,4 +1,4 @@
-"""A unit of work as tensors of fixed shape: pictures in the slots of its mosaics, whatever could be read."""
+"""A unit of work as tensors of fixed shape: the pictures that could be read, in the slots of its mosaics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any data set behind one face: items by index, or one after the other where there is no length."""
+"""One interface for all data sets: items by index, or one after the other where there is no length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relprop.gae.mosaics import sample_order
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be asked for any of its items.
+    """A data set that returns any of its items by index.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Source:
     count : int
         How many samples there are.
     identity : mapping
-        What says, in a file's configuration, that it is this data set.
+        What identifies this data set in a file's configuration.
     names : sequence of str
         Of all samples, where they are known without reading them.
     labelled : bool

@@ -1,4 +1,4 @@
-"""One sample of any data set: a picture in any form, perhaps with a label, made the model's input."""
+"""One sample of any data set: a picture in any form, perhaps with a label, as the model's input."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ class Reader:
         return Sample(index, x.to(self.dtype).contiguous(), as_label(item.label), item.called, mask)
 
     def _input(self, image: Any) -> Tensor:
+        """Return a picture in any form as the model's input, ``(C, H, W)``."""
         bands = bands_of(self.transform)
         if isinstance(image, str | PathLike):
             return self._prepared(read_bands(image, bands))
@@ -141,6 +142,7 @@ class Reader:
         return self._prepared(image)
 
     def _prepared(self, image: Image.Image | np.ndarray[Any, Any]) -> Tensor:
+        """Return a PIL picture or an array ``(H, W, 3)`` as the transform makes it, ``(C, H, W)``."""
         if self.transform is None:
             raise DataError(
                 "pictures must be prepared for the model: give a transform, or a relprop.models.Classifier as the model"
@@ -197,6 +199,7 @@ def _first(row: Mapping[Any, Any], keys: Sequence[str]) -> Any:
 
 
 def _normalised(image: Tensor) -> Tensor:
+    """Return a floating-point tensor ``(C, H, W)`` as it is; refuse any other."""
     if image.ndim != 3 or not image.is_floating_point() or image.numel() == 0:
         raise DataError(
             f"a tensor is taken as the model's normalised input, floating-point (C, H, W), not {image.dtype} "
@@ -217,6 +220,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a uint8 array ``(H, W, 3)`` as it is; refuse any other."""
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3):

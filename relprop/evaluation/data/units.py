@@ -1,4 +1,4 @@
-"""Which samples share a mosaic, which mosaics a unit of work: it follows from the seed, and from nothing else."""
+"""Which samples share a mosaic, and which mosaics a unit of work: this follows from the seed alone."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def plan_units(order: NDArray[np.int64], size: int, shard: tuple[int, int] = (0,
 
 
 def unit_of(mosaics: NDArray[np.int64], number: int, before: int, count: int) -> Unit:
-    """Make a unit of some mosaics, ``before`` samples of ``count`` having been in earlier ones."""
+    """Make a unit of mosaics ``(M, 4)``; ``before`` of ``count`` samples belong to earlier units."""
     members = tuple(int(member) for member in mosaics.flatten())
     return Unit(number, members, tuple(before + position < count for position in range(len(members))))
 

@@ -1,4 +1,4 @@
-"""What the evaluator asks of a method, whoever wrote it."""
+"""What the evaluator needs of a method, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from relprop.gae.protocols import maps_of
 
 
 class MethodError(RelpropError, ValueError):
-    """An attribution method that is unknown, can't be used with the model, or can't be asked what it is asked."""
+    """An attribution method that is unknown, or can't be used with the model or for these maps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Request:
     index : tuple of int
         Of which sample of the data set each is.
     state : tuple of int
-        What of the sample each shows, see `relprop.gae.states.ASKED`.
+        What of the sample each shows, see `relprop.gae.states.MAPS_PER_SAMPLE`.
     """
 
     x: Tensor
@@ -61,7 +60,7 @@ class Method(ABC):
     pictures_only: str = ""
 
     def prepare(self, x: Tensor) -> None:  # noqa: B027 - most have nothing to prepare
-        """Find out before the run, on some of its pictures, whether the method can be used at all."""
+        """Find out before the run, on pictures ``(B, C, H, W)``, whether the method can be used at all."""
 
     @abstractmethod
     def maps(self, request: Request) -> Tensor:
@@ -71,8 +70,7 @@ class Method(ABC):
 class Function(Method):
     """Any callable ``(x, target) -> relevance``.
 
-    What it says of itself as ``config`` (a mapping that JSON can say) and ``description`` goes into the file; of
-    others it is their name.
+    The file gets its attributes ``config`` (a mapping that JSON can hold) and ``description``, else its name.
 
     Parameters
     ----------
@@ -85,28 +83,28 @@ class Function(Method):
 
     @property
     def config(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """What the function says of itself, else its name."""
+        """The function's own ``config``, else its name."""
         kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return getattr(self.function, "config", None) or {"callable": f"{kind.__module__}.{kind.__qualname__}"}
 
     @property
     def description(self) -> str:  # type: ignore[override]
-        """What the function says of itself in words."""
+        """The function's own ``description``."""
         return str(getattr(self.function, "description", ""))
 
     def maps(self, request: Request) -> Tensor:
-        """Call the function."""
+        """Call the function, which returns ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``."""
         return maps_of(self.function, request.x, request.target)
 
     def prepare(self, x: Tensor) -> None:
-        """Let an adapter find out whether it can be used."""
+        """Let an adapter find out whether it can be used for pictures ``(B, C, H, W)``."""
         prepare = getattr(self.function, "prepare", None)
         if callable(prepare):
             prepare(x)
 
 
 def plain(value: Any) -> Any:
-    """Say options in JSON: arrays by their shape and a hash, functions by their name."""
+    """Describe options in JSON: arrays by their shape and a hash, functions by their name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -117,11 +115,3 @@ def plain(value: Any) -> Any:
         array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
         return {"shape": list(array.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
     return describe_function(value)
-
-
-def version_of(package: str) -> str:
-    """Return an installed package's version."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

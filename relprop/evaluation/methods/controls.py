@@ -29,21 +29,24 @@ class Control(Method):
         self.config = {"control": name}
 
     def maps(self, request: Request) -> Tensor:
-        """Draw the maps."""
+        """Draw the maps, ``(B, H, W)``."""
         return self._draw(request, self.seed).to(request.x.device)
 
 
 def _random(request: Request, seed: int) -> Tensor:
+    """Return uniform maps ``(B, H, W)``, drawn by seed, sample and state."""
     size = request.x.shape[2:]
     pairs = zip(request.index, request.state, strict=True)
     return torch.cat([random_map([index], size, seed=seed, draw=state) for index, state in pairs])
 
 
 def _constant(request: Request, seed: int) -> Tensor:
+    """Return maps ``(B, H, W)`` of ones."""
     return constant_map(len(request.x), request.x.shape[2:])
 
 
 def _centre(request: Request, seed: int) -> Tensor:
+    """Return a Gaussian about the centre, ``(B, H, W)``."""
     return centre_map(len(request.x), request.x.shape[2:])
 
 

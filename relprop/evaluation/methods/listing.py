@@ -1,4 +1,4 @@
-"""What ``relprop methods`` lists: every method that has a name, with its options."""
+"""The methods that have a name, with their options, as ``relprop methods`` lists them."""
 
 from __future__ import annotations
 

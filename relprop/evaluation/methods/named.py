@@ -36,7 +36,7 @@ class MethodContext:
     seed : int
         Of the run.
     classifier : Classifier, optional
-        Its normalisation bounds the input, for rule sets that ask.
+        Its normalisation bounds the input, for rule sets that need bounds.
     """
 
     model: Any

@@ -1,4 +1,4 @@
-"""Maps that were computed before, by whatever, from a file."""
+"""Maps that were computed before, read from a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES = ("relevance", "attribution", "attributions", "maps")
 class Precomputed(Method):
     """Maps of the pictures of a data set, ``(N, C, H, W)``, ``(N, 1, H, W)`` or ``(N, H, W)``, row i of sample i.
 
-    They can't be asked about masked states and mosaics, so robustness, contrastiveness and GAE are NaN.
+    There are none of masked states and mosaics, so robustness, contrastiveness and GAE are NaN.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Precomputed(Method):
         self.description = f"maps from {self.path.name}"
 
     def maps(self, request: Request) -> Tensor:
-        """Look up the pictures' maps."""
+        """Look up the pictures' maps, ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``."""
         if any(state != PICTURE for state in request.state):
             raise MethodError(self.pictures_only)
         last = max(request.index)

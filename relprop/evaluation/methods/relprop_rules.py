@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import rule_registry
-from relprop.evaluation.methods.base import Method, MethodError, Request, version_of
+from relprop.evaluation.methods.base import Method, MethodError, Request
 from relprop.explainer import Explainer
 from relprop.explanation.provenance import describe_rules
 from relprop.gae.protocols import maps_of
 from relprop.tracing.inputs import check_inputs
+from relprop.versions import version
 from rule_registry import RuleSet
 
 
@@ -31,7 +32,7 @@ class Relevance(Method):
         rules = explainer.rules if isinstance(explainer.rules, RuleSet) else rule_registry.get(explainer.rules)
         self.config: dict[str, Any] = describe_rules(rules) | {
             "package": "relprop",
-            "version": version_of("relprop"),
+            "version": version("relprop"),
             "contrast": rules.contrast if explainer.contrast == "default" else explainer.contrast,
             "at": explainer.at,
             "output": explainer.output,
@@ -42,10 +43,10 @@ class Relevance(Method):
         self.description = rules.summary
 
     def maps(self, request: Request) -> Tensor:
-        """Explain the pictures."""
+        """Explain the pictures, ``(B, C, H, W)``."""
         return maps_of(self.explainer, request.x, request.target)
 
     def prepare(self, x: Tensor) -> None:
-        """Capture the model and find a rule for each of its operations."""
+        """Capture the model for pictures ``(B, C, H, W)`` and find a rule for each of its operations."""
         target = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.config["contrast"] = self.explainer.prepare(check_inputs(x, None), target).contrast  # the default, settled

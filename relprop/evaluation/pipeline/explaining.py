@@ -17,7 +17,7 @@ from relprop.gae import MapError
 from relprop.gae.checks import check_map, wide
 from relprop.gae.masking import Baseline
 from relprop.gae.procedures import Procedure
-from relprop.gae.states import ASKED, PICTURE, describe_state, pictures_of_state
+from relprop.gae.states import MAPS_PER_SAMPLE, PICTURE, describe_state, pictures_of_state
 from relprop.run.memory import OutOfMemoryError, memory_for
 
 
@@ -67,12 +67,12 @@ def explain_unit(
     key: Sequence[object],
     fail_fast: bool = False,
 ) -> Explained:
-    """Ask a method for the maps of a unit's samples: pictures, masked states, mosaics.
+    """Compute a method's maps of a unit's samples: pictures, masked states, mosaics.
 
     Parameters
     ----------
     method : Method
-        Which is asked.
+        Which makes the maps.
     masking : Masking
         Of the unit.
     baseline : float, sequence of float or Tensor
@@ -118,7 +118,7 @@ def explain_unit(
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """A method and the unit it is asked about."""
+    """A method and the unit that it explains."""
 
     method: Method
     masking: Masking
@@ -129,10 +129,10 @@ class _Work:
 
     @property
     def states(self) -> range:
-        return range(PICTURE, PICTURE + 1) if self.method.pictures_only else range(ASKED)
+        return range(PICTURE, PICTURE + 1) if self.method.pictures_only else range(MAPS_PER_SAMPLE)
 
     def ask(self, slots: Sequence[int]) -> _Maps:
-        """Ask about some slots, state after state, in full chunks."""
+        """Compute the maps of some slots, state after state, in full chunks."""
         x, index = self.masking.batch.x, self.masking.batch.index
         maps, target, steps = self._empty(), self.masking.target, self.masking.steps
         pairs = [(state, slot) for state in self.states for slot in slots]
@@ -156,7 +156,7 @@ class _Work:
         return maps
 
     def ask_each(self, slots: Sequence[int]) -> _Maps:
-        """Ask about one slot after the other, and say of each where the method fails."""
+        """Compute the maps of one slot after the other, and note for which the method fails."""
         maps = self._empty()
         for slot in slots:
             try:
@@ -184,7 +184,7 @@ class _Work:
         return _Maps(x.new_zeros(shape, dtype=torch.promote_types(x.dtype, torch.float32)))
 
     def _keep(self, maps: _Maps, chunk: Sequence[tuple[int, int]], found: Tensor) -> None:
-        """Check the maps of a chunk and keep what is needed of them."""
+        """Check the maps of a chunk, ``(size, C, H, W)`` at most, and keep what is needed of them."""
         x = self.masking.batch.x
         if not isinstance(found, Tensor):
             raise MapError(f"the method must return a tensor, not a {type(found).__name__}")

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM asked to stop, as batch systems do before the time of a job is over; what was computed is committed."""
+    """SIGTERM arrived, as batch systems send it before the time of a job is over; what was computed is committed."""
 
 
 @dataclass

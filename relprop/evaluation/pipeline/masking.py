@@ -15,7 +15,7 @@ from relprop.errors import RelpropError, first_line
 from relprop.evaluation.data.batches import Batch
 from relprop.evaluation.data.samples import DataError
 from relprop.evaluation.settings import TargetKind
-from relprop.evaluation.subject import Subject
+from relprop.evaluation.subject import EvaluatedModel
 from relprop.gae import STATES, Flag, MaskingRun, Quadrants
 from relprop.gae.masking import Baseline
 from relprop.gae.procedures import Procedure
@@ -69,13 +69,14 @@ class Masking:
         return self._spread(self.run.steps, STATES)
 
     def _spread(self, values: Tensor, fill: int) -> Tensor:
+        """Return values ``(scored, ...)`` for all slots, ``(4 M, ...)``; other slots get one value."""
         slots = values.new_full((len(self.batch.occupants), *values.shape[1:]), fill)
         slots[list(self.batch.scored)] = values
         return slots
 
 
 def mask_unit(
-    subject: Subject,
+    subject: EvaluatedModel,
     assemble: Assemble,
     kind: TargetKind,
     baseline: Baseline,
@@ -142,17 +143,17 @@ def sample_rows(masking: Masking) -> dict[str, Any]:
 
 
 def read_back(batch: Batch, arrays: Mapping[str, NDArray[Any]]) -> Masking:
-    """Make the masking run of a unit again from what the file keeps of it, `READ_BACK`."""
+    """Restore the masking run of a unit from the arrays ``(scored, ...)`` of a file, `READ_BACK`."""
     found = {name: torch.from_numpy(values).to(batch.x.device) for name, values in arrays.items()}
     flags = found["flags"]
     run = MaskingRun(
-        found["target"].long(),
-        found["output"],
-        found["steps"],
-        found["impact"],
-        found["logit"],
-        found["probability"],
-        (flags & Flag.IMPACT) != 0,
+        target=found["target"].long(),
+        output=found["output"],
+        steps=found["steps"],
+        impact=found["impact"],
+        logit=found["logit"],
+        probability=found["probability"],
+        undefined=(flags & Flag.IMPACT) != 0,
     )
     scores = found["quadrant_scores"]
     return Masking(batch, run, Quadrants(scores, (flags & Flag.CONTRASTIVENESS) != 0, (flags & Flag.ONE_CLASS) != 0))
@@ -179,9 +180,9 @@ def check_labels(batch: Batch, classes: int, *, needed: bool) -> None:
 
 
 def _failing(
-    subject: Subject, batch: Batch, target: Tensor | None, baseline: Baseline, procedure: Procedure
+    subject: EvaluatedModel, batch: Batch, target: Tensor | None, baseline: Baseline, procedure: Procedure
 ) -> dict[int, str]:
-    """Find the samples on which the model fails by itself."""
+    """Find the samples on which the model fails by itself, of classes ``(4 M,)`` if these are given."""
     found = {}
     for slot, sample in enumerate(batch.occupants):
         if sample.index in found:
@@ -201,4 +202,5 @@ def _failing(
 
 
 def _select(values: Part, slots: Tensor) -> Part:
+    """Return the entries at some slots, ``(slots, ...)``, of every field."""
     return type(values)(*(getattr(values, field.name)[slots] for field in fields(values)))

@@ -1,4 +1,4 @@
-"""Telling how far a run is: a bar, lines where nobody sees a bar, and a log for machines."""
+"""The progress of a run: a bar, lines where nobody sees a bar, and a log for machines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ INTERVAL = 60.0
 
 @contextmanager
 def shown(progress: Progress | bool, standing: Standing, log: Path | None = None) -> Iterator[Progress]:
-    """Return what is told of the samples worked off.
+    """Return the function that reports progress; it is called with the samples worked off.
 
-    It is a function of the user's, or a bar with how many a second; where no terminal or notebook shows the bar, a line
-    a minute on standard error. ``log`` gets such lines in any case, as JSON, and one in the end.
+    It is the user's own, or a bar with the samples a second. Where no terminal or notebook shows the bar it writes a
+    line a minute to standard error. ``log`` gets such lines in any case, as JSON, and one in the end.
 
     Raises
     ------

@@ -27,7 +27,7 @@ from relprop.evaluation.pipeline.scoring import method_rows
 from relprop.evaluation.pipeline.standing import Standing
 from relprop.evaluation.pipeline.writer_thread import Background
 from relprop.evaluation.settings import Settings
-from relprop.evaluation.subject import Subject, count_classes
+from relprop.evaluation.subject import EvaluatedModel, count_classes
 from relprop.store import EvaluationWriter, State
 
 
@@ -37,7 +37,7 @@ class Run:
 
     Parameters
     ----------
-    subject : Subject
+    subject : EvaluatedModel
         The model.
     methods : mapping
         By name.
@@ -54,14 +54,14 @@ class Run:
     states : dict
         Of the file's rows: under ``""`` those of the masking run, and by method.
     interruption : Interruption
-        Asked between two commits.
+        Obeyed between two commits.
     standing : Standing
         How the methods stand, kept up to date.
     progress : callable, optional
-        Told what is done.
+        Called with what is done.
     """
 
-    subject: Subject
+    subject: EvaluatedModel
     methods: Mapping[str, Method]
     metrics: Metrics
     settings: Settings
@@ -80,7 +80,7 @@ class Run:
         self._index = self.writer.index
 
     def needs_work(self, unit: Unit) -> bool:
-        """Tell whether something of a unit is not in the file."""
+        """Whether something of a unit is not in the file."""
         return bool(self._open_parts(unit))
 
     def work(self, units: Iterable[Read], reserve: Reserve, before: int, total: int | None) -> None:
@@ -246,7 +246,7 @@ class Run:
         return {index: int(place) for index, place in zip(unit.samples, places, strict=True)}
 
     def _of(self, places: Sequence[int], name: str) -> NDArray[np.uint8]:
-        """Return the states of rows as they were when the run began; rows made since are absent."""
+        """Return the states of rows ``(N,)`` as they were when the run began; rows made since are absent."""
         states = self.states[name]
         return np.array([states[place] if place < len(states) else State.ABSENT for place in places], np.uint8)
 

@@ -80,7 +80,7 @@ class Standing:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can say; None for what is not known yet."""
+        """Return it as JSON can hold it; None for what is not known yet."""
         return {
             "failed": self.failed,
             "gae": {
@@ -91,7 +91,7 @@ class Standing:
 
 
 def stand_of(writer: EvaluationWriter, states: Mapping[str, NDArray[np.uint8]]) -> Standing:
-    """Return how methods stand by what is in a file, whose rows have these states: under ``""`` those of samples."""
+    """Return how methods stand by a file whose rows have these states, ``(N,)``: under ``""`` those of samples."""
     standing = Standing(failed=int((states[""] == State.FAILED).sum()))
     for name in (name for name in states if name):
         standing.gae[name].add(writer.read_method(name, np.flatnonzero(states[name] == State.DONE), ["gae"])["gae"])

@@ -81,7 +81,7 @@ class Timm:
         return name if isinstance(name, str) or name is None else str(name[0])
 
     def channels(self, state: Mapping[str, Tensor]) -> int | None:
-        """Return how many channels the first layer of a state dict takes; None where that is not one of its own."""
+        """Return how many channels the first layer of a state dict takes; None where timm does not name that layer."""
         name = self.config.get("first_conv")
         weight = state.get(f"{name}.weight") if isinstance(name, str) else None
         return weight.shape[1] if weight is not None and weight.ndim == 4 else None

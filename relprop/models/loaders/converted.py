@@ -22,7 +22,7 @@ class ChannelsFirst(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Call the model with the channels last."""
+        """Call the model on (B, C, H, W) with the channels last, (B, H, W, C)."""
         found: Tensor = self.model(x.permute(0, 2, 3, 1))
         return found
 

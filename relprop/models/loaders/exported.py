@@ -21,7 +21,7 @@ from relprop.tracing.outputs import choose_output
 
 
 def is_program(name: str) -> bool:
-    """Tell whether a model's name is the path of an exported program."""
+    """Whether a model's name is the path of an exported program."""
     return Path(name).suffix.lower() == ".pt2"
 
 
@@ -89,14 +89,14 @@ def _example_size(program: ExportedProgram) -> tuple[int, int]:
 
 
 def _values(program: ExportedProgram, names: Iterable[Any]) -> list[Tensor]:
-    """Return inputs or outputs of a program, as tensors without values; what is no tensor is left out."""
+    """Return inputs or outputs of a program, as tensors of their shapes without values; others are left out."""
     nodes = {node.name: node for node in program.graph.nodes}
     values = (nodes[name].meta.get("val") for name in names if name in nodes)
     return [value for value in values if isinstance(value, Tensor)]
 
 
 def _describe(tensors: Iterable[Tensor]) -> str:
-    """Tell shapes, with B for what is not fixed, and number types."""
+    """Write shapes, with B for what is not fixed, and number types."""
     parts = (
         f"({', '.join(str(n) if isinstance(n, int) else 'B' for n in t.shape)}) {str(t.dtype).removeprefix('torch.')}"
         for t in tensors

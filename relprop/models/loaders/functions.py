@@ -33,7 +33,7 @@ _FUNCTION = re.compile(rf"(?P<module>{_NAME}|.*\.py):(?P<function>{_NAME})")
 
 
 def is_function(name: str) -> bool:
-    """Tell whether a model's name is a ``package.module:function``, or a ``FILE.py:function``."""
+    """Whether a model's name is a ``package.module:function``, or a ``FILE.py:function``."""
     return _FUNCTION.fullmatch(name) is not None or name.endswith(".py")
 
 

@@ -1,4 +1,4 @@
-"""State dicts: reading them from files and fitting them to a model."""
+"""State dicts, tensors of any shape by name: reading them from files and fitting them to a model."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Misfit:
 
 
 def misfit_error(path: Path, name: str, found: Misfit) -> WeightsError:
-    """Tell in one line what of a file does not fit a model, some keys of each kind."""
+    """Describe in one line what of a file does not fit a model, some keys of each kind."""
     parts = (
         f"{len(keys)} {kind} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
         for kind, keys in found.items()

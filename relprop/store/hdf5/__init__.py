@@ -1,1 +1,1 @@
-"""What HDF5 itself needs: opening, compression, locks, space and repair."""
+"""Everything that is about HDF5 itself: opening, compression, locks, space and repair."""

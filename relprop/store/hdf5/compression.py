@@ -1,4 +1,4 @@
-"""Compression of what is large."""
+"""Compression of large data sets by gzip or zstd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a file whose writer was killed, put right before anything is written to it again.
+"""Repairing the end of a file whose writer was killed, before anything is written to it again.
 
 HDF5 writes its superblock, which says where the file ends, after all else. A kill before that leaves entries of rows
 that refer to space behind that end; HDF5 would give this space away a second time, and what is committed later would
@@ -34,7 +34,7 @@ def extend_superblock_to_file_end(descriptor: int) -> None:
     block[CHECKSUM] = checksum(bytes(block[: CHECKSUM.start])).to_bytes(4, "little")
     os.lseek(descriptor, 0, os.SEEK_SET)
     written = 0
-    while written < len(block):  # a system may write less than it is asked
+    while written < len(block):  # a system may write less than is requested
         written += os.write(descriptor, block[written:])
 
 

@@ -1,4 +1,4 @@
-"""Room on the disk is taken before it is needed, so that HDF5 never meets a full one half way through its records."""
+"""Reserving room on the disk in advance, so that HDF5 never meets a full one half way through its records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leads out of a file: links to other files, values kept in them. A file from a stranger must not name any."""
+"""Refusing files that lead elsewhere, by links or values kept in other files, as a stranger's file may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handles of data sets, held open until what was written through them is in the file.
+"""Keeping the handles of data sets open until what was written through them is in the file.
 
 HDF5 keeps values beside the handle of a data set and writes them when the last one is closed. h5py closes handles when
 Python drops them, and there nobody hears that a write failed. While a handle is held, `h5py.File.flush` writes the

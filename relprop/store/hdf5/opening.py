@@ -1,4 +1,4 @@
-"""Opening files, and what HDF5 says in errors, in words that tell what to do."""
+"""Opening HDF5 files under a lock; HDF5's errors become messages that say what to do."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from relprop.files import OutputError
 from relprop.files.locking import LOCKS, Lock, take
 from relprop.store.errors import BusyError, FormatError, MissingFileError, StoreError
 from relprop.store.hdf5.crash_repair import extend_superblock_to_file_end
+from relprop.store.hdf5.file_object import FileObject
 from relprop.store.hdf5.foreign import refuse_foreign
 from relprop.store.hdf5.seal import BLOCK, VerifiedFile, read_seal
 
@@ -80,11 +81,82 @@ def _open_sealed(path: Path, lock: Lock | None) -> h5py.File | None:
     if found is None:
         os.close(descriptor)
         return None
+    return _open_object(path, VerifiedFile(path, descriptor, found, held))
+
+
+def open_unlocked(path: Path, *, again: bool = False) -> tuple[h5py.File, bool]:
+    """Open an HDF5 file to read it while others may write it: it is not locked, and nobody is kept from anything.
+
+    Of one that has no seal what is read may change meanwhile, and may be met half written: `relprop.store.committed`
+    says what can be relied on.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    again : bool
+        Whether it was opened just before, and is known to lead to no other file.
+
+    Returns
+    -------
+    tuple
+        The file, and whether it has a seal.
+
+    Raises
+    ------
+    MissingFileError, FormatError, StoreError
+    """
+    _require_file(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else StoreError
+        raise kind(f"cannot read {path}: {error.strerror}") from error
+    try:
+        found = read_seal(descriptor, path)
+        end = os.fstat(descriptor).st_size
+    except BaseException:
+        os.close(descriptor)
+        raise
+    plain = FileObject(path, descriptor, end) if found is None else VerifiedFile(path, descriptor, found, None)
+    file = _open_object(path, plain)
+    try:
+        if not again:
+            refuse_foreign(file)
+    except BaseException:
+        file.close()
+        raise
+    return file, found is not None
+
+
+def may_be_written(path: Path) -> bool:
+    """Say whether somebody writes a file: it is locked, or it has no seal where nothing can be locked.
+
+    Raises
+    ------
+    MissingFileError, FormatError, StoreError
+    """
+    _require_file(path)
+    try:
+        with _locked(path, "r") as found:
+            works = found.works
+    except BusyError:
+        return True
+    if works or not LOCKS:
+        return False
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return read_seal(descriptor, path) is None
+    finally:
+        os.close(descriptor)
+
+
+def _open_object(path: Path, content: FileObject) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, VerifiedFile(path, descriptor, found, held))
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, content)
     access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
     access.set_cache(*access.get_cache()[:2], CHUNK_CACHE, access.get_cache()[3])
-    access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block that was not asked for
+    access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block beyond what is read
     try:
         return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access))
     except OSError as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import struct
-import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from relprop.files.locking import Lock
 from relprop.store.errors import DamageError
+from relprop.store.hdf5.file_object import FileObject
 
 BLOCK: Final = 1 << 10
 """Bytes that share a checksum, and are lost together: 256 values of a score."""
@@ -120,8 +120,8 @@ def damaged_blocks(path: Path) -> list[int] | None:
         os.close(descriptor)
 
 
-class VerifiedFile:
-    """A sealed file for HDF5 to read, through h5py's driver for files of Python.
+class VerifiedFile(FileObject):
+    """A sealed file: HDF5 gets no byte of it that is not as it was sealed.
 
     Parameters
     ----------
@@ -136,59 +136,26 @@ class VerifiedFile:
     """
 
     def __init__(self, path: Path, descriptor: int, found: Seal, lock: Lock | None) -> None:
-        self._path, self._descriptor, self._seal, self._lock, self._at = path, descriptor, found, lock, 0
-        self._close = weakref.finalize(self, os.close, descriptor)
+        super().__init__(path, descriptor, found.end)
+        self._seal, self._lock = found, lock
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._seal.end}[whence]
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Read as much as the buffer takes, from blocks that are as they were sealed.
+    def content(self, start: int, stop: int) -> memoryview:
+        """Return the bytes between two places.
 
         Raises
         ------
         DamageError
-            If one is not.
+            If a block of them is not as it was sealed.
         """
-        stop = min(self._at + len(buffer), self._seal.end)
-        if stop <= self._at:
-            return 0
-        first = self._at // BLOCK * BLOCK
-        content = os.pread(self._descriptor, min(-(-stop // BLOCK) * BLOCK, self._seal.end) - first, first)
-        view = memoryview(content)
-        for start in range(0, len(content), BLOCK):
-            if zlib.crc32(view[start : start + BLOCK]) != self._seal.checksums[(first + start) // BLOCK]:
+        first = start // BLOCK * BLOCK
+        view = super().content(first, min(-(-stop // BLOCK) * BLOCK, self._seal.end))
+        for place in range(0, len(view), BLOCK):
+            if zlib.crc32(view[place : place + BLOCK]) != self._seal.checksums[(first + place) // BLOCK]:
                 raise DamageError(
-                    f"{self._path} is damaged: its bytes {first + start} to {first + start + BLOCK - 1} are not those "
+                    f"{self._path} is damaged: its bytes {first + place} to {first + place + BLOCK - 1} are not those "
                     "that were written. relprop validate names what they hold; all else can be read"
                 )
-        part = view[self._at - first : stop - first]
-        buffer[: len(part)] = part
-        self._at += len(part)
-        return len(part)
-
-    def read(self, size: int) -> bytes:
-        """Read as much, as `readinto`."""
-        buffer = bytearray(size)
-        return bytes(buffer[: self.readinto(memoryview(buffer))])
-
-    def write(self, content: bytes) -> int:
-        """Refuse: HDF5 asks for this method, and never writes a file opened to be read."""
-        raise DamageError(f"{self._path} is sealed: it can't be changed while it is read ({len(content)} bytes)")
-
-    def truncate(self, size: int) -> int:
-        """Do nothing: the length stays."""
-        return size
-
-    def flush(self) -> None:
-        """Do nothing: nothing is written."""
+        return view[start - first : stop - first]
 
 
 def _blocks(descriptor: int, end: int) -> Iterator[memoryview]:
@@ -207,5 +174,5 @@ def _footer(table: bytes, end: int) -> bytes:
 
 def _write(descriptor: int, content: bytes, place: int) -> None:
     written = 0
-    while written < len(content):  # a system may write less than it is asked
+    while written < len(content):  # a system may write less than is requested
         written += os.pwrite(descriptor, content[written:], place + written)

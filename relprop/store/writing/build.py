@@ -1,4 +1,4 @@
-"""How the groups, scales and data sets of a file are made, as `relprop.store.schema` says."""
+"""Making the groups, scales and data sets of a file, as `relprop.store.schema` says."""
 
 from __future__ import annotations
 
@@ -184,6 +184,7 @@ def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
 
 
 def _scale_values(layout: Layout, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return the values of each dimension scale, by its name; ``sample`` has the indices ``(N,)``."""
     height, width = layout.size
     names = np.array(layout.class_names, object) if layout.class_names else np.arange(layout.classes, dtype=np.int32)
     return {

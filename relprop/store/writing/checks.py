@@ -1,4 +1,4 @@
-"""What a file can be made of, checked before anything is written; and whether a file is the one that is meant."""
+"""Checks before anything is written: of what a file is made of, and whether a file is the one that is meant."""
 
 from __future__ import annotations
 

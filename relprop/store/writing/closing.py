@@ -1,4 +1,4 @@
-"""The end of writing: a file is closed, and gets its seal."""
+"""Closing a file that was written, which gets its seal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files laid out, or laid out anew with further methods: whole in their place, or not at all."""
+"""Making a file, or a copy of one with further methods: whole in its place, or not at all."""
 
 from __future__ import annotations
 

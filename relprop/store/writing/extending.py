@@ -1,4 +1,4 @@
-"""Runs that get further samples: rows are made for them in a copy, and those that are there are copied."""
+"""Extending a run by further samples, in a copy of its file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> 
     Raises
     ------
     DamageError
-        If it can't be read: else it would be told as an error of writing.
+        If it can't be read: else it would look like an error of writing.
     """
     for states, here, there in _groups(source, target):
         evaluated = np.flatnonzero((states != State.ABSENT) & (rows >= 0))
@@ -87,6 +87,7 @@ def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> 
 
 
 def _read(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Read rows ``(N,)`` of a data set, ``(N, ...)``."""
     try:
         return np.concatenate([data[there] for there, _ in runs(rows)])
     except UNREADABLE as error:
@@ -96,7 +97,7 @@ def _read(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
 def _groups(
     source: Mapping[str, Any], target: Mapping[str, Any]
 ) -> Iterator[tuple[NDArray[np.uint8], h5py.Group, h5py.Group]]:
-    """Yield states and both groups of what is in a file."""
+    """Yield the states ``(N,)`` and both groups of what is in a file."""
     pairs = [(source["samples"], target["samples"])]
     pairs += [(group, target["methods"][name]) for name, group in source["methods"].items()]
     for here, there in pairs:

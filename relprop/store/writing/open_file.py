@@ -1,4 +1,4 @@
-"""What a file that is open to be written says of its rows."""
+"""The rows of a file that is open to be written: which samples, and in which state."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class OpenEvaluation:
         return states_of(self._group(name))
 
     def read_samples(self, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return rows of ``samples``, ``(B, ...)`` by name, in the order they are asked for.
+        """Return rows of ``samples``, ``(B, ...)`` by name, in the given order.
 
         A method that is added later needs the masking run.
         """
         return read_rows(self._file["samples"], rows, names, self._count)
 
     def read_method(self, name: str, rows: Rows, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return rows of a method, ``(B, ...)`` by name, in the order they are asked for."""
+        """Return rows of a method, ``(B, ...)`` by name, in the given order."""
         return read_rows(self._group(name), rows, names, self._count)
 
     @property

@@ -1,4 +1,4 @@
-"""What a caller hands to the writer, checked and brought into the shape of the file."""
+"""Checking the rows that a caller hands to the writer, and bringing them into the shape of the file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Batch:
 
 
 def runs(rows: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
-    """Yield ascending rows that follow each other as slices: of the file, and of the batch."""
+    """Yield ascending rows ``(N,)`` that follow each other as slices: of the file, and of the batch."""
     if not len(rows):
         return
     edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
@@ -87,7 +87,7 @@ def make_batch(
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
-    """Read rows of a group's data sets, in the order they are asked for; strings as `str`."""
+    """Read rows of a group's data sets, in the given order; strings as `str`."""
     where = group.name.lstrip("/")
     chosen = _rows(rows, count, where)
     order = np.argsort(chosen, kind="stable")
@@ -129,6 +129,7 @@ def scaled_maps(relevance: ArrayLike, states: ArrayLike, count: int, where: str)
 
 
 def _rows(rows: Rows, count: int, where: str) -> NDArray[np.int64]:
+    """Return rows as an array ``(N,)``; refuse those that the file does not have."""
     if isinstance(rows, slice):
         return np.arange(count, dtype=np.int64)[rows]
     chosen = np.asarray(rows)
@@ -144,6 +145,7 @@ def _rows(rows: Rows, count: int, where: str) -> NDArray[np.int64]:
 
 
 def _values(given: ArrayLike, field: Field, data: h5py.Dataset, count: int, where: str) -> NDArray[Any]:
+    """Return what was given for a field as an array ``(N, ...)`` of its type; refuse what does not fit."""
     name, shape = f"{where}/{field.name}", (count, *data.shape[1:])
     values = np.asarray(given, object if field.dtype == "str" else None)
     if not count and not values.size:  # an empty list knows no shape
@@ -164,7 +166,7 @@ def _values(given: ArrayLike, field: Field, data: h5py.Dataset, count: int, wher
 
 
 def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Say whether numbers can be held by a type; floats may be rounded, integers must be within its range."""
+    """Whether numbers of any shape can be held by a type; floats may be rounded, integers must be within its range."""
     if dtype.kind == "f" or values.dtype.kind == "b" or not values.size:
         return values.dtype.kind in "biuf"
     limits = np.iinfo(dtype)

@@ -1,4 +1,4 @@
-"""Values of rows, and the states that say what they are worth."""
+"""Writing rows, and then the states that say that they are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one who writes a file: rows first, then the states that say so."""
+"""The writer of a file: rows first, then the states that say that they are there."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class EvaluationWriter(OpenEvaluation):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items())
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
         with as_output_error(self._path):
-            synchronize(self._file)  # what can't be put on the disk is told before the file says that it is complete
+            synchronize(self._file)  # the disk fails here, before the file says that it is complete
         self._set_complete(True)
 
     def close(self) -> None:

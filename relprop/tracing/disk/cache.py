@@ -38,8 +38,8 @@ _keys: WeakKeyDictionary[Graph, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the graph of one model for inputs of one kind lies, or would.
+class CacheEntry:
+    """The file for the graph of one model and inputs of one kind, whether it is there or not.
 
     Parameters
     ----------
@@ -56,7 +56,9 @@ class Place:
     held: Sequence[Tensor]
 
     @staticmethod
-    def of(model: nn.Module, inputs: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> Place | None:
+    def of(
+        model: nn.Module, inputs: Inputs, output: str | int | None, keep: frozenset[OpOverload]
+    ) -> CacheEntry | None:
         """Find the place for a capture; None without a cache, or where the model has no description that lasts."""
         where = folder()
         if where is None:
@@ -68,7 +70,7 @@ class Place:
         except (NotWritableError, OSError, ValueError, RecursionError):
             return None
         digest = hashlib.sha256(key.encode()).hexdigest()
-        return Place(where / f"{digest[:40]}{SUFFIX}", key, held)
+        return CacheEntry(where / f"{digest[:40]}{SUFFIX}", key, held)
 
     def read(self) -> tuple[Graph, frozenset[OpOverload]] | None:
         """Return the graph, and the composite operations that were met on the way; None if there is none."""

@@ -1,4 +1,4 @@
-"""Text to graph, around the tensors of a model; nothing in the text is ever carried out."""
+"""From text to a graph, around the tensors of a model; nothing in the text is ever executed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rule_registry import BatchAxis
 
 
 def read_graph(text: Mapping[str, Any], held: Sequence[Tensor]) -> Graph:
-    """Rebuild a graph around the tensors of a model, as `relprop.tracing.disk.graph_writing.write_graph` describes it.
+    """Rebuild a graph around a model's tensors, of any shape, from what `write_graph` returned.
 
     Raises
     ------
@@ -149,6 +149,7 @@ class _Reader:
         raise ValueError("a size that is no arithmetic of the number of samples")
 
     def tensor(self, written: Any) -> Tensor:
+        """Return the tensor of the model, or the constant of the text, that a node refers to."""
         if isinstance(written, int):
             return self.held[written]
         data, shape, dtype, device = written

@@ -1,4 +1,4 @@
-"""Graph to text: plain lists, texts and numbers.
+"""From a graph to text: plain lists, texts and numbers.
 
 Weights are no part: the graph refers to the tensors that a model holds by their place.
 """
@@ -33,7 +33,7 @@ def write_graph(graph: Graph, held: Sequence[Tensor]) -> dict[str, Any]:
     graph : Graph
         As captured.
     held : sequence of Tensor
-        The tensors that the model holds, in an order that a model of the same structure has, too.
+        The tensors that the model holds, of any shape, in an order that a model of the same structure has, too.
 
     Raises
     ------
@@ -125,6 +125,7 @@ def _write_marks(marks: Marks) -> Any:
 
 
 def _write_constant(tensor: Tensor) -> list[Any]:
+    """Write a constant tensor: its type, its shape and its entries."""
     plain = tensor.detach().cpu().contiguous()
     if plain.numel() * plain.element_size() > _LARGEST:
         raise NotWritableError(f"a constant of shape {tuple(tensor.shape)}")

@@ -1,4 +1,4 @@
-"""What a capture depends on, in words that mean the same in another process: a model's code, structure and settings."""
+"""A model's code, structure and settings, described in words that mean the same in another process."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ class _Describer:
         ]
 
     def tensor(self, tensor: Tensor) -> list[Any]:
+        """Describe a tensor by its shape and type, and by its entries where code may branch on them."""
         plain = [str(tensor.dtype), str(tensor.device), list(tensor.shape), list(tensor.stride())]
         is_weight = isinstance(tensor, nn.Parameter) or (tensor.is_floating_point() and tensor.numel() > 1)
         if tensor.is_meta or is_weight:

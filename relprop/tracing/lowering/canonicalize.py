@@ -1,6 +1,6 @@
-"""How operations of an exported program are spelled in the graph: for any batch, and not at all if they change nothing.
+"""Operations of an exported program in a form that holds for any batch; those that change nothing are left out.
 
-A program is exported from an example of two samples; the graph must mean the same for one.
+A program is exported from an example of two samples. The graph must mean the same for one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How capture spells operations in others, so that each has one meaning however a model calls it.
+"""Operations written out in others, so that each has one meaning however a model calls it.
 
-What torch composes of other operations is written out unless the rule set in use has a rule for it. What follows here
-torch does not compose, or not so that the rules of the parts make sense.
+What torch composes of other operations is written out unless the rule set in use has a rule for it. The functions here
+replace an operation that torch does not compose, or composes of parts whose rules make no sense. Their arguments and
+shapes are those of the operation; broadcast operands are written ``(...)``.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def composites(program: ExportedProgram) -> frozenset[OpOverload]:
 
 
 def stays_whole(operation: OpOverload) -> bool:
-    """Whether the parts of an operation are further from any rule than itself."""
+    """Whether an operation has no rule, and its parts have none either."""
     name = operation._schema.name.removeprefix("aten::")
     return operation in _WHOLE or (name.startswith(("fft_", "linalg_")) and name not in _OF_PRODUCTS)
 
@@ -78,6 +79,7 @@ def _may_mask_by_infinity(program: ExportedProgram) -> bool:
 
 
 def _carries_batch(tensor: Tensor) -> bool:
+    """Whether a size of a tensor, of any shape, depends on the number of samples."""
     return any(isinstance(size, SymInt) for size in tensor.shape)
 
 
@@ -93,10 +95,10 @@ def _attention(
     enable_gqa: bool = False,
     infinite: bool,
 ) -> Tensor:
-    """Attention written out, so that it has one meaning however a model spells it.
+    """Attention written out, ``(B, heads, L, E)`` of query, key and value, so that it has one meaning.
 
-    A query that no key is open to, as that of a padded position, attends to nothing, where softmax would be 0 / 0. What
-    that takes is left out for masks that have no such rows: causal ones, and, unless ``infinite``, learned biases.
+    A query without any open key, as that of a padded position, attends to nothing; its softmax would be 0 / 0. Masks
+    that have no such rows need no operations for it: causal ones, and, unless ``infinite``, learned biases.
     """
     if dropout_p:
         raise CaptureError("attention with dropout in evaluation mode: pass dropout_p=0.0 when not training")
@@ -121,7 +123,7 @@ def _attention(
 
 
 def _add_product(term: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
-    """``addcmul``, whose terms and factors share as those of any sum and product do."""
+    """``addcmul`` of three ``(...)``, whose terms and factors share as those of any sum and product do."""
     return term + (a * b if value == 1 else a * b * value)
 
 
@@ -136,12 +138,12 @@ def _composed(operation: OpOverload) -> Callable[..., Any]:
 
 
 def _add_quotient(term: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
-    """``addcdiv``."""
+    """``addcdiv`` of three ``(...)``."""
     return term + (a / b if value == 1 else a / b * value)
 
 
 def _add_matmul(term: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    """Matrix product with a summand that is an activation; a constant one is a bias, for which there are rules."""
+    """``(..., n, p) + (..., n, m) @ (..., m, p)`` where the summand is an activation; a constant one is a bias."""
     if not _carries_batch(term):
         return NotImplemented
     product = a @ b
@@ -149,11 +151,12 @@ def _add_matmul(term: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: f
 
 
 def _lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """``start + weight (end - start)`` as a weighted sum of two ``(...)``."""
     return start * (1 - weight) + end * weight
 
 
 def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``sum_ij a_i w_kij b_j``: a fully connected layer, and its product with the other input."""
+    """``sum_ij a_i w_kij b_j``, ``(..., K)``: a fully connected layer, and its product with the other input."""
     outputs, _, width = weight.shape
     held = (a @ weight.transpose(0, 1).flatten(1)).unflatten(-1, (outputs, width))
     product: Tensor = (held @ b.unsqueeze(-1)).squeeze(-1)
@@ -161,7 +164,7 @@ def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 
 def _distances(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
-    """``cdist``: lengths of differences."""
+    """``cdist`` of ``(..., n, m)`` and ``(..., p, m)``: the lengths ``(..., n, p)`` of differences."""
     lengths: Tensor = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
     return lengths
 
@@ -169,7 +172,7 @@ def _distances(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = 
 def _vector_norm(
     x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Any:
-    """Extremes of magnitudes, where a norm is one; any other as it is."""
+    """Return the extreme magnitude along axes of ``(...)``, where a norm is that; leave any other as it is."""
     if abs(ord) != math.inf or dtype not in (None, x.dtype):
         return NotImplemented
     dims = [dim] if isinstance(dim, int) else list(dim or range(x.ndim))
@@ -177,6 +180,7 @@ def _vector_norm(
 
 
 def _extremes(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """``aminmax`` of ``(...)``: the smallest and the largest entry along an axis."""
     dims = [] if dim is None else [dim]
     return x.amin(dims, keepdim), x.amax(dims, keepdim)
 
@@ -184,16 +188,19 @@ def _extremes(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tu
 def _with_mean(
     spread: Callable[..., Tensor], x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """Return a spread of ``(...)`` along axes, and the mean along the same."""
     dims = list(dim or range(x.ndim))
     return spread(x, dims, correction=1 if correction is None else correction, keepdim=keepdim), x.mean(dims, keepdim)
 
 
 def _smooth_maximum(a: Tensor, b: Tensor) -> Tensor:
+    """``log(exp(a) + exp(b))`` of two ``(...)``."""
     largest: Tensor = torch.stack(torch.broadcast_tensors(a, b)).logsumexp(0)
     return largest
 
 
 def _hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    """``sqrt(a^2 + b^2)`` of two ``(...)``."""
     length: Tensor = torch.linalg.vector_norm(torch.stack(torch.broadcast_tensors(a, b)), dim=0)
     return length
 
@@ -206,7 +213,10 @@ def _cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Any:
-    """Loss of each sample for class indices; torch (2.15) infers a wrong shape of it where the batch is dynamic."""
+    """Loss of each sample, ``(B,)``, of logits ``(B, C)`` for class indices ``(B,)``.
+
+    With a dynamic batch torch (2.15) infers a wrong shape for it.
+    """
     if label_smoothing:
         return NotImplemented
     return _log_likelihood(x.log_softmax(1), target, weight, reduction, ignore_index)
@@ -215,13 +225,14 @@ def _cross_entropy(
 def _log_likelihood(
     x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1, ignore_index: int = -100
 ) -> Any:
+    """Negative log-likelihood of each sample, ``(B,)``, of log-probabilities ``(B, C)`` and classes ``(B,)``."""
     if target.is_floating_point() or weight is not None or reduction != 0 or ignore_index >= 0:
         return NotImplemented
     return -x.gather(1, target.unsqueeze(1)).squeeze(1)
 
 
 def _bounded(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Any:
-    """``clamp`` between tensors: one that is an activation may win; between constants it is an activation function."""
+    """``clamp`` of ``(...)`` between tensors: an activation may win; constants make it an activation function."""
     if not any(bound is not None and _carries_batch(bound) for bound in (low, high)):
         return NotImplemented
     x = x if low is None else torch.maximum(x, low)
@@ -229,7 +240,10 @@ def _bounded(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -
 
 
 def _rounded_quotient(a: Tensor, b: Any, *, rounding_mode: str | None) -> Any:
-    """``div`` with a mode, ``//``: a quotient, rounded. That of integers counts something, mostly rows to be read."""
+    """``div`` with a mode and ``//``, of two ``(...)``: a quotient, rounded.
+
+    That of integers stays whole: it counts something, mostly rows to be read.
+    """
     if rounding_mode is not None and not torch.result_type(a, b).is_floating_point:
         return NotImplemented
     quotient: Tensor = a / b
@@ -251,10 +265,10 @@ _OF_TORCH = (
     aten.soft_margin_loss.default,
     aten.xlogy.Tensor,
 )
-"""What torch itself has a spelling for."""
+"""Operations with a decomposition of torch's own."""
 
 _WHOLE = (aten.istft.default, aten.repeat_interleave.self_Tensor, aten.stft.center, aten.stft.default)
-"""What is composed of Fourier transforms, or has as many entries as some tensor says."""
+"""Operations composed of Fourier transforms, and those whose number of entries some tensor holds."""
 
 _OF_PRODUCTS = (
     "linalg_diagonal",
@@ -265,7 +279,7 @@ _OF_PRODUCTS = (
     "linalg_norm",
     "linalg_vecdot",
 )
-"""What of linear algebra is no factorisation, which nobody has a rule for."""
+"""Operations of linear algebra that are no factorisations, for which there are no rules."""
 
 _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
     **dict(zip(_OF_TORCH, map(default_decompositions().__getitem__, _OF_TORCH), strict=True)),

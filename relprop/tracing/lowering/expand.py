@@ -31,7 +31,7 @@ from relprop.tracing.lowering.decompositions import decomposition_table, is_comp
 aten = torch.ops.aten
 
 _ON_SIZES = {operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg}
-"""Functions of Python that a program computes sizes with, or takes the parts of a tuple by."""
+"""Functions of Python that compute sizes in a program, or pick a part of a tuple."""
 _LEFT_TO_TORCH = {aten.lift_fresh_copy.default, aten.lift_fresh.default}
 """Operations that overwrite nothing, and that torch yet writes otherwise when it makes a program functional."""
 

@@ -1,4 +1,4 @@
-"""In-place operations that nobody can tell from their out-of-place twins are written as those, before lowering."""
+"""In-place operations written as their out-of-place twins before lowering, where nobody can see a difference."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Recurrent layers written out step by step, so that the rules of what they are made of hold for them.
 
-As the documentation of `torch.nn` spells them: a gate and what it gates share as the factors of any product do, the
-input and the last hidden state as the terms of any sum. So a layer comes out as the same model written by hand does,
-but that the inputs of all steps meet their weight in one product, whose relevance is rescaled together.
+The formulas are those in the documentation of `torch.nn`. A gate and what it gates share as the factors of any product
+do, the input and the last hidden state as the terms of any sum. So a layer gets the relevance of the same model
+written by hand, but for one difference: the inputs of all steps meet their weight in one product, whose relevance is
+rescaled together. Shapes are ``(B, T, I)`` of a sequence, or ``(T, B, I)``, ``(B, I)`` of one step, ``(B, H)`` of a
+state, and ``(gates H, I)`` and ``(gates H, H)`` of the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from relprop.errors import CaptureError
 aten = torch.ops.aten
 
 
-class Weights(NamedTuple):
+class LayerWeights(NamedTuple):
     """The weights of one layer in one direction."""
 
     input: Tensor
@@ -32,12 +34,12 @@ class Weights(NamedTuple):
 
 State = tuple[Tensor, ...]
 """What one step hands to the next, ``(B, H)`` each; its output first."""
-Cell = Callable[[Tensor, State, Weights], State]
+Cell = Callable[[Tensor, State, LayerWeights], State]
 """One step, given the projected input."""
 
 
-def _lstm(given: Tensor, state: State, weights: Weights) -> State:
-    """``c' = f c + i g`` and ``h' = o tanh(c')``."""
+def _lstm(given: Tensor, state: State, weights: LayerWeights) -> State:
+    """``c' = f c + i g`` and ``h' = o tanh(c')``, ``(B, H)`` each, of a projected input ``(B, 4 H)``."""
     hidden, memory = state
     i, f, g, o = (given + F.linear(hidden, weights.hidden, weights.hidden_bias)).chunk(4, -1)
     memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
@@ -47,8 +49,8 @@ def _lstm(given: Tensor, state: State, weights: Weights) -> State:
     return hidden, memory
 
 
-def _gru(given: Tensor, state: State, weights: Weights) -> State:
-    """``h' = (1 - z) n + z h``."""
+def _gru(given: Tensor, state: State, weights: LayerWeights) -> State:
+    """``h' = (1 - z) n + z h``, ``(B, H)``, of a projected input ``(B, 3 H)``."""
     (hidden,) = state
     r, z, n = given.chunk(3, -1)
     r_hidden, z_hidden, n_hidden = F.linear(hidden, weights.hidden, weights.hidden_bias).chunk(3, -1)
@@ -58,14 +60,14 @@ def _gru(given: Tensor, state: State, weights: Weights) -> State:
     return ((-keep).sigmoid() * new + keep.sigmoid() * hidden,)
 
 
-def _simple(activation: Callable[[Tensor], Tensor], given: Tensor, state: State, weights: Weights) -> State:
-    """``h' = tanh(x + h)``, or with ReLU."""
+def _simple(activation: Callable[[Tensor], Tensor], given: Tensor, state: State, weights: LayerWeights) -> State:
+    """``h' = tanh(x + h)``, ``(B, H)``, or with ReLU."""
     return (activation(given + F.linear(state[0], weights.hidden, weights.hidden_bias)),)
 
 
 def _one_step(cell: Cell, x: Tensor, state: Tensor | Sequence[Tensor], *tensors: Tensor | None) -> Any:
-    """Write out ``aten.lstm_cell`` and its like."""
-    weights = Weights(*tensors)  # type: ignore[arg-type]
+    """Write out ``aten.lstm_cell`` and its like, ``(B, I)`` to ``(B, H)``."""
+    weights = LayerWeights(*tensors)  # type: ignore[arg-type]
     found = cell(F.linear(x, weights.input, weights.input_bias), _as_state(state), weights)
     return found[0] if isinstance(state, Tensor) else found
 
@@ -82,7 +84,14 @@ def _all_steps(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """Write out ``aten.lstm`` and its like: the outputs of the last layer, and the final states of all layers."""
+    """Write out ``aten.lstm`` and its like.
+
+    Returns
+    -------
+    tuple of Tensor
+        The outputs of the last layer, ``(B, T, directions H)`` or ``(T, B, directions H)``, then the final states of
+        all layers, ``(layers directions, B, H)`` each.
+    """
     if train and dropout:
         raise CaptureError("a recurrent layer has dropout and was exported in training mode: call model.eval() first")
     time = 1 if batch_first else 0
@@ -103,9 +112,9 @@ def _all_steps(
 
 
 def _one_way(
-    cell: Cell, x: Tensor, state: State, weights: Weights, time: int, *, backwards: bool
+    cell: Cell, x: Tensor, state: State, weights: LayerWeights, time: int, *, backwards: bool
 ) -> tuple[Tensor, State]:
-    """Run a cell over a sequence; return its outputs in the order of the sequence, and its last state."""
+    """Run a cell over ``(B, T, I)`` or ``(T, B, I)``; return outputs in the sequence's order, and the last state."""
     steps = F.linear(x, weights.input, weights.input_bias).unbind(time)
     hidden = []
     for given in reversed(steps) if backwards else steps:
@@ -114,16 +123,17 @@ def _one_way(
     return torch.stack(hidden[::-1] if backwards else hidden, time), state
 
 
-def _grouped(tensors: Sequence[Tensor], has_biases: bool, projected: bool) -> Iterator[Weights]:
-    """Yield the weights of each layer and direction from the list of all tensors."""
+def _grouped(tensors: Sequence[Tensor], has_biases: bool, projected: bool) -> Iterator[LayerWeights]:
+    """Yield the weights of each layer and direction, ``(gates H, I or H)``, from the list of all tensors."""
     size = 2 + 2 * has_biases + projected
     for k in range(0, len(tensors), size):
         given, hidden, *rest = tensors[k : k + size]
         input_bias, hidden_bias = rest[:2] if has_biases else (None, None)
-        yield Weights(given, hidden, input_bias, hidden_bias, rest[-1] if projected else None)
+        yield LayerWeights(given, hidden, input_bias, hidden_bias, rest[-1] if projected else None)
 
 
 def _as_state(state: Tensor | Sequence[Tensor]) -> State:
+    """Return a state of one or two ``(B, H)`` as a tuple."""
     return (state,) if isinstance(state, Tensor) else tuple(state)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from relprop.evaluation.methods.adapters.grad_cam import tokens_as_picture
 from relprop.evaluation.methods.adapters.model_copy import private_copy, require_module
-from relprop.evaluation.methods.base import MethodError, version_of
+from relprop.evaluation.methods.base import MethodError
+from relprop.versions import version
 
 
 class AttentionRollout:
@@ -44,7 +45,7 @@ class AttentionRollout:
             )
         self.config = {
             "package": "relprop",
-            "version": version_of("relprop"),
+            "version": version("relprop"),
             "method": "attention-rollout",
             "blocks": len(found),
         }

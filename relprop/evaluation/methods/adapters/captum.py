@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from relprop.errors import near_names
 from relprop.evaluation.methods.adapters.model_copy import find_layer, private_copy, require_module
-from relprop.evaluation.methods.base import MethodError, plain, version_of
+from relprop.evaluation.methods.base import MethodError, plain
 from relprop.extras import extra
+from relprop.versions import version
 
 WINDOW = 8
-"""Windows of occlusion along the shorter side, unless told otherwise; they overlap by half."""
+"""Windows of occlusion along the shorter side, by default; they overlap by half."""
 
 
 def captum_methods(name: str = "METHOD") -> dict[str, Any]:
@@ -66,8 +67,8 @@ class CaptumMethod:
         A class of ``captum.attr`` that attributes to the input, as ``"IntegratedGradients"``, or that of a layer, as
         ``"LayerGradCam"``, whose map is enlarged to the picture's size.
     **options
-        Arguments of its constructor and of ``attribute``; ``layer`` is a module path. Baselines are zero, the mean of
-        normalised pictures, unless told otherwise; Occlusion slides a window of an eighth of the picture.
+        Arguments of its constructor and of ``attribute``; ``layer`` is a module path. By default baselines are zero,
+        the mean of normalised pictures, and Occlusion slides a window of an eighth of the picture.
 
     Raises
     ------
@@ -88,7 +89,7 @@ class CaptumMethod:
 
     def __init__(self, model: nn.Module, name: str, **options: Any) -> None:
         kind = check_captum(name, options)
-        self.config = {"package": "captum", "version": version_of("captum"), "method": name, "options": plain(options)}
+        self.config = {"package": "captum", "version": version("captum"), "method": name, "options": plain(options)}
         self.description = f"{name} of captum"
         self._model = private_copy(require_module(model, f"captum.{name}"))
         made = inspect.signature(kind.__init__).parameters
@@ -103,7 +104,7 @@ class CaptumMethod:
         self._method: Any = kind(self._model, **construct)
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Attribute the outputs of the classes to the pictures."""
+        """Attribute the outputs of the classes ``(B,)`` to the pictures, ``(B, C, H, W)``."""
         found = self._method.attribute(x, target=target, **self._defaults(x), **self._options)
         maps: Tensor = found[0] if isinstance(found, tuple) else found
         if maps.shape[-2:] != x.shape[-2:] and maps.ndim == 4:
@@ -111,7 +112,7 @@ class CaptumMethod:
         return maps
 
     def _defaults(self, x: Tensor) -> dict[str, Any]:
-        """Return what the method needs, or had better have, and isn't told."""
+        """Return options that the method needs for pictures ``(B, C, H, W)`` and that the user did not give."""
         window = max(1, min(x.shape[2:]) // WINDOW)
         defaults: dict[str, Any] = {
             "sliding_window_shapes": (x.shape[1], window, window),

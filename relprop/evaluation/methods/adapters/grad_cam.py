@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from relprop.errors import near_names
 from relprop.evaluation.methods.adapters.model_copy import find_layer, private_copy, require_module
-from relprop.evaluation.methods.base import MethodError, plain, version_of
+from relprop.evaluation.methods.base import MethodError, plain
 from relprop.extras import extra
+from relprop.versions import version
 
 HEADS = frozenset({"classifier", "head", "fc"})
 """What libraries call the classifier, which in some models ends with feature maps of classes."""
@@ -81,7 +82,7 @@ class GradCamMethod:
         self._model = private_copy(require_module(model, f"grad-cam.{name}"))
         self.config: dict[str, Any] = {
             "package": "grad-cam",
-            "version": version_of("grad-cam"),
+            "version": version("grad-cam"),
             "method": name,
             "layer": layer,
             "options": plain(options),
@@ -93,12 +94,12 @@ class GradCamMethod:
             self._watch(layer)
 
     def prepare(self, x: Tensor) -> None:
-        """Find the layer for pictures like these, where none was named."""
+        """Find the layer for pictures like these, ``(B, C, H, W)``, where none was named."""
         if self._cam is None:
             self._watch(default_layer(self._model, x))
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Draw the maps of the classes."""
+        """Draw the maps of the classes ``(B,)``, ``(B, 1, H, W)``."""
         self.prepare(x)
         with torch.enable_grad():
             targets = [self._target(int(index)) for index in target]
@@ -126,7 +127,7 @@ class GradCamMethod:
 
 
 def default_layer(model: nn.Module, x: Tensor) -> str:
-    """Choose the layer of a class activation map.
+    """Choose the layer of a class activation map for pictures ``(B, C, H, W)``.
 
     Returns
     -------

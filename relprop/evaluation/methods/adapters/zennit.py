@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from relprop.errors import RelpropWarning, near_names
 from relprop.evaluation.methods.adapters.model_copy import one_hot, private_copy, require_module
-from relprop.evaluation.methods.base import MethodError, plain, version_of
+from relprop.evaluation.methods.base import MethodError, plain
 from relprop.extras import extra
+from relprop.versions import version
 
 
 def zennit_composites(name: str = "METHOD") -> dict[str, Any]:
@@ -108,7 +109,7 @@ class ZennitMethod:
         self._attributor: Any = _call(kind, {"model": self._model, "composite": composite, **extra_options}, attributor)
         self.config = {
             "package": "zennit",
-            "version": version_of("zennit"),
+            "version": version("zennit"),
             "composite": given if isinstance(given, str) else type(given).__name__,
             "attributor": attributor,
             "canonizer": canonizer,
@@ -117,7 +118,7 @@ class ZennitMethod:
         self.description = f"{self.config['composite']} of zennit"
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Attribute the outputs of the classes to the pictures."""
+        """Attribute the outputs of the classes ``(B,)`` to the pictures, ``(B, C, H, W)``."""
 
         def seed(output: Tensor) -> Tensor:
             chosen = one_hot(output, target)
@@ -129,7 +130,7 @@ class ZennitMethod:
 
 
 def _warn_of_gradients(model: nn.Module, composite: Any, name: str) -> None:
-    """Tell which layers with parameters a composite has no rule for.
+    """Warn of the layers with parameters for which a composite has no rule.
 
     One that has a rule for none of them, as guided backpropagation, is meant to take the gradient there.
     """

@@ -59,7 +59,7 @@ def passes_gradient(name: str, dependent: int) -> bool:
     return name in _ALWAYS_LINEAR or (name in _SCALING and dependent < 2)
 
 
-def unruled(model: nn.Module, x: Tensor, ruled: Callable[[nn.Module], bool], harmless: Harmless) -> Counter[str]:
+def without_rules(model: nn.Module, x: Tensor, ruled: Callable[[nn.Module], bool], harmless: Harmless) -> Counter[str]:
     """Count the functions that get the plain gradient where that is no rule.
 
     Parameters
