@@ -85,7 +85,7 @@ class Tasks:
     ----------
     ray : module
     home : Home
-        What they are told.
+        What all of them have in common.
     folder : ShardFolder
         Where shards come home to.
     processes : int or {"auto", "gpus"}
@@ -111,9 +111,12 @@ class Tasks:
         reference = self._find_order.options(max_retries=ATTEMPTS - 1).remote(self._home)
         while not self._ray.wait([reference], timeout=POLL)[0]:
             obey()
+        errors = self._ray.exceptions
         try:
             parcel = self._open(reference)
-        except self._ray.exceptions.RayError as error:
+        except errors.RayTaskError as error:
+            raise EngineError(f"a task can't begin: {type(error.cause).__name__}: {error.cause}") from error
+        except errors.RayError as error:
             raise EngineError(f"a task ended before it began: {first_line(error)}") from error
         if parcel.error is not None:
             raise parcel.error

@@ -41,7 +41,7 @@ INTERVAL = 2.0
 
 @dataclass(frozen=True)
 class Home:
-    """Where a run was started, and what all its tasks are told.
+    """Where a run was started, and what all its tasks have in common.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Errand:
     pictures : sequence of reference
         To pictures that were sent.
     board : actor, optional
-        What is told how far the shard is.
+        Gets word of how far the shard is.
     """
 
     shard: Shard
