@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,19 +34,39 @@ from relprop.cli.app import (
     say,
     warn,
 )
+from relprop.cli.evaluating import parse_spread
 from relprop.cli.subject import Subject
 from relprop.cli.words import split_all
+from relprop.extras import extra
 
 LOG = logging.getLogger("relprop")
 FORMATS = ("png", "npz", "h5")
 """Kinds of file that hold the maps of one picture."""
+SHARDED = ("shards", "webdataset")
+"""Kinds of file that hold the maps of many: HDF5, tar."""
+
+
+class MapType(StrEnum):
+    """Precision of stored maps."""
+
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+class Relevance(StrEnum):
+    """Which maps shards keep."""
+
+    MAP = "map"
+    CHANNELS = "channels"
 
 
 def _formats(values: list[str] | None) -> list[str]:
     found = list(dict.fromkeys(split_all(values))) or ["png"]
     for name in found:
-        if name not in FORMATS:
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS))}.")
+        if name not in FORMATS + SHARDED:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, FORMATS + SHARDED))}.")
+        if name in SHARDED and len(found) > 1:
+            raise typer.BadParameter(f"{name} goes with no other format: run once for each.")
     return found
 
 
@@ -102,9 +123,28 @@ def explain(
     format: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="png|npz|h5",
+            metavar="png|npz|h5|shards|webdataset",
             callback=_formats,
-            help="What is written for each picture; repeatable, or png,npz. [default: png]",
+            help="What is written for each picture; repeatable, or png,npz. Of very many pictures: HDF5 (shards) or "
+            "tar files (webdataset) of many maps each. [default: png]",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Pictures of a shard. [default: 1000]")
+    ] = None,
+    map_type: Annotated[
+        MapType | None,
+        typer.Option(metavar="float16|float32", help="Of maps in shards; float16 with a scale. [default: float16]"),
+    ] = None,
+    relevance: Annotated[
+        Relevance | None,
+        typer.Option(metavar="map|channels", help="Maps in shards summed over the channels, or not. [default: map]"),
+    ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|gpus|auto",
+            help="Spread shards over N processes, one for each GPU, or what this machine has room for.",
         ),
     ] = None,
     html: Annotated[
@@ -132,43 +172,68 @@ def explain(
     Results lie in DIR as the pictures lie in their folders. One line of DIR/index.jsonl tells for each explanation its
     file, target, probability, conservation error and the files written; --config DIR/run.toml repeats the run. A
     picture that can't be read, or whose class is --contrast itself, is reported, skipped, and makes the exit code 1.
+    With --format shards or webdataset the same command goes on with a run that was stopped, and DIR/index.parquet is
+    the index.
     """
-    _refuse_beside_crops(crops, html=html, layers=layer or (), targets=target or ())
+    channels = relevance is Relevance.CHANNELS
+    _refuse_beside_crops(crops, html=html, layers=layer or (), targets=target or (), channels=channels)
+    kind = format[0] if format and format[0] in SHARDED else None
+    _refuse_with_format(
+        kind,
+        of_shards={"shard-size": shard_size, "map-type": map_type, "relevance": relevance, "processes": processes},
+        of_pictures={"html": html, "layer": layer},
+    )
+    spread = parse_spread(None, processes, None)
     with one_line_errors(debug, verbose):
         subject = Subject(model, weights, preprocessing, class_names, device, trust, model_output)
         subject.prepare(pictures or (), cache=cache, rules=rules, targets=target or (), output=output)
-        from relprop.assign.rule_names import choose_rules
-        from relprop.cli.choices import choose_contrast, choose_target
+        if kind is not None:
+            with extra("analysis", f"--format {kind}, whose index is Parquet,"):
+                import pyarrow.parquet  # noqa: F401 - told before a model is loaded
         from relprop.cli.configuration import write_config
         from relprop.cli.explaining.folder import OutputFolder, mirrored
+        from relprop.cli.explaining.opening import Question, open_explainer
         from relprop.cli.explaining.output import Results
         from relprop.cli.explaining.page import page_facts
         from relprop.cli.explaining.stream import Run
-        from relprop.errors import TargetError
-        from relprop.explainer import Explainer
         from relprop.pages.explanations import ExplanationPage
 
+        question = Question(
+            rules,
+            targets=tuple(target or ()),
+            contrast=contrast,
+            layers=tuple(layer or ()),
+            model_output=model_output,
+            probability=None if probability is None else probability.value,
+            batch_size=batch_size,
+            compile=compile,
+        )
         cut = None if crops is None else _count_crops(crops)
         paths = _find(pictures or [], output, sample)
+        if kind is not None:
+            from relprop.cli.explaining.sharded.command import explain_sharded
+
+            kept: dict[str, str | int | None] = {"dtype": map_type and map_type.value, "shard_size": shard_size}
+            kept["relevance"] = relevance and relevance.value
+            work = {"crops": cut, "verify": verify and cut is None, "quiet": not verbose, "cache": cache}
+            explain_sharded(
+                context,
+                subject,
+                question,
+                paths,
+                output,
+                kind,
+                kept | {"shard_size": shard_size},
+                work,
+                spread.processes,
+                quiet,
+                overwrite,
+            )
+            return
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
             classifier = subject.load()
             LOG.info("model %s on %s, weights: %s", classifier.name, classifier.device, classifier.origin)
-            rule_set = choose_rules(rules, classifier.mean, classifier.std)
-            choice = choose_target(target or [], classifier.labels)
-            against = choose_contrast(contrast, classifier.labels)
-            if against.get("contrast") in choice.classes:
-                raise TargetError(f"--contrast {contrast} is --target {contrast} itself: name another class")
-            explainer = Explainer(
-                classifier.model,
-                rules=rule_set,
-                layers=split_all(layer),
-                output=model_output,
-                batch_size=batch_size,
-                compile=compile,
-                probability=None if probability is None else probability.value,
-                channel_axis=1,
-                **against,
-            )
+            explainer, choice = open_explainer(classifier, question)
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
             results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
             run = Run(classifier, explainer, choice, results, quiet, verify and cut is None, cut)
@@ -192,12 +257,31 @@ def _count_crops(text: str) -> int | Literal["tiles"]:
     return "tiles" if text == "tiles" else int(text)
 
 
-def _refuse_beside_crops(crops: str | None, *, html: bool, layers: Sequence[str], targets: Sequence[str]) -> None:
+def _refuse_beside_crops(
+    crops: str | None, *, html: bool, layers: Sequence[str], targets: Sequence[str], channels: bool
+) -> None:
     """Refuse what has no meaning for a map that is joined."""
     several = len(targets) > 1 or any(text.strip().startswith("top") and text.strip() != "top1" for text in targets)
-    for option, given in (("--html", html), ("--layer", bool(layers)), ("several --target", several)):
+    others = (
+        ("--html", html),
+        ("--layer", bool(layers)),
+        ("several --target", several),
+        ("--relevance channels", channels),
+    )
+    for option, given in others:
         if crops is not None and given:
             raise typer.BadParameter(f"--crops joins one map of each picture: leave {option} out")
+
+
+def _refuse_with_format(
+    kind: str | None, *, of_shards: Mapping[str, object], of_pictures: Mapping[str, object]
+) -> None:
+    """Refuse options that have no meaning for the files that are written."""
+    for option, given in (of_shards if kind is None else of_pictures).items():
+        if given and kind is None:
+            raise typer.BadParameter(f"--{option} is of --format {' and '.join(SHARDED)}")
+        if given:
+            raise typer.BadParameter(f"--{option} does not go with --format {kind}: leave it out")
 
 
 def _find(pictures: list[Path], output: Path, sample: bool) -> list[Path]:

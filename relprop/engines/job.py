@@ -9,11 +9,16 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
 from relprop.engines.errors import EngineError
+from relprop.engines.worker import Shard
 from relprop.errors import first_line
+from relprop.evaluation import DataError, Evaluation, evaluate
+from relprop.evaluation.data.datasets import Stream, open_source
 from relprop.evaluation.data.folders import Listing, PictureFolder, list_pictures
 from relprop.models import Classifier, load_classifier
 from relprop.models.devices import device_of, find_device, move
@@ -49,6 +54,34 @@ class Job:
     load: Load
     options: Mapping[str, Any] = field(default_factory=dict)
     quiet: bool = False
+
+    def begin(self, loaded: Loaded) -> NDArray[np.int64]:
+        """Return the indices of the samples that are taken, in their order, ``(N,)``.
+
+        Raises
+        ------
+        DataError
+            The data set has no length.
+        """
+        model, dataset, _ = loaded
+        source = open_source(
+            dataset,
+            class_names=model.labels if isinstance(model, Classifier) else (),
+            identity=self.options.get("data_name"),
+            limit=self.options.get("limit"),
+            per_class=self.options.get("per_class"),
+        )
+        if isinstance(source, Stream):
+            raise DataError("a data set without a length can't be cut into shards: evaluate it in one process")
+        return source.order(self.options.get("seed", 0))
+
+    def run(self, loaded: Loaded, shard: Shard, tell: Callable[[float], None]) -> Evaluation:
+        """Evaluate a shard, or what is left of it."""
+        part = shard.part, shard.parts
+        options = self.options if shard.limit is None else {**self.options, "limit": shard.limit}
+        return evaluate(
+            *loaded, shard.path, **options, resume=True, shard=part, progress=lambda done, total: tell(done)
+        )
 
     def pickled(self, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
         """Return the job as bytes, which `pickle.loads` understands.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from relprop.engines.errors import EngineError
 from relprop.engines.shards import ShardFolder
@@ -29,11 +26,11 @@ class Workers(Protocol):
     def count(self) -> int:
         """How many they are."""
 
-    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Return the indices of the samples that are taken, in their order, ``(N,)``; errors are `Worker.order`'s."""
+    def begin(self, obey: Callable[[], None]) -> Any:
+        """Return what the work plans by, found by one worker; errors are those of `Work.load` and `Work.begin`."""
 
     def run(self, shards: Sequence[Shard], tell: Tell, obey: Callable[[], None]) -> Iterator[tuple[Shard, Outcome]]:
-        """Evaluate shards, and yield each as it is done.
+        """Do shards, and yield each as it is done.
 
         Parameters
         ----------
@@ -51,7 +48,7 @@ class Workers(Protocol):
         KeyboardInterrupt
             It was to stop; what was computed is committed.
         Exception
-            What `relprop.evaluate` raised on a shard.
+            What the work raised on a shard.
         """
 
 

@@ -11,9 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from relprop.engines import worker
 from relprop.engines.errors import EngineError
 from relprop.engines.job import Job
@@ -27,14 +24,14 @@ from relprop.engines.worker import Outcome, Shard, Word
 class _Seat:
     """A place with a pool of one process, and what it does."""
 
-    def __init__(self, job: bytes, place: Place) -> None:
-        self._job, self._place = job, place
+    def __init__(self, work: bytes, place: Place) -> None:
+        self._work, self._place = work, place
         self.process: int | None = None
         self.shard: Shard | None = None
         self._start()
 
-    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return self._pool.submit(task, *arguments)
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self._pool.submit(function, *arguments)
 
     def words(self) -> Iterator[Word]:
         """Yield what the worker told since."""
@@ -69,7 +66,7 @@ class _Seat:
         self._way, self._back = context.Pipe(duplex=False)
         self.process = None
         self._pool = ProcessPoolExecutor(
-            1, context, initializer=worker.start, initargs=(self._job, self._place, self._back)
+            1, context, initializer=worker.start, initargs=(self._work, self._place, self._back)
         )
 
 
@@ -84,9 +81,9 @@ class Processes:
         """How many there are."""
         return len(self._seats)
 
-    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Do `Workers.order`."""
-        future = self._seats[0].submit(worker.order)
+    def begin(self, obey: Callable[[], None]) -> Any:
+        """Do `Workers.begin`."""
+        future = self._seats[0].submit(worker.begin)
         while not wait([future], POLL).done:
             list(self._seats[0].words())
             try:
@@ -95,13 +92,12 @@ class Processes:
                 self._seats[0].terminate()
                 raise
         try:
-            found: NDArray[np.int64] = future.result()
+            return future.result()
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process ended before it began: out of memory, or killed; or this is a script that starts "
                 'workers outside of `if __name__ == "__main__":`, which each of them carries out again'
             ) from error
-        return found
 
     def run(self, shards: Sequence[Shard], tell: Tell, obey: Callable[[], None]) -> Iterator[tuple[Shard, Outcome]]:
         """Do `Workers.run`."""
@@ -121,7 +117,7 @@ class Processes:
                     shard, seat.shard = seat.shard, None
                     assert shard is not None
                     outcome = _outcome(future)
-                    if outcome is not None and outcome.evaluation is not None:
+                    if outcome is not None and outcome.result is not None:
                         yield shard, outcome
                         continue
                     pending.put_back(shard)
@@ -147,6 +143,18 @@ class Processes:
                     tell(word.part, word.done)
 
 
+@contextmanager
+def open_processes(work: bytes, places: Sequence[Place]) -> Iterator[Processes]:
+    """Start a worker at each place; they end with the block."""
+    with ExitStack() as stack:
+        seats = []
+        for place in places:
+            seat = _Seat(work, place)
+            stack.callback(seat.close)
+            seats.append(seat)
+        yield Processes(seats)
+
+
 class OnThisMachine:
     """The engine that starts processes here.
 
@@ -169,13 +177,8 @@ class OnThisMachine:
     @contextmanager
     def open(self, folder: ShardFolder) -> Iterator[Processes]:
         """Start a worker at each place; they end with the block."""
-        with ExitStack() as stack:
-            seats = []
-            for place in self._places:
-                seat = _Seat(self._job, place)
-                stack.callback(seat.close)
-                seats.append(seat)
-            yield Processes(seats)
+        with open_processes(self._job, self._places) as processes:
+            yield processes
 
 
 def _outcome(future: Future[Outcome]) -> Outcome | None:

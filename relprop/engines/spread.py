@@ -159,7 +159,7 @@ def spread(
         delayed_interrupts() as interruption,
         engine.open(folder) as workers,
     ):
-        order = workers.order(interruption.obey)
+        order = workers.begin(interruption.obey)
         unit = job.options.get("unit", 2)
         if overwrite:
             folder.clear()
@@ -177,10 +177,9 @@ def spread(
             def work(shards: Sequence[Shard]) -> None:
                 standing.clear()
                 for shard, outcome in workers.run(shards, tell, interruption.obey):
-                    assert outcome.evaluation is not None
-                    found.append(outcome.evaluation)
+                    found.append(outcome.result)
                     add_shard(standing, shard.path)
-                    tell(shard.part, outcome.evaluation.samples)
+                    tell(shard.part, outcome.result.samples)
                     for text in outcome.warnings:
                         remarks[text] += 1
 

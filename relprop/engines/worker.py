@@ -1,4 +1,4 @@
-"""What runs in a worker process: it loads the job once, and evaluates one shard after the other."""
+"""What runs in a worker process: it loads the job once, and does one shard after the other."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from relprop.engines.job import Job, Loaded
 from relprop.engines.machine import Place
 from relprop.errors import RelpropWarning
-from relprop.evaluation import DataError, Evaluation, evaluate
-from relprop.evaluation.data.datasets import Stream, open_source
-from relprop.models import Classifier
 
 INTERVAL = 0.2
 """Seconds between two words about how far a shard is."""
@@ -41,19 +35,43 @@ class Shard:
     limit: int | None = None
 
 
+class Work(Protocol):
+    """What all workers of a run do, each on its shards; it can be pickled."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether libraries are kept from talking on standard error."""
+
+    @property
+    def load(self) -> Callable[[str | None], Any]:
+        """Return what is called once in each worker, with its device, for what shards need."""
+
+    def begin(self, loaded: Any) -> Any:
+        """Return what the run is planned by, before it begins; one worker is asked."""
+
+    def run(self, loaded: Any, shard: Any, tell: Callable[[float], None]) -> Any:
+        """Do what is left of a shard, and return what became of it.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            A signal stopped it; what was computed is committed.
+        """
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a shard.
 
     Parameters
     ----------
-    evaluation : Evaluation, optional
-        None where a signal stopped it; what was computed is committed.
+    result : object
+        What the work says of it; None where a signal stopped it, what was computed is committed.
     warnings : tuple of str
         Remarks on it.
     """
 
-    evaluation: Evaluation | None
+    result: Any
     warnings: tuple[str, ...] = ()
 
 
@@ -67,69 +85,43 @@ class Word:
 
 
 class Worker:
-    """The job of this process.
+    """The work of this process.
 
     Parameters
     ----------
-    job : bytes
-        A pickled `Job`.
+    work : bytes
+        A pickled `Work`.
     place : Place
         Where it computes.
     interval : float
         Seconds between two words about how far a shard is.
     """
 
-    def __init__(self, job: bytes, place: Place, interval: float = INTERVAL) -> None:
-        self._job, self._place, self._interval = job, place, interval
-        self._loaded: tuple[Job, Loaded] | None = None
+    def __init__(self, work: bytes, place: Place, interval: float = INTERVAL) -> None:
+        self._work, self._place, self._interval = work, place, interval
+        self._loaded: tuple[Work, Any] | None = None
         self._remarks: list[str] = []
 
-    def load(self) -> tuple[Job, Loaded]:
-        """Return the job and what is loaded for it, which is done once."""
+    def load(self) -> tuple[Work, Any]:
+        """Return the work and what is loaded for it, which is done once."""
         if self._loaded is None:
             torch.set_num_threads(self._place.threads)
-            job: Job = pickle.loads(self._job)
-            self._remarks = _gather_warnings(job.quiet)
-            self._loaded = job, job.load(self._place.device)
-            self._job = b""
+            work: Work = pickle.loads(self._work)
+            self._remarks = _gather_warnings(work.quiet)
+            self._loaded = work, work.load(self._place.device)
+            self._work = b""
         return self._loaded
 
-    def order(self) -> NDArray[np.int64]:
-        """Return the indices of the samples that are taken, in their order, ``(N,)``.
-
-        Raises
-        ------
-        DataError
-            The data set has no length.
-        """
-        job, (model, dataset, _) = self.load()
-        options = job.options
-        source = open_source(
-            dataset,
-            class_names=model.labels if isinstance(model, Classifier) else (),
-            identity=options.get("data_name"),
-            limit=options.get("limit"),
-            per_class=options.get("per_class"),
-        )
-        if isinstance(source, Stream):
-            raise DataError("a data set without a length can't be cut into shards: evaluate it in one process")
-        return source.order(options.get("seed", 0))
+    def begin(self) -> Any:
+        """Return what the work plans by."""
+        work, loaded = self.load()
+        return work.begin(loaded)
 
     def run(self, shard: Shard, tell: Callable[[float], None]) -> Outcome:
-        """Evaluate a shard, or what is left of it."""
-        job, (model, dataset, methods) = self.load()
-        options = job.options if shard.limit is None else {**job.options, "limit": shard.limit}
+        """Do a shard, or what is left of it."""
+        work, loaded = self.load()
         try:
-            found = evaluate(
-                model,
-                dataset,
-                methods,
-                shard.path,
-                **options,
-                resume=True,
-                shard=(shard.part, shard.parts),
-                progress=_not_too_often(tell, self._interval),
-            )
+            found = work.run(loaded, shard, _not_too_often(tell, self._interval))
         except KeyboardInterrupt:
             return Outcome(None, tuple(self._remarks))
         return Outcome(found, tuple(self._remarks))
@@ -139,18 +131,18 @@ _here: list[tuple[Worker, Connection]] = []
 """The worker of this process, and its way to the one that started it."""
 
 
-def start(job: bytes, place: Place, way: Connection) -> None:
+def start(work: bytes, place: Place, way: Connection) -> None:
     """Make this process a worker. Ctrl-C, which a terminal sends to a group of processes, is left to its parent."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _here.append((Worker(job, place), way))
+    _here.append((Worker(work, place), way))
     way.send(Word(os.getpid()))
 
 
-def order() -> NDArray[np.int64]:
-    """Do `Worker.order` in this process: indices ``(N,)``."""
-    return _here[0][0].order()
+def begin() -> Any:
+    """Do `Worker.begin` in this process."""
+    return _here[0][0].begin()
 
 
 def run_shard(shard: Shard) -> Outcome:
@@ -167,13 +159,12 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _not_too_often(tell: Callable[[float], None], interval: float) -> Callable[[float, int | None], None]:
+def _not_too_often(tell: Callable[[float], None], interval: float) -> Callable[[float], None]:
     last = 0.0
 
-    def report(done: float, total: int | None) -> None:
+    def report(done: float) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= interval or done == total:
+        if (now := time.monotonic()) - last >= interval:
             last = now
             tell(done)
 

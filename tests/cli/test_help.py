@@ -96,7 +96,8 @@ def test_methods_are_listed_with_their_options():
         (["explian"], "relprop: No such command 'explian'. Did you mean 'explain'? See root --help"),
         (
             ["explain", "--format", "pdf"],
-            "relprop: Invalid value for '--format': 'pdf' is not one of 'png', 'npz', 'h5'. See root explain --help",
+            "relprop: Invalid value for '--format': 'pdf' is not one of 'png', 'npz', 'h5', 'shards', 'webdataset'. "
+            "See root explain --help",
         ),
     ],
 )

@@ -153,10 +153,10 @@ def listed(index: Path) -> Iterator[str]:
 
 def results_among(paths: Sequence[Path]) -> set[Path]:
     """Return which of some files are results: those that the index of a folder above them lists."""
-    places = {path: Path(os.path.abspath(path)) for path in paths}
-    folders = {folder for place in places.values() for folder in place.parents}
-    found = {folder / name for folder in folders for name in listed(folder / INDEX)}
-    return {path for path, place in places.items() if place in found}
+    folders = {Path(os.path.abspath(name)) for name in {os.path.dirname(path) for path in paths}}
+    above = {parent for folder in folders for parent in (folder, *folder.parents)}
+    found = {str(folder / name) for folder in above for name in listed(folder / INDEX)}
+    return {path for path in paths if os.path.abspath(path) in found} if found else set()
 
 
 def mirrored(paths: Iterable[Path], given: Sequence[Path]) -> dict[Path, Path]:

@@ -6,17 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from relprop.cli.explaining.cropped import Joined
-from relprop.cli.explaining.drawing import draw, draw_layers, readable, targets_of
+from relprop.cli.explaining.drawing import draw, draw_layers, readable
+from relprop.cli.explaining.entries import entries_of, joined_entry
 from relprop.cli.explaining.folder import OutputFolder
 from relprop.cli.explaining.page import show_on_page
 from relprop.cli.explaining.picture import InputPicture
 from relprop.explanation.archive import save
-from relprop.explanation.captions import map_difference
 from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier
 from relprop.pages.explanations import ExplanationPage
@@ -58,6 +55,11 @@ class Results:
         self.formats = formats
         self.page = page
 
+    @property
+    def index(self) -> Path:
+        """The list of all results."""
+        return self.folder.index
+
     def fail(self, path: Path, message: str) -> None:
         """Record a picture that could not be explained."""
         self.folder.record({"file": str(path), "error": message})
@@ -73,7 +75,7 @@ class Results:
             If a file can't be written.
         """
         stem = self.folder.free_name(self.places[prepared.path] / prepared.path.stem).as_posix()
-        entries = [self._entry(prepared, explanation[k]) for k in range(len(explanation))]
+        entries = entries_of(self.classifier, self.rules, prepared, explanation)
         paths = {}
         for kind in self.formats:
             paths[kind] = f"{stem}.{kind}"
@@ -99,52 +101,10 @@ class Results:
             If a file can't be written.
         """
         stem = self.folder.free_name(self.places[joined.path] / joined.path.stem).as_posix()
-        target, probabilities = joined.target, joined.probabilities[:, joined.target]
-        pairs = zip(joined.crops.boxes, probabilities, strict=True)
-        entry = {
-            "file": str(joined.path),
-            "target": target,
-            "label": self.classifier.labels[target],
-            "probability": _as_number(probabilities.max()),
-            "crops": [{"box": box, "probability": _as_number(p)} for box, p in pairs],
-            "model": self.classifier.name,
-            "weights": self.classifier.origin,
-            "rules": self.rules,
-            "contrast": joined.parts[0].contrast,
-            "size": joined.crops.size,
-        }
+        entry = joined_entry(self.classifier, self.rules, joined)
         paths = {kind: f"{stem}.{kind}" for kind in self.formats}
         words = f"{readable(joined.path.name)}   {self.rules} on {self.classifier.name}"
         for path in paths.values():
             draw = partial(joined.figure, self.classifier, words)
             save(self.folder.path / path, joined.items, {"class": json.dumps(entry)}, draw)
         self.folder.record(entry | {"paths": paths})
-
-    def _entry(self, prepared: InputPicture, explanation: Explanation) -> dict[str, Any]:
-        """Say what is known of one picture and class."""
-        labels, probabilities = self.classifier.labels, explanation.probabilities[0]
-        (target,), predicted = targets_of(explanation), int(probabilities.argmax())
-        kept = explanation.conservation
-        return {
-            "file": str(prepared.path),
-            "target": target,
-            "label": labels[target],
-            "probability": _as_number(probabilities[target]),
-            "predicted": predicted,
-            "predicted_label": labels[predicted],
-            "predicted_probability": _as_number(probabilities[predicted]),
-            "conservation_error": kept.error if kept.cuts else None,
-            "lost": kept.lost if kept.cuts else None,
-            "model": self.classifier.name,
-            "weights": self.classifier.origin,
-            "rules": self.rules,
-            "contrast": explanation.contrast,
-            "map_difference": None if (moved := map_difference(explanation)) is None else float(moved[0]),
-            **({} if explanation.provenance is None else explanation.provenance.as_dict()),
-            "size": prepared.view and prepared.view.size,
-            "box": prepared.view and prepared.view.box,
-        }
-
-
-def _as_number(probability: Tensor) -> float | None:
-    return float(probability) if probability.isfinite() else None

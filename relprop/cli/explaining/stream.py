@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from relprop.cli.app import say, warn
 from relprop.cli.choices import Choice
-from relprop.cli.explaining.cropped import explain_crops
+from relprop.cli.explaining.cropped import Joined, explain_crops
 from relprop.cli.explaining.drawing import readable, verdicts
-from relprop.cli.explaining.output import Results
 from relprop.cli.explaining.picture import InputPicture, read_input
 from relprop.errors import TargetError
 from relprop.explainer import Explainer
 from relprop.explanation.captions import arriving
+from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier, CropError, PictureError, TransformError, ViewError
 from relprop.run.memory import OutOfMemoryError, memory_for
 from relprop.run.progress import no_bars, progress_bar
@@ -31,6 +31,23 @@ from relprop.tracing.disk.cache import record_verified, verified_error
 from relprop.verification.oracle import gradient_oracle_error
 
 LOG = logging.getLogger("relprop")
+
+
+class Results(Protocol):
+    """Where explanations go."""
+
+    @property
+    def index(self) -> Path:
+        """The list of all of them."""
+
+    def fail(self, path: Path, message: str) -> None:
+        """Take a picture that could not be explained, and why."""
+
+    def write(self, prepared: InputPicture, explanation: Explanation) -> None:
+        """Take a picture, with one sample of the explanation for each class explained."""
+
+    def write_joined(self, joined: Joined) -> None:
+        """Take a photograph that was explained crop by crop."""
 
 
 @dataclass
@@ -44,6 +61,7 @@ class Run:
     quiet: bool = False
     verify: bool = False
     crops: int | Literal["tiles"] | None = None
+    tell_failure: Callable[[str], None] = warn
     explained: int = 0
     failed: int = 0
     start_up: float = 0.0  # seconds of the first batch, capture included
@@ -103,7 +121,7 @@ class Run:
         rows["weights"] = self.classifier.origin
         if self.classifier.assumed:
             rows["preprocessing"] = self.classifier.assumed
-        rows["index"] = str(self.results.folder.index)
+        rows["index"] = str(self.results.index)
         rows["pictures failed"] = str(self.failed)
         return "\n".join(f"{name:<24}{value}" for name, value in rows.items())
 
@@ -180,7 +198,7 @@ class Run:
         self.results.fail(path, message)
         progress.update()
         with progress.external_write_mode():
-            warn(message)
+            self.tell_failure(message)
 
     def _oracle_error(self, x: Tensor, classes: Tensor | None) -> float | None:
         """Return the gradient-oracle error, found now or recorded before; None where it never was.

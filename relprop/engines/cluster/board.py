@@ -12,21 +12,21 @@ LISTEN = 2.0
 
 
 class Board:
-    """The board, and what was asked of it last; made by `opened_board`.
+    """The board, and what is being read of it; made by `opened_board`.
 
-    Without it, as when its node died, the run goes on and is told of by finished shards alone.
+    Without it, as when its node died, the run goes on, and finished shards alone show how far it is.
     """
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self.actor = ray, actor
         self._answer: Any = None
-        self._asked = 0.0
+        self._last = 0.0
 
     def news(self) -> list[tuple[int, float]]:
         """Return the parts of which something was written since, with the samples that are worked off."""
         if self._answer is None:
-            if time.monotonic() - self._asked >= LISTEN:
-                self._asked, self._answer = time.monotonic(), self.actor.read.remote()
+            if time.monotonic() - self._last >= LISTEN:
+                self._last, self._answer = time.monotonic(), self.actor.read.remote()
             return []
         if not self._ray.wait([self._answer], timeout=0)[0]:
             return []

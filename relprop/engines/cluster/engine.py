@@ -85,7 +85,7 @@ class Tasks:
     ----------
     ray : module
     home : Home
-        What they are told.
+        What all of them have in common.
     folder : ShardFolder
         Where shards come home to.
     processes : int or {"auto", "gpus"}
@@ -106,14 +106,17 @@ class Tasks:
         """How many are sent at once."""
         return room_for(self._ray.nodes(), self._home.place, self._processes)
 
-    def order(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Do `Workers.order`."""
+    def begin(self, obey: Callable[[], None]) -> NDArray[np.int64]:
+        """Do `Workers.begin`."""
         reference = self._find_order.options(max_retries=ATTEMPTS - 1).remote(self._home)
         while not self._ray.wait([reference], timeout=POLL)[0]:
             obey()
+        errors = self._ray.exceptions
         try:
             parcel = self._open(reference)
-        except self._ray.exceptions.RayError as error:
+        except errors.RayTaskError as error:
+            raise EngineError(f"a task can't begin: {type(error.cause).__name__}: {error.cause}") from error
+        except errors.RayError as error:
             raise EngineError(f"a task ended before it began: {first_line(error)}") from error
         if parcel.error is not None:
             raise parcel.error
@@ -182,7 +185,7 @@ class Tasks:
             task.store(parcel.file, shard.path)
         if self._sender.learn(parcel):
             pending.put_off(shard)
-        elif parcel.outcome is not None and parcel.outcome.evaluation is not None:
+        elif parcel.outcome is not None and parcel.outcome.result is not None:
             return parcel.outcome
         else:  # a signal stopped it
             pending.put_back(shard)

@@ -41,7 +41,7 @@ INTERVAL = 2.0
 
 @dataclass(frozen=True)
 class Home:
-    """Where a run was started, and what all its tasks are told.
+    """Where a run was started, and what all its tasks have in common.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Errand:
     pictures : sequence of reference
         To pictures that were sent.
     board : actor, optional
-        What is told how far the shard is.
+        Gets word of how far the shard is.
     """
 
     shard: Shard
@@ -101,7 +101,7 @@ class Parcel:
     lacks : int, optional
         Nothing was done: the node does not see this picture.
     order : ndarray, optional
-        What `Worker.order` returns.
+        What `Worker.begin` returns.
     error : RelpropError, optional
         What was raised.
     """
@@ -119,10 +119,10 @@ _workers: dict[tuple[str, Place], Worker] = {}
 
 
 def find_order(home: Home) -> Parcel:
-    """Do `Worker.order`."""
+    """Do `Worker.begin`."""
     try:
         with _as_at(home):
-            return Parcel(order=_worker(home).order())
+            return Parcel(order=_worker(home).begin())
     except RelpropError as error:
         return Parcel(error=error)
 
