@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Shard:
     part: int
     parts: int
     path: Path
-    limit: int | None = None
+    limit: int | None = field(default=None, kw_only=True)  # behind what other kinds of shards add
 
 
 class Work(Protocol):
