@@ -142,7 +142,7 @@ class Classifier(Printed):
         Raises
         ------
         ModelError
-            It is in training mode, fails on a picture, or is no classifier.
+            It is no module, is in training mode, fails on a picture, or is no classifier.
         LabelsError
             The class names can't be read, or are not as many as the classes.
         TransformError
@@ -156,6 +156,11 @@ class Classifier(Printed):
         >>> Classifier.of(net, labels=["cat", "dog"]).labels
         ('cat', 'dog')
         """
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"Classifier.of takes an nn.Module, not a {type(model).__name__}: names of models, and paths of files, "
+                "go to load_classifier"
+            )
         name = name or type(model).__name__
         if model.training:
             raise ModelError(f"{name} is in training mode: call model.eval() first")

@@ -141,6 +141,11 @@ class Step(nn.Module):
             returned = self.rule(call, relevance if gradients is None else gradients)
         except (ValueError, NotImplementedError) as error:
             raise RuleError(f"rule {self.rule} refuses {self.where}: {error}") from error
+        except (TypeError, LookupError, AttributeError) as error:
+            raise RuleError(
+                f"rule {self.rule} fails for {self.where}: {type(error).__name__}: {error}. It is called with "
+                f"(call, relevance), and call has the arguments {', '.join(arguments)}"
+            ) from error
         if isinstance(returned, Shares) and self.nets and not split:  # of a move that spreads over constants
             return self._apply_to_both_signs(site, arguments, output, relevance)
         values = self._values(returned)

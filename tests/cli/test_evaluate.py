@@ -149,7 +149,7 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--engine", "spark"), 2, "it is ray, or ray://HOST:PORT"),
         (("--baseline", "grey"), 2, "it is a number, or one for each channel"),
         (("--baseline", "0/0"), 1, "the baseline has 2 values"),
-        (("--limit", "3"), 1, "takes four different pictures, the data set has 3"),
+        (("--limit", "3"), 1, "takes four different pictures, and 3 of the data set's 13 are taken: give --limit 4\n"),
         (("--truth", "labels.csv"), 1, "cannot read labels labels.csv: No such file"),
         (("--resume", "--overwrite"), 1, "pass --resume or --overwrite, not both"),
         (("-o", "missing/run.h5"), 1, "cannot write missing/run.h5: there is no folder missing\n"),

@@ -126,6 +126,7 @@ def test_a_transform_may_be_given_with_its_normalisation_or_end_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
+        (lambda: Classifier.of(net().forward), ModelError, "takes an nn.Module, not a method: names of models"),
         (lambda: Classifier.of(net().train()), ModelError, "in training mode: call model.eval"),
         (lambda: Classifier.of(net(), labels=["a"]), LabelsError, "names 1 classes, Sequential has 5"),
         (lambda: Classifier.of(net()[:3].eval()), ModelError, "not one tensor"),

@@ -209,6 +209,21 @@ def test_what_is_no_relevance_is_told_with_the_place(returned: Any) -> None:
         relprop.explain(model, x, rules=rules)
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (lambda relevance: relevance, "TypeError: .* takes 1 positional argument but 2 were given"),
+        (lambda call, relevance: relevance * call["slope"], "KeyError: 'slope'"),
+    ],
+)
+def test_a_rule_that_fails_is_told_with_the_place_and_what_it_is_given(rule: Any, words: str) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 3)
+    rules = rule_registry.get("abslrp").derive({aten.relu.default: rule})
+    place = r"rule <lambda> fails for aten\.relu\.default in 1 \(ReLU\)"
+    with pytest.raises(relprop.RuleError, match=rf"{place}.*: {words}.*\(call, relevance\).* the arguments self$"):
+        relprop.explain(model, x, rules=rules)
+
+
 def test_unknown_setting() -> None:
     with pytest.raises(TypeError, match=r"\['contrasts'\]"):
         rule_registry.define("mine", "…", contrasts="rest")

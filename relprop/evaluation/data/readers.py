@@ -149,7 +149,7 @@ def read_reserve(source: Source, reader: Reader, seed: int) -> Reserve:
     All must have the shape of the first of them.
     """
     order = source.order(seed).tolist()
-    require_four(len(order))
+    require_four(len(order), source.count, "limit" if source.per_class is None else "per_class")
     reading = _OneShape(reader)
     return Reserve((reading(index, source.fetch) for index in order), lambda index: reading(index, source.fetch))
 

@@ -103,7 +103,12 @@ def stream_units(items: Iterator[tuple[int, Any]], size: int, first: Sequence[in
         number += 1
 
 
-def require_four(count: int) -> None:
-    """Refuse a data set that makes no mosaic."""
+def require_four(count: int, whole: int = 0, option: str = "") -> None:
+    """Refuse samples that make no mosaic; ``option`` is what takes ``count`` of the ``whole`` data set alone."""
+    if count < 4 <= whole:
+        raise DataError(
+            f"a mosaic takes four different pictures, and {count} of the data set's {whole} are taken: give <{option}>",
+            **{option: "4"},
+        )
     if count < 4:
         raise DataError(f"a mosaic takes four different pictures, the data set has {count}")
