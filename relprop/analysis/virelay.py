@@ -139,7 +139,7 @@ def _show_pictures(
         raise AnalysisError(
             "a ViRelAy project shows the pictures, which a file of results does not hold: give their folder, or all of "
             "them, with <pictures>",
-            pictures="...",
+            pictures='"photos/"',
         )
     preparation = (results.config.get("data") or {}).get("preparation")
     folder = None if isinstance(pictures, np.ndarray) else Path(pictures)

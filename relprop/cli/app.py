@@ -226,11 +226,15 @@ def one_line_errors(debug: bool, verbose: bool = False) -> Iterator[None]:
 
 
 _OPTIONS = {
+    "baseline": "--baseline",
     "batch_size": "--batch-size",
     "contrast": "--contrast",
+    "limit": "--limit",
     "output": "--model-output",
     "layers": "--layer",
     "overwrite": "--overwrite",
+    "per_class": "--per-class",
+    "pictures": "--pictures",
     "resume": "--resume",
     "trust": "--trust",
     "labels": "--truth",
@@ -239,6 +243,7 @@ _OPTIONS = {
 _VALUES = {
     "None": "none",
     '"labels.csv" or False': "CSV, or none",
+    '"photos/"': "DIR",
     "[...]": "PATH",
     "...": "NAME",
     '"rest"': "rest",
@@ -250,7 +255,7 @@ def _as_option(name: str, value: str) -> str:
     """Write an option of a Python function as the command line takes it, or say that only Python has it."""
     if name in _OPTIONS:
         return f"{_OPTIONS[name]} {_VALUES.get(value, value)}".rstrip()
-    return f"{name}={value} (of relprop.explain in Python)"
+    return f"{name}={value} (in Python alone)"
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class Procedure:
         if not self.elements:
             return
         if torch.as_tensor(baseline).any():
-            raise InputError('protocol="released" masks with zero: leave <baseline> out', baseline="0")
+            raise InputError('protocol="released" masks with zero: pass <baseline>, or leave it out', baseline="0")
         if shape[1] % 2 or shape[2] % 2:
             raise InputError(f'protocol="released" takes pictures of even height and width, not {tuple(shape)}')
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from relprop.errors import InputError
 from relprop.graph.graph import Graph
-from relprop.tracing.unusual_tensors import as_plain
+from relprop.tracing.unusual_tensors import as_plain, name_of
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -155,7 +155,7 @@ def check_inputs(x: Any, kwargs: Mapping[str, Any] | None) -> Inputs:
     inputs = replace(Inputs.of(args, kwargs), given=given)
     marks = iter(inputs.batched)
     for where, leaf in pytree.tree_flatten_with_path((inputs.args, inputs.kwargs))[0]:
-        name = pytree.keystr(where)
+        name = name_of(where, len(args))
         if isinstance(leaf, Tensor):
             _check_tensor(name, leaf, next(marks))
         elif leaf is not None and not isinstance(leaf, bool | int | float | str):

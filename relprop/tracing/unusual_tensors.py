@@ -27,7 +27,7 @@ def as_plain(tree: Any) -> tuple[Any, tuple[Tensor, ...]]:
     given: list[Tensor] = []
 
     def plain(where: Any, leaf: Any) -> Any:
-        name = pytree.keystr(where)
+        name = name_of(where, len(tree[0]))
         if not isinstance(leaf, Tensor):
             _refuse_unusual(name, leaf)
             return leaf
@@ -41,6 +41,14 @@ def as_plain(tree: Any) -> tuple[Any, tuple[Tensor, ...]]:
         return leaf if type(leaf) is Tensor else leaf.as_subclass(Tensor)
 
     return pytree.tree_map_with_path(plain, tree, is_leaf=_is_packed), tuple(given)
+
+
+def name_of(where: pytree.KeyPath, given: int) -> str:
+    """Name a part of ``(args, kwargs)`` as the caller does: ``x``, ``x[1]`` of several, ``kwargs['mask']``."""
+    side, *parts = where
+    if side != pytree.SequenceKey(0):
+        return "kwargs" + pytree.keystr(tuple(parts))
+    return "x" + pytree.keystr(tuple(parts[1:] if given == 1 else parts))
 
 
 def _is_packed(leaf: Any) -> bool:

@@ -150,6 +150,8 @@ def test_a_broken_picture_makes_the_exit_code_one(folder: Path) -> None:
         (("--baseline", "grey"), 2, "it is a number, or one for each channel"),
         (("--baseline", "0/0"), 1, "the baseline has 2 values"),
         (("--limit", "3"), 1, "takes four different pictures, and 3 of the data set's 13 are taken: give --limit 4\n"),
+        (("--limit", "5", "--per-class", "2"), 1, "pass --limit 5 or --per-class 2, not both\n"),
+        (("--protocol", "released", "--baseline", "1"), 1, "masks with zero: pass --baseline 0, or leave it out\n"),
         (("--truth", "labels.csv"), 1, "cannot read labels labels.csv: No such file"),
         (("--resume", "--overwrite"), 1, "pass --resume or --overwrite, not both"),
         (("-o", "missing/run.h5"), 1, "cannot write missing/run.h5: there is no folder missing\n"),
