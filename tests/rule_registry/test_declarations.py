@@ -15,6 +15,7 @@ import rule_registry
 from rule_registry import Call, LayerArguments, Rule, fold_into, layer_arguments, passes, select, weights_of
 from rule_registry.operations import layers
 from tests.helpers.matrix_form import compare_with_formula
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("own_registry")
 aten = torch.ops.aten
@@ -198,7 +199,7 @@ def test_operations_of_ones_own_are_declared_as_layers(monkeypatch: pytest.Monke
 
 
 def test_the_page_runs_from_top_to_bottom_and_its_rule_is_the_formula() -> None:
-    page = (Path(rule_registry.__file__).parent / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "rule_registry" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
     scope: dict[str, object] = {}
