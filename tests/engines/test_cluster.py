@@ -102,6 +102,16 @@ def test_a_task_that_fails_twice_is_done_again_and_bits_are_those_of_one_process
         assert f'"threads": "{torch.get_num_threads()}"' in file.attrs["versions"]
 
 
+@pytest.mark.usefixtures("cluster")
+def test_tasks_stop_at_the_sample_at_which_one_process_stops(tmp_path: Path) -> None:
+    path, whole = tmp_path / "run.h5", tmp_path / "whole.h5"
+    options: dict[str, Any] = {"unit": 6, "stop_when": "gae ±1"}
+    evaluate(kept("plain"), inputs(140), "random,centre", whole, progress=False, **options)
+    found = engines.evaluate(kept("plain"), inputs(140), "random,centre", path, engine="ray", processes=2, **options)
+    assert (found.samples, found.complete) == (100, True)
+    assert_same(contents(path), contents(whole))
+
+
 def as_input(picture: Any) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255 - 0.5
 
