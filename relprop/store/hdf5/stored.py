@@ -43,4 +43,5 @@ def content_of(file: h5py.File) -> Content:
     if isinstance(file, StoredFile):
         return file.content
     descriptor = file.id.get_vfd_handle()
-    return lambda start, stop: memoryview(os.pread(descriptor, stop - start, start))
+    end = os.fstat(descriptor).st_size
+    return lambda start, stop: memoryview(os.pread(descriptor, min(stop, end) - start, start))

@@ -16,9 +16,6 @@ from relprop.store.damage import READ_AT_ONCE, UNREADABLE, damage_error
 from relprop.store.hdf5.stored import Content
 from relprop.store.writing.rows import runs, values_at
 
-GAP = 1 << 10
-"""Bytes between two chunks that are read along with them."""
-
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -31,7 +28,7 @@ class Part:
     content : callable
         Reads the bytes of its file.
     places : ndarray
-        Rows of it, ``(N,)``, ascending.
+        Rows of it, ``(N,)``.
     rows : ndarray
         Where they belong in the other file, ``(N,)``, ascending.
     """
@@ -132,7 +129,8 @@ def _chunks_of(part: Part) -> NDArray[np.uint64]:
         )
     except UNREADABLE as error:
         raise damage_error(part.data, part.places) from error
-    listed = np.frombuffer(found, np.uint64).reshape(-1, 4)
+    listed = np.array(found, np.uint64).reshape(-1, 4)
+    listed = listed[listed[:, 0] < len(part.data)]  # who knows what an unchecked file says
     table = np.zeros((len(part.data), 3), np.uint64)
     table[listed[:, 0]] = listed[:, 1:]
     if not table[part.places, 1].all():
@@ -154,10 +152,10 @@ def _stored_chunks(part: Part, table: NDArray[np.uint64]) -> Iterator[tuple[int,
     order = np.argsort(entries[:, 0])
     starts, sizes, masks = entries[order].T
     stops, rows = starts + sizes, part.rows[order].tolist()
-    edges = [0, *(np.flatnonzero(starts[1:] - stops[:-1] > GAP) + 1).tolist(), len(rows)]
+    edges = [0, *(np.flatnonzero(starts[1:] != stops[:-1]) + 1).tolist(), len(rows)]
     for first, end in pairwise(edges):
         begin = int(starts[first])
-        view = _read(part, begin, int(stops[first:end].max()))
+        view = _read(part, begin, int(stops[end - 1]))
         places = (starts[first:end] - begin).tolist(), (stops[first:end] - begin).tolist()
         for row, mask, at, until in zip(rows[first:end], masks[first:end].tolist(), *places, strict=True):
             yield row, mask, view[at:until]

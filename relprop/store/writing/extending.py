@@ -70,7 +70,7 @@ def copy_rows(sources: Sequence[tuple[h5py.File, NDArray[np.int64]]], target: h5
     Parameters
     ----------
     sources : sequence of tuple
-        Each file, with the rows of the target ``(N,)``, ascending, that its own ones belong into; those that are -1 are
+        Each file, with the rows of the target ``(N,)`` that its own ones belong into; those that are -1 are
         left out. All files have the methods of the first.
     target : h5py.File
         Open for writing.
@@ -85,6 +85,7 @@ def copy_rows(sources: Sequence[tuple[h5py.File, NDArray[np.int64]]], target: h5
         parts = []
         for file, content, rows in files:
             places = np.flatnonzero((file[name]["state"][:] != State.ABSENT) & (rows >= 0))
+            places = places[np.argsort(rows[places], kind="stable")]
             parts.append((file[name], content, places, rows[places]))
         _copy_group(parts, target[name])
         if "maps" in target[name]:
