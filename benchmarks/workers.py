@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +151,12 @@ def side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.stop()
+
+
+def process_peak() -> float:
+    """Return the peak memory of this process, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _serve(function: Callable[[Any], Any], connection: Connection, memory: float | None) -> None:

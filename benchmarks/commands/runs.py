@@ -1,4 +1,4 @@
-"""The sub-commands ``evaluate``, ``stream`` and ``start``: the cost of whole runs."""
+"""The sub-commands about the cost of whole runs: ``evaluate``, ``stream``, ``start``, ``samples``, ``workers``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from benchmarks.commands.app import (
     RESULTS,
     Compare,
+    Markdown,
     OnDevice,
     Repeats,
     Results,
@@ -26,6 +27,9 @@ from benchmarks.commands.app import (
     report,
 )
 from benchmarks.conditions import Conditions, Device, Dtype
+from benchmarks.readme import put_tables
+from benchmarks.records.ledger import Ledger
+from benchmarks.records.tables import show_lines
 from benchmarks.runs.evaluation import (
     CostRow,
     EvaluationRow,
@@ -35,12 +39,16 @@ from benchmarks.runs.evaluation import (
     require_whole_units,
 )
 from benchmarks.runs.growth import GrowthRow, measure_memory
+from benchmarks.runs.samples import SamplesRow, measure_samples, parse_case
+from benchmarks.runs.spread import WorkersRow, measure_workers
 from benchmarks.runs.start import StartRow, measure_start
 from benchmarks.runs.stream import StreamRow
 from benchmarks.runs.stream import stream as measure_stream
 from benchmarks.runs.synthetic import write_pictures
 
 _FIRST = ["tf_efficientnet_lite0", "resnet50", "vit_base_patch16_224"]
+_CASES = ["1000", "10000", "100000", "100000:256"]
+_WORKERS = [1, 2]
 _METHODS, _COUNTS = ["abslrp", "random"], [200, 2000]
 
 
@@ -139,3 +147,51 @@ def start(
     before = earlier(compare, StartRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
     report([Table("start", StartRow, measure_start(model, repeats))], conditions.on_machine, results, before)
+
+
+@app.command(epilog="Example: python -m benchmarks samples --case 1000 --case 100000:256")
+def samples(
+    case: Annotated[
+        list[str], typer.Option(metavar="SAMPLES[:SHARDS]", help="What is written, and joined; repeatable.")
+    ] = _CASES,
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where files are made, and removed: 20 kB a sample.")
+    ] = None,
+    results: Results = RESULTS,
+    markdown: Markdown = None,
+    quickly: Annotated[bool, quick(case=["64:2", "256:2"])] = False,
+) -> None:
+    """Measure the file of an evaluation: writing, memory, size, and joining shards. Rows are added to earlier ones."""
+    if markdown is not None:
+        put_tables("samples", results, markdown)
+        return
+    cases = [parse_case(text) for text in case]
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
+    ledger = Ledger(results / f"samples-{conditions.on_machine}.csv", SamplesRow)
+    again = {(str(count), str(shards)) for count, shards in cases}
+    ledger.keep(lambda row: (row["samples"], row["shards"]) not in again)
+    measure_samples(cases, ledger, folder)
+    show_lines([ledger.columns, *(list(row.values()) for row in ledger.rows())])
+    typer.echo(f"written: {ledger.path.name}")
+
+
+@app.command(epilog="Example: python -m benchmarks workers --samples 96 --simulated 50000")
+def workers(
+    model: Annotated[str, typer.Option(metavar="NAME", help="A timm model for pictures of 64 pixels.")] = "test_resnet",
+    samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the measured runs.")] = 96,
+    simulated: Annotated[int, typer.Option(metavar="N", min=4, help="Samples of the simulated run.")] = 50000,
+    processes: Annotated[list[int], typer.Option(metavar="N", help="Workers that are measured, 1 first.")] = _WORKERS,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    markdown: Markdown = None,
+    quickly: Annotated[bool, quick(samples=8, simulated=4000, processes=[1])] = False,
+) -> None:
+    """Measure the efficiency of one worker and of two, and simulate those and more from measured times of shards."""
+    if markdown is not None:
+        put_tables("workers", results, markdown)
+        return
+    before = earlier(compare, WorkersRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
+    with conditions.in_force():
+        rows = measure_workers(model, samples, simulated, processes, conditions)
+    report([Table("workers", WorkersRow, rows)], conditions.on_machine, results, before)

@@ -14,9 +14,8 @@ from tqdm import tqdm
 import relprop
 from benchmarks.conditions import Conditions, under
 from benchmarks.runs.synthetic import preparation, write_pictures
-from benchmarks.speed.memory import process_peak
 from benchmarks.speed.trials import Trial
-from benchmarks.workers import Worker
+from benchmarks.workers import Worker, process_peak
 
 SIDE = 64
 """Of the pictures, which are small so that there can be many."""

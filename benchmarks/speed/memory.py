@@ -9,8 +9,6 @@ every run. Tensors that a first call leaves behind are counted in.
 from __future__ import annotations
 
 import gc
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.conditions import Conditions, Device, under
 from benchmarks.speed.jobs import Job, Maker
 from benchmarks.speed.trials import Trial
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.workers import Worker, WorkerError, process_peak
 
 MIB = 2**20
 
@@ -75,12 +73,6 @@ def measure_peak(job: Job, conditions: Conditions) -> Peak:
     process, kept = process_peak(), _alive(conditions) - alive
     allocated = _allocated_on_gpu(job) if conditions.device is Device.CUDA else allocated_at_once(job)
     return Peak(process, (kept + allocated) / MIB, first)
-
-
-def process_peak() -> float:
-    """Return the peak memory of this process, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
 def over(peak: Peak | None, reference: Peak | None) -> float | None:

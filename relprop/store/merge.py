@@ -31,7 +31,7 @@ from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import as_output_error, lock_to_replace
 from relprop.store.hdf5.seal import seal
-from relprop.store.layout import Layout
+from relprop.store.layout import Layout, Method
 from relprop.store.reading import open_evaluation
 from relprop.store.writing import build
 from relprop.store.writing.extending import copy_rows
@@ -78,8 +78,7 @@ def merge(paths: Sequence[str | PathLike[str]], out: str | PathLike[str], *, ove
             empty = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, out, empty + sum(Path(shard.filename).stat().st_size for shard in shards), new=True)
             _lay_out(file, shards, index, held)
-            for shard in shards:
-                copy_rows(shard, file, np.searchsorted(index, shard["sample"][:]))
+            copy_rows([(shard, np.searchsorted(index, shard["sample"][:])) for shard in shards], file)
             file.attrs.modify("complete", np.uint8(1))
         with as_output_error(out, new=True):
             trim(part, out, new=True)
@@ -94,14 +93,10 @@ def _in_order(shards: list[h5py.File]) -> list[h5py.File]:
         if not is_complete(shard):
             raise MergeError(f"{shard.filename} is not complete: resume it first")
     first = shards[0]
+    described, methods = (read_config(first), read_layout(first)), _methods(first)
     for shard in shards[1:]:
-        refuse_other_run(
-            first.filename,
-            shard.filename,
-            (read_config(first), read_layout(first)),
-            (read_config(shard), read_layout(shard)),
-        )
-        _refuse_other_methods(first, shard)
+        refuse_other_run(first.filename, shard.filename, described, (read_config(shard), read_layout(shard)))
+        _refuse_other_methods(first.filename, shard.filename, methods, _methods(shard))
     places: dict[int, h5py.File] = {}
     for shard in shards:
         place, _ = read_config(shard)["shard"]
@@ -134,14 +129,17 @@ def refuse_other_run(
         raise MergeError(f"{here} and {there} differ in layout: {first[1]} and {shard[1]}")
 
 
-def _refuse_other_methods(first: h5py.File, shard: h5py.File) -> None:
+def _methods(file: h5py.File) -> dict[str, Method]:
+    return {name: read_method(file, name) for name in method_names(file)}
+
+
+def _refuse_other_methods(here: str, there: str, mine: Mapping[str, Method], theirs: Mapping[str, Method]) -> None:
     """Refuse a shard that has not the same methods."""
-    here, there = first.filename, shard.filename
-    mine, theirs = set(method_names(first)), set(method_names(shard))
-    if mine != theirs:
-        raise MergeError(f"{here} and {there} do not both have the methods {', '.join(sorted(mine ^ theirs))}")
-    for name in sorted(mine):
-        one, other = read_method(first, name), read_method(shard, name)
+    if mine.keys() != theirs.keys():
+        words = ", ".join(sorted(mine.keys() ^ theirs.keys()))
+        raise MergeError(f"{here} and {there} do not both have the methods {words}")
+    for name, one in sorted(mine.items()):
+        other = theirs[name]
         found = differences(one.config, other.config)
         if found:
             words = format_differences(found, f"in {here}", f"in {there}")

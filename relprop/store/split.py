@@ -125,7 +125,7 @@ def _write(
             for method in methods:
                 build.add_method(made, method, layout, held)
             kept = np.isin(there, index) & ~np.isin(there, again)
-            copy_rows(file, made, np.where(kept, np.searchsorted(index, there), -1))
+            copy_rows([(file, np.where(kept, np.searchsorted(index, there), -1))], made)
             made.attrs.update(marks or {})
         trim(part, target, new=new)
         seal(part)

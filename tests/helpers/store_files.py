@@ -147,6 +147,23 @@ def assert_same(one: Path, other: Path) -> None:
         assert getattr(values, "dtype", None) == getattr(theirs[name], "dtype", None), name
 
 
+def flipped(source: Path, target: Path, place: int) -> Path:
+    """Copy a file with one bit changed."""
+    content = bytearray(source.read_bytes())
+    content[place] ^= 4
+    target.write_bytes(content)
+    return target
+
+
+def place_of(path: Path, name: str, row: int) -> int:
+    """Return where in the file a row of a data set begins."""
+    with h5py.File(path) as file:
+        data = file[name]
+        if data.chunks:
+            return int(data.id.get_chunk_info_by_coord((row, *[0] * (data.ndim - 1))).byte_offset)
+        return int(data.id.get_offset()) + row * data.dtype.itemsize * int(np.prod(data.shape[1:]))
+
+
 def python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
     return subprocess.Popen(

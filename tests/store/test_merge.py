@@ -40,7 +40,7 @@ def shards(folder: Path, count: int = 12, parts: int = 3, **changes: Any) -> lis
 def test_merged_shards_equal_the_single_run(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(sys.modules["relprop.store.writing.extending"], "READ_AT_ONCE", block)
+    monkeypatch.setattr(sys.modules["relprop.store.writing.copying"], "READ_AT_ONCE", block)
     parts = shards(tmp_path)
     merge(parts[::-1], tmp_path / "merged.h5")
     assert_same(tmp_path / "merged.h5", whole)

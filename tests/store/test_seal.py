@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pytest
 
 import relprop
@@ -24,7 +23,16 @@ from relprop.store import (
 from relprop.store.hdf5 import seal
 from tests.helpers.cli import run as command
 from tests.helpers.paths import ROOT
-from tests.helpers.store_files import LAYOUT, METHODS, assert_same, config, write_all, write_file
+from tests.helpers.store_files import (
+    LAYOUT,
+    METHODS,
+    assert_same,
+    config,
+    flipped,
+    place_of,
+    write_all,
+    write_file,
+)
 
 ROWS = 800
 """Enough that some blocks hold nothing but the values of one score."""
@@ -37,23 +45,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EvaluationWriter.create(path, config(ROWS), LAYOUT, range(ROWS), methods=METHODS) as writer:
         write_all(writer, unit=ROWS)
     return path
-
-
-def flipped(source: Path, target: Path, place: int) -> Path:
-    """Copy a file with one bit changed."""
-    content = bytearray(source.read_bytes())
-    content[place] ^= 4
-    target.write_bytes(content)
-    return target
-
-
-def place_of(path: Path, name: str, row: int) -> int:
-    """Return where in the file a row of a data set begins."""
-    with h5py.File(path) as file:
-        data = file[name]
-        if data.chunks:
-            return int(data.id.get_chunk_info_by_coord((row, *[0] * (data.ndim - 1))).byte_offset)
-        return int(data.id.get_offset()) + row * data.dtype.itemsize * int(np.prod(data.shape[1:]))
 
 
 def test_the_checksums_are_those_of_the_bytes_and_other_programs_do_not_mind_them(whole: Path) -> None:

@@ -36,17 +36,20 @@ def _find(group: h5py.Group, where: str, seen: set[int]) -> str | None:
     for name in names:
         place = f"{where}/{name}".lstrip("/")
         try:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.SoftLink):
+            link = group.id.links.get_info(name.encode())
+            if link.type == h5py.h5l.TYPE_HARD and link.u in seen:
+                continue  # as scales, which every group has
+            if link.type == h5py.h5l.TYPE_SOFT:
                 continue  # within the file
-            if isinstance(link, h5py.ExternalLink):
-                return f"its {place} is a link to the file {link.filename}"
+            if link.type == h5py.h5l.TYPE_EXTERNAL:
+                return f"its {place} is a link to the file {group.get(name, getlink=True).filename}"
             item = group[name]
         except DamageError:
             continue
+        seen.add(h5py.h5o.get_info(item.id).addr)
         if isinstance(item, h5py.Dataset) and (found := _kept_outside(item, place)) is not None:
             return found
-        if isinstance(item, h5py.Group) and h5py.h5o.get_info(item.id).addr not in seen:
+        if isinstance(item, h5py.Group):
             found = _find(item, place, seen)
             if found is not None:
                 return found
@@ -55,8 +58,9 @@ def _find(group: h5py.Group, where: str, seen: set[int]) -> str | None:
 
 def _kept_outside(data: h5py.Dataset, place: str) -> str | None:
     """Say how the values of a data set are kept out of the file, or nothing."""
-    if data.is_virtual:
+    properties = data.id.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL:
         return f"its {place} is a virtual data set, of values in other files"
-    if data.id.get_create_plist().get_external_count():
+    if properties.get_external_count():
         return f"the values of its {place} are in another file"
     return None

@@ -20,6 +20,7 @@ from relprop.store.hdf5.crash_repair import extend_superblock_to_file_end
 from relprop.store.hdf5.file_object import FileObject
 from relprop.store.hdf5.foreign import refuse_foreign
 from relprop.store.hdf5.seal import BLOCK, VerifiedFile, read_seal
+from relprop.store.hdf5.stored import StoredFile
 
 CHUNK_CACHE = 1 << 20
 """Bytes of a data set that is open: a writer has all of them open."""
@@ -158,7 +159,7 @@ def _open_object(path: Path, content: FileObject) -> h5py.File:
     access.set_cache(*access.get_cache()[:2], CHUNK_CACHE, access.get_cache()[3])
     access.set_sieve_buf_size(BLOCK)  # HDF5 reads so much at once, and no block beyond what is read
     try:
-        return h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access))
+        return StoredFile(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access), content)
     except OSError as error:
         raise _translated(path, error) from error
 

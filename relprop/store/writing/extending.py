@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -13,17 +12,17 @@ from numpy.typing import NDArray
 
 from relprop.files import replacement
 from relprop.files.locking import Lock
-from relprop.store.damage import READ_AT_ONCE, UNREADABLE, damage_error
 from relprop.store.description import method_names, read_config, read_layout, read_method, read_pictures, read_planned
 from relprop.store.errors import no_cut
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import as_output_error, open_hdf5
+from relprop.store.hdf5.stored import Content, content_of
 from relprop.store.layout import Extent, Method
 from relprop.store.schema import State
 from relprop.store.writing import build
-from relprop.store.writing.rows import runs
+from relprop.store.writing.copying import Part, copy_data
 
 
 def is_to_grow(file: h5py.File, extent: Extent) -> bool:
@@ -60,48 +59,41 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
             build.create(file, read_config(old), layout, index, origin, held)
             for method in methods:
                 build.add_method(file, method, layout, held)
-            copy_rows(old, file, np.searchsorted(index, old["sample"][:]))
+            copy_rows([(old, np.searchsorted(index, old["sample"][:]))], file)
         trim(part, path)
     return copied
 
 
-def copy_rows(source: h5py.File, target: h5py.File, rows: NDArray[np.int64]) -> None:
-    """Copy what is done or failed in a file into rows ``(N,)`` of another one, which may have further methods.
+def copy_rows(sources: Sequence[tuple[h5py.File, NDArray[np.int64]]], target: h5py.File) -> None:
+    """Copy what is done or failed in files into another one, which may have further methods.
 
-    Rows of the first that are -1 are left out.
+    Parameters
+    ----------
+    sources : sequence of tuple
+        Each file, with the rows of the target ``(N,)`` that its own ones belong into; those that are -1 are
+        left out. All files have the methods of the first.
+    target : h5py.File
+        Open for writing.
 
     Raises
     ------
     DamageError
         If it can't be read: else it would look like an error of writing.
     """
-    for states, here, there in _groups(source, target):
-        evaluated = np.flatnonzero((states != State.ABSENT) & (rows >= 0))
-        for name, data in data_sets_without_scales(there).items():
-            step = max(1, READ_AT_ONCE // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:]))))
-            for start in range(0, len(evaluated), step):
-                some = evaluated[start : start + step]
-                values = _read(here[name], some)
-                for place, within in runs(rows[some]):
-                    data[place] = values[within]
+    files = [(file, content_of(file), rows) for file, rows in sources]
+    for name in ("samples", *(f"methods/{name}" for name in sources[0][0]["methods"])):
+        parts = []
+        for file, content, rows in files:
+            places = np.flatnonzero((file[name]["state"][:] != State.ABSENT) & (rows >= 0))
+            places = places[np.argsort(rows[places], kind="stable")]
+            parts.append((file[name], content, places, rows[places]))
+        _copy_group(parts, target[name])
+        if "maps" in target[name]:
+            _copy_group([(group["maps"], *others) for group, *others in parts], target[name]["maps"])
 
 
-def _read(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Read rows ``(N,)`` of a data set, ``(N, ...)``."""
-    try:
-        return np.concatenate([data[there] for there, _ in runs(rows)])
-    except UNREADABLE as error:
-        raise damage_error(data, rows) from error
-
-
-def _groups(
-    source: Mapping[str, Any], target: Mapping[str, Any]
-) -> Iterator[tuple[NDArray[np.uint8], h5py.Group, h5py.Group]]:
-    """Yield the states ``(N,)`` and both groups of what is in a file."""
-    pairs = [(source["samples"], target["samples"])]
-    pairs += [(group, target["methods"][name]) for name, group in source["methods"].items()]
-    for here, there in pairs:
-        states = here["state"][:]
-        yield states, here, there
-        if "maps" in there:
-            yield states, here["maps"], there["maps"]
+def _copy_group(
+    parts: Sequence[tuple[h5py.Group, Content, NDArray[np.int64], NDArray[np.int64]]], target: h5py.Group
+) -> None:
+    for name, data in data_sets_without_scales(target).items():
+        copy_data([Part(group[name], *others) for group, *others in parts], data)

@@ -57,6 +57,11 @@ def runs(rows: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
         yield slice(first, first + stop - start), slice(start, stop)
 
 
+def values_at(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Read ascending rows ``(N,)`` of a data set, ``(N, ...)``, and no others."""
+    return np.concatenate([data[there] for there, _ in runs(rows)] or [data[:0]])
+
+
 def make_batch(
     rows: Rows, arrays: Mapping[str, ArrayLike], fields: Mapping[str, Field], group: h5py.Group, count: int
 ) -> Batch:

@@ -17,9 +17,11 @@ from relprop.store.writing.rows import runs
 
 def store(group: h5py.Group, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
     """Write rows ``(B,)``, ascending, of a group's data sets: values ``(B, ...)`` by name."""
+    places = list(runs(rows))
     for name, column in values.items():
-        for there, here in runs(rows):
-            group[name][there] = column[here]
+        data = group[name]
+        for there, here in places:
+            data[there] = column[here]
 
 
 def make_absent(groups: Iterable[h5py.Group], rows: NDArray[np.int64]) -> None:

@@ -26,8 +26,8 @@ from relprop.store.writing.build import Origin
 from relprop.store.writing.checks import check_index
 from relprop.store.writing.closing import close_sealed
 from relprop.store.writing.create import create_file, reopen_file
-from relprop.store.writing.open_file import OpenEvaluation, by_name, states_of
-from relprop.store.writing.rows import Batch, Rows, make_batch, scaled_maps
+from relprop.store.writing.open_file import OpenEvaluation, by_name
+from relprop.store.writing.rows import Batch, Rows, make_batch, scaled_maps, values_at
 from relprop.store.writing.states import count_absent, make_absent, set_complete, store
 
 
@@ -168,15 +168,15 @@ class EvaluationWriter(OpenEvaluation):
             raise StoreError(
                 f"{self._path} was begun for {self._count} samples, not for a stream: it can't be extended"
             )
-        old = self.index
-        added = check_index(index, above=int(old[-1]) if len(old) else -1)
+        old = self._count
+        added = check_index(index, above=int(self._file["sample"][old - 1]) if old else -1)
         self.commit()
         with as_output_error(self._path):
             fields = build.fields_of(self._layout, self._methods.values())
             reserve(self._file, self._path, build.allocated_bytes(fields, self._layout, len(added)))
             self._set_complete(False)
             build.extend(self._file, added)
-        return np.arange(len(old), len(old) + len(added))
+        return np.arange(old, old + len(added))
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
         """Write rows of ``samples``.
@@ -197,7 +197,7 @@ class EvaluationWriter(OpenEvaluation):
         """
         group = self._file["samples"]
         batch = make_batch(rows, arrays, self._fields, group, self._count)
-        if "index" in batch.values and (batch.values["index"] != self._file["sample"][batch.rows]).any():
+        if "index" in batch.values and (batch.values["index"] != values_at(self._file["sample"], batch.rows)).any():
             raise StoreError("samples/index: the indices of rows are settled when they are made")
         if len(batch.rows):
             self._write(group, batch)
@@ -297,7 +297,7 @@ class EvaluationWriter(OpenEvaluation):
 
     def _write(self, group: h5py.Group, batch: Batch, maps: Batch | None = None) -> None:
         reserve(self._file, self._path, batch.nbytes + (maps.nbytes if maps is not None else 0))
-        if (states_of(group)[batch.rows] != State.ABSENT).any():
+        if (values_at(group["state"], batch.rows) != State.ABSENT).any():
             self._take_back(group, batch)
         with as_output_error(self._path):
             store(group, batch.rows, batch.values)
