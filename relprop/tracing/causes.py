@@ -41,8 +41,8 @@ def advice_for(model: nn.Module) -> str:
         return ""
     return (
         "\nMultiScaleRoIAlign takes a list of boxes, one tensor for each sample, and no graph holds for lists of "
-        "several lengths: explain one picture at a time, with a list of its boxes alone, or give the boxes as one tensor "
-        "(B, N, 4), and make them a list in forward, list(boxes)."
+        "several lengths: explain one picture at a time, with a list of its boxes alone, or give the boxes as one "
+        "tensor (B, N, 4), and make them a list in forward, list(boxes)."
     )
 
 
