@@ -115,7 +115,7 @@ class BoxHead(nn.Module):
     def __init__(self, boxes: str) -> None:
         super().__init__()
         self.backbone, self.boxes = Pyramid(), boxes
-        self.crop = MultiScaleRoIAlign(["0", "1"], 2, 2, canonical_scale=16, canonical_level=2)
+        self.crop = MultiScaleRoIAlign(["0", "1"], 2, 2, canonical_scale=12, canonical_level=2)
         self.head, self.last = TwoMLPHead(16, 8), FastRCNNPredictor(8, 4)
         self.register_buffer("own", BOXES)
 
