@@ -54,8 +54,10 @@ def _crop(pooler: Any, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: 
         poolers.roi_align(level, boxes, pooler.output_size, scale, pooler.sampling_ratio)
         for level, scale in zip(levels, pooler.scales, strict=True)
     ]
-    own = pooler.map_levels(boxes)[:, None, None, None] if len(levels) > 1 else None
-    chosen = crops[0]
-    for number, crop in enumerate(crops[1:], 1):
+    if len(crops) == 1:
+        return crops[0]
+    own = pooler.map_levels(boxes)[:, None, None, None]
+    chosen = torch.zeros_like(crops[0])  # stays for a box that is no box, which has no level
+    for number, crop in enumerate(crops):
         chosen = torch.where(own == number, crop, chosen)
     return chosen

@@ -150,11 +150,11 @@ def test_the_box_head_of_a_detector(boxes: str, place: int) -> None:
 
 def test_crops_of_all_levels_are_those_of_torchvision() -> None:
     pyramid = {"0": torch.rand(2, 4, 8, 8), "other": torch.rand(2, 4, 1, 1), "1": torch.rand(2, 4, 4, 4)}
-    boxes, sizes = [BOXES, BOXES[:1] + 1], [(32, 32), (32, 32)]
+    boxes, sizes = [BOXES, torch.tensor([[3.0, 4.0, 10.0, 12.0], [9.0, 4.0, 3.0, 12.0]])], [(32, 32), (32, 32)]
     pooler = BoxHead("own").crop
     expected = pooler(pyramid, boxes, sizes)
     assert pooler.map_levels is not None
-    assert set(pooler.map_levels(boxes).tolist()) == {0, 1}
+    assert {0, 1} < set(pooler.map_levels(boxes).tolist())  # the last is no box: it has no level, and its crop is zero
     written_out = BoxHead("own")
     write_out_levels(written_out)
     assert torch.equal(written_out.crop(pyramid, boxes, sizes), expected)
