@@ -87,7 +87,7 @@ class Graph:
     def alone(self) -> bool:
         """Whether it is the graph of one sample: its model loops over samples, say, and has no one graph for more."""
         sizes = [node.meta["val"].shape[0] for node in self.inputs if self.batch.get(node) is not None]
-        return all(isinstance(size, int) for size in sizes)
+        return bool(sizes) and all(isinstance(size, int) for size in sizes)
 
     def axis(self, node: fx.Node) -> BatchAxis:
         """Return where the samples lie in a tensor that has them."""
