@@ -122,7 +122,7 @@ class BoxHead(nn.Module):
     def forward(self, x: Tensor, boxes: Any = None) -> Tensor:
         ours = [self.own] * len(x) if self.boxes == "own" else list(boxes)
         scores: Tensor = self.last(self.head(self.crop(self.backbone(x), ours, [x.shape[-2:]] * len(x))))[0]
-        return scores.unflatten(0, (len(x), -1))
+        return scores.unflatten(0, (len(ours), -1))
 
 
 @pytest.mark.sweep(every=2)
