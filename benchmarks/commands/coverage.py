@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from benchmarks.commands.app import RESULTS, Compare, Markdown, Results, Threads, app, earlier, quick, report_changes
 from benchmarks.conditions import Conditions, Device, Dtype, under
 from benchmarks.coverage.measure import CoverageRow, ask_peers, measure
-from benchmarks.coverage.sweep import Summary, sweep, sweep_peers
+from benchmarks.coverage.sweep import Summary, names_in, sweep, sweep_peers
 from benchmarks.peers import require_peers
 from benchmarks.quality.coco import DataError
 from benchmarks.readme import put_tables
@@ -33,6 +34,10 @@ def coverage(
     redo: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Drop the rows of such names first, of the models chosen.")
     ] = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER.csv", help="Leave out models that another file of results has a row of."),
+    ] = None,
     peers: Annotated[
         bool, typer.Option("--peers", help="Also ask captum, zennit, autoLRP and LXT (extra peers).")
     ] = False,
@@ -52,10 +57,13 @@ def coverage(
     before = earlier(compare, CoverageRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
     entries_of_zoo = zoo(everything)
-    entries = choose(entries_of_zoo, source, models)[:limit]
+    tried = set() if without is None else names_in(without)
+    untried = [entry for entry in choose(entries_of_zoo, source, models) if (entry.source, entry.name) not in tried]
+    entries = untried[:limit]
     if not entries:
         sources = ", ".join(dict.fromkeys(entry.source for entry in entries_of_zoo))
         where = f" from {' or '.join(source)}" if source else ""
+        where += f" that {without.name} leaves" if without else ""
         raise DataError(f"no model of the zoo{where} is called {models!r}; there are models from {sources}")
     ledger = Ledger(results / f"coverage-{conditions}.csv", CoverageRow)
     chosen = {(entry.source, entry.name) for entry in entries}

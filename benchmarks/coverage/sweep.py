@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
 from benchmarks import peers
 from benchmarks.coverage.measure import PEERS, CoverageRow
+from benchmarks.quality.coco import DataError
 from benchmarks.records.ledger import Ledger
 from benchmarks.records.tables import markdown_table
 from benchmarks.workers import Worker, WorkerError, side_by_side
@@ -40,6 +42,19 @@ def sweep_peers(entries: Sequence[Entry], ledger: Ledger, workers: Sequence[Work
                 found = dict.fromkeys(PEERS, f"error: {found}")
             ledger.fill({"source": entry.source, "name": entry.name}, found)
             bar.update()
+
+
+def names_in(path: Path) -> set[tuple[str, str]]:
+    """Return the source and the name of each model that a file of results has a row of.
+
+    Raises
+    ------
+    DataError
+        If there is no such file.
+    """
+    if not path.exists():
+        raise DataError(f"there is no file of results {path}")
+    return {_key(row) for row in Ledger(path, CoverageRow).rows()}
 
 
 def _key(row: dict[str, str]) -> tuple[str, str]:

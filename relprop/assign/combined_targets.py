@@ -58,7 +58,8 @@ def _fold(graph: Graph, rules: RuleSet, at: str | None) -> Graph:
     reached = between(graph, sources, carries_relevance)
     layers = weighted_layers(graph, [node for node in graph.calls() if node in reached])
     evidence = class_scores(graph, reached, layers, nonnegative_nodes(graph))
-    found = find_combinations(graph, layers, evidence)
+    # What combines the scores of one sample need not do so for as many as a layer has classes.
+    found = [] if graph.alone else find_combinations(graph, layers, evidence)
     behind = {node for c in found for node in (*c.operations, *(layer.layer for layer in c.layers))}
     if behind.isdisjoint(sources) and found:
         graph = fold_combinations(graph, found)

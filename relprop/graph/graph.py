@@ -41,7 +41,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A model as one functional graph of ATen operations, dynamic in the batch.
+    """A model as one functional graph of ATen operations, dynamic in the batch unless it is that of one sample.
 
     Parameters
     ----------
@@ -82,6 +82,12 @@ class Graph:
         values = (leaf for node, mark in self.batch.items() if mark for leaf in pytree.tree_leaves(node.meta["val"]))
         types = {v.dtype for v in values if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())}
         return max(types, key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is the graph of one sample: its model loops over samples, say, and has no one graph for more."""
+        sizes = [node.meta["val"].shape[0] for node in self.inputs if self.batch.get(node) is not None]
+        return bool(sizes) and all(isinstance(size, int) for size in sizes)
 
     def axis(self, node: fx.Node) -> BatchAxis:
         """Return where the samples lie in a tensor that has them."""

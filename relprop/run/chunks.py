@@ -52,7 +52,7 @@ def run(
         What is explained of them, and against what.
     batch_size : int or "auto", optional
         At most so many samples at once, or as many as memory holds. By default, all of them; on a CPU, where no hook
-        would be called more often for it, as many as `usual_size` says.
+        would be called more often for it, as many as `usual_size` says. A graph of one sample takes one at a time.
     compile : bool
         Whether to run the program compiled where it can be. Where it can't be, one warning says why.
 
@@ -66,6 +66,8 @@ def run(
     OutOfMemoryError
     """
     batch, device, inputs = inputs.batch_size, inputs.device, inputs.plain()
+    if prepared.plan.graph.alone:
+        batch_size = 1
 
     def run_chunk(start: int, stop: int) -> dict[str, Any]:
         tensors = (*inputs.slice(start, stop), *classes.slice(start, stop))

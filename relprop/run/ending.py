@@ -29,8 +29,8 @@ def ending_of(graph: Graph, inputs: Inputs) -> Ending:
         found = find_ending(graph)
         if found.kind == "scores" and graph.output in nonnegative_nodes(graph):
             with plain_mode(), torch.no_grad():
-                two = inputs.two_samples().plain()
-                output = graph.module()(*two.slice(0, two.batch_size))
+                few = inputs.samples(1 if graph.alone else 2).plain()
+                output = graph.module()(*few.slice(0, few.batch_size))
             if are_probabilities(output):
                 found = Ending("probabilities")
         _endings[graph] = found

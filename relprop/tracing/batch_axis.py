@@ -26,7 +26,7 @@ def refuse_fixed_batch(size: int | SymInt) -> None:
         )
 
 
-def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
+def mark_batch(graph: Graph, batched: Sequence[fx.Node], *, graph_of_one: bool = False) -> None:
     """Mark the batch axis of every value on the way from a batched input to the output.
 
     How an axis of several entries per sample is laid out is settled by `run_and_prove`.
@@ -37,14 +37,17 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         Its ``batch`` mapping is filled in.
     batched : sequence of fx.Node
         The inputs whose first axis is the batch.
+    graph_of_one : bool
+        Whether the graph is that of one sample, to which every entry of every value belongs.
 
     Raises
     ------
     CaptureError
         If no single axis of such a value carries the batch.
     """
-    symbol = batched[0].meta["val"].shape[0]
-    refuse_fixed_batch(symbol)
+    size = batched[0].meta["val"].shape[0]
+    if not graph_of_one:
+        refuse_fixed_batch(size)
     for node in batched:
         graph.batch[node] = BatchAxis(0)
     lost = []
@@ -54,9 +57,9 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
             continue
         value = node.meta["val"]
         if isinstance(value, tuple | list):
-            graph.batch[node] = tuple(_axis(part, symbol) for part in value)
+            graph.batch[node] = tuple(_axis(part, size) for part in value)
         else:
-            graph.batch[node] = _axis(value, symbol)
+            graph.batch[node] = _axis(value, size)
             if graph.batch[node] is None:
                 lost.append(node)
     if lost:
@@ -69,10 +72,13 @@ def mark_batch(graph: Graph, batched: Sequence[fx.Node]) -> None:
         )
 
 
-def _axis(value: Any, symbol: SymInt) -> BatchAxis | None:
+def _axis(value: Any, batch: int | SymInt) -> BatchAxis | None:
     if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
         return None
-    multiples = [_multiple(size, symbol) if isinstance(size, SymInt) else 0 for size in value.shape]
+    if isinstance(batch, int):  # of the one sample are all entries of an axis, whichever has a known number of them
+        known = ((axis, size) for axis, size in enumerate(value.shape) if isinstance(size, int) and size)
+        return next((BatchAxis(axis, size) for axis, size in known), None)
+    multiples = [_multiple(size, batch) if isinstance(size, SymInt) else 0 for size in value.shape]
     found = [BatchAxis(axis, multiple) for axis, multiple in enumerate(multiples) if multiple]
     return found[0] if len(found) == 1 else None
 

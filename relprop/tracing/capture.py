@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 import rule_registry
-from relprop.errors import CaptureError, InputError, TargetError
+from relprop.errors import CaptureError, InputError, RelpropError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
+from relprop.tracing.causes import advice_for
+from relprop.tracing.comparison import check_alone, check_batch, check_equal
 from relprop.tracing.disk.cache import CacheEntry
-from relprop.tracing.example import TracedModel, call, call_example
+from relprop.tracing.example import TracedModel, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import cache_key_of, fingerprint
 from relprop.tracing.inputs import Inputs, check_inputs
@@ -151,7 +152,7 @@ def capture_inputs(
                 subject = TracedModel(model, target, None if _is_graph(model, target) else output, put_back)
 
                 def capture_as(guess: Inputs) -> tuple[_Captured, Inputs]:
-                    return cache.find(guess, what, keep) or _capture(subject, guess, output, keep), guess
+                    return cache.find(guess, what, keep) or _capture_any(subject, guess, output, keep), guess
 
                 found, inputs = with_other_guesses(inputs, subject, capture_as)
             cache.keep(inputs, what, found)
@@ -210,13 +211,33 @@ class _Captured:
         return self.composites & keep == self.kept
 
 
-def _capture(subject: TracedModel, given: Inputs, output: str | int | None, keep: frozenset[OpOverload]) -> _Captured:
+def _capture_any(
+    subject: TracedModel, given: Inputs, output: str | int | None, keep: frozenset[OpOverload]
+) -> _Captured:
+    """Capture a model for every batch, or else for one sample at a time.
+
+    No tracer gets a loop over samples into a graph of every batch. For one sample it is written out.
+    """
+    try:
+        return _capture(subject, given, output, keep)
+    except CaptureError as error:
+        try:
+            captured = _capture(subject, given, output, keep, samples=1)
+            check_alone(captured.graph, subject, given)
+        except RelpropError:
+            raise CaptureError(error.message + advice_for(subject.model), **error.options) from error.__cause__
+        return captured
+
+
+def _capture(
+    subject: TracedModel, given: Inputs, output: str | int | None, keep: frozenset[OpOverload], samples: int = 2
+) -> _Captured:
     model, target = subject.model, subject.target
     refuse_unusual_weights(model)
     if isinstance(model, ExportedProgram):
         refuse_fixed_program(model)
     as_it_is = model if isinstance(model, ExportedProgram) and _is_graph(model, target) else None
-    example = call_example(subject, given)
+    example = call_example(subject, given, samples)
     inputs, reference = example.inputs, example.returned
     if target is not None and not (isinstance(reference, Tensor) and reference.ndim):
         found = "a single number" if isinstance(reference, Tensor) else f"a {type(reference).__name__}"
@@ -227,7 +248,8 @@ def _capture(subject: TracedModel, given: Inputs, output: str | int | None, keep
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    place = CacheEntry.of(model, inputs, output, keep) if isinstance(model, nn.Module) and target is None else None
+    can_be_kept = isinstance(model, nn.Module) and target is None and samples > 1
+    place = CacheEntry.of(model, inputs, output, keep) if can_be_kept else None
     if place is not None and (kept := _read(place, inputs, flat, keep)) is not None:
         return kept
     traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})
@@ -245,15 +267,16 @@ def _capture(subject: TracedModel, given: Inputs, output: str | int | None, keep
             f"the exported program takes {len(graph.inputs)} tensors, {len(inputs.tensors)} were given: pass the "
             "inputs it was exported with"
         )
-    mark_batch(graph, [node for node, batched in zip(graph.inputs, inputs.batched, strict=True) if batched])
+    held = [node for node, batched in zip(graph.inputs, inputs.batched, strict=True) if batched]
+    mark_batch(graph, held, graph_of_one=samples == 1)
     computed = run_and_prove(graph, inputs)
-    _check_equal(computed[0], flat, graph.precision, type(model).__name__)
+    check_equal(computed[0], flat, graph.precision, type(model).__name__)
     if example.needs_hooks and example.for_others is not None:  # what was kept at an earlier call would be the same
         others, _ = choose_output(example.for_others, None)
         if not others.isnan().any():
-            _check_equal(computed[1], others, graph.precision, type(model).__name__)
+            check_equal(computed[1], others, graph.precision, type(model).__name__)
     for size in sorted(traced.unlike):
-        _check_batch(graph, subject, inputs.samples(size))
+        check_batch(graph, subject, inputs.samples(size))
     if place is not None and not (
         traced.unlike or example.needs_hooks
     ):  # what a model remembers is another at each call
@@ -268,42 +291,7 @@ def _read(place: CacheEntry, inputs: Inputs, output: Tensor, keep: frozenset[OpO
         return None
     graph, composites = found
     try:
-        _check_equal(graph.module()(*inputs.tensors), output, graph.precision, "a graph that was kept")
+        check_equal(graph.module()(*inputs.tensors), output, graph.precision, "a graph that was kept")
     except Exception:  # whatever a graph of another model raises: it is captured anew
         return None
     return _Captured(graph, composites, composites & keep)
-
-
-def _check_batch(graph: Graph, subject: TracedModel, inputs: Inputs) -> None:
-    """Raise a `CaptureError` if the graph computes something else than the model for a batch of this size."""
-    try:
-        returned = call(subject.copy()[0], inputs)
-    except Exception:  # whatever the model raises: it takes no such batch, so nothing is wrong for it
-        return
-    expected, _ = choose_output(returned, None)
-    found = graph.module()(*inputs.tensors)
-    if inputs.batch_size == 1 and expected.numel() == found.numel():  # a squeeze took the batch axis
-        expected = expected.reshape(found.shape)
-    name = f"{type(subject.model).__name__} for a batch of {inputs.batch_size}"
-    _check_equal(found, expected, graph.precision, name)
-
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-def _check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, name: str) -> None:
-    """Raise a `CaptureError` if the output of a graph differs from the model's, in shape or values."""
-    if captured.shape != reference.shape:
-        raise CaptureError(
-            f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"
-        )
-    captured, wanted = captured.double(), reference.double()
-    scale = float(wanted.where(wanted.isfinite(), 0.0).abs().max().clamp(min=1e-12))
-    # Equal entries may be infinite: classes are masked out by minus infinity.
-    error = float((captured - wanted).where(captured != wanted, 0.0).abs().max()) / scale
-    if not error <= _TOLERANCE.get(precision, 1e-4):
-        raise CaptureError(
-            f"the captured graph of {name} computes something else: its output differs by {error:.1e} of the "
-            "largest output. Does the model draw random numbers, or depend on a state that a call changes? An "
-            "nn.TransformerEncoder with padding computes otherwise in evaluation mode: enable_nested_tensor=False."
-        )

@@ -36,12 +36,13 @@ def cause_of(error: BaseException) -> str:
 
 
 def advice_for(model: nn.Module) -> str:
-    """Return what to write in place of a module that no tracer gets through; nothing where there is none."""
+    """Return what to do about a module that takes a list of as many tensors as there are samples; else nothing."""
     if not any(type(module).__name__ == "MultiScaleRoIAlign" for module in model.modules()):
         return ""
     return (
-        " MultiScaleRoIAlign is such a loop: it takes a list of boxes, one tensor for each sample. Give the boxes as "
-        "one tensor (B, N, 4), and call torchvision.ops.roi_align on (B * N, 5), the sample's number in front."
+        "\nMultiScaleRoIAlign takes a list of boxes, one tensor for each sample, and no graph holds for lists of "
+        "several lengths: explain one picture at a time, with a list of its boxes alone, or give the boxes as one "
+        "tensor (B, N, 4), and make them a list in forward, list(boxes)."
     )
 
 

@@ -17,6 +17,7 @@ from relprop.tracing.failures import failure
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.model_copy import callable_copy
 from relprop.tracing.outputs import tensors_of
+from relprop.tracing.pooled_levels import count_boxes, write_out_levels
 from relprop.tracing.watched_hooks import drop_observers, may_keep_features, try_hooks, watch_hooks
 
 
@@ -44,6 +45,7 @@ class TracedModel:
             watch_hooks(copied)
         target = self.target
         self.put_back()
+        count_boxes(copied)
         if isinstance(target, nn.Module):
             target, held = callable_copy(target)
             watch_hooks(target)
@@ -58,7 +60,7 @@ class Example:
     Parameters
     ----------
     inputs : Inputs
-        Two samples.
+        Two samples, or one for a graph of one.
     called : Wrapped
         The copy that was called, with its hooks watched.
     returned : object
@@ -78,6 +80,7 @@ class Example:
     def traceable(self, subject: TracedModel) -> tuple[Wrapped, dict[int, Tensor]]:
         """Return a copy that was never called, without the hooks that only observe."""
         wrapped, originals = subject.copy()
+        write_out_levels(wrapped)
         if self.needs_hooks:
             try_hooks(wrapped)
         else:
@@ -85,8 +88,8 @@ class Example:
         return wrapped, originals
 
 
-def call_example(subject: TracedModel, given: Inputs) -> Example:
-    """Call a copy of a model on two of the samples that are given.
+def call_example(subject: TracedModel, given: Inputs, samples: int = 2) -> Example:
+    """Call a copy of a model on two of the samples that are given, or on one.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def call_example(subject: TracedModel, given: Inputs) -> Example:
     CaptureError
         If it does not, but fails on two of these samples, or a copy of it does.
     """
-    inputs = given.two_samples()
+    inputs = given.samples(samples)
     called, _ = subject.copy()
     try:
         returned = call(called, inputs)

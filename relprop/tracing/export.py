@@ -15,9 +15,9 @@ from torch.export import Dim, ExportedProgram
 
 from relprop.errors import CaptureError
 from relprop.graph.graph import ROOT
-from relprop.tracing.causes import advice_for, cause_of
+from relprop.tracing.causes import cause_of
 from relprop.tracing.inputs import Inputs
-from relprop.tracing.lowering.functionalize import write_out_of_place
+from relprop.tracing.lowering.functionalize import leave_out_dropout, write_out_of_place
 from relprop.tracing.outputs import explained
 
 aten = torch.ops.aten
@@ -96,8 +96,8 @@ def export(wrapped: Wrapped, inputs: Inputs, axis: Any = None) -> ExportedProgra
             "nn.Transformer without is_causal), a batch size fixed in the code or read by len(x), which is x.shape[0] "
             "to a tracer, a loop over samples, a recurrent layer without batch_first=True that takes the batch for its "
             f"sequence, a call out of torch. Rewrite that, or pass a part of the model that can be traced.{target}"
-            f"{advice_for(wrapped.model)}"
         ) from error
+    leave_out_dropout(program.graph)
     write_out_of_place(program.graph)
     for module, region in gradient_regions(program):
         region.args = (False, *region.args[1:])

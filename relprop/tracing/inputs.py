@@ -107,10 +107,6 @@ class Inputs:
 
         return (str(structure), *map(describe, leaves))
 
-    def two_samples(self) -> Inputs:
-        """Return inputs with exactly two samples: a batch of one would be built into the graph."""
-        return self.samples(2)
-
     def samples(self, count: int) -> Inputs:
         """Return inputs with so many samples; where there are fewer, they repeat."""
 

@@ -40,7 +40,7 @@ class Traced:
 
 
 def trace(subject: TracedModel, example: Example) -> Traced:
-    """Export a subject that was never called, for every batch.
+    """Export a subject that was never called, for every batch; for one sample where the example has no more.
 
     A model may keep what it made for the last batch, and compare the next batch with that. Only one answer can hold
     for every batch: it is another one. So where the first try fails, a batch unlike the remembered one is traced. Where
@@ -51,6 +51,8 @@ def trace(subject: TracedModel, example: Example) -> Traced:
     CaptureError
         If ``torch.export`` can't trace the model.
     """
+    if example.inputs.batch_size == 1:
+        return _export(subject, example, 1)
     try:
         return _export(subject, example, 2)
     except CaptureError as error:
@@ -66,15 +68,17 @@ def trace(subject: TracedModel, example: Example) -> Traced:
 
 def _export(subject: TracedModel, example: Example, size: int) -> Traced:
     wrapped, originals = example.traceable(subject)
-    if size == 2:
-        axis: Any = Dim("batch", min=1)
+    if size == 1:
+        axis: Any = Dim.STATIC
+    elif size == 2:
+        axis = Dim("batch", min=1)
     else:
         axis = Dim.DYNAMIC
         for module in wrapped.modules():
             _key_by_symbols(module)
     try:
         program = export(wrapped, example.inputs.samples(size), axis)
-        unlike = frozenset() if size == 2 else _check_guards(program)
+        unlike = frozenset() if size <= 2 else _check_guards(program)
     except CaptureError as error:
         raise _with_hooks(error, wrapped) from error.__cause__
     return Traced(program, originals, unlike)

@@ -89,11 +89,11 @@ def check(
 
 
 def _stability(explanation: Explanation, noisy: Explanation) -> float:
-    """Return the smallest cosine of a sample's map with that under noise, of all sources."""
-    cosines = [
-        F.cosine_similarity(a.reshape(len(a), -1).double(), noisy.relevances[source].reshape(len(a), -1).double()).min()
-        for source, a in explanation.relevances.items()
-    ]
+    """Return the smallest cosine of a sample's map with that under noise, of the sources that receive anything."""
+    maps = [(source, a.reshape(len(a), -1)) for source, a in explanation.relevances.items()]
+    pairs = [(a.double(), noisy.relevances[source].reshape(a.shape).double()) for source, a in maps]
+    reached = [(a, b) for a, b in pairs if a.any() or b.any()] or pairs  # where features are cropped is held, say
+    cosines = [F.cosine_similarity(a, b).min() for a, b in reached]
     return float(torch.stack(cosines).min())
 
 

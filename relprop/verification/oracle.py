@@ -68,7 +68,7 @@ def gradient_oracle(
         graph = explainer.plan(given, target).graph
         precision, given = graph.precision, given.marked_as(graph)
         meant = target if e.target is None else e.target
-        if len(e) == 1:
+        if len(e) == 1 and not graph.alone:
             given, meant = _twice(given, meant)
         runnable, read = runnable_copy(exact), [name for name in e.relevances if name not in e.looked_up]
         gradients = input_gradient(runnable, given, meant, at, output) if read else []

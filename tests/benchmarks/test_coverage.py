@@ -16,7 +16,7 @@ from benchmarks import peers
 from benchmarks.__main__ import app
 from benchmarks.coverage import measure as measuring
 from benchmarks.coverage.measure import PEERS, CoverageRow, measure
-from benchmarks.coverage.sweep import Summary, sweep, sweep_peers
+from benchmarks.coverage.sweep import Summary, names_in, sweep, sweep_peers
 from benchmarks.records.ledger import Ledger, LedgerError
 from benchmarks.records.tables import columns
 from benchmarks.workers import Worker, WorkerError
@@ -301,6 +301,13 @@ def test_the_command_resumes_and_measures_again_what_it_is_told_to(
     again = path.read_bytes()
     assert again != first
     assert again.count(b"\n") == first.count(b"\n") == 2
+    elsewhere = tmp_path / "elsewhere"
+    assert run("--without", str(path), "--results", str(elsewhere))[0] == 0
+    (rest,) = elsewhere.glob("coverage-cpu-float32-1threads-*.csv")
+    assert names_in(rest) == {("here", "other")}
+    code, output = run("--without", str(tmp_path / "none.csv"))
+    assert code == 1
+    assert output.startswith("benchmarks: there is no file of results")
     code, output = run("--models", "no_such_model")
     assert code == 1
     assert output == "benchmarks: no model of the zoo is called 'no_such_model'; there are models from here\n"

@@ -49,11 +49,11 @@ def test_two_samples_copy_no_more_than_two(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch, "cat", counted)
     x = torch.randn(1000, 3)
-    two = check_inputs(x, None).two_samples()
+    two = check_inputs(x, None).samples(2)
     assert two.tensors[0].shape == (2, 3)
     assert two.tensors[0].untyped_storage().nbytes() == 2 * 3 * 4
     assert max(made, default=0) <= 2
-    assert check_inputs(x[:1], None).two_samples().tensors[0].shape == (2, 3)
+    assert check_inputs(x[:1], None).samples(2).tensors[0].shape == (2, 3)
 
 
 @pytest.mark.parametrize("first", [torch.tensor(2.0), torch.tensor(3)])

@@ -23,6 +23,25 @@ _FRESH = {
 """Composite operations that always return new memory. Others may return their input, as dropout does."""
 
 
+def leave_out_dropout(graph: fx.Graph) -> None:
+    """Put the input of each dropout that drops nothing in its place.
+
+    The dropout returns its input itself, so that whatever is written into one is written into the other. PyTorch 2.10
+    lowers it to a copy, and such a write would be lost.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Of an exported program; it is changed.
+    """
+    for node in graph.find_nodes(op="call_function", target=aten.dropout.default):
+        source, _, train = node.args
+        # The program's signature knows an output by its name.
+        if not train and graph.output_node() not in node.users:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
 def write_out_of_place(graph: fx.Graph) -> None:
     """Replace each operation that overwrites new memory of which it is the only reader.
 

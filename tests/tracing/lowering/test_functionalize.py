@@ -11,7 +11,9 @@ from torch._ops import OpOverload
 from torch.nn import functional as F
 
 import relprop
-from relprop.tracing.lowering.functionalize import write_out_of_place
+from relprop.tracing.lowering.functionalize import leave_out_dropout, write_out_of_place
+
+aten = torch.ops.aten
 
 
 class Net(nn.Module):
@@ -87,6 +89,21 @@ def test_what_nobody_else_reads_is_written_out_of_place(middle: Callable[[Tensor
     assert in_place(graph)
     write_out_of_place(graph)
     assert not in_place(graph)
+
+
+def test_a_dropout_that_drops_nothing_is_its_input() -> None:
+    graph = exported(Net(through_dropout).double().eval())
+    leave_out_dropout(graph)
+    assert [node.target for node in graph.find_nodes(op="call_function")] == [
+        aten.linear.default,
+        aten.relu_.default,
+        aten.mul.Tensor,
+        aten.linear.default,
+    ]
+    with torch.no_grad():
+        last = torch.export.export(nn.Dropout().eval(), (torch.randn(2, 6),), strict=False).graph
+    leave_out_dropout(last)
+    assert last.find_nodes(op="call_function", target=aten.dropout.default)  # the output is known by its name
 
 
 @pytest.mark.parametrize("middle", KEPT)
