@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from relprop.tracing.inputs import tensors_in
+
 Harmless = Callable[[str, int], bool]
 """Whether the gradient is right for a function, by its name and how many of its inputs depend on the model's."""
 
@@ -117,10 +119,8 @@ class _Constants(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", str(func)).strip("_")
-        if name in _ADDING:
-            terms = list(args[:2])  # a third argument is a factor
-        else:
-            terms = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        # A third argument of an addition is a factor.
+        terms = list(args[:2]) if name in _ADDING else tensors_in((args, kwargs))
         if name in _ADDING | _JOINING and any(map(_depends, terms)):
             self.found |= any(map(_is_constant, terms))
         return func(*args, **kwargs or {})

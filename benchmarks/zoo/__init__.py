@@ -1,4 +1,4 @@
-"""Models to explain: where they come from, and how each is made."""
+"""Models to explain, one module for each source: all of them as one list, and a choice by source and name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random weights that are settled, so that activations neither vanish nor explode."""
+"""Fresh models made fit to measure: noise in constant parameters, and batch statistics of a real input."""
 
 from __future__ import annotations
 

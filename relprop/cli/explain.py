@@ -193,7 +193,7 @@ def explain(
         from relprop.cli.configuration import write_config
         from relprop.cli.explaining.folder import OutputFolder, mirrored
         from relprop.cli.explaining.opening import Question, open_explainer
-        from relprop.cli.explaining.output import Results
+        from relprop.cli.explaining.output import ResultFiles
         from relprop.cli.explaining.page import page_facts
         from relprop.cli.explaining.stream import Run
         from relprop.pages.explanations import ExplanationPage
@@ -217,17 +217,17 @@ def explain(
             kept["relevance"] = relevance and relevance.value
             work = {"crops": cut, "verify": verify and cut is None, "quiet": not verbose, "cache": cache}
             explain_sharded(
-                context,
-                subject,
-                question,
-                paths,
-                output,
-                kind,
-                kept | {"shard_size": shard_size},
-                work,
-                spread.processes,
-                quiet,
-                overwrite,
+                context=context,
+                subject=subject,
+                question=question,
+                pictures=paths,
+                output=output,
+                kind=kind,
+                kept=kept | {"shard_size": shard_size},
+                how=work,
+                processes=spread.processes,
+                quiet=quiet,
+                overwrite=overwrite,
             )
             return
         with OutputFolder(output, paths, overwrite=overwrite) as folder:
@@ -235,7 +235,7 @@ def explain(
             LOG.info("model %s on %s, weights: %s", classifier.name, classifier.device, classifier.origin)
             explainer, choice = open_explainer(classifier, question)
             page = ExplanationPage(output / "index.html", len(paths) * choice.count) if html else None
-            results = Results(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
+            results = ResultFiles(folder, mirrored(paths, pictures or []), classifier, rules, format or ["png"], page)
             run = Run(classifier, explainer, choice, results, quiet, verify and cut is None, cut)
             folder.at_first = lambda: write_config(output / "run.toml", context, overwrite=overwrite)
             try:

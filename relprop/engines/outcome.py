@@ -38,16 +38,16 @@ def read_outcome(path: Path, shards: Sequence[Evaluation], total: float) -> Eval
         states = samples["state"][:]
         failed = np.flatnonzero(states == State.FAILED)
         return Evaluation(
-            path,
-            len(states),
-            sum(shard.evaluated for shard in shards),
-            len(failed),
-            _first_message(samples, failed),
-            int(((samples["flags"][:] & Flag.ONE_CLASS) != 0).sum()),
-            {name: _tally(file, name) for name in method_names(file)},
-            {**seconds, "total": total},
-            dict(explaining),
-            is_complete(file),
+            path=path,
+            samples=len(states),
+            evaluated=sum(shard.evaluated for shard in shards),
+            unreadable=len(failed),
+            failure=_first_message(samples, failed),
+            one_class=int(((samples["flags"][:] & Flag.ONE_CLASS) != 0).sum()),
+            methods={name: _tally(file, name) for name in method_names(file)},
+            seconds={**seconds, "total": total},
+            explaining=dict(explaining),
+            complete=is_complete(file),
         )
 
 

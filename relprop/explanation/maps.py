@@ -112,9 +112,9 @@ class Maps:
         RelpropError
             If the target is a callable.
         """
-        if self.target is None:
-            raise RelpropError("the target is a callable, so it has no class probability")
-        return self.probabilities.gather(1, self.target[:, None])[:, 0]
+        probabilities = self.probabilities
+        assert self.target is not None  # else there are no probabilities
+        return probabilities.gather(1, self.target[:, None])[:, 0]
 
     @property
     def probabilities(self) -> Tensor:

@@ -77,6 +77,38 @@ class Sensitivity:
         return self.output.softmax(1).gather(1, self.target[:, None])[:, 0]
 
 
+class RunRecord:
+    """What the class of each sample is worth, state by state.
+
+    Parameters
+    ----------
+    first : Sensitivity
+        Of the unmasked pictures, ``(B, ...)``: both orders begin with them.
+    """
+
+    def __init__(self, first: Sensitivity) -> None:
+        self._first = first
+        self._logits = [first.logit[:, None].expand(-1, len(ORDERS))]
+        self._probabilities = [first.probability[:, None].expand(-1, len(ORDERS))]
+
+    def add(self, seen: Sensitivity) -> None:
+        """Add a state; its pictures are those of both orders, ``(2 B, ...)``, sample by sample."""
+        self._logits.append(seen.logit.reshape(-1, len(ORDERS)))
+        self._probabilities.append(seen.probability.reshape(-1, len(ORDERS)))
+
+    def run(self, steps: Tensor, total: Tensor, undefined: Tensor) -> MaskingRun:
+        """Return the run, with its step images and the shares summed over all states, both ``(B, 2, ...)``."""
+        return MaskingRun(
+            target=self._first.target,
+            output=self._first.output,
+            steps=steps,
+            impact=impact_map(total[:, MORF], total[:, LERF]),
+            logit=torch.stack(self._logits, -1),
+            probability=torch.stack(self._probabilities, -1),
+            undefined=undefined,
+        )
+
+
 def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Baseline = 0.0) -> MaskingRun:
     """Mask a tenth of the pixels at a time, most or least important first, and watch the model.
 
@@ -124,7 +156,7 @@ def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Bas
     share, vanished = _share(first.strength)
     share = share[:, None].expand(steps.shape)
     total, undefined = share, vanished
-    logits, probabilities = [both(first.logit)], [both(first.probability)]
+    record = RunRecord(first)
     for t in range(1, STATES):
         steps = _mask_next(steps, share, t)
         states = torch.stack([masked(x, steps[:, order], t, colour) for order in (MORF, LERF)], 1)
@@ -132,17 +164,8 @@ def masking_run(model: Model, x: Tensor, target: Target = None, *, baseline: Bas
         share, vanished = _share(seen.strength)
         share = share.reshape(steps.shape)
         total, undefined = total + share, undefined | vanished.reshape(len(x), -1).any(1)
-        logits.append(seen.logit.reshape(len(x), -1))
-        probabilities.append(seen.probability.reshape(len(x), -1))
-    return MaskingRun(
-        first.target,
-        first.output,
-        steps,
-        impact_map(total[:, MORF], total[:, LERF]),
-        torch.stack(logits, -1),
-        torch.stack(probabilities, -1),
-        undefined,
-    )
+        record.add(seen)
+    return record.run(steps, total, undefined)
 
 
 def masked(x: Tensor, steps: Tensor, t: int, baseline: Baseline = 0.0) -> Tensor:
@@ -213,11 +236,6 @@ def measure_sensitivity(model: Model, x: Tensor, target: Target) -> Sensitivity:
     if not strength.isfinite().all():
         raise InputError("the model's gradient is NaN or infinite for some of the pictures")
     return Sensitivity(output.detach(), classes, wide(strength).abs())
-
-
-def both(values: Tensor) -> Tensor:
-    """Repeat what both orders begin with, ``(B, 2)``."""
-    return values[:, None].expand(-1, len(ORDERS))
 
 
 def as_colour(baseline: Baseline, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from relprop.gae.checks import (
     check_target,
 )
 from relprop.gae.maps import Score, quotient
-from relprop.gae.masking import LERF, MORF, STATES, MaskingRun, both, impact_map, masked, measure_sensitivity, sort_keys
+from relprop.gae.masking import LERF, MORF, STATES, MaskingRun, RunRecord, masked, measure_sensitivity, sort_keys
 from relprop.gae.mosaics import Quadrants, lay_out, probability_ratios, quadrant_slices
 
 EPS = 1e-9
@@ -58,7 +58,7 @@ def released_run(model: Model, x: Tensor, target: Target) -> MaskingRun:
     steps = x.new_full((len(x), 2, *x.shape[1:]), STATES, dtype=torch.uint8)
     strength = first.strength[:, None].expand(steps.shape)
     total, undefined = torch.zeros_like(strength), torch.zeros_like(first.target, dtype=torch.bool)
-    logits, probabilities = [both(first.logit)], [both(first.probability)]
+    record = RunRecord(first)
     for t in range(1, STATES + 1):
         mass = strength.flatten(2).sum(2)
         share = strength / (mass + EPS)[..., None, None, None]
@@ -69,17 +69,8 @@ def released_run(model: Model, x: Tensor, target: Target) -> MaskingRun:
         states = torch.stack([masked(x, steps[:, order], t) for order in (MORF, LERF)], 1)
         seen = measure_sensitivity(model, states.flatten(0, 1), first.target.repeat_interleave(2))
         strength = seen.strength.reshape(steps.shape)
-        logits.append(seen.logit.reshape(len(x), -1))
-        probabilities.append(seen.probability.reshape(len(x), -1))
-    return MaskingRun(
-        first.target,
-        first.output,
-        steps,
-        impact_map(total[:, MORF], total[:, LERF]),
-        torch.stack(logits, -1),
-        torch.stack(probabilities, -1),
-        undefined,
-    )
+        record.add(seen)
+    return record.run(steps, total, undefined)
 
 
 def released_mosaics(x: Tensor) -> Tensor:

@@ -139,19 +139,19 @@ def describe_run(
     names = [*HEADLINE, *(name for name in found if name not in {*HEADLINE, *PARTS})]
     config = run.config
     return Section(
-        run.path.name,
-        tuple(_run_facts(run, config, summary)),
-        found,
-        {name: found[name] for name in names if name in found},
-        tuple(name for name in PARTS if name in found),
-        summary,
-        comparisons,
-        tuple(_plots(drawn.figures)),
-        tuple(filter(None, (remark, *drawn.remarks))),
-        run.failures().entries,
-        _json(config),
-        {name: _json(run.method_config(name)) for name in run.methods},
-        run.versions,
+        name=run.path.name,
+        facts=tuple(_run_facts(run, config, summary)),
+        info=found,
+        scores={name: found[name] for name in names if name in found},
+        parts=tuple(name for name in PARTS if name in found),
+        summary=summary,
+        comparisons=comparisons,
+        plots=tuple(_plots(drawn.figures)),
+        remarks=tuple(filter(None, (remark, *drawn.remarks))),
+        failures=run.failures().entries,
+        config=_json(config),
+        methods={name: _json(run.method_config(name)) for name in run.methods},
+        versions=run.versions,
     )
 
 

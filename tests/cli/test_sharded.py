@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from relprop.cli.explain import SHARDED
+from relprop.cli.explaining.sharded.folder import ShardedFolder
 from relprop.cli.explaining.sharded.storage import ENDINGS, Sample, make_sample
 from relprop.cli.explaining.sharded.working import WorkingFile, samples_of
 from relprop.files import OutputError
@@ -52,6 +53,23 @@ def files(folder: str) -> list[str]:
 def members(path: Path) -> dict[str, bytes]:
     with tarfile.open(path) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    """A refused run leaves what the other has, and what nobody wrote to goes with the last of them."""
+    folder = ShardedFolder(tmp_path / "new" / "out")
+    with folder.held():
+        with pytest.raises(OutputError, match="out is being written by another relprop: wait"), folder.held():
+            pytest.fail("two runs have one folder")
+        assert folder.parts.is_dir()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = ShardedFolder(tmp_path / "file" / "out")
+    with pytest.raises(OutputError, match=r"cannot write to .*file/out: Not a directory"), folder.held():
+        pytest.fail("there is no such folder")
 
 
 @pytest.mark.full

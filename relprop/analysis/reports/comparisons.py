@@ -158,21 +158,21 @@ def compare_scores(
     better = difference * info.sign
     wins, losses = int((better > 0).sum()), int((better < 0).sum())
     return Comparison(
-        a,
-        b,
-        info.name,
-        info.direction,
-        n,
-        int(present.any(0).sum()) - n,
-        float(left.mean()) if n else nan,
-        float(right.mean()) if n else nan,
-        estimate_mean(difference, confidence, seed),
-        float(np.median(difference)) if n else nan,
-        signed_rank_p(difference),
-        wins,
-        losses,
-        n - wins - losses,
-        (wins + (n - wins - losses) / 2) / n if n else nan,
+        a=a,
+        b=b,
+        by=info.name,
+        direction=info.direction,
+        n=n,
+        unpaired=int(present.any(0).sum()) - n,
+        mean_a=float(left.mean()) if n else nan,
+        mean_b=float(right.mean()) if n else nan,
+        difference=estimate_mean(difference, confidence, seed),
+        median_difference=float(np.median(difference)) if n else nan,
+        p=signed_rank_p(difference),
+        wins=wins,
+        losses=losses,
+        ties=n - wins - losses,
+        win_rate=(wins + (n - wins - losses) / 2) / n if n else nan,
     )
 
 

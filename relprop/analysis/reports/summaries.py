@@ -201,15 +201,15 @@ def _summarise(results: ScoredSelection, confidence: float, seed: int) -> Method
         missing = int(np.isnan(found).sum())
         scores[score] = ScoreSummary(estimate_mean(found, confidence, seed), _mid(found), missing)
     return MethodSummary(
-        name,
-        results.description(),
-        results.is_control(),
-        int(done.sum()),
-        int((states == State.FAILED).sum()),
-        int((states == State.ABSENT).sum()),
-        {word: count for word, count in flagged.items() if count},
-        scores,
-        _mean(seconds),
+        method=name,
+        description=results.description(),
+        control=results.is_control(),
+        done=int(done.sum()),
+        failed=int((states == State.FAILED).sum()),
+        absent=int((states == State.ABSENT).sum()),
+        flagged={word: count for word, count in flagged.items() if count},
+        scores=scores,
+        seconds=_mean(seconds),
     )
 
 

@@ -20,6 +20,23 @@ ENDINGS = (".png", ".layers.png", ".npz", ".h5")
 """What names of results end with."""
 
 
+def take_folder(folder: Path, file: Path) -> Lock:
+    """Make a folder, and the file in or below it whose lock keeps other runs out; return the lock.
+
+    Raises
+    ------
+    OutputError
+        Another run is at it; or it can't be made.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return take(file, os.O_RDWR | os.O_CREAT)
+    except BlockingIOError as error:
+        raise OutputError(f"{folder} is being written by another relprop: wait, or name another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 class OutputFolder:
     """The folder of one run; a context manager that keeps other runs out of it.
 
@@ -56,15 +73,7 @@ class OutputFolder:
     def __enter__(self) -> Self:
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self._made = [*([] if self.index.exists() else [self.index]), *new]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = take(self.index, os.O_RDWR | os.O_CREAT)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{self.path} is being written by another relprop: wait, or name another folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        self._lock = take_folder(self.path, self.index)
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from relprop.pages.explanations import ExplanationPage
 from relprop.pictures import write_png
 
 
-class Results:
+class ResultFiles:
     """The files of one run.
 
     Parameters

@@ -33,7 +33,7 @@ from relprop.verification.oracle import gradient_oracle_error
 LOG = logging.getLogger("relprop")
 
 
-class Results(Protocol):
+class ResultSink(Protocol):
     """Where explanations go."""
 
     @property
@@ -57,7 +57,7 @@ class Run:
     classifier: Classifier
     explainer: Explainer
     choice: Choice
-    results: Results
+    results: ResultSink
     quiet: bool = False
     verify: bool = False
     crops: int | Literal["tiles"] | None = None

@@ -12,7 +12,7 @@ from relprop.evaluation.methods.controls import CONTROLS, Control
 from relprop.evaluation.methods.listing import ListedMethod, list_methods
 from relprop.evaluation.methods.named import MethodContext, check_name, make_methods, split_names
 from relprop.evaluation.methods.precomputed import Precomputed
-from relprop.evaluation.methods.relprop_rules import Relevance
+from relprop.evaluation.methods.relprop_rules import RelpropMethod
 
 __all__ = [
     "CONTROLS",
@@ -26,7 +26,7 @@ __all__ = [
     "MethodContext",
     "MethodError",
     "Precomputed",
-    "Relevance",
+    "RelpropMethod",
     "Request",
     "ZennitMethod",
     "check_name",

@@ -16,7 +16,7 @@ from relprop.evaluation.methods.adapters.zennit import ZennitMethod, check_zenni
 from relprop.evaluation.methods.base import Function, Method, MethodError
 from relprop.evaluation.methods.controls import SUMMARIES, Control
 from relprop.evaluation.methods.precomputed import Precomputed
-from relprop.evaluation.methods.relprop_rules import Relevance
+from relprop.evaluation.methods.relprop_rules import RelpropMethod
 from relprop.explainer import Explainer
 from relprop.store import check_method_name
 from rule_registry import RuleSet
@@ -133,9 +133,9 @@ def make_method(method: Any, context: MethodContext) -> Method:
     if isinstance(method, str):
         return named_method(method, context)
     if isinstance(method, RuleSet):
-        return Relevance(Explainer(context.model, rules=method))
+        return RelpropMethod(Explainer(context.model, rules=method))
     if isinstance(method, Explainer):
-        return Relevance(method)
+        return RelpropMethod(method)
     if callable(method):
         return Function(method)
     raise MethodError(f"a method is a name, a rule set or a callable (x, target) -> relevance, not {method!r}")
@@ -153,7 +153,7 @@ def named_method(text: str, context: MethodContext) -> Method:
     if name in rule_registry.names():
         classifier = context.classifier
         scale = () if classifier is None else (classifier.mean, classifier.std)
-        return Relevance(Explainer(context.model, rules=choose_rules(text, *scale)))
+        return RelpropMethod(Explainer(context.model, rules=choose_rules(text, *scale)))
     options = parse_options(text, rest)
     library, _, kind = name.partition(".")
     try:

@@ -18,7 +18,7 @@ from relprop.versions import version
 from rule_registry import RuleSet
 
 
-class Relevance(Method):
+class RelpropMethod(Method):
     """An `Explainer`, whatever its rules."""
 
     def __init__(self, explainer: Explainer) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relprop.cli.explaining.folder import take_folder
 from relprop.cli.explaining.sharded.index import join_parts
 from relprop.cli.explaining.sharded.storage import ENDINGS
 from relprop.files import OutputError, written_whole
-from relprop.files.locking import take
 from relprop.store.config import differences, format_differences
 from relprop.versions import versions
 
@@ -66,16 +65,7 @@ class ShardedFolder:
             Another run is at it; or it can't be made.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            lock = take(self.parts / _LOCK, os.O_RDWR | os.O_CREAT)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"{self.path} is being written by another relprop: wait, or name another folder"
-            ) from error
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        with lock:
+        with take_folder(self.path, self.parts / _LOCK):
             try:
                 yield
             finally:
