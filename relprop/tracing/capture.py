@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 import rule_registry
-from relprop.errors import CaptureError, InputError, RelpropError, TargetError
+from relprop.errors import CaptureError, InputError, TargetError
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
@@ -221,10 +221,12 @@ def _capture_any(
     try:
         return _capture(subject, given, output, keep)
     except CaptureError as error:
+        if isinstance(subject.model, ExportedProgram):  # which is one graph already
+            raise
         try:
             captured = _capture(subject, given, output, keep, samples=1)
             check_alone(captured.graph, subject, given)
-        except RelpropError:
+        except Exception:  # whatever the second try meets, what counts is why the first one failed
             raise CaptureError(error.message + advice_for(subject.model), **error.options) from error.__cause__
         return captured
 
@@ -248,8 +250,9 @@ def _capture(
             f"the output of {type(model).__name__} is complex, and only a real number can be explained: give target a "
             "function of the output, as in target=lambda output: output.abs()[:, 3]"
         )
-    can_be_kept = isinstance(model, nn.Module) and target is None and samples > 1
-    place = CacheEntry.of(model, inputs, output, keep) if can_be_kept else None
+    place = None
+    if isinstance(model, nn.Module) and target is None and samples > 1:
+        place = CacheEntry.of(model, inputs, output, keep)
     if place is not None and (kept := _read(place, inputs, flat, keep)) is not None:
         return kept
     traced = trace(subject, example) if as_it_is is None else Traced(as_it_is, {})

@@ -34,12 +34,11 @@ def check_alone(graph: Graph, subject: TracedModel, given: Inputs) -> None:
     for inputs in batches:
         size = inputs.batch_size
         returned = _returned(subject, inputs)
-        rows = returned is not None and returned.ndim > 0 and len(returned) == size
-        if not rows and inputs is given:
-            raise CaptureError(f"{type(subject.model).__name__} returns no row for each of {size} samples")
-        if rows:
+        if returned is not None and returned.ndim > 0 and len(returned) == size:
             found = torch.cat([graph.module()(*inputs.slice(k, k + 1)) for k in range(size)])
             check_equal(found, returned, graph.precision, f"{type(subject.model).__name__}, one sample at a time,")
+        elif inputs is given:
+            raise CaptureError(f"{type(subject.model).__name__} returns no row for each of {size} samples")
 
 
 def _returned(subject: TracedModel, inputs: Inputs) -> Tensor | None:

@@ -50,7 +50,7 @@ def _crop(pooler: Any, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: 
         pooler.scales, pooler.map_levels = poolers._setup_scales(
             levels, image_shapes, pooler.canonical_scale, pooler.canonical_level
         )
-    crops = [
+    crops: list[Tensor] = [
         poolers.roi_align(level, boxes, pooler.output_size, scale, pooler.sampling_ratio)
         for level, scale in zip(levels, pooler.scales, strict=True)
     ]

@@ -15,7 +15,7 @@ Content = Callable[[int, int], memoryview]
 """Returns the bytes between two places of a file; of a sealed one none that are not as they were sealed."""
 
 
-class StoredFile(h5py.File):
+class StoredFile(h5py.File):  # type: ignore[misc]  # h5py has no types
     """A file that HDF5 reads through a file object of Python.
 
     Parameters

@@ -81,7 +81,7 @@ def _filters_of(data: h5py.Dataset) -> list[Any]:
 
 
 def _row_bytes(data: h5py.Dataset) -> int:
-    return max(1, data.dtype.itemsize * int(np.prod(data.shape[1:])))
+    return max(1, int(data.dtype.itemsize) * int(np.prod(data.shape[1:])))
 
 
 def _copy_values(parts: Sequence[Part], target: h5py.Dataset, alike: bool) -> None:

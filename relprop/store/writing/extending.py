@@ -89,11 +89,12 @@ def copy_rows(sources: Sequence[tuple[h5py.File, NDArray[np.int64]]], target: h5
             parts.append((file[name], content, places, rows[places]))
         _copy_group(parts, target[name])
         if "maps" in target[name]:
-            _copy_group([(group["maps"], *others) for group, *others in parts], target[name]["maps"])
+            of_maps = [(group["maps"], content, places, into) for group, content, places, into in parts]
+            _copy_group(of_maps, target[name]["maps"])
 
 
 def _copy_group(
     parts: Sequence[tuple[h5py.Group, Content, NDArray[np.int64], NDArray[np.int64]]], target: h5py.Group
 ) -> None:
     for name, data in data_sets_without_scales(target).items():
-        copy_data([Part(group[name], *others) for group, *others in parts], data)
+        copy_data([Part(group[name], content, places, rows) for group, content, places, rows in parts], data)
