@@ -6,17 +6,23 @@ import torch
 from torch import Tensor
 
 from relprop.errors import CaptureError
+from relprop.graph.dataflow import between, carries_relevance
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import perturbed
 from relprop.tracing.example import TracedModel, call
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.outputs import choose_output
 
+aten = torch.ops.aten
+
 _SIZES = (2, 3, 5)
+_NUMBERS = (aten.item.default, aten._local_scalar_dense.default)
 
 
 def check_alone(graph: Graph, subject: TracedModel, given: Inputs) -> None:
     """Raise a `CaptureError` if a model computes something else for a sample among others than for it alone.
+
+    So does one whose values leave its tensors: what it computes of them would pass for a constant.
 
     A model that takes no such batch, or returns no row for each of its samples, is asked for no more than what is
     given: of that it must return a row for each sample.
@@ -30,6 +36,10 @@ def check_alone(graph: Graph, subject: TracedModel, given: Inputs) -> None:
     given : Inputs
         The samples that are to be explained.
     """
+    reached = between(graph, [node for node in graph.inputs if graph.batch.get(node)], lambda node: True)
+    for node in graph.calls():
+        if node in reached and node.target in _NUMBERS and any(map(carries_relevance, node.all_input_nodes)):
+            raise CaptureError(f"{graph.describe(node)} makes a number of a sample's values: relevance can't follow it")
     batches = [given, *(perturbed(given.samples(size)) for size in _SIZES)]
     for inputs in batches:
         size = inputs.batch_size

@@ -70,9 +70,15 @@ def counting(layers: Any, x: Tensor) -> Tensor:
     return in_a_loop(layers, x) * (2.0 if len(x) > 4 else 1.0)
 
 
+def listing(layers: Any, x: Tensor) -> Tensor:
+    return torch.stack([torch.tensor(row.tolist(), dtype=x.dtype) + row for row in in_a_loop(layers, x)])
+
+
 @pytest.mark.parametrize("samples", [1, 2, 4])
-@pytest.mark.parametrize("forward", [mixing, counting])
-def test_what_depends_on_the_other_samples_is_refused(forward: Callable[[Any, Tensor], Tensor], samples: int) -> None:
+@pytest.mark.parametrize("forward", [mixing, counting, listing])
+def test_what_depends_on_others_or_leaves_its_tensors_is_refused(
+    forward: Callable[[Any, Tensor], Tensor], samples: int
+) -> None:
     with pytest.raises(relprop.CaptureError, match="could not trace Scores"):
         relprop.explain(made(forward), torch.rand(samples, 3, 8, 8).double())
 
