@@ -17,7 +17,7 @@ from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
 from relprop.tracing.causes import advice_for
-from relprop.tracing.comparison import check_alone, check_batch, check_equal
+from relprop.tracing.comparison import MismatchError, check_alone, check_batch, check_equal
 from relprop.tracing.disk.cache import CacheEntry
 from relprop.tracing.example import TracedModel, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
@@ -221,8 +221,8 @@ def _capture_any(
     try:
         return _capture(subject, given, output, keep)
     except CaptureError as error:
-        if isinstance(subject.model, ExportedProgram):  # which is one graph already
-            raise
+        if isinstance(subject.model, ExportedProgram) or isinstance(error, MismatchError):
+            raise  # an exported program is one graph already; a model that was traced and differs is none for any batch
         try:
             captured = _capture(subject, given, output, keep, samples=1)
             check_alone(captured.graph, subject, given)

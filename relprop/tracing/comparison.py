@@ -19,6 +19,10 @@ _SIZES = (2, 3, 5)
 _NUMBERS = (aten.item.default, aten._local_scalar_dense.default)
 
 
+class MismatchError(CaptureError):
+    """A graph that computes something else than its model."""
+
+
 def check_alone(graph: Graph, subject: TracedModel, given: Inputs) -> None:
     """Raise a `CaptureError` if a model computes something else for a sample among others than for it alone.
 
@@ -77,7 +81,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 def check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, name: str) -> None:
     """Raise a `CaptureError` if the output of a graph differs from the model's, in shape or values."""
     if captured.shape != reference.shape:
-        raise CaptureError(
+        raise MismatchError(
             f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"
         )
     captured, wanted = captured.double(), reference.double()
@@ -85,7 +89,7 @@ def check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, nam
     # Equal entries may be infinite: classes are masked out by minus infinity.
     error = float((captured - wanted).where(captured != wanted, 0.0).abs().max()) / scale
     if not error <= _TOLERANCE.get(precision, 1e-4):
-        raise CaptureError(
+        raise MismatchError(
             f"the captured graph of {name} computes something else: its output differs by {error:.1e} of the "
             "largest output. Does the model draw random numbers, or depend on a state that a call changes? An "
             "nn.TransformerEncoder with padding computes otherwise in evaluation mode: enable_nested_tensor=False."
