@@ -24,20 +24,13 @@ from benchmarks.records.tables import markdown_table
 from benchmarks.workers import Worker, process_peak
 from relprop.errors import InputError
 from relprop.store import EvaluationWriter, Layout, Method, merge
+from relprop.store.schema import METHOD_FIELDS
 
 SIDE, CLASSES, UNIT = 32, 10, 64
 """Of pictures and model; samples in a commit."""
 METHOD = Method("synthetic", {"rules": "none"}, "maps that mean nothing", maps="summed")
 LAYOUT = Layout((SIDE, SIDE), CLASSES, name_length=16)
-_SCORES = (
-    "faithfulness",
-    "robustness",
-    "unclipped",
-    "local_consistency",
-    "contrastiveness_raw",
-    "contrastiveness",
-    "gae",
-)
+_SCORES = tuple(field.name for field in METHOD_FIELDS if field.direction is not None)
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ def _capture_any(
         return _capture(subject, given, output, keep)
     except CaptureError as error:
         if isinstance(subject.model, ExportedProgram) or isinstance(error, MismatchError):
-            raise  # an exported program is one graph already; a model that was traced and differs is none for any batch
+            raise  # a program is one graph already; of a model that differs from its trace no graph can be trusted
         try:
             captured = _capture(subject, given, output, keep, samples=1)
             check_alone(captured.graph, subject, given)

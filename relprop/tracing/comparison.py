@@ -12,6 +12,7 @@ from relprop.tracing.batch_axis import perturbed
 from relprop.tracing.example import TracedModel, call
 from relprop.tracing.inputs import Inputs
 from relprop.tracing.outputs import choose_output
+from relprop.tracing.sample_axes import sample_rows
 
 aten = torch.ops.aten
 
@@ -47,27 +48,21 @@ def check_alone(graph: Graph, subject: TracedModel, given: Inputs) -> None:
     batches = [given, *(perturbed(given.samples(size)) for size in _SIZES)]
     for inputs in batches:
         size = inputs.batch_size
-        returned = _returned(subject, inputs)
-        if returned is not None and returned.ndim > 0 and len(returned) == size:
+        rows = sample_rows(subject, inputs)
+        if rows is not None:
             found = torch.cat([graph.module()(*inputs.slice(k, k + 1)) for k in range(size)])
-            check_equal(found, returned, graph.precision, f"{type(subject.model).__name__}, one sample at a time,")
+            check_equal(found, rows, graph.precision, f"{type(subject.model).__name__}, one sample at a time,")
         elif inputs is given:
             raise CaptureError(f"{type(subject.model).__name__} returns no row for each of {size} samples")
 
 
-def _returned(subject: TracedModel, inputs: Inputs) -> Tensor | None:
-    """Return what a model returns for a batch; None where it takes no such batch."""
-    try:
-        return choose_output(call(subject.copy()[0], inputs), None)[0]
-    except Exception:  # whatever the model raises
-        return None
-
-
 def check_batch(graph: Graph, subject: TracedModel, inputs: Inputs) -> None:
     """Raise a `CaptureError` if the graph computes something else than the model for a batch of this size."""
-    expected = _returned(subject, inputs)
-    if expected is None:  # it takes no such batch, so nothing is wrong for it
+    try:
+        returned = call(subject.copy()[0], inputs)
+    except Exception:  # whatever the model raises: it takes no such batch, so nothing is wrong for it
         return
+    expected, _ = choose_output(returned, None)
     found = graph.module()(*inputs.tensors)
     if inputs.batch_size == 1 and expected.numel() == found.numel():  # a squeeze took the batch axis
         expected = expected.reshape(found.shape)

@@ -108,20 +108,20 @@ def _other_guesses(inputs: Inputs, subject: TracedModel) -> Iterator[Inputs]:
     candidates = [k for k, batched in enumerate(inputs.batched) if batched]
     if not 1 < len(candidates) <= _MOST:
         return
-    expected = _rows(subject, inputs)
+    expected = sample_rows(subject, inputs)
     if expected is None:
         return
     for size in range(len(candidates) - 1, 0, -1):
         for chosen in combinations(candidates, size):  # those with the first input come first
             guess = replace(inputs, batched=tuple(k in chosen for k in range(len(inputs.batched))))
-            found = _rows(subject, guess.samples(2 if inputs.batch_size != 2 else 3))
+            found = sample_rows(subject, guess.samples(2 if inputs.batch_size != 2 else 3))
             common = min(len(expected), 2)
             if found is not None and len(found) != len(expected) and _same(found[:common], expected[:common]):
                 yield guess
 
 
-def _rows(subject: TracedModel, inputs: Inputs) -> Tensor | None:
-    """Return the model's output, ``(B, ...)``, if it has a row for each sample."""
+def sample_rows(subject: TracedModel, inputs: Inputs) -> Tensor | None:
+    """Return the model's output, ``(B, ...)``, if it takes the batch and returns a row for each sample; else None."""
     try:
         output, _ = choose_output(call(subject.copy()[0], inputs), None)
     except Exception:  # whatever the model raises for a guess
@@ -138,7 +138,7 @@ def _what_was_guessed(inputs: Inputs, subject: TracedModel, options: dict[str, s
     """Say which inputs were taken to hold the samples, and what to do if that is wrong; empty if it can't be."""
     names = input_names(inputs, argument_names(subject.model))
     held = [name for name, batched in zip(names, inputs.batched, strict=True) if batched]
-    if _rows(subject, inputs) is None and _takes_one(inputs, subject):
+    if sample_rows(subject, inputs) is None and _takes_one(inputs, subject):
         ones = ", ".join(f"{name}[None]" for name in held)
         return f"It runs on the same input with a batch axis in front: pass {ones}"
     if len(names) == 1:

@@ -54,15 +54,14 @@ def copy_data(parts: Sequence[Part], target: h5py.Dataset) -> None:
     """
     alike = all(_are_alike(part.data, target) for part in parts)
     by_chunk = alike and target.chunks == (1, *target.shape[1:])
-    readers = [_chunks_of(part) if by_chunk else None for part in parts]
+    tables = [_chunks_of(part) for part in parts] if by_chunk else []
     step = max(1, READ_AT_ONCE // _row_bytes(target))
     for start in range(0, len(target), step):
-        some = [(part.within(start, start + step), reader) for part, reader in zip(parts, readers, strict=True)]
-        some = [(part, reader) for part, reader in some if len(part.rows)]
+        block = [part.within(start, start + step) for part in parts]
         if by_chunk:
-            _copy_chunks([(part, table) for part, table in some if table is not None], target)
-        elif some:
-            _copy_values([part for part, _ in some], target, alike and target.chunks is None)
+            _copy_chunks([pair for pair in zip(block, tables, strict=True) if len(pair[0].rows)], target)
+        elif some := [part for part in block if len(part.rows)]:
+            _copy_values(some, target, alike and target.chunks is None)
 
 
 def _are_alike(data: h5py.Dataset, target: h5py.Dataset) -> bool:
