@@ -152,7 +152,8 @@ def _perturb(leaf: Tensor) -> Tensor:
     if leaf.is_floating_point():
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(leaf.shape[1:], generator=generator, device="cpu").to(leaf)
-        changed[0] += noise * leaf.float().std().nan_to_num(1.0).clamp(min=1e-3).to(leaf)
+        spread = leaf.float().std().nan_to_num(1.0) if leaf.numel() > 1 else leaf.new_ones(())  # one number has none
+        changed[0] += noise * spread.clamp(min=1e-3).to(leaf)
     else:
         changed[0] = ~leaf[0] if leaf.dtype == torch.bool else leaf.min() + leaf.max() - leaf[0]
     return changed
