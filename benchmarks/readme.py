@@ -10,13 +10,14 @@ from benchmarks.coverage import sweep
 from benchmarks.quality import comparison, gae
 from benchmarks.records.tables import read
 from benchmarks.runs import samples, spread
-from benchmarks.speed import compare
+from benchmarks.speed import choices, compare
 from relprop.errors import RelpropError
 from relprop.files import put_between
 
 TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
     "ablation": comparison.tables,
     "ablation-summary": comparison.summary,
+    "choices": choices.markdown,
     "coverage": sweep.markdown,
     "gae": gae.markdown,
     "samples": samples.markdown,

@@ -175,10 +175,10 @@ def samples(
     typer.echo(f"written: {ledger.path.name}")
 
 
-@app.command(epilog="Example: python -m benchmarks workers --samples 96 --simulated 50000")
+@app.command(epilog="Example: python -m benchmarks workers --samples 384 --simulated 50000")
 def workers(
     model: Annotated[str, typer.Option(metavar="NAME", help="A timm model for pictures of 64 pixels.")] = "test_resnet",
-    samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the measured runs.")] = 96,
+    samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the measured runs.")] = 384,
     simulated: Annotated[int, typer.Option(metavar="N", min=4, help="Samples of the simulated run.")] = 50000,
     processes: Annotated[list[int], typer.Option(metavar="N", help="Workers that are measured, 1 first.")] = _WORKERS,
     results: Results = RESULTS,

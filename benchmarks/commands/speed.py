@@ -1,4 +1,4 @@
-"""The sub-commands ``speed``, ``floor`` and ``scale``: time and memory of explanations."""
+"""The sub-commands ``speed``, ``floor``, ``scale`` and ``choices``: time and memory of explanations."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from benchmarks.commands.app import (
 )
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.readme import put_tables
+from benchmarks.speed.choices import ChoiceRow, measure_choices
 from benchmarks.speed.compare import SpeedRow, compare_speed
 from benchmarks.speed.floor import FloorRow, OperationRow, find_floor
 from benchmarks.speed.jobs import COMPILED, JOBS, graph_jobs, rule_jobs
@@ -140,3 +141,23 @@ def scale(
     with conditions.in_force():
         rows = measure_scale(points(models, batch, batches, sides, depths), repeats, conditions)
     report([Table("scale", ScaleRow, rows)], conditions.on_machine, results, before)
+
+
+@app.command(epilog="Example: python -m benchmarks choices --repeats 15")
+def choices(
+    repeats: Repeats = 15,
+    threads: Threads = 1,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    markdown: Markdown = None,
+    quickly: Annotated[bool, quick(repeats=1)] = False,
+) -> None:
+    """Measure what the code does because it is faster, each beside the plain way."""
+    if markdown is not None:
+        put_tables("choices", results, markdown)
+        return
+    before = earlier(compare, ChoiceRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    with conditions.in_force():
+        rows = measure_choices(repeats, conditions)
+    report([Table("choices", ChoiceRow, rows)], conditions.on_machine, results, before)

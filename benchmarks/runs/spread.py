@@ -7,12 +7,14 @@ join, is what a run of one worker took beside its shards.
 from __future__ import annotations
 
 import heapq
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
+from unittest.mock import patch
 
 from tqdm import tqdm
 
@@ -36,19 +38,22 @@ class WorkersRow:
 
     Attributes
     ----------
-    workers, samples, shards
+    workers, threads
+        Their number, and PyTorch's threads in each.
+    samples, shards
         What was run, or simulated.
     kind
         ``measured`` or ``simulated``.
     seconds
         Of the run.
     efficiency
-        The seconds of one worker over the worker-seconds of these, for as many samples.
+        The seconds of one worker with one thread over the seconds of all threads of these, for as many samples.
     """
 
-    KEYS: ClassVar = ("workers", "samples", "kind")
+    KEYS: ClassVar = ("workers", "threads", "samples", "kind")
 
     workers: int
+    threads: int
     samples: int
     shards: int
     kind: str
@@ -82,6 +87,8 @@ def measure_workers(
 ) -> list[WorkersRow]:
     """Evaluate small pictures with several numbers of workers, and simulate these and more.
 
+    Beside workers of one thread, one worker is measured that has as many threads as the most workers.
+
     Parameters
     ----------
     model
@@ -102,13 +109,15 @@ def measure_workers(
         subject, _ = Trial(model, 8, SIDE).make(conditions)
         prepare = preparation(SIDE)
         measured = {}
-        for count in tqdm(processes, "workers", unit="run", disable=None):
-            start = time.perf_counter()
-            relprop.engines.evaluate(
-                subject, pictures, ["abslrp"], folder / f"{count}.h5",
-                processes=count, transform=prepare, unit=UNIT, progress=False,
-            )  # fmt: skip
-            measured[count] = time.perf_counter() - start
+        cases = dict.fromkeys([*((count, 1) for count in processes), (1, processes[-1])])
+        for count, threads in tqdm(cases, "workers", unit="run", disable=None):
+            with patch.dict(os.environ, OMP_NUM_THREADS=str(threads)):  # what workers obey
+                start = time.perf_counter()
+                relprop.engines.evaluate(
+                    subject, pictures, ["abslrp"], folder / f"{count}-{threads}.h5",
+                    processes=count, transform=prepare, unit=UNIT, progress=False,
+                )  # fmt: skip
+                measured[count, threads] = time.perf_counter() - start
         parts = len(plan_shards(samples, processes[-1]))
         shards = []
         for part in range(-1, parts):  # the first is done twice: the first time captures the model
@@ -119,10 +128,12 @@ def measure_workers(
             )  # fmt: skip
             shards.append(time.perf_counter() - start)
         each = [seconds / size for seconds, size in zip(shards[1:], plan_shards(samples, processes[-1]), strict=True)]
-    fixed = max(0.0, measured[1] - sum(_times(each, plan_shards(samples, 1))))
-    for count in processes:
-        rows.append(_row(count, samples, "measured", measured[count], measured[1]))
-        rows.append(_simulate(count, samples, each, fixed))
+    one = measured[1, 1]
+    fixed = max(0.0, one - sum(_times(each, plan_shards(samples, 1))))
+    for (count, threads), seconds in measured.items():
+        rows.append(_row(count, threads, samples, "measured", seconds, one))
+        if threads == 1:
+            rows.append(_simulate(count, samples, each, fixed))
     return rows + [_simulate(count, simulated, each, fixed) for count in SIMULATED]
 
 
@@ -133,11 +144,12 @@ def _times(each: Sequence[float], sizes: Sequence[int]) -> list[float]:
 
 def _simulate(workers: int, samples: int, each: Sequence[float], fixed: float) -> WorkersRow:
     one, all_of_them = (fixed + makespan(_times(each, plan_shards(samples, n)), n) for n in (1, workers))
-    return _row(workers, samples, "simulated", all_of_them, one)
+    return _row(workers, 1, samples, "simulated", all_of_them, one)
 
 
-def _row(workers: int, samples: int, kind: str, seconds: float, one: float) -> WorkersRow:
-    return WorkersRow(workers, samples, len(plan_shards(samples, workers)), kind, seconds, one / (workers * seconds))
+def _row(workers: int, threads: int, samples: int, kind: str, seconds: float, one: float) -> WorkersRow:
+    shards, efficiency = len(plan_shards(samples, workers)), one / (workers * threads * seconds)
+    return WorkersRow(workers, threads, samples, shards, kind, seconds, efficiency)
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -146,6 +158,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         [
             f"{int(row['samples']):,}",
             row["workers"],
+            row["threads"],
             row["shards"],
             row["kind"],
             f"{float(row['seconds']):,.1f}",
@@ -153,4 +166,4 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         ]
         for row in rows
     ]
-    return markdown_table([["samples", "workers", "shards", "", "seconds", "efficiency"], *lines], 2)
+    return markdown_table([["samples", "workers", "threads", "shards", "", "seconds", "efficiency"], *lines], 2)

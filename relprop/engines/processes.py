@@ -82,8 +82,10 @@ class Processes:
         return len(self._seats)
 
     def begin(self, obey: Callable[[], None]) -> Any:
-        """Do `Workers.begin`."""
+        """Do `Workers.begin`, while the other workers load what they need."""
         future = self._seats[0].submit(worker.begin)
+        for seat in self._seats[1:]:
+            seat.submit(worker.load)  # where it fails, a shard fails by the same error
         while not wait([future], POLL).done:
             list(self._seats[0].words())
             try:

@@ -140,6 +140,11 @@ def start(work: bytes, place: Place, way: Connection) -> None:
     way.send(Word(os.getpid()))
 
 
+def load() -> None:
+    """Do `Worker.load` in this process."""
+    _here[0][0].load()
+
+
 def begin() -> Any:
     """Do `Worker.begin` in this process."""
     return _here[0][0].begin()

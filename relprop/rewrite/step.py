@@ -25,7 +25,7 @@ LOST = 1e-6
 
 def widen(value: Any) -> Any:
     """Give half-precision tensors, also those of a list or tuple, the precision relevance is computed in."""
-    # Spelled out: going through pytree takes longer than many an operation does.
+    # Spelled out: going through pytree takes longer (benchmarks choices) than many an operation does.
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
     if isinstance(value, list | tuple):

@@ -24,13 +24,13 @@ BLOCK = 2**22
 """Entries at most of a weight whose positive or negative part is taken at once.
 
 The parts of larger ones, as of VGG's dense layers, would be fresh memory of the system at every use, and getting that
-takes longer than the product.
+takes longer than the product (``benchmarks choices``).
 """
 
 FEW = 8
 """Channels of the input, as of pictures, up to which both parts of a weight are multiplied at once.
 
-Kernels work on blocks of more channels, which two products would fill up twice.
+Kernels work on blocks of more channels, which two products would fill up twice (``benchmarks choices``).
 """
 
 FEW_TERMS, FEW_IN_A_GROUP = 16, 64
@@ -109,7 +109,7 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
     """Return ``x^+ up + x^- down``, ``(S, *input)``, of what `_pulled` returned; both are overwritten."""
     if down is None:
         return up.mul_(x)
-    # Choosing one of the two by the sign of x takes three times as long.
+    # Choosing one of the two by the sign of x takes longer (benchmarks choices).
     return up.mul_(x.clamp(min=0)).addcmul_(down, x.clamp(max=0))
 
 

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import typer
+from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
@@ -24,6 +25,8 @@ from benchmarks.runs.evaluation import CostRow, EvaluationRow
 from benchmarks.runs.growth import GrowthRow
 from benchmarks.runs.start import StartRow
 from benchmarks.runs.stream import StreamRow
+from benchmarks.speed.choices import CHOICES, ChoiceRow
+from benchmarks.speed.choices import markdown as choices_markdown
 from benchmarks.speed.compare import SpeedRow
 from benchmarks.speed.floor import FloorRow, OperationRow
 from benchmarks.speed.scale import ScaleRow
@@ -109,6 +112,26 @@ def test_floor_counts_times_and_profiles(tmp_path: Path) -> None:
     assert len(beside) == 13
     assert beside[-1]["operation"] == "all others"
     assert sum(float(row["share"]) for row in beside) == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.full
+def test_choices_compares_each_way_with_the_plain_one(tmp_path: Path) -> None:
+    code, output = run("choices", "--quick", "--results", tmp_path)
+    assert code == 0, output
+    rows = read(tmp_path, "choices", ChoiceRow)
+    assert [row["choice"] for row in rows] == list(CHOICES)
+    assert all(float(row["ratio"]) > 0 for row in rows)
+    assert len(choices_markdown(rows).splitlines()) == 2 + len(rows)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CHOICES)
+def test_both_ways_of_a_choice_compute_the_same(name: str) -> None:
+    chosen, plain = (tree_leaves(job()) for job in CHOICES[name]())
+    for ours, theirs in zip(chosen, plain, strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(ours, torch.Tensor):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.full

@@ -15,11 +15,13 @@ from typing import Any
 
 from tests.faults import jobs
 from tests.faults.damage import COMPRESSIONS, damaged, outcome, prepare, read_all
+from tests.faults.evaluation_jobs import evaluation
+from tests.faults.explanation_jobs import save_h5
 from tests.faults.library import build, trials, writes_of
 from tests.faults.test_failing_writes import everything
 
 DAMAGE, WRITES = ("flip", "truncate"), ("eio", "short", "full", "kill")
-JOBS = {job.__name__: job for job in (jobs.run, jobs.stream, jobs.add_method, jobs.join)}
+JOBS = {job.__name__: job for job in (jobs.run, jobs.stream, jobs.add_method, jobs.join, evaluation, save_h5)}
 AT_ONCE = 20
 
 

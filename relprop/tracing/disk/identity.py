@@ -27,6 +27,8 @@ _DEPTH = 12
 """How deep a value may lie inside of others."""
 _LONG = 1000
 """Items of a container that still is a setting, and no data."""
+_INSTALLED = ("site-packages", "dist-packages")
+"""Folders of installed packages, those of the user and of an environment below this one too."""
 _OWN = ("relprop.graph", "relprop.tracing")
 """Of this library, the packages that make a graph."""
 
@@ -209,7 +211,8 @@ def _sources() -> Mapping[str, str]:
 
     Of this library, whose modules are loaded as they are needed, those count that make a graph.
     """
-    installed = tuple({os.path.join(os.path.realpath(path), "") for path in sysconfig.get_paths().values()})
+    paths = [*sysconfig.get_paths().values(), *(path for path in sys.path if PurePath(path).name in _INSTALLED)]
+    installed = tuple({os.path.join(os.path.realpath(path), "") for path in paths})
     found = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
