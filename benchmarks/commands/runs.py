@@ -141,9 +141,13 @@ def start(
     repeats: Repeats = 3,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[bool, quick(model=["test_resnet"], repeats=1)] = False,
 ) -> None:
     """Measure the first picture: processor seconds of whole processes, cached or not, and of wrong options."""
+    if markdown is not None:
+        put_tables("start", results, markdown)
+        return
     before = earlier(compare, StartRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
     report([Table("start", StartRow, measure_start(model, repeats))], conditions.on_machine, results, before)

@@ -6,8 +6,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ import timm
 import torch
 from tqdm import tqdm
 
+from benchmarks.records.tables import markdown_table
 from benchmarks.runs.synthetic import write_pictures
 from relprop.errors import RelpropError
 from relprop.tracing.disk.folder import VARIABLE
@@ -46,6 +47,8 @@ class StartRow:
         A timm model with random weights.
     imports
         A process that imports torch and nothing else: how fast this machine is now.
+    timm
+        One that imports timm, and by it torchvision: what any model costs that is named.
     first, again
         ``relprop explain`` on one picture: nothing cached, then all.
     call, cached
@@ -58,6 +61,7 @@ class StartRow:
 
     model: str
     imports: float
+    timm: float
     first: float
     again: float
     call: float
@@ -98,7 +102,7 @@ def _measure_model(name: str, side: int, weights: Path, picture: Path, made: Pat
     call, cache = ["-c", _FIRST_CALL, name, str(side)], str(made / "cache")
     wrong = ["-m", "relprop", "explain", str(picture), "--model", name, "-o", str(made)]
     return [
-        _run(["-c", "import torch"], "0")[0],
+        *(_run(["-c", f"import {package}"], "0")[0] for package in ("torch", "timm")),
         *(_run(explain, cache)[0] for _ in range(2)),
         float(_run(call, "0")[1]),
         [float(_run(call, str(made / "calls"))[1]) for _ in range(2)][-1],
@@ -126,3 +130,21 @@ def _run(arguments: Sequence[str], cache: str, *, fails: bool = False) -> tuple[
             f"python {' '.join(arguments[:3])} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
         )
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the table of recorded rows."""
+    names = [field.name for field in fields(StartRow)[1:]]
+    titles = [
+        "torch",
+        "timm",
+        "first",
+        "again",
+        "call",
+        "call, cached",
+        "wrong path",
+        "wrong rule set",
+        "wrong parameter",
+    ]
+    lines = [[row["model"], *(f"{float(row[name]):.2f}" for name in names)] for row in rows]
+    return markdown_table([["model", *titles], *lines], len(titles))

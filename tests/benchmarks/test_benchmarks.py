@@ -24,6 +24,7 @@ from benchmarks.records.tables import columns
 from benchmarks.runs.evaluation import CostRow, EvaluationRow
 from benchmarks.runs.growth import GrowthRow
 from benchmarks.runs.start import StartRow
+from benchmarks.runs.start import markdown as start_markdown
 from benchmarks.runs.stream import StreamRow
 from benchmarks.speed.choices import CHOICES, ChoiceRow
 from benchmarks.speed.choices import markdown as choices_markdown
@@ -242,7 +243,10 @@ def test_the_first_picture_costs_less_when_its_graph_is_kept(tmp_path: Path) -> 
     assert code == 0, output
     (row,) = read(tmp_path, "start", StartRow, Conditions(Device.CPU, Dtype.FLOAT32, 1).on_machine)
     assert row["model"] == "test_resnet"
-    assert all(float(row[name]) > 0 for name in ("imports", "first", "again", "call", "cached", "path", "rules"))
+    assert all(
+        float(row[name]) > 0 for name in ("imports", "timm", "first", "again", "call", "cached", "path", "rules")
+    )
+    assert len(start_markdown([row]).splitlines()) == 3
 
 
 @pytest.mark.full

@@ -6,18 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relprop.cli.explaining.cropped import Joined
 from relprop.cli.explaining.drawing import draw, draw_layers, readable
 from relprop.cli.explaining.entries import entries_of, joined_entry
 from relprop.cli.explaining.folder import OutputFolder
-from relprop.cli.explaining.page import show_on_page
 from relprop.cli.explaining.picture import InputPicture
 from relprop.explanation.archive import save
 from relprop.explanation.explanation import Explanation
 from relprop.models import Classifier
-from relprop.pages.explanations import ExplanationPage
 from relprop.pictures import write_png
+
+if TYPE_CHECKING:
+    from relprop.pages.explanations import ExplanationPage
 
 
 class ResultFiles:
@@ -90,6 +92,8 @@ class ResultFiles:
         for entry in entries:
             self.folder.record(entry | {"paths": paths})
         if self.page is not None:
+            from relprop.cli.explaining.page import show_on_page  # where no page is written, nothing loads it
+
             show_on_page(self.page, self.classifier, self.rules, prepared, explanation, paths)
 
     def write_joined(self, joined: Joined) -> None:

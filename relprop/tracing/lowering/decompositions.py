@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -41,8 +41,16 @@ def decomposition_table(
     return {
         **{operation: _composed(operation) for operation in composed},
         aten.scaled_dot_product_attention.default: attention,
+        **_of_torch(),
         **_DECOMPOSITIONS,
     }
+
+
+@cache
+def _of_torch() -> Mapping[OpOverload, Callable[..., Any]]:
+    """Return torch's own decompositions, whose table takes a third of a second to make."""
+    table = default_decompositions()
+    return {operation: table[operation] for operation in _OF_TORCH}
 
 
 def composites(program: ExportedProgram) -> frozenset[OpOverload]:
@@ -282,7 +290,6 @@ _OF_PRODUCTS = (
 """Operations of linear algebra that are no factorisations, for which there are no rules."""
 
 _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
-    **dict(zip(_OF_TORCH, map(default_decompositions().__getitem__, _OF_TORCH), strict=True)),
     aten.addcdiv.default: _add_quotient,
     aten.addcmul.default: _add_product,
     aten.addmm.default: _add_matmul,
