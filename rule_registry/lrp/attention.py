@@ -103,7 +103,10 @@ def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor
 
 
 def _to_values(call: Call, found: Sequence[Tensor | Factored]) -> list[Tensor | Factored]:
-    """Leave what is no value without relevance: both factors, where the product makes the attention's logits."""
+    """Leave what is no value without relevance: both factors, where the product makes the attention's logits.
+
+    What was found for each input is ``(S, *input)``, and so is what is returned.
+    """
     held = {call.site.attention_weights} if call.site.attention_weights is not None else set(call.site.active)
     return [
         call.result.new_zeros(r.shape) if slot in held else r for slot, r in zip(call.site.active, found, strict=True)

@@ -29,7 +29,10 @@ def norm(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> Fact
 
 
 def batch_norm(call: Call, relevance: Sequence[Tensor | Factored], *, stabilizer: float) -> Factored:
-    """Batch norm in evaluation mode that no layer precedes: an affine layer of its own."""
+    """Batch norm in evaluation mode that no layer precedes: an affine layer of its own.
+
+    It returns several tensors, and relevance has one entry for each: ``(S, *output)`` for the first.
+    """
     return norm(call, relevance[0], stabilizer=stabilizer)
 
 

@@ -81,7 +81,7 @@ def _signs(call: Call) -> dict[str, float]:
 
 
 def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:
-    """Share among the terms of a sum by the weights that ``weigh`` gives them, each shaped like the output."""
+    """Share among the terms of a sum by the weights that ``weigh`` gives their entries, each shaped like its term."""
     signs = _signs(call)
     parts = [weigh(call.value(slot) * signs[slot.name]) for slot in call.site.active]
     s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts)).sum(0), stabilizer)
