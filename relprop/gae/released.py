@@ -196,6 +196,6 @@ def _weighted(weights: Tensor, relevance: Tensor) -> Score:
 
 
 def _distance(a: Tensor, b: Tensor, axes: int) -> Tensor:
-    """Return ``D(a, b)`` over the last axes, with 1e-9 added to the divisor."""
+    """Return ``D(a, b)`` over so many last axes, 1e-9 added to the divisor, for each of the first ``(...)``."""
     last = tuple(range(-axes, 0))
     return (a - b).abs().sum(last) / (a.abs().sum(last) + b.abs().sum(last) + EPS)

@@ -112,7 +112,7 @@ def _write(
     *,
     new: bool = False,
 ) -> None:
-    """Write a file of some samples of an open one, without values of those that are to be done again."""
+    """Write a file of some samples ``(N,)`` of an open one, without values of those that are to be done again."""
     layout, there = read_layout(file), file["sample"][:]
     methods = [read_method(file, name) for name in method_names(file)]
     origin = build.Origin(json.loads(file.attrs["versions"]), planned, read_pictures(file), str(file.attrs["created"]))

@@ -125,6 +125,7 @@ class Run:
             return self.judge.look(self.order, covered, self._scores)
 
     def _scores(self, samples: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Yield the scores ``(n,)`` of each method, of those of the samples ``(N,)`` that it has done."""
         assert self.judge is not None
         rows, score = np.searchsorted(self._index, samples), self.judge.rule.score
         for name in self.methods:

@@ -92,7 +92,7 @@ def make_batch(
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
-    """Read rows of a group's data sets, in the given order; strings as `str`."""
+    """Read rows of a group's data sets, ``(R, ...)`` by name, in the given order; strings as `str`."""
     where = group.name.lstrip("/")
     chosen = _rows(rows, count, where)
     order = np.argsort(chosen, kind="stable")
