@@ -95,13 +95,13 @@ class Parcel:
     outcome : Outcome, optional
         What became of the shard.
     file : ndarray, optional
-        Its file, where the node does not see home.
+        The bytes of its file, ``(bytes,)``, where the node does not see home.
     lacks_file : bool
         Nothing was done: the file at home is to be sent.
     lacks : int, optional
         Nothing was done: the node does not see this picture.
     order : ndarray, optional
-        What `Worker.begin` returns.
+        What `Worker.begin` returns, ``(N,)``.
     error : RelpropError, optional
         What was raised.
     """

@@ -53,7 +53,7 @@ class Run:
     writer : EvaluationWriter
         Of the file.
     states : dict
-        Of the file's rows: under ``""`` those of the masking run, and by method.
+        Of the file's rows, ``(N,)`` each: under ``""`` those of the masking run, and by method.
     interruption : Interruption
         Obeyed between two commits.
     standing : Standing
@@ -63,7 +63,7 @@ class Run:
     judge : Judge, optional
         Says when to stop.
     order : ndarray
-        Indices of the samples in their order, for that.
+        Indices of the samples in their order, ``(N,)``, for that.
     """
 
     subject: EvaluatedModel
