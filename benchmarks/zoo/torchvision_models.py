@@ -60,7 +60,7 @@ class DenseHead(nn.Module):
         self.backbone, self.head = detector.backbone, detector.head
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return scores and boxes of all places."""
+        """Return scores ``(B, places, classes)`` and boxes ``(B, places, 4)`` by name, of pictures ``(B, 3, H, W)``."""
         found: dict[str, Tensor] = self.head(list(self.backbone(x).values()))
         return found
 
