@@ -94,12 +94,12 @@ def detect(name: str, samples: int) -> Subject:
 
 
 def everywhere(logits: Tensor, *, category: int) -> Tensor:
-    """Sum a category's logits ``(B, places, categories)``."""
+    """Sum a category's logits ``(B, places, categories)`` over all places, ``(B,)``."""
     return logits[:, :, category].sum(1)
 
 
 def inside(logits: Tensor, *, mask: Tensor, category: int) -> Tensor:
-    """Sum a category's logits ``(B, categories, H, W)`` inside a mask ``(H, W)``."""
+    """Sum a category's logits ``(B, categories, H, W)`` inside a mask ``(H, W)``: ``(B,)``."""
     return (logits[:, category] * mask).sum((1, 2))
 
 

@@ -126,7 +126,7 @@ def released_score_map(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def released_positive(relevance: Tensor) -> Tensor:
-    """Scale a map twice, per element: ``relu(map / max|map|)``, over its maximum; ``(B, C, H, W)`` in [0, 1]."""
+    """Scale a map twice, per element: ``relu(map / max|map|)``, over its maximum; ``(..., C, H, W)`` in [0, 1]."""
     checked = check_map(relevance, relevance.shape[:-3], relevance.shape[-2:])
     positive = quotient(checked, checked.abs().amax((-3, -2, -1), keepdim=True))[0].relu()
     return quotient(positive, positive.amax((-3, -2, -1), keepdim=True))[0]

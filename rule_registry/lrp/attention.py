@@ -13,6 +13,7 @@ a rule, which sees one operation, can't state it. From a program's relevances at
 ``hooks``) and autograd's gradients there it can be computed outside.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Rules to choose where a rule set has another one, in any rule set::
 Relevance goes to the terms that are activations; a constant one receives nothing.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations

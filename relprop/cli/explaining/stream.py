@@ -218,7 +218,7 @@ class Run:
         return error
 
     def _most_probable(self, x: Tensor) -> Tensor:
-        """Return the classes ``(B, top)`` to explain, the most probable one first."""
+        """Return the classes ``(B, top)`` of pictures ``(B, C, H, W)`` to explain, the most probable one first."""
         with torch.inference_mode(), memory_for(len(x)):
             return self._forward(x).topk(self.choice.top, dim=1).indices
 
