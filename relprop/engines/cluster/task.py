@@ -146,13 +146,13 @@ def tidy(run: str) -> None:
 
 
 def store(file: Bytes, path: Path) -> None:
-    """Write a file that was sent, whole or not at all."""
+    """Write a file that was sent, ``(bytes,)``, whole or not at all."""
     with written_whole(path) as part:
         file.tofile(part)
 
 
 def load_file(path: Path) -> Bytes:
-    """Return what a file holds."""
+    """Return what a file holds, ``(bytes,)``."""
     return np.fromfile(path, np.uint8)
 
 

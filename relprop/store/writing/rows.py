@@ -65,7 +65,7 @@ def values_at(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
 def make_batch(
     rows: Rows, arrays: Mapping[str, ArrayLike], fields: Mapping[str, Field], group: h5py.Group, count: int
 ) -> Batch:
-    """Check rows and values against a group's data sets.
+    """Check rows ``(R,)`` and values ``(R, ...)`` against a group's data sets.
 
     Raises
     ------
