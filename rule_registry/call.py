@@ -267,10 +267,7 @@ def _open(call: Call, magnitude: Tensor) -> Tensor:
 
 
 def _usual(call: Call) -> Tensor:
-    """Return the mean magnitude of each sample of the one activation, its infinite entries apart.
-
-    It broadcasts against the activation: ``(B, 1, ...)``, where the samples lie in front.
-    """
+    """Return each sample's mean magnitude of the one activation, infinite ones apart, to broadcast to ``(*input)``."""
     x, mark = call.input.abs(), call.site.input_batch[0]
     finite = x < HUGE
     mean = mark.sum(x.where(finite, 0.0), lead=0) / mark.sum(finite.to(x.dtype), lead=0).clamp(min=1)
