@@ -211,7 +211,7 @@ def share(call: Call, *values: Tensor, net: Tensor | None = None, total: Tensor 
 
 
 def denominator(call: Call, delta: float) -> Tensor:
-    """Stabilised magnitude of the output: ``|z| + delta * mean|z|``, the mean per sample.
+    """Stabilised magnitude of the output, ``(*output)``: ``|z| + delta * mean|z|``, the mean per sample.
 
     It has no scale of its own. Where all outputs of a sample are zero it is one; where one alone is, as ``delta = 0``
     allows, it is infinite, so that nothing is shared there. Masked attention logits, which carry no relevance, stay out
@@ -253,7 +253,7 @@ def may_be_masked(call: Call) -> bool:
 
 
 def _open(call: Call, magnitude: Tensor) -> Tensor:
-    """Return where the output of a sum or product is no masked entry."""
+    """Return where the output of a sum or product is no masked entry: truth values ``(*output)``."""
     open_: Tensor = magnitude < HUGE
     if call.site.masked:
         open_ = open_ & (call.result > -FAR)
@@ -267,7 +267,7 @@ def _open(call: Call, magnitude: Tensor) -> Tensor:
 
 
 def _usual(call: Call) -> Tensor:
-    """Return the mean magnitude of the one activation, its infinite entries apart, for each sample."""
+    """Return each sample's mean magnitude of the one activation, infinite ones apart, to broadcast to ``(*input)``."""
     x, mark = call.input.abs(), call.site.input_batch[0]
     finite = x < HUGE
     mean = mark.sum(x.where(finite, 0.0), lead=0) / mark.sum(finite.to(x.dtype), lead=0).clamp(min=1)
@@ -275,12 +275,12 @@ def _usual(call: Call) -> Tensor:
 
 
 def unmasked(call: Call, tensor: Tensor) -> Tensor:
-    """Put zero for the infinite entries of masked attention logits, where no relevance is."""
+    """Put zero for the infinite entries of masked attention logits, of any shape: no relevance is there."""
     return finite(tensor) if may_be_masked(call) else tensor
 
 
 def finite(tensor: Tensor) -> Tensor:
-    """Put zero for infinite entries; the tensor itself where there are none, as a processor sees at once."""
+    """Put zero for the infinite entries of a tensor of any shape; one on a CPU that has none is returned itself."""
     if tensor.is_cpu and has_values(tensor) and bool(tensor.sum().isfinite()):
         return tensor
     return torch.where(tensor.isinf(), 0.0, tensor)

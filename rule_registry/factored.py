@@ -47,7 +47,7 @@ class Factored:
 
 
 def whole(relevance: Any) -> Any:
-    """Multiply out; of a tuple each part."""
+    """Multiply out, which makes a tensor ``(S, *activation)``; of a tuple each part."""
     if isinstance(relevance, Factored):
         return relevance.gradient * relevance.value
     return tuple(map(whole, relevance)) if isinstance(relevance, tuple) else relevance

@@ -152,12 +152,18 @@ def shown(value: Parameter) -> str:
 
 
 def _pass(call: Call, relevance: Tensor) -> Tensor:
-    """Pass unchanged."""
+    """Pass unchanged.
+
+    The relevance is ``(S, *output)``, and the input is shaped like the output.
+    """
     return relevance
 
 
 def _block(call: Call, relevance: Tensor) -> tuple[Tensor, ...]:
-    """Block: no relevance reaches the inputs."""
+    """Block: no relevance reaches the inputs.
+
+    Relevance ``(S, *output)`` arrives, and that of no input is returned.
+    """
     return ()
 
 

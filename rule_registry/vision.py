@@ -45,14 +45,14 @@ def _features(call: Call) -> Tensor:
 
 
 def _first(relevance: Tensor | Sequence[Tensor | None]) -> Tensor:
-    """Return the relevance of the first of several outputs: the others are positions."""
+    """Return the relevance ``(S, *output)`` of the first of several outputs: the others are positions."""
     found = relevance if isinstance(relevance, Tensor) else relevance[0]
     assert found is not None
     return found
 
 
 def _with_nothing(call: Call, values: Tensor) -> list[Tensor]:
-    """Return the relevance of the features, and zeros for whatever else is an activation."""
+    """Return the relevance of the features, ``(S, B, C, H, W)``, and zeros for whatever else is an activation."""
     return [
         values if slot.name == "input" else values.new_zeros(len(values), *call.value(slot).shape)
         for slot in call.site.active
@@ -60,7 +60,7 @@ def _with_nothing(call: Call, values: Tensor) -> list[Tensor]:
 
 
 def _by_seed(pull: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
-    """Apply a transpose that knows no seeds to each of them, and stack what it returns."""
+    """Apply a transpose that knows no seeds, ``(*output)`` to ``(*input)``, to each of them, and stack."""
     return torch.stack([pull(part.contiguous()) for part in s])
 
 

@@ -185,12 +185,12 @@ def _options(subject: Subject, *names: str) -> dict[str, Any]:
 
 
 def _first(samples: int, given: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the inputs with the first samples alone."""
+    """Return the inputs with the first samples alone, ``(samples, ...)`` each that holds them."""
     return given.map(lambda tensor, batched: tensor[:samples] if batched else tensor)
 
 
 def _output(subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return what the model itself returns, of which the target is a part."""
+    """Return the output that is explained, ``(B, ...)``, or what the target makes of it, by the model itself."""
     with torch.no_grad():
         target = subject.options.get("target")
         function = target if callable(target) else None

@@ -105,7 +105,7 @@ def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected:
     unbiased
         The same without biases, or None where conservation is not checked.
     x, expected
-        Its input, and what it makes of that.
+        Its input, ``(B, ...)``, and what it makes of that, ``(B, classes)``.
     """
     target = expected.argmax(1)
     with warnings.catch_warnings():
@@ -128,7 +128,7 @@ def judge(peer: Peer, model: Plain, unbiased: Plain | None, x: Tensor, expected:
 
 
 def _explained(peer: Peer, model: Plain, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the relevance, and the output that the peer's own model computed on the way."""
+    """Return the relevance, shaped like x, and the output ``(B, classes)`` that the peer's own model computed."""
     observed, outputs = copy.deepcopy(model), []
 
     def keep(_module: Any, _inputs: Any, output: Tensor) -> None:
@@ -140,6 +140,7 @@ def _explained(peer: Peer, model: Plain, x: Tensor, target: Tensor) -> tuple[Ten
 
 
 def _silent(expected: Tensor, output: Tensor, x: Tensor, relevance: Tensor) -> str | None:
+    """Say what is wrong without an error, of outputs ``(B, classes)`` or of the relevance of x, ``(B, ...)``."""
     off = float((output - expected).abs().max() / expected.abs().max())
     if not off <= OUTPUT_TOLERANCE:
         return f"its model computes other outputs, off by {off:.1e}"
@@ -153,6 +154,7 @@ def _silent(expected: Tensor, output: Tensor, x: Tensor, relevance: Tensor) -> s
 
 
 def _conservation(relevance: Tensor, wanted: Tensor) -> str:
+    """Say how near relevance ``(B, entries)`` sums to the outputs ``(B,)``."""
     deviation = float(((relevance.sum(1) - wanted) / wanted).abs().max())
     if deviation <= SUM_TOLERANCE:
         return f"ok {deviation:.1e}"

@@ -1,6 +1,7 @@
 """Peers as functions: each explains a model the way its own documentation says.
 
-A peer may change the model it is given (canonizers, patches, hooks), so `Peer.method` hands it a copy.
+A peer may change the model it is given (canonizers, patches, hooks), so `Peer.method` hands it a copy. Inputs x and
+their relevance are ``(B, ...)``, targets ``(B,)``, and outputs ``(B, classes)``.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Peer:
     adapt
         From a model of its own to a method.
     without_rule
-        From a model of its own to the functions, and how many of each, that get the plain gradient where the peer
-        promises a rule.
+        From a model of its own and an input ``(B, ...)`` to the functions, and how many of each, that get the plain
+        gradient where the peer promises a rule.
     conserves
         Whether it promises that the relevance of the input sums to the output in a model without biases.
     """
@@ -77,6 +78,7 @@ class Peer:
 
 
 def _chosen(output: Tensor, target: Tensor) -> Tensor:
+    """Return the outputs of the targets, ``(B,)``."""
     return output.gather(1, target[:, None])[:, 0]
 
 

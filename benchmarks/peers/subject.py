@@ -71,7 +71,7 @@ class Plain(nn.Module):
 
 
 def plain(subject: Subject) -> tuple[Plain, Tensor]:
-    """Return a copy of the subject's model in float64 as a `Plain` module, and what it explains.
+    """Return a copy of the subject's model in float64 as a `Plain` module, and what it explains, ``(B, ...)``.
 
     Raises
     ------
@@ -92,7 +92,10 @@ def plain(subject: Subject) -> tuple[Plain, Tensor]:
 
 
 def without_biases(model: Plain, x: Tensor) -> Plain | None:
-    """Return a copy whose biases, running means and position embeddings are zero; None if it still adds constants."""
+    """Return a copy whose biases, running means and position embeddings are zero; None if it still adds constants.
+
+    Whether it does is seen when it is called on x, ``(B, ...)``.
+    """
     copied = copy.deepcopy(model)
     with torch.no_grad():
         for path, tensor in (*copied.named_parameters(), *copied.named_buffers()):
@@ -106,6 +109,7 @@ def _wide(value: Any) -> Any:
 
 
 def _chooser(output: str | int | None, target: Any) -> Callable[[Any], Tensor]:
+    """Return what makes ``(B, classes)`` of a model's output, or ``(B, 1)`` where the target is a function."""
     function = target if callable(target) else None
 
     def choose(returned: Any) -> Tensor:
@@ -116,6 +120,7 @@ def _chooser(output: str | int | None, target: Any) -> Callable[[Any], Tensor]:
 
 
 def _output_of(model: nn.Module, at: str, arguments: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return what the module at a path returns in a call of the model, ``(B, ...)``."""
     kept: list[Tensor] = []
     handle = model.get_submodule(at).register_forward_hook(lambda _m, _i, output: kept.append(output.detach()))
     try:

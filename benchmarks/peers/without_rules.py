@@ -69,7 +69,7 @@ def without_rules(model: nn.Module, x: Tensor, ruled: Callable[[nn.Module], bool
     model
         A copy; its parameters stop requiring gradients.
     x
-        Its input.
+        Its input, ``(B, ...)``.
     ruled
         Whether a module has a rule; what is called inside of it doesn't count.
     harmless
@@ -103,7 +103,7 @@ def adds_constants(model: nn.Module, x: Tensor) -> bool:
     """Whether anything but zero that does not depend on the input is added to activations or put beside them.
 
     Learnt tokens, computed position biases and masks do so: they take a share of the relevance, as biases do.
-    The parameters of the model, a copy, stop requiring gradients.
+    The model is called on x, ``(B, ...)``. Its parameters, those of a copy, stop requiring gradients.
     """
     constants = _Constants()
     model.requires_grad_(False)

@@ -125,12 +125,12 @@ def _refused(name: str, variant: Variant, reason: str) -> AblationRow:
 
 
 def spell(values: Tensor) -> str:
-    """Write values to four digits, separated by spaces."""
+    """Write values ``(B,)`` to four digits, separated by spaces."""
     return " ".join(f"{value:.4g}" for value in values.tolist())
 
 
 def read_values(row: Mapping[str, str], measure: str) -> NDArray[np.float64]:
-    """Return the values of a measure, picture by picture; none where nothing was measured."""
+    """Return the values of a measure, picture by picture, ``(B,)``; none where nothing was measured."""
     return np.array([float(value) for value in row[measure].split()], np.float64)
 
 

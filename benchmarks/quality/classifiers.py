@@ -28,7 +28,7 @@ class Setting:
         return tuple(-mean / std for mean, std in pairs), tuple((1 - mean) / std for mean, std in pairs)
 
     def picture(self, picture: object) -> Tensor:
-        """Resize, crop and normalise a picture."""
+        """Resize, crop and normalise a picture, as (3, H, W)."""
         small = tvf.center_crop(tvf.resize(picture, self.side, self.interpolation), self.crop)
         normalised: Tensor = tvf.normalize(tvf.to_tensor(small), self.mean, self.std)
         return normalised

@@ -46,7 +46,7 @@ class Difference:
     Parameters
     ----------
     values : ndarray
-        Of each picture, where both have a value.
+        Of each picture, where both have a value, ``(n,)``.
     p : float
         Adjusted; NaN where there is no test.
     """
@@ -163,6 +163,7 @@ def _mean(row: Row, measure: str, with_interval: bool) -> str:
 
 
 def _with_interval(values: NDArray[np.float64], digits: str) -> str:
+    """Write the mean of values ``(B,)`` with its interval, where there is one."""
     found = estimate_mean(values)
     return f"{found.mean:{digits}}" + ("" if isnan(found.low) else f" [{found.low:{digits}}, {found.high:{digits}}]")
 

@@ -35,7 +35,7 @@ class Measured:
     Attributes
     ----------
     values
-        A value per picture, by measure; NaN where it is undefined.
+        A value per picture, ``(B,)``, by measure; NaN where it is undefined.
     seconds
         Processor time per map, after a first batch.
     """
@@ -48,7 +48,7 @@ class Measured:
 class Redrawn:
     """Copies of a model whose last layers are drawn anew, by the name of the measure, and the pictures they explain.
 
-    ``runner_up`` is the class of each picture with the second largest output.
+    ``runner_up``, ``(B,)``, is the class of each picture with the second largest output.
     """
 
     copies: Mapping[str, nn.Module]
@@ -94,7 +94,10 @@ def judge(variant: Variant, recognised: Recognised, redrawn: Redrawn | None = No
 
 
 def relevance_gains(model: nn.Module, pictures: Pictures, relevance: Tensor) -> dict[str, Tensor]:
-    """Return the symmetric relevance gain of the target's probability, and of its log-odds."""
+    """Return the symmetric relevance gain of the target's probability, and of its log-odds, ``(B,)`` each.
+
+    The relevance is ``(B, C, H, W)``, ``(B, 1, H, W)`` or ``(B, H, W)``.
+    """
 
     def watched(x: Tensor) -> Tensor:  # channels last is twice as fast on a processor
         return log_odds(model(x.contiguous(memory_format=torch.channels_last)))
@@ -111,7 +114,7 @@ def relevance_gains(model: nn.Module, pictures: Pictures, relevance: Tensor) -> 
 
 
 def log_odds(output: Tensor) -> Tensor:
-    """Return log p/(1 - p) of every class, of logits ``(B, classes)``, in float64.
+    """Return log p/(1 - p) of every class, of logits ``(B, classes)``, in the same shape and float64.
 
     Examples
     --------
@@ -144,7 +147,10 @@ def own_quadrant(explain: Explain, pictures: Pictures) -> Tensor:
 
 
 def quadrant_shares(maps: Tensor) -> Tensor:
-    """Return which share of the positive part of map i lies in quadrant i, of four maps of a mosaic."""
+    """Return which share of the positive part of map i lies in quadrant i, ``(4,)``, of four maps of a mosaic.
+
+    Maps are ``(4, C, H, W)``, ``(4, 1, H, W)`` or ``(4, H, W)``.
+    """
     size = maps.shape[-2:]
     positive = positive_map(maps, (4,), size).double()
     height, width = size
@@ -176,7 +182,7 @@ def fours(classes: list[int]) -> list[list[int]]:
 
 
 def similarities(variant: Variant, recognised: Recognised, explain: Explain, redrawn: Redrawn) -> dict[str, Tensor]:
-    """Return rank correlations of maps' magnitudes with those of redrawn copies, and of the second class."""
+    """Return rank correlations of maps' magnitudes with those of redrawn copies, and of the second class, ``(B,)``."""
     pictures = redrawn.pictures
     maps = _magnitudes(explain(pictures))
     copies = {name: variant.on(copied, recognised.setting) for name, copied in redrawn.copies.items()}
@@ -186,6 +192,7 @@ def similarities(variant: Variant, recognised: Recognised, explain: Explain, red
 
 
 def _magnitudes(relevance: Tensor) -> Tensor:
+    """Return the magnitudes of maps ``(B, C, H, W)``, of which channels are summed, or ``(B, H, W)``: ``(B, H W)``."""
     maps = relevance.sum(1) if relevance.ndim == 4 else relevance
     return maps.detach().double().abs().flatten(1)
 
@@ -195,7 +202,7 @@ def _first(pictures: Pictures, count: int) -> Pictures:
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the model's output without a graph."""
+    """Return the model's output ``(B, classes)`` for pictures ``(B, C, H, W)``, without a graph."""
     with torch.inference_mode():
         output: Tensor = model(x).clone()
     return output

@@ -109,6 +109,7 @@ def setting_of(name: str) -> Setting:
 
 
 def _objects(model: nn.Module, setting: Setting, coco: Coco, half: Half) -> Iterator[tuple[Tensor, int, int, Tensor]]:
+    """Yield picture ``(C, H, W)``, class, number and mask ``(H, W)`` of each whose main object the model names."""
     order = np.random.default_rng(SEED).permutation(len(coco.samples)).tolist()
     for index in (index for place, index in enumerate(order) if half.holds(place)):
         sample = coco.samples[index]
@@ -120,6 +121,7 @@ def _objects(model: nn.Module, setting: Setting, coco: Coco, half: Half) -> Iter
 
 
 def _labelled(model: nn.Module, setting: Setting, shared: Path, half: Half) -> Iterator[tuple[Tensor, int, int]]:
+    """Yield picture ``(C, H, W)``, class and number of each sample that is classified right."""
     for index, file, target in labelled_pictures(shared, half):
         with Image.open(file) as picture:
             x = setting.picture(picture.convert("RGB"))
@@ -153,10 +155,12 @@ def labelled_pictures(shared: Path, half: Half | None = None) -> list[tuple[int,
 
 
 def _predict(model: nn.Module, x: Tensor) -> int:
+    """Return the most likely class of a picture ``(C, H, W)``."""
     with torch.inference_mode():
         return int(model(x[None]).argmax())
 
 
 def _collate(found: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Return pictures ``(B, C, H, W)``, classes ``(B,)`` and numbers, of each picture ``(C, H, W)`` with the two."""
     x, target, indices = zip(*found, strict=True)
     return torch.stack(x), torch.tensor(target), indices

@@ -210,13 +210,16 @@ METHODS = {
 
 
 def _first_passes(call: Call, relevance: Any) -> Tensor:
-    """Pass what arrives at the first of several outputs."""
+    """Pass what arrives at the first of several outputs, ``(S, *output)``."""
     passed: Tensor = relevance[0]
     return passed
 
 
 def _released_norm(call: Call, relevance: Tensor) -> Shares:
-    """Layer norm as the authors' released code has it, rescaled to the mass that arrived."""
+    """Layer norm as the authors' released code has it, rescaled to the mass that arrived.
+
+    The relevance is ``(S, *output)``.
+    """
     return share(call, released.layer_norm(call, relevance))
 
 

@@ -277,6 +277,7 @@ def _seconds_of_work(found: Evaluation) -> float:
 
 
 def _maps(method: Method, model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
+    """Return what makes a method's maps of pictures ``(B, C, H, W)``, of the classes that the model predicts."""
     with torch.no_grad():
         target = model(x).argmax(1)
     return partial(method.maps, Request(x, target, tuple(range(len(x))), (PICTURE,) * len(x)))

@@ -1,7 +1,7 @@
 """The jobs that are measured for a model: passes, explanations, and those of other libraries.
 
-A job is made from a model and its pictures, and may then be run again and again. To measure one more, add it to
-`JOBS`.
+A job is made from a model and its pictures, ``(B, C, H, W)``, and may then be run again and again. To measure one more,
+add it to `JOBS`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def peer(name: str, model: nn.Module, x: Tensor) -> Job:
 
 
 def _predicted(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the most likely classes, ``(B,)``."""
     with torch.no_grad():
         target: Tensor = model(x).argmax(1)
     return target

@@ -28,6 +28,7 @@ COLD = 64 * 2**20
 
 
 def _with_vector(matrix: Tensor, *_: Any, **__: Any) -> int:
+    """Count the operations of the product of a matrix ``(n, m)``, or a vector ``(m,)``, with a vector ``(m,)``."""
     return 2 * matrix.numel()
 
 
@@ -45,7 +46,7 @@ class Operand:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Operand:
-        """Describe a tensor."""
+        """Describe a tensor of any shape."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
     @property
@@ -56,7 +57,7 @@ class Operand:
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
     def make(self) -> Tensor:
-        """Return such a tensor with random values."""
+        """Return such a tensor with random values, of its shape and strides."""
         return torch.rand(self.extent, device=self.device).to(self.dtype).as_strided(self.shape, self.stride)
 
 

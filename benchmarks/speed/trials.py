@@ -38,7 +38,7 @@ class Trial:
     side: int | None = None
 
     def make(self, conditions: Conditions) -> tuple[nn.Module, Tensor]:
-        """Return the model with random, settled weights in evaluation mode, and its pictures.
+        """Return the model with random, settled weights in evaluation mode, and its pictures, ``(batch, C, H, W)``.
 
         Raises
         ------

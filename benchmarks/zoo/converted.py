@@ -81,7 +81,7 @@ def _convolutional(keras: ModuleType) -> Any:
 
 
 def widened(model: nn.Module, x: Tensor) -> nn.Module:
-    """Export a model of one input, and bring all that it holds or casts to 32 bits to 64.
+    """Export a model of one input, ``(B, ...)``, and bring all that it holds or casts to 32 bits to 64.
 
     Keras casts what layers are given to 32 bits, and on its torch backend norms and means whatever precision they were
     made for, so that `torch.nn.Module.double` does not make such a model exact.

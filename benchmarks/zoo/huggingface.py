@@ -152,7 +152,7 @@ def clip_similarity(samples: int) -> Subject:
 
 
 def similarity(output: Any) -> Tensor:
-    """Cosine of each picture's embedding with its own text's."""
+    """Cosine of each picture's embedding ``(B, E)`` with its own text's, ``(B,)``."""
     return F.cosine_similarity(output.image_embeds, output.text_embeds)
 
 
@@ -194,6 +194,7 @@ def _make(model: str, config: str, **settings: Any) -> Any:
 
 
 def _pictures(samples: int, size: int) -> Tensor:
+    """Return pictures of noise, ``(samples, 3, size, size)``."""
     return torch.randn(samples, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 

@@ -60,7 +60,7 @@ class DenseHead(nn.Module):
         self.backbone, self.head = detector.backbone, detector.head
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return scores and boxes of all places."""
+        """Return scores ``(B, places, classes)`` and boxes ``(B, places, 4)`` by name, of pictures ``(B, 3, H, W)``."""
         found: dict[str, Tensor] = self.head(list(self.backbone(x).values()))
         return found
 
@@ -94,12 +94,12 @@ def detect(name: str, samples: int) -> Subject:
 
 
 def everywhere(logits: Tensor, *, category: int) -> Tensor:
-    """Sum a category's logits ``(B, places, categories)``."""
+    """Sum a category's logits ``(B, places, categories)`` over all places, ``(B,)``."""
     return logits[:, :, category].sum(1)
 
 
 def inside(logits: Tensor, *, mask: Tensor, category: int) -> Tensor:
-    """Sum a category's logits ``(B, categories, H, W)`` inside a mask ``(H, W)``."""
+    """Sum a category's logits ``(B, categories, H, W)`` inside a mask ``(H, W)``: ``(B,)``."""
     return (logits[:, category] * mask).sum((1, 2))
 
 

@@ -51,7 +51,7 @@ class ScoredSelection(Selection):
         return read_rows(self._group(method)["message"], self._rows)
 
     def seconds(self, method: str | None = None) -> Values:
-        """Return the time of all maps of a sample."""
+        """Return the time of all maps of each sample, ``(N,)``, in seconds."""
         return read_done(self._group(method), "seconds", self._rows)
 
     def map_change(self, method: str | None = None) -> Values:
@@ -79,15 +79,18 @@ class ScoredSelection(Selection):
     # The masking run
 
     def steps(self) -> NDArray[np.uint8]:
-        """Return the step at which each pixel is masked, ``(N, 2, H, W)``: MoRF, LeRF; 10 for never."""
+        """Return the step at which each pixel is masked, ``(N, 2, H, W)``: MoRF, LeRF; 10 for never.
+
+        One at which each element is, ``(N, 2, C, H, W)``, in the released protocol.
+        """
         return self._read(self._open["samples/steps"])
 
     def masked(self, order: Literal["morf", "lerf"], state: int) -> NDArray[np.bool_]:
-        """Return which pixels are masked in a state, 0 to 9, of an order, ``(N, H, W)``."""
+        """Return which pixels are masked in a state, 0 to 9, of an order, ``(N, H, W)`` or ``(N, C, H, W)``."""
         return np.asarray(self.steps()[:, ORDERS.index(order)] <= state)
 
     def impact(self) -> NDArray[np.int8]:
-        """Return 1 where the model depends on the pixel and -1 where it doesn't, ``(N, H, W)``."""
+        """Return 1 where the model depends on the pixel and -1 where it doesn't, ``(N, H, W)`` or ``(N, C, H, W)``."""
         return self._read(self._open["samples/impact"])
 
     def probability(self) -> Values:

@@ -27,7 +27,13 @@ def layout(shape: Sequence[Any], mark: Marks) -> str:
 
 
 def target_classes(graph: Graph, target: Target, batch: int) -> Tensor | None:
-    """Return one class per sample, None for the largest outputs, or raise one clear `TargetError`."""
+    """Return one class per sample, ``(B,)``; None for the largest outputs, and where the target is a function.
+
+    Raises
+    ------
+    TargetError
+        If it is no class, or not one per sample, or the model has no such class.
+    """
     if target is None or callable(target):
         return None
     return check_classes("target", target, graph, batch)

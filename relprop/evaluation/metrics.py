@@ -37,7 +37,7 @@ class MetricInputs:
     model : callable
         The model.
     x, relevance, target : Tensor
-        Pictures ``(B, C, H, W)``, their maps, and classes ``(B,)``.
+        Pictures ``(B, C, H, W)``, their maps, ``(B, C, H, W)`` or ``(B, 1, H, W)``, and classes ``(B,)``.
     mask : Tensor, optional
         bool ``(B, H, W)``: the objects.
     baseline : float, sequence of float or Tensor

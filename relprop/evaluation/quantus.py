@@ -18,8 +18,8 @@ def quantus_metric(metric: Any) -> CustomMetric:
     Parameters
     ----------
     metric : quantus.Metric
-        Called with the pictures, the classes and the maps; a metric that explains itself must know how
-        (``explain_func``). The model it sees is a copy that shares the weights.
+        Called with the pictures ``(B, C, H, W)``, the classes ``(B,)`` and the maps. A metric that explains itself must
+        know how (``explain_func``). The model it sees is a copy that shares the weights.
 
     Returns
     -------

@@ -211,7 +211,7 @@ def scores_of(path: Path, rule: StopRule) -> Scores:
 
 
 def done_scores(values: NDArray[Any], states: NDArray[np.uint8]) -> NDArray[Any]:
-    """Return the scores of what is done."""
+    """Return the scores ``(n,)`` of what is done, from scores and states of all, ``(N,)`` each."""
     return np.asarray(values[states == State.DONE])
 
 

@@ -30,7 +30,7 @@ class EvaluatedModel:
     Parameters
     ----------
     call : callable
-        From pictures to logits.
+        From pictures ``(B, C, H, W)`` to logits ``(B, classes)``.
     given : nn.Module, ExportedProgram or callable
         As it was given, for methods.
     name : str
@@ -40,7 +40,7 @@ class EvaluatedModel:
     dtype : torch.dtype
         What its input must be.
     transform : callable, optional
-        From a picture to its input.
+        From a picture to its input, ``(C, H, W)``.
     class_names : tuple of str
         Empty where not known.
     classifier : Classifier, optional

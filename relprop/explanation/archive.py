@@ -25,7 +25,7 @@ from rule_registry import BatchAxis
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """An array of an archive, with words that say what it is to someone who has only the file."""
+    """An array of an archive, of any shape, with words that say what it is to someone who has only the file."""
 
     values: NDArray[Any]
     description: str

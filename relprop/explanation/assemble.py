@@ -61,7 +61,7 @@ class _Chunks:
 
 
 def _at(part: Any, keys: Sequence[str | int]) -> Tensor:
-    """Return the tensor that keys lead to, one inside the other."""
+    """Return the tensor, of any shape, that keys lead to, one inside the other."""
     for key in keys:
         part = part[key]
     return part  # type: ignore[no-any-return]

@@ -94,7 +94,7 @@ def _tiles(explanation: Maps, name: str, pictures: Pixels | None, given: Tensor 
 
 
 def _image(kind: str, heat: Array, picture: Pixels | None, line: Array | None) -> tuple[Pixels, str]:
-    """Draw one sample ``(H, W)`` as ``(h, w, 3)`` pixels, and say in words what its axes are."""
+    """Draw one sample of one to three axes as pixels ``(h, w, 3)``, and say in words what its axes are."""
     if kind == "bars":
         heat = heat.reshape(-1)
         return bars(heat, (_BARS, int(min(max(24 * len(heat), 60), 520)))), ""

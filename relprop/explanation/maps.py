@@ -30,10 +30,11 @@ class Maps:
         under a contrast, for the other classes. Of an integer input that looks values up, as a category does in an
         embedding, it is that of the values, summed over all that one entry chose; under gradients, times the values.
     seeds : mapping of str to Tensor
-        The maps of each seed before they are combined, ``(S, B, C, H, W)``: of the target, and of what it is set
-        against; under linear rules one of both.
+        The maps of each seed before they are combined, ``(S, *source)``, of a picture ``(S, B, C, H, W)``: of the
+        target, and of what it is set against; under linear rules one of both.
     output : Tensor
-        What the model returned, ``(B, classes)``, also of a single sample whose batch axis the model squeezes away.
+        What the model returned, ``(B, classes)``, also of a single sample whose batch axis the model squeezes away;
+        under a callable target what that returned, ``(B,)``.
     target : Tensor or None
         The classes explained, ``(B,)``; None where the target is a callable.
     layers : mapping of str to Tensor or list of Tensor
@@ -57,7 +58,7 @@ class Maps:
     looked_up : tuple of str
         The sources that are integers which look values up.
     indices : mapping of str to Tensor
-        These integers themselves.
+        These integers themselves, shaped like their relevance.
     concepts : mapping of str to ConceptMaps
         Maps of single channels, by layer.
     """

@@ -18,7 +18,7 @@ class Score:
     Parameters
     ----------
     value : Tensor
-        The score; 0 where it is undefined.
+        The score, ``(...)``; 0 where it is undefined.
     undefined : Tensor
         bool of the same shape: True where the definition divides by zero.
     """

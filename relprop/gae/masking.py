@@ -60,7 +60,17 @@ class MaskingRun:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A model's output for pictures, and ``|x d|f_y|/dx|`` of each element."""
+    """A model's output for pictures, and ``|x d|f_y|/dx|`` of each element.
+
+    Parameters
+    ----------
+    output : Tensor
+        Logits ``(B, classes)``.
+    target : Tensor
+        The class y of each, ``(B,)``.
+    strength : Tensor
+        ``|x d|f_y|/dx|``, ``(B, C, H, W)``.
+    """
 
     output: Tensor
     target: Tensor

@@ -140,7 +140,10 @@ def quadrant_scores(output: Tensor, target: Tensor) -> Quadrants:
 
 
 def probability_ratios(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``q_j / q_sample``, ``(4 M, 4)``, and where the divisor is zero, ``(4 M,)``."""
+    """Return ``q_j / q_sample``, ``(4 M, 4)``, and where the divisor is zero, ``(4 M,)``.
+
+    Of logits ``(4 M, classes)`` and the classes of the samples, ``(4 M,)``.
+    """
     others = target.reshape(-1, 4).repeat_interleave(4, 0)
     probability = output.softmax(1)
     ratio, undefined = quotient(probability.gather(1, others), probability.gather(1, target[:, None]))
@@ -148,7 +151,7 @@ def probability_ratios(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_class(target: Tensor) -> Tensor:
-    """Return whether all four of a sample's mosaic have its class, ``(4 M,)``."""
+    """Return whether all four of a sample's mosaic have its class, ``(4 M,)`` like the classes."""
     fours = target.reshape(-1, 4)
     return (fours == fours[:, :1]).all(1).repeat_interleave(4)
 

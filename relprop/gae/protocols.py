@@ -95,7 +95,7 @@ def score(
 
 
 def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
-    """Call a method for maps ``(B, ...)`` of pictures ``(B, C, H, W)``; autograd is on, whatever the caller's mode."""
+    """Call a method for maps ``(B, ...)`` of pictures ``(B, C, H, W)`` and classes ``(B,)``, with autograd on."""
     with torch.inference_mode(False), torch.enable_grad():
         found = method(x.clone(), target.clone())
     relevance = getattr(found, "relevance", found)
@@ -105,7 +105,7 @@ def maps_of(method: Method, x: Tensor, target: Tensor) -> Tensor:
 
 
 def masked_maps(method: Method, x: Tensor, run: MaskingRun) -> Tensor:
-    """Call a method for the maps of states 1 to 9 of both orders of a masking run, ``(B, 2, 9, ...)``."""
+    """Call a method for the maps of pictures ``(B, C, H, W)`` in states 1 to 9 of both orders, ``(B, 2, 9, ...)``."""
     states = [
         [maps_of(method, masked(x, run.steps[:, order], t), run.target) for t in range(1, STATES)]
         for order in (MORF, LERF)

@@ -126,7 +126,7 @@ def released_score_map(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def released_positive(relevance: Tensor) -> Tensor:
-    """Scale a map twice, per element: ``relu(map / max|map|)``, over its maximum; ``(B, C, H, W)`` in [0, 1]."""
+    """Scale a map twice, per element: ``relu(map / max|map|)``, over its maximum; ``(..., C, H, W)`` in [0, 1]."""
     checked = check_map(relevance, relevance.shape[:-3], relevance.shape[-2:])
     positive = quotient(checked, checked.abs().amax((-3, -2, -1), keepdim=True))[0].relu()
     return quotient(positive, positive.amax((-3, -2, -1), keepdim=True))[0]
@@ -196,6 +196,6 @@ def _weighted(weights: Tensor, relevance: Tensor) -> Score:
 
 
 def _distance(a: Tensor, b: Tensor, axes: int) -> Tensor:
-    """Return ``D(a, b)`` over the last axes, with 1e-9 added to the divisor."""
+    """Return ``D(a, b)`` over so many last axes, 1e-9 added to the divisor, for each of the first ``(...)``."""
     last = tuple(range(-axes, 0))
     return (a - b).abs().sum(last) / (a.abs().sum(last) + b.abs().sum(last) + EPS)

@@ -74,7 +74,7 @@ def is_complex(node: fx.Node) -> bool:
 
 
 def _tensors(node: fx.Node) -> list[Tensor]:
-    """Return the tensors that a node's value is made of: itself, or the parts of a tuple."""
+    """Return the tensors, of any shape, that a node's value is made of: itself, or the parts of a tuple."""
     value = node.meta.get("val")
     values = value if isinstance(value, tuple | list) else [value]
     return [value for value in values if isinstance(value, Tensor)]

@@ -52,7 +52,7 @@ class Graph:
     output : fx.Node
         The output to be explained.
     tensors : mapping
-        The model's own parameter, buffer and constant objects by node target.
+        The model's own parameter, buffer and constant objects, of any shape, by node target.
     parameters : frozenset of str
         Those that are parameters.
     origins : mapping

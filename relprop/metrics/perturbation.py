@@ -163,7 +163,7 @@ def area_under(curve: Tensor, fraction: Tensor | None = None) -> Tensor:
 
 
 def _regions(values: Tensor, region: int) -> Tensor:
-    """Average maps ``(B, H, W)`` over square regions."""
+    """Average maps ``(B, H, W)`` over square regions, ``(B, h, w)``."""
     if not 1 <= region <= max(values.shape[1:]):
         raise InputError(f"a region of {region} x {region} pixels doesn't fit into {tuple(values.shape[1:])}")
     if region == 1:
@@ -172,7 +172,7 @@ def _regions(values: Tensor, region: int) -> Tensor:
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Return when each region is removed in both orders, ``(B, 2, h, w)`` from 0 on."""
+    """Return when each region, ``(B, h, w)``, is removed in both orders, ``(B, 2, h, w)`` from 0 on."""
     order = sort_keys(values, values).argsort(dim=-1, stable=True)
     places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, places).reshape(len(values), 2, *values.shape[1:])

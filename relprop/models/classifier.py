@@ -126,10 +126,10 @@ class Classifier(Printed):
             Names of the classes, or a file of them; else what ``weights`` or the model say (a Hugging Face ``config``,
             a timm ``pretrained_cfg``), ImageNet's where there are as many, or numbers.
         transform : callable, optional
-            From a PIL picture to the model's input; with ``mean`` and ``std`` of its normalisation, where it is no
-            ``Compose`` of torchvision that ends in ``Normalize``. Without one what ``weights`` or ``processor`` do,
-            else what the model's ``pretrained_cfg`` says, else ImageNet's is assumed. With more than three values of
-            ``mean`` it takes an array (H, W, channels), uint8 or float32 in [0, 1].
+            From a PIL picture to the model's input (C, h, w); with ``mean`` and ``std`` of its normalisation, where it
+            is no ``Compose`` of torchvision that ends in ``Normalize``. Without one what ``weights`` or ``processor``
+            do, else what the model's ``pretrained_cfg`` says, else ImageNet's is assumed. With more than three values
+            of ``mean`` it takes an array (H, W, channels), uint8 or float32 in [0, 1].
         mean, std : sequence of float, optional
             Of the normalisation, per channel, for values in [0, 1].
         weights : torchvision WeightsEnum, optional

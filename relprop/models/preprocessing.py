@@ -45,7 +45,7 @@ class PictureTransform:
     bands: int = 3
 
     def __call__(self, picture: Picture) -> Tensor:
-        """Transform a PIL picture of any mode, a uint8 RGB array (H, W, 3), or bands (H, W, bands)."""
+        """Transform a PIL picture of any mode, a uint8 RGB array (H, W, 3), or bands (H, W, bands), into (C, h, w)."""
         if self.bands != 3:
             return self.steps(split_picture(picture, self.bands))
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -180,6 +180,7 @@ def from_processor(processor: Any) -> Preprocessing:
     std = (1.0,) * 3 if plain else tuple(map(float, processor.image_std))
 
     def prepare(picture: Image.Image) -> Tensor:
+        """Return what the processor makes of a picture, (3, h, w)."""
         prepared: Tensor = processor(images=picture, return_tensors="pt")["pixel_values"][0]
         return prepared
 
@@ -214,7 +215,7 @@ def bands_of(transform: Any) -> int:
 
 
 def apply(transform: Callable[[Picture], Tensor], picture: Picture, channels: int | None = None) -> Tensor:
-    """Transform a picture.
+    """Transform a picture into (C, h, w).
 
     Raises
     ------

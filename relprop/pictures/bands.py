@@ -80,7 +80,7 @@ def read_shown(path: str | PathLike[str]) -> NDArray[np.uint8]:
 
 
 def shown(bands: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return channels ``(H, W, C)`` as a uint8 RGB picture: the first three, or the first in grey."""
+    """Return channels ``(H, W, C)`` as a uint8 RGB picture ``(H, W, 3)``: the first three, or the first in grey."""
     colours = bands[..., :3] if bands.shape[2] >= 3 else np.repeat(bands[..., :1], 3, axis=2)
     return np.ascontiguousarray(colours if colours.dtype == np.uint8 else (colours * 255).round().astype(np.uint8))
 

@@ -109,7 +109,7 @@ def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
     Raises
     ------
-    PictureError
+    ValueError
         If they are numbers beyond that.
     """
     if pixels.dtype == np.uint8:

@@ -97,7 +97,7 @@ def slices(heat: Array, size: tuple[int, int]) -> tuple[Pixels, list[int]]:
 
 
 def _strong(heat: Array) -> Array:
-    """Bring small magnitudes to colours that are seen on white."""
+    """Bring small magnitudes, in an array of any shape, to colours that are seen on white."""
     return np.sign(heat) * np.maximum(np.abs(heat), 0.35)
 
 

@@ -32,7 +32,7 @@ def visible(word: str) -> str:
 
 
 def words_for_terminal(words: Sequence[str], values: Array) -> str:
-    """Return words with grounds that a terminal with 24-bit colours shows."""
+    """Return N words, of numbers ``(N,)``, with grounds that a terminal with 24-bit colours shows."""
     parts = (
         f"\x1b[48;2;{r};{g};{b}m\x1b[38;2;26;26;26m{visible(word)}\x1b[0m"
         for word, (r, g, b) in zip(words, colours_of(values), strict=True)
@@ -41,7 +41,7 @@ def words_for_terminal(words: Sequence[str], values: Array) -> str:
 
 
 def words_as_html(words: Sequence[str], values: Array, title: str) -> str:
-    """Return words with grounds as HTML; pointing at one shows its number."""
+    """Return N words, of numbers ``(N,)``, with grounds as HTML; pointing at one shows its number."""
     spans = "".join(
         f'<span title="{float(value):.3g}" style="background: rgb({r}, {g}, {b}); color: #1a1a1a; padding: 2px 0; '
         f'white-space: pre-wrap">{escape(visible(word))}</span>'

@@ -72,7 +72,7 @@ def _shared(values: Sequence[Tensor], given: Sequence[Any] | None) -> list[bool]
 
 
 def _memory(tensor: Tensor) -> range:
-    """Return the addresses of a tensor's storage."""
+    """Return the addresses of the storage of a tensor of any shape."""
     storage = tensor.untyped_storage()
     return range(storage.data_ptr(), storage.data_ptr() + storage.nbytes())
 
@@ -82,7 +82,7 @@ def _overlap(one: range, other: range) -> bool:
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """Yield the dense tensors among values, also those in lists and tuples."""
+    """Yield the dense tensors, of any shape, among values, also those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             if value.layout == torch.strided:

@@ -41,14 +41,16 @@ class ConceptStep(nn.Module):
         channels : Tensor
             ``(B, K)``; where negative, those with most relevance.
         gain : Tensor, optional
-            The layer's output, where what flows is a gradient that becomes relevance when it is multiplied with that.
+            The layer's output, ``(*output)``, where what flows is a gradient that becomes relevance when it is
+            multiplied with that.
         *before : Tensor
-            The channels of the layers whose flows lie in front.
+            The channels of the layers whose flows lie in front, ``(B, K)`` each.
 
         Returns
         -------
         Tensor, Tensor, Tensor
-            All flows, the channels of each sample ``(B, K)``, and the relevance of each, ``(B, K)``.
+            All flows, ``(flows, *output)``, the channels of each sample ``(B, K)``, and the relevance of each,
+            ``(B, K)``.
         """
         layer, whole = self.layer, flows[: self.seeds]
         relevance = whole if gain is None else whole * gain

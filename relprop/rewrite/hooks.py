@@ -79,6 +79,11 @@ class RelevanceHook(nn.Module):
     def forward(self, flows: Tensor | Factored) -> tuple[Tensor | Factored, Tensor, bool]:
         """Call the hook.
 
+        Parameters
+        ----------
+        flows : Tensor or Factored
+            The relevance ``(S, *output)``, or ``(2 S, *output)`` where its signs go apart.
+
         Returns
         -------
         Tensor, Tensor, bool

@@ -65,7 +65,7 @@ def number_entries(inputs: Sequence[Tensor], which: int) -> Tensor:
 
 
 def spread(positions: Tensor, value: Tensor, behind: int) -> Tensor:
-    """Give each entry of a value the position that chose it; ``behind`` axes of the value are behind the positions'."""
+    """Repeat positions over the ``behind`` last axes of the value that they chose: ``(...)`` to the value's shape."""
     return positions.reshape(*positions.shape, *(1,) * behind).expand(value.shape)
 
 

@@ -111,7 +111,17 @@ class CompiledProgram:
 
 
 class _Compiled:
-    """A program for tensors of one layout."""
+    """A program for tensors of one layout.
+
+    Parameters
+    ----------
+    program : fx.GraphModule
+        What is compiled.
+    held : mapping of str to Tensor
+        The model's tensors that it reads, of any shape, by name.
+    given : list of Tensor
+        Its inputs, ``(B, ...)`` where they hold samples, and the classes, ``(B,)``.
+    """
 
     def __init__(self, program: fx.GraphModule, held: Mapping[str, Tensor], given: list[Tensor]) -> None:
         def flat(*tensors: Tensor) -> list[Any]:
@@ -127,6 +137,7 @@ class _Compiled:
         self._run: Callable[..., list[Any]] = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, held: Mapping[str, Tensor], given: list[Tensor]) -> dict[str, Any]:
+        """Return what the program would for tensors of the same layout."""
         returned: dict[str, Any] = pytree.tree_unflatten(list(self._run(*held.values(), *given)), self._structure)
         return returned
 

@@ -64,7 +64,8 @@ class Conservation(Printed):
         Whether every operation hands on the mass that arrives, by its rule. Where one does not, what its bias and
         stabiliser absorb counts as lost there (negative where they add to it): see `Cut.conserves`.
     at_output : Tensor
-        ``(S, B)``, mass at the output, in the unit of the cuts: one, but where one seed has both signs.
+        ``(S, B)``, mass at the output, in the unit of the cuts: one, but where one seed has both signs. ``(1, 1)``
+        where nothing is measured.
     signed : bool
         Whether target and contrast are one seed, so that all masses are over its magnitude.
     """

@@ -140,7 +140,7 @@ class _MassTrace:
 
 
 def _suspicion(record: Tensor, untouched: bool, stop: Checkpoint) -> str:
-    """Return the sign of a rule that deletes relevance, in words, by its record ``(4 + inputs, S, B)``.
+    """Return the sign of a rule that deletes relevance, in words, by its record ``(4 + inputs, S or 2 S, B)``.
 
     Only samples count whose mass arrived and was not lost. An input may receive nothing for good reasons:
 

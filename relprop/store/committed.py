@@ -102,7 +102,7 @@ class Part:
             raise BusyError(f"{self.path} is in its place no more: the run has ended, open it again") from error
 
     def _places(self, file: h5py.File, rows: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Return where samples are in a file that may have got further ones."""
+        """Return where the samples of rows ``(R,)`` are, ``(R,)``, in a file that may have got further ones."""
         index = file["sample"][:]
         if not np.isin(self.index[rows], index).all():
             raise _ChangedError
@@ -196,7 +196,7 @@ def groups_of(file: h5py.File) -> Iterator[h5py.Group]:
 
 
 def _columns(file: h5py.File) -> dict[str, NDArray[Any]]:
-    """Read what is not large, of each group states before all else."""
+    """Read what is not large, ``(N, ...)`` by name, of each group states before all else."""
     found = {}
     for group in groups_of(file):
         own = data_sets_without_scales(group)

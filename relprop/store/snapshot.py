@@ -195,7 +195,7 @@ def _image(parts: Sequence[Part], joined: bool) -> h5py.File:
 
 
 def _lay_out(image: h5py.File, source: h5py.File, index: NDArray[np.int64]) -> None:
-    """Add what of a file is not there yet: attributes, scales, groups and empty data sets."""
+    """Add what of a file is not there yet: attributes, scales, groups and empty data sets for samples ``(N,)``."""
     if "sample" not in image:
         _describe(image, source)
         for name, scale in source.items():
@@ -224,7 +224,7 @@ def _describe(target: Any, source: Any) -> None:
 
 
 def _fill(group: h5py.Group, parts: Sequence[Part], index: NDArray[np.int64]) -> None:
-    """Write the values of rows that are done or failed; those of others stay empty."""
+    """Write the values of rows that are done or failed, of samples ``(N,)``; those of others stay empty."""
     where = group.name.lstrip("/")
     for name, data in data_sets_without_scales(group).items():
         if data.chunks is not None:

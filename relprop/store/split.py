@@ -40,8 +40,8 @@ def split(path: str | PathLike[str], shards: Mapping[Path, tuple[int, ArrayLike]
     path : path
         The file of the run.
     shards : mapping
-        From the path of each shard that shall be made to its number, and to the indices of its samples, ascending, all
-        of which are in the file.
+        From the path of each shard that shall be made to its number, and to the indices of its samples, ``(N,)`` and
+        ascending, all of which are in the file.
     parts : int
         How many shards there are in all.
 
@@ -78,7 +78,7 @@ def cut(
     path, out : path
         The file of the run, and the one to write or replace, which may be the same.
     samples : array_like
-        Indices of those that are kept, ascending; all of them are in the file.
+        Indices ``(N,)`` of those that are kept, ascending; all of them are in the file.
     again : array_like
         Of which these are to be done again. The run is complete where there are none, and all others are done or
         failed.
@@ -112,7 +112,7 @@ def _write(
     *,
     new: bool = False,
 ) -> None:
-    """Write a file of some samples of an open one, without values of those that are to be done again."""
+    """Write a file of some samples ``(N,)`` of an open one, without values of those that are to be done again."""
     layout, there = read_layout(file), file["sample"][:]
     methods = [read_method(file, name) for name in method_names(file)]
     origin = build.Origin(json.loads(file.attrs["versions"]), planned, read_pictures(file), str(file.attrs["created"]))

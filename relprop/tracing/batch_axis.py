@@ -114,7 +114,7 @@ def run_and_prove(graph: Graph, inputs: Inputs) -> tuple[Tensor, Tensor]:
     Returns
     -------
     Tensor, Tensor
-        The graph's output on the example, and where its first sample is perturbed.
+        The graph's output ``(B, ...)`` on the example, and where its first sample is perturbed.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def _layout(graph: Graph, node: fx.Node, mark: BatchAxis, before: Tensor, after:
 
 
 def _same(before: Tensor, after: Tensor) -> bool:
-    """Whether two tensors of one shape are equal, entry by entry."""
+    """Whether two tensors ``(...)`` of one shape are equal, entry by entry."""
     if torch.equal(before, after):
         return True
     exact = torch.promote_types(before.dtype, torch.float64)

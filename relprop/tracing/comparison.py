@@ -74,7 +74,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 
 def check_equal(captured: Tensor, reference: Tensor, precision: torch.dtype, name: str) -> None:
-    """Raise a `CaptureError` if the output of a graph differs from the model's, in shape or values."""
+    """Raise a `CaptureError` if the output ``(B, ...)`` of a graph differs from the model's, in shape or values."""
     if captured.shape != reference.shape:
         raise MismatchError(
             f"the captured graph of {name} returns {tuple(captured.shape)}, the model {tuple(reference.shape)}"

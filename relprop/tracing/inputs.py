@@ -71,7 +71,7 @@ class Inputs:
         Parameters
         ----------
         function : callable
-            Of a tensor, and whether it holds the samples.
+            Of a tensor, and whether it holds the samples, as one ``(B, ...)`` does.
         other : callable
             Of everything that is no tensor, which by default stays as it is.
         """

@@ -20,7 +20,15 @@ def count_boxes(module: nn.Module) -> None:
 
 
 def _crop_of_samples(pooler: Any, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: Any) -> Tensor:
-    """Return what ``MultiScaleRoIAlign.forward`` does, or raise a `ValueError`."""
+    """Return what ``MultiScaleRoIAlign.forward`` does, ``(boxes of all samples, C, h, w)``.
+
+    Features are ``(B, C, H, W)`` by level, and boxes ``(boxes, 4)`` for each sample.
+
+    Raises
+    ------
+    ValueError
+        If there are boxes of more samples than there are features of.
+    """
     if len(boxes) > (samples := len(next(iter(x.values())))):
         raise ValueError(f"MultiScaleRoIAlign: boxes of {len(boxes)} samples, and features of {samples}")
     crops: Tensor = type(pooler).forward(pooler, x, boxes, image_shapes)

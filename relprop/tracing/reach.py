@@ -29,7 +29,7 @@ class Reach:
     modules : list of nn.Module
         Of the model, those held outside of any register too, in a list say, and those that hooks refer to.
     tensors : list of Tensor
-        That these hold, and that functions refer to.
+        That these hold, and that functions refer to, of any shape.
     functions : list of FunctionType
         That attributes and hooks lead to, methods apart.
     methods : dict with FunctionType as keys

@@ -28,7 +28,7 @@ class Traced:
     program : ExportedProgram
         For every batch.
     originals : mapping of int to Tensor
-        The model's own tensor for the identity of each that is a copy in the program.
+        The model's own tensor, of any shape, for the identity of each that is a copy in the program.
     unlike : frozenset of int
         Batch sizes that the one traced is unlike. They may be remembered; a model that treats such a batch in another
         way has no one graph, so the graph must be compared with the model there.

@@ -105,7 +105,7 @@ def _undo_cell(cell: Any) -> Callable[[], None]:
 
 
 def _undo_tensor(tensor: Tensor) -> Callable[[], None]:
-    """Return what puts back the entries of a tensor that was written to."""
+    """Return what puts back the entries of a tensor, of any shape, that was written to."""
     if tensor.is_inference():  # nobody may write to it
         return lambda: None
     version, before = tensor._version, tensor.detach().clone()

@@ -69,7 +69,7 @@ def _refuse_unusual(name: str, leaf: Any) -> None:
 
 
 def without_plain_values(tensor: Tensor) -> str:
-    """Say what a tensor is that does not hold one number for each entry; empty if it does."""
+    """Say what a tensor, of any shape, is that does not hold one number for each entry; empty if it does."""
     if tensor.is_nested:
         return "nested"
     if tensor.layout is not torch.strided:

@@ -49,7 +49,7 @@ class Hook:
 
 
 def _version(tensor: Tensor) -> int:
-    """Return how often a tensor was written to."""
+    """Return how often a tensor, of any shape, was written to."""
     return 0 if tensor.is_inference() else tensor._version  # inference tensors have none
 
 

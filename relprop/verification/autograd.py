@@ -24,7 +24,7 @@ def runnable_copy(model: nn.Module | ExportedProgram) -> nn.Module:
 def input_gradient(
     model: nn.Module, inputs: Inputs, target: Target, at: str | None, output: str | int | None
 ) -> list[Tensor]:
-    """Return the plain gradient of the target, a function or one class per sample, with respect to each source."""
+    """Return the plain gradient of the target, a function or classes ``(B,)``, for each source, shaped like it."""
     calls: list[list[Tensor]] = []
 
     def capture_source(module: nn.Module, args: Any, value: Any) -> Any:

@@ -85,7 +85,7 @@ def gradient_oracle(
 
 
 def _tiny(tensor: Tensor) -> float:
-    """Return the smallest normal number of a tensor's type."""
+    """Return the smallest normal number of the type of a tensor of any shape."""
     return torch.finfo(tensor.dtype).tiny
 
 

@@ -37,7 +37,11 @@ def add_matmul(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> 
 
 
 def _shared(call: Call, s: Tensor, product: Tensor, sign: Tensor | None) -> Shares:
-    """Share by the positive contributions of each factor, ``sign`` (shaped like the output) saying which count."""
+    """Share by the positive contributions of each factor.
+
+    The ``product`` and ``sign``, which says what contributions count, are ``(*output)``; without a sign positive ones
+    do.
+    """
     if sign is None:
         values = factors(call, s, positive_contributions)
         return share(call, *values, net=len(values) * call.batch.dot_(s, product))

@@ -109,7 +109,7 @@ def _quotients(call: Call, relevance: Tensor, powers: dict[str, int], delta: flo
 def _shared(
     call: Call, relevance: Tensor, ratios: Mapping[Slot, Tensor], never_negative: Collection[Slot] = ()
 ) -> Shares:
-    """Share by what each activation contributes to the output, over the denominator."""
+    """Share by ``ratios``, ``(*output)`` each: what each activation contributes to the output, over the denominator."""
     *others, last = {id(ratio): slot for slot, ratio in ratios.items()}.values()  # a product's factors share one
     parts = {}
     for slot in (*others, last):
@@ -120,7 +120,9 @@ def _shared(
 
 
 def positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the contributions that count ``R c^+ / D``, ``(S, *output)``, and the net mass of those of both signs.
+    """Return the contributions that count ``R c^+ / D``, ``(S, *output)``, and the net mass of all, ``(S, B)``.
+
+    The ``ratio`` is ``c / D``, ``(*output)``, positive where a contribution counts.
 
     One tensor of the size of all seeds is made, and overwritten: reading and writing them is most of the time.
     """
@@ -130,5 +132,5 @@ def positive_part(call: Call, relevance: Tensor, ratio: Tensor, never_negative: 
 
 
 def _times(tensor: Tensor, factor: Any) -> Tensor:
-    """Multiply by a number or a tensor; by one the tensor itself is returned."""
+    """Multiply a tensor of any shape by a factor; it is returned itself where that is one."""
     return tensor if factor == 1 else tensor * factor

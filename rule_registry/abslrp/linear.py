@@ -1,6 +1,7 @@
 """Affine operations with weights: fully connected and convolutional layers.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+The orientation ``sign`` is ``(*output)``, or None where all outputs are oriented alike.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ def of_both_halves(
     x, nonnegative, weight
         As in `positive_contributions`.
     pull : callable
-        From a weight and a part of s to their transposed product.
-    raised, lowered
-        The parts of s at outputs where positive contributions count, and where negative ones do.
+        From a weight and a part of s to their transposed product, ``(S, *input)``.
+    raised, lowered : Tensor or slice
+        The parts of s, ``(S, *output)``, at outputs where positive contributions count, and where negative ones do; or
+        the seeds that these are, for a ``pull`` that holds both.
     """
     plus, minus = weight.clamp(min=0), weight.clamp(max=0).neg_()
     up = pull(plus, raised).add_(pull(minus, lowered))
@@ -75,9 +77,10 @@ def half_of_both(x: Tensor, oriented: Tensor, magnitude: Tensor) -> tuple[Tensor
     Parameters
     ----------
     x : Tensor
-        The activation.
+        The activation, ``(*input)``.
     oriented, magnitude : Tensor
-        The transposed products of W with s times the orientation g of each output, and of ``|W|`` with s.
+        The transposed products of W with s times the orientation g of each output, and of ``|W|`` with s, each
+        ``(S, *input)``.
     """
     magnitude.mul_(x.abs())
     return oriented.mul_(x).add_(magnitude).mul_(0.5).clamp_(min=0), magnitude
@@ -89,11 +92,11 @@ def positive_contributions(x: Tensor, nonnegative: bool, weight: Tensor, pull: C
     Parameters
     ----------
     x : Tensor
-        The activation.
+        The activation, ``(*input)``.
     nonnegative : bool
         Whether it is known never to be negative.
     weight : Tensor
-        The weight W.
+        The weight W of a layer, ``(out, in, ...)`` or as the operation has it, or the other factor of a product.
     pull : callable
         From a weight to its transposed product with s, ``(S, *x.shape)``.
     """
@@ -153,7 +156,7 @@ def _bilinear(call: Call, s: Tensor, sign: Tensor | None) -> Shares:
 
 
 def _shared(call: Call, s: Tensor, sign: Tensor | None, pull: Callable[..., Tensor], channel: int) -> Shares:
-    """Share by positive contributions; ``channel`` is the axis of the output's channels, ``sign`` like the output."""
+    """Share by positive contributions; the output's channels lie on its axis ``channel``."""
     if sign is not None:
         return _oriented(call, s, sign, pull, channel)
     x, mark = call.input, call.site.input_batch[0]
@@ -167,7 +170,7 @@ def _shared(call: Call, s: Tensor, sign: Tensor | None, pull: Callable[..., Tens
 
 
 def _oriented(call: Call, s: Tensor, sign: Tensor, pull: Callable[..., Tensor], channel: int) -> Shares:
-    """Share by the contributions of the output's own sign; ``sign`` is shaped like the output."""
+    """Share by the contributions of the output's own sign."""
     x, weight, nonnegative = call.input, call["weight"], call.site.nonnegative[0]
     if has_few_terms(*_terms(call)):
         values = of_both_halves(x, nonnegative, weight, pull, *halves(s, sign))
@@ -194,7 +197,7 @@ def _rows(call: Call) -> int:
 
 
 def _magnitudes(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int) -> Tensor:
-    """Pull the magnitudes of a weight, a large one's by blocks of outputs, whose products are summed."""
+    """Pull the magnitudes of a weight, to ``(S, *input)``; a large one's by blocks of outputs, which are summed."""
     weight, rows = call["weight"], _rows(call)
     if rows >= len(weight):
         return pull(weight.abs(), s=s)
@@ -203,7 +206,7 @@ def _magnitudes(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int
 
 
 def _pulled_in_blocks(call: Call, s: Tensor, pull: Callable[..., Tensor], channel: int) -> tuple[Tensor, Tensor | None]:
-    """Pull both parts of a weight; a large one's by blocks of outputs, whose products are summed."""
+    """Pull both parts of a weight, to ``(S, *input)`` each; a large one's by blocks of outputs, which are summed."""
     nonnegative, weight, rows = call.site.nonnegative[0], call["weight"], _rows(call)
     by_outputs = call.arguments.get("groups", 1) == 1 and "output_padding" not in call.arguments
     if not nonnegative and by_outputs and weight.ndim > 2 and weight.shape[1] <= FEW:
@@ -217,13 +220,13 @@ def _pulled_in_blocks(call: Call, s: Tensor, pull: Callable[..., Tensor], channe
 
 
 def _net(call: Call, s: Tensor, sign: Tensor | None, channel: int) -> Tensor:
-    """Sum contributions as they count, of both signs, at the outputs."""
+    """Sum contributions as they count, of both signs, at the outputs: ``(S, B)``."""
     s = s if sign is None else s.mul_(sign)
     return call.batch.dot_(s, _without_bias(call, channel))
 
 
 def _without_bias(call: Call, channel: int) -> Tensor:
-    """Return the output less its bias, which shapes the denominator and receives nothing."""
+    """Return the output less its bias, ``(*output)``: that shapes the denominator and receives nothing."""
     bias: Tensor | None = call["bias"]
     if bias is None:
         return call.result

@@ -27,5 +27,8 @@ def norm(call: Call, relevance: Tensor, *, delta: float, signed: bool) -> Shares
 
 @register(ABSLRP, norms.BATCH_NORM, overwrites=True, contributes=True)
 def batch_norm(call: Call, relevance: Sequence[Tensor], *, delta: float, signed: bool) -> Shares:
-    """Batch norm in evaluation mode: a gain and a shift per channel."""
+    """Batch norm in evaluation mode: a gain and a shift per channel.
+
+    It returns several tensors, and relevance has one entry for each: ``(S, *output)`` for the first.
+    """
     return norm(call, relevance[0], delta=delta, signed=signed)

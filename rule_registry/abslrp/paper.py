@@ -169,7 +169,10 @@ def layer_norm(call: Call, relevance: Tensor) -> Tensor:
 
 @register("abslrp-paper", norms.BATCH_NORM)
 def batch_norm(call: Call, relevance: Sequence[Tensor]) -> Tensor:
-    """Batch norm in two steps, gain and shift, then mean and variance: the second leaves positive inputs alone."""
+    """Batch norm in two steps, gain and shift, then mean and variance: the second leaves positive inputs alone.
+
+    It returns several tensors, and relevance has one entry for each: ``(S, *output)`` for the first.
+    """
     x, mark = call.input, call.site.input_batch[0]
     per_channel = (-1, *(1,) * (x.ndim - 2))
     inverse = torch.rsqrt(call["running_var"] + call["eps"]).reshape(per_channel)
@@ -202,7 +205,10 @@ def flattened_patches(call: Call, relevance: Tensor) -> Tensor:
 
 @register("abslrp-paper", select(op=aten.unbind.int, path="*attn"))
 def split_heads(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
-    """Split heads of queries, keys and values, each apart: negative entries lose their relevance."""
+    """Split heads of queries, keys and values, each apart: negative entries lose their relevance.
+
+    Relevance has one entry ``(S, *part)`` for each of the three, None for one that nobody used.
+    """
     marks = call.site.output_batch
     assert isinstance(marks, tuple)
     kept = [

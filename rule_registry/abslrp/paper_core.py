@@ -23,27 +23,27 @@ from rule_registry.batch_axis import BatchAxis
 from rule_registry.call import EPSILON, Call
 
 Pull = Callable[[Tensor], Tensor]
-"""From ``s`` to the contributions ``x * d(ha + h)/dx^T s`` of an input, ``(S, *input)``."""
+"""From ``s`` to the contributions ``x * d(ha + h)/dx^T s`` of an input, with as many seeds in front."""
 
 
 def divided(h: Tensor, relevance: Tensor) -> Tensor:
-    """Return s: relevance over the magnitude of an output."""
+    """Return s, ``(S, *output)``: relevance over the magnitude of an output h, ``(*output)``."""
     return relevance / torch.where(h == 0, EPSILON, h.abs())
 
 
 def parts(tensor: Tensor) -> Tensor:
-    """Put the negative part, with its sign, behind the positive one: twice as many seeds."""
+    """Put the negative part, with its sign, behind the positive one: ``(S, ...)`` to ``(2 S, ...)``."""
     return torch.cat([tensor.clamp(min=0), tensor.clamp(max=0)])
 
 
 def both(tensor: Tensor) -> Tensor:
-    """Add the two parts again."""
+    """Add the two parts again: ``(2 S, ...)`` to ``(S, ...)``."""
     positive, negative = tensor.chunk(2)
     return positive + negative
 
 
 def with_mass(mark: BatchAxis, contributions: Tensor, mass: Tensor) -> Tensor:
-    """Divide contributions by their L1 norm per seed and sample, and give them a mass instead."""
+    """Divide contributions ``(2 S, *input)`` by their L1 norm per seed and sample; it becomes a mass ``(2 S, B)``."""
     norm = mark.sum(contributions.abs()) + EPSILON
     return contributions * mark.spread(mass / norm, contributions.ndim - 1)
 
@@ -54,13 +54,13 @@ def one_input(h: Tensor, relevance: Tensor, output: BatchAxis, source: BatchAxis
     Parameters
     ----------
     h : Tensor
-        What the module returns.
+        What the module returns, ``(*output)``.
     relevance : Tensor
         What arrived there, ``(S, *output)``.
     output, source : BatchAxis
         Where the samples lie in the output and in the input.
     pull : callable
-        The contributions of the input.
+        From both parts of ``s``, ``(2 S, *output)``, to the contributions of the input, ``(2 S, *input)``.
     """
     mass = output.sum(parts(relevance)).abs()
     return both(with_mass(source, pull(parts(divided(h, relevance))), mass))
@@ -83,9 +83,9 @@ def together(
     relevance : Tensor
         What arrived, ``(S, *output)``.
     pulls : sequence of callable
-        The contributions of each activation.
+        From both parts of ``s``, ``(2 S, *output)``, to the contributions of each activation, ``(2 S, *input)``.
     constant : callable, optional
-        From ``s`` to what a constant input contributes, ``(S, *output)``. Its share is lost.
+        From the same to what a constant input contributes, ``(2 S, *output)``. Its share is lost.
     """
     s, mass = parts(divided(call.result, relevance)), call.batch.sum(parts(relevance)).abs()
     found = [pull(s) for pull in pulls]
@@ -102,19 +102,19 @@ def affine(x: Tensor, weight: Tensor, pull: Callable[[Tensor, Tensor], Tensor]) 
     Parameters
     ----------
     x, weight : Tensor
-        The input and what it is multiplied with.
+        The input, ``(*input)``, and what it is multiplied with, ``(out, in, ...)``.
     pull : callable
-        From a weight and s to their transposed product, ``(S, *x.shape)``.
+        From a weight and s to their transposed product, ``(S, *input)``.
     """
     return lambda s: x * pull(weight, s) + x.abs() * pull(weight.abs(), s)
 
 
 def only_positive(call: Call, relevance: Tensor) -> Tensor:
-    """Delete the relevance of negative entries, and give its mass to the others: the twin of a move is ``|h|``."""
+    """Delete the relevance ``(S, *output)`` of negative entries, whose mass the others get: a twin of ``|h|``."""
     return both(of_positive(call.result, relevance, call.batch))
 
 
 def of_positive(h: Tensor, relevance: Tensor, mark: BatchAxis) -> Tensor:
-    """Return both parts of what is left at positive entries of an output."""
+    """Return both parts, ``(2 S, *output)``, of what is left at positive entries of an output h, ``(*output)``."""
     kept = 2 * h.clamp(min=0) * parts(divided(h, relevance))
     return with_mass(mark, kept, mark.sum(parts(relevance)).abs())

@@ -42,18 +42,21 @@ define(
 
 
 def unit(mark: BatchAxis, relevance: Tensor) -> Tensor:
-    """Divide a relevance by its L1 norm per seed and sample."""
+    """Divide a relevance, ``(S, *activation)``, by its L1 norm per seed and sample."""
     norm = mark.sum(relevance.abs())
     return relevance / mark.spread(torch.where(norm == 0, 1.0, norm), relevance.ndim - 1)
 
 
 def unit_shares(call: Call, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Divide the relevance of each input by its own L1 norm (so Q and K, A and V, both branches weigh the same)."""
+    """Divide the relevance ``(S, *input)`` of each input by its own L1 norm: factors and branches weigh alike."""
     return tuple(unit(mark, value) for mark, value in zip(call.site.input_batch, values, strict=True))
 
 
 def without_negative(call: Call, relevance: Tensor) -> Tensor:
-    """Delete the relevance of negative outputs, as a dropout or an identity does that is a module of its own."""
+    """Delete the relevance of negative outputs, as a dropout or an identity does that is a module of its own.
+
+    What is left is ``(S, *output)`` as before.
+    """
     positive = call.result.clamp(min=0)
     return unit(call.batch, relevance * (positive / (positive + EPSILON)))
 
@@ -99,7 +102,10 @@ for operations, function in (
 def _elementwise(
     call: Call, relevance: Tensor, slope: Callable[[Tensor], Tensor], slope_of_magnitude: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Hand on relevance of a function of single entries, by its slope at ``a`` and its twin's at ``|a|``."""
+    """Hand on relevance of a function of single entries, by its slope at ``a`` and its twin's at ``|a|``.
+
+    Both slopes are functions of ``(*input)``, and what they return broadcasts to it.
+    """
     a = call.input
     both = a * slope(a) + a.abs() * slope_of_magnitude(a.abs())
     return unit(call.site.input_batch[0], both * relevance / (call.result.abs() + EPSILON))

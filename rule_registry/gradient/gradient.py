@@ -25,7 +25,10 @@ aten = torch.ops.aten
 
 
 def vector_jacobian_product(call: Call, relevance: Any) -> tuple[Tensor, ...]:
-    """Relevance times the operation's Jacobian, for each activation input."""
+    """Relevance times the operation's Jacobian, for each activation input.
+
+    Relevance of several outputs is a sequence of one ``(S, *part)`` for each, with None for one that nobody used.
+    """
     if any(map(is_exported, call.inputs)):  # it would keep the tracer's tensors, and its levels on the stack
         raise NotImplementedError(
             f"{call.site.op} at {call.site.path!r}: torch.export can't trace a derivative, so programs whose rules "
@@ -65,7 +68,10 @@ _WRONG_IN_BATCHES = (aten.cdist.default, aten._cdist_forward.default, aten.as_st
 
 
 def _by_tape(operation: Callable[..., Any], call: Call, arrived: Any) -> tuple[Tensor, ...]:
-    """Differentiate an operation of one's own, whose autograd formula function transforms can't see."""
+    """Differentiate an operation of one's own, whose autograd formula function transforms can't see.
+
+    What ``arrived`` is ``(S, *output)``, or a list of these where the operation returns several tensors.
+    """
     with torch.enable_grad():
         inputs = [value.detach().clone().requires_grad_() for value in call.inputs]
         result = operation(*inputs)
@@ -100,6 +106,9 @@ register("gradient", aten.detach.default, aten.detach_.default, rule=blocks)
 
 @register("gradient", norms.BATCH_NORM)
 def batch_norm(call: Call, relevance: Any) -> Tensor:
-    """Scale each channel: torch defines no derivative for this form of the operation."""
+    """Scale each channel: torch defines no derivative for this form of the operation.
+
+    It returns several tensors, and relevance has one entry for each: ``(S, *output)`` for the first.
+    """
     scaled: Tensor = norms.scaled(call, relevance[0])
     return scaled

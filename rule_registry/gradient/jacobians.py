@@ -91,7 +91,7 @@ def _seeds(relevance: Any) -> int:
 
 
 def _weighed(call: Call, relevance: Any, delta: float) -> Iterator[tuple[Call, Tensor]]:
-    """Yield the call as if it had returned one tensor, for each that has relevance, and that over its magnitude."""
+    """Yield the call as if it had returned one tensor, for each that has relevance, and its ``s``, ``(S, *part)``."""
     marks = call.site.output_batch
     if not isinstance(marks, tuple):
         yield call, relevance / denominator(call, delta)
@@ -103,7 +103,7 @@ def _weighed(call: Call, relevance: Any, delta: float) -> Iterator[tuple[Call, T
 
 
 def _in_place_of(call: Call, part: Call, units: Tensor) -> Any:
-    """Put something in the place of the relevance of one output."""
+    """Put ``units``, ``(K, *part)``, in the place of the relevance of one output, and None in that of the others."""
     if not isinstance(call.output, tuple | list):
         return units
     return tuple(units if output is part.output else None for output in call.output)

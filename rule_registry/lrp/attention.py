@@ -13,6 +13,7 @@ a rule, which sees one operation, can't state it. From a program's relevances at
 ``hooks``) and autograd's gradients there it can be computed outside.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ def weighted(call: Call, relevance: Tensor, *, stabilizer: float) -> list[Tensor
 
 
 def _to_values(call: Call, found: Sequence[Tensor | Factored]) -> list[Tensor | Factored]:
-    """Leave what is no value without relevance: both factors, where the product makes the attention's logits."""
+    """Leave what is no value without relevance: both factors, where the product makes the attention's logits.
+
+    What was found for each input is ``(S, *input)``, and so is what is returned.
+    """
     held = {call.site.attention_weights} if call.site.attention_weights is not None else set(call.site.active)
     return [
         call.result.new_zeros(r.shape) if slot in held else r for slot, r in zip(call.site.active, found, strict=True)

@@ -1,6 +1,7 @@
 """The one formula of all rules for layers with a weight: modify, divide, multiply with the transpose.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ class Term:
     """A layer with another input, weight and bias; the input may be one that broadcasts.
 
     A matrix product with a constant is such a layer too, whichever of its factors is the weight.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(*input)``, or what broadcasts to it.
+    weight : Tensor
+        As the operation takes it: ``(out, in)`` of a fully connected layer.
+    bias : Tensor, optional
+        ``(out,)``, or a constant that broadcasts to ``(*output)``.
     """
 
     x: Tensor
@@ -31,7 +41,10 @@ class Term:
 
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
-    """Return ``z + epsilon sign z``, where zero counts as positive; without epsilon nothing is shared at a zero."""
+    """Return ``z + epsilon sign z``, ``(*output)``, where zero counts as positive.
+
+    Without epsilon nothing is shared at a zero: infinity stands there.
+    """
     if epsilon == 0:
         return torch.where(z == 0, torch.inf, z)
     return torch.copysign(z.new_full((), epsilon), z + 0.0).add_(z)  # the sum makes plus zero of minus zero
@@ -73,14 +86,14 @@ def shares(call: Call, relevance: Tensor | Factored, terms: Sequence[Term], epsi
 
 
 def pulled(call: Call, s: Tensor, terms: Sequence[Term]) -> Tensor | Factored:
-    """Multiply what stands in the place of the output with each transposed weight and input, and sum."""
+    """Multiply s, ``(S, *output)``, with each transposed weight and input, and sum: ``(S, *input)``."""
     if len(terms) == 1 and terms[0].x is call.input:
         return Factored(call.input, _transposed(call, s, terms[0]))
     return reduce(Tensor.add_, (_transposed(call, s, term).mul_(term.x) for term in terms))
 
 
 def _transposed(call: Call, s: Tensor, term: Term) -> Tensor:
-    """Multiply s with the transposed weight of a term."""
+    """Multiply s with the transposed weight of a term: ``(S, *output)`` to ``(S, *input)``."""
     if call.site.op not in FACTORS:
         return linear_maps.layer(call, term.weight, s)
     (transposed,) = products.factors(_product(call, term), s, lambda x, nonnegative, other, pull: pull(other))
@@ -131,9 +144,9 @@ def signed(
     call : Call
         Of a fully connected or convolutional layer, or of a matrix product with a constant.
     modify : callable
-        Makes the weight that positive inputs meet, and the bias.
+        Makes the weight that positive inputs meet, and the bias, of those of the layer; shapes stay.
     for_negative : callable
-        Makes the weight that negative inputs meet, if there are any.
+        Makes the weight that negative inputs meet, if there are any; its shape stays.
     biased : bool
         Whether the bias takes part.
     """

@@ -1,6 +1,7 @@
 """Rules for fully connected and convolutional layers.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def gamma(call: Call, relevance: Tensor, *, gamma: float, stabilizer: float) -> 
 
 
 def _favoured(weight: Tensor, gamma: float, **part: float) -> Tensor:
-    """Return a weight whose positive entries, or those that ``part`` clamps to, weigh ``1 + gamma`` times as much."""
+    """Return a weight or bias, of the same shape, with ``1 + gamma`` times the entries that ``part`` clamps to."""
     return torch.add(weight, weight.clamp(**part), alpha=gamma)
 
 
@@ -152,22 +153,22 @@ def z_box(call: Call, relevance: Tensor, *, low: Number, high: Number, stabilize
 
 
 def _up(weight: Tensor) -> Tensor:
-    """Return the positive part of a weight."""
+    """Return the positive part of a weight or bias, of the same shape."""
     return weight.clamp(min=0)
 
 
 def _down(weight: Tensor) -> Tensor:
-    """Return the negative part of a weight."""
+    """Return the negative part of a weight or bias, of the same shape."""
     return weight.clamp(max=0)
 
 
 def _ones(call: Call) -> Tensor:
-    """Return ones shaped like the input."""
+    """Return ones, ``(*input)``."""
     return torch.ones_like(call.input)
 
 
 def _bound(call: Call, value: Number) -> Tensor:
-    """Shape a bound so that it can be compared with the input."""
+    """Shape a bound so that it can be compared with the input: ``()``, or one for each channel, ``(C, 1, ...)``."""
     x, axis = call.input, call.input.ndim - 1 if call.site.op == aten.linear.default else 1
     bound = x.new_tensor(value)
     if isinstance(value, tuple):

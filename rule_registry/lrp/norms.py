@@ -1,6 +1,7 @@
 """Norms with their deviation held, and their mean a sum as any other.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ def norm(call: Call, relevance: Tensor | Factored, *, stabilizer: float) -> Fact
 
 
 def batch_norm(call: Call, relevance: Sequence[Tensor | Factored], *, stabilizer: float) -> Factored:
-    """Batch norm in evaluation mode that no layer precedes: an affine layer of its own."""
+    """Batch norm in evaluation mode that no layer precedes: an affine layer of its own.
+
+    It returns several tensors, and relevance has one entry for each: ``(S, *output)`` for the first.
+    """
     return norm(call, relevance[0], stabilizer=stabilizer)
 
 

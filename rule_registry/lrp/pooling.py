@@ -1,6 +1,7 @@
 """Pooling: averages share in proportion to what they sum, maxima are won by one entry.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations

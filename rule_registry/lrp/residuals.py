@@ -7,6 +7,7 @@ Rules to choose where a rule set has another one, in any rule set::
 Relevance goes to the terms that are activations; a constant one receives nothing.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+What is `Factored` has a value without that axis, ``(*output)`` or ``(*input)``, and a gradient with it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _signs(call: Call) -> dict[str, float]:
 
 
 def _split(call: Call, relevance: Tensor, weigh: Callable[[Tensor], Tensor], stabilizer: float) -> Shares:
-    """Share among the terms of a sum by the weights that ``weigh`` gives them, each shaped like the output."""
+    """Share among the terms of a sum by the weights that ``weigh`` gives their entries, each shaped like its term."""
     signs = _signs(call)
     parts = [weigh(call.value(slot) * signs[slot.name]) for slot in call.site.active]
     s = relevance / stabilised(torch.stack(torch.broadcast_tensors(*parts)).sum(0), stabilizer)

@@ -3,6 +3,7 @@
 Every other rule set builds on these, so the gradient oracle tests them on each model it is run on.
 
 Relevance, and ``s`` in its place, is ``(S, *output)`` with the seeds in front; what an input gets is ``(S, *input)``.
+Relevance of several outputs is a sequence of one ``(S, *part)`` for each, with None for one that nobody used.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def stack(call: Call, relevance: Tensor) -> Relevances:
 
 
 def _among_constants(call: Call, relevance: Tensor, parts: Sequence[Tensor]) -> Relevances:
-    """Hand each part to its activation, and what falls on constants to the activations in proportion."""
+    """Hand each part, ``(S, *part)``, to its activation, and what falls on constants to these in proportion."""
     active = [parts[slot.item] for slot in call.site.active if slot.item is not None]
     if len(active) == len(parts):
         return active
@@ -197,7 +198,7 @@ def gather(call: Call, relevance: Tensor) -> Tensor:
 
 
 def _added(call: Call, relevance: Tensor, positions: Tensor) -> Tensor:
-    """Add each entry to the one of the input at its position."""
+    """Add each entry to the one of the input at its position, which ``positions``, ``(*output)``, counts flattened."""
     flat = relevance.new_zeros(relevance.shape[0], call.input.numel())
     flat = flat.index_add(1, positions.flatten(), relevance.flatten(1))
     return flat.reshape(relevance.shape[0], *call.input.shape)

@@ -19,7 +19,10 @@ aten = torch.ops.aten
 
 
 def _parted(call: Call, relevance: Tensor, kept: Tensor, written: Tensor | None = None) -> Relevances:
-    """Hand on what was kept and what was written, to those of both that are activations."""
+    """Hand on what was kept, ``(S, *output)``, and what was written, to those of both that are activations.
+
+    What was written is ``(S, *written)``, before it is summed over what the values were broadcast to.
+    """
     found = []
     for slot in call.site.active:
         value = kept if slot.name == "self" else written

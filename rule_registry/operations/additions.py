@@ -19,12 +19,12 @@ EXTREMES = ("amax", "amin")
 
 
 def term(call: Call, slot: Slot) -> Tensor:
-    """Return an activation with the sign it is added with."""
+    """Return an activation, ``(*input)``, times the factor it is added with."""
     return call.value(slot) * (1 if slot.name == "self" else call.arguments.get("alpha", 1))
 
 
 def pulled(call: Call, slot: Slot, s: Tensor) -> Tensor:
-    """Transpose the addition for one of its terms, but for the sign."""
+    """Transpose the addition for a term, without its factor: ``(S, *output)`` to ``(S, *input)``."""
     weights = _weights(call) if "reduce" in call.arguments else None
     if slot.name == "self":
         return s if weights is None else s * weights[0]
@@ -41,7 +41,7 @@ def _at_index(call: Call, s: Tensor) -> Tensor:
 
 
 def _weights(call: Call) -> tuple[Tensor, Tensor]:
-    """Return what a reduction multiplies with, for each output: what was there before, and what is added.
+    """Return what a reduction multiplies with, ``(*output)`` each: what was there before, and what is added.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def _weights(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def _counts(call: Call) -> Tensor:
-    """Return how many entries of the source meet in each output."""
+    """Return how many entries of the source meet in each output, ``(*output)``."""
     ones = torch.ones_like(call["index"], dtype=call.result.dtype)
     return torch.zeros_like(call.result).scatter_add(call["dim"], call["index"], ones)
 

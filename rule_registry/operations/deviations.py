@@ -26,7 +26,7 @@ def degree(call: Call) -> int:
 
 
 def products(call: Call) -> Tensor:
-    """Return what contributions are in proportion to: ``x_i (x_i - mean)``, of a p-norm ``|x_i|^p``."""
+    """Return what contributions are in proportion to, ``(*input)``: ``x_i (x_i - mean)``, of a p-norm ``|x_i|^p``."""
     x = call.input
     if call.site.op in LENGTHS:
         return x.abs() ** _power(call)
@@ -35,7 +35,7 @@ def products(call: Call) -> Tensor:
 
 
 def factor(call: Call) -> Tensor:
-    """Return what the products are multiplied with, one number for each output."""
+    """Return what the products are multiplied with, one number for each output: ``(*output)``."""
     z = call.result
     if call.site.op in LENGTHS:
         return torch.where(z == 0, 0.0, z ** (1 - _power(call)))

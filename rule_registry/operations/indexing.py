@@ -20,7 +20,9 @@ def gathered(call: Call, relevance: Tensor) -> Tensor:
 
 
 def at_indices(call: Call, relevance: Tensor) -> Tensor:
-    """Read what lies at the indices of an ``index_put``, ``(S, *values)`` before these were broadcast.
+    """Read what lies at the indices of an ``index_put``: one entry for each that was written, ``(S, *written)``.
+
+    What was written are the values after they were broadcast.
 
     Seed by seed: an axis in front of indices that are not neighbours would change the order of the others.
     """

@@ -50,7 +50,10 @@ POOLED_AXES = {
 
 
 def convolution(call: Call, weight: Tensor, s: Tensor) -> Tensor:
-    """Transpose a convolution with a weight in place of its own, which may have other input channels."""
+    """Transpose a convolution with a weight in place of its own, which may have other input channels.
+
+    From ``(S, B, C_out, ...)`` to ``(S, B, C_in, ...)``, with the input channels of the weight.
+    """
     x, arguments = call["input"], call.arguments
     dims = weight.ndim - 2
     stride, dilation = each(call["stride"], dims), each(call["dilation"], dims)
@@ -117,7 +120,7 @@ def _empty_like(x: Tensor, seeds: int, channels: int) -> Tensor:
 
 
 def _pointwise(weight: Tensor, s: Tensor) -> Tensor:
-    """Transpose a product with all channels at each position."""
+    """Transpose a product with all channels at each position: by ``(C_out, C_in)`` to ``(S, B, C_in, ...)``."""
     if layout(s[0]) == torch.contiguous_format:
         # One product for each sample is faster than the general kernel (benchmarks choices).
         product: Tensor = (weight.T @ s.flatten(3)).unflatten(3, s.shape[3:])
@@ -126,19 +129,19 @@ def _pointwise(weight: Tensor, s: Tensor) -> Tensor:
 
 
 def _spaced(tensor: Tensor, stride: Sequence[int], x: Tensor) -> Tensor:
-    """Put entries at every so many positions of each spatial axis, and zeros between them."""
+    """Put entries ``(S, B, C, ...)`` at every so many positions of each spatial axis of x, and zeros between them."""
     spaced = _empty_like(x, tensor.shape[0], tensor.shape[2]).zero_()
     spaced[(slice(None),) * 3 + tuple(slice(None, None, step) for step in stride)] = tensor
     return spaced
 
 
 def layer(call: Call, weight: Tensor, s: Tensor) -> Tensor:
-    """Transpose a fully connected or convolutional layer with a weight in place of its own."""
+    """Transpose a fully connected or convolutional layer, with a weight in place of its own."""
     return linear(weight, s) if call.site.op == aten.linear.default else convolution(call, weight, s)
 
 
 def linear(weight: Tensor, s: Tensor) -> Tensor:
-    """Transpose a fully connected layer with a weight in place of its own.
+    """Transpose a fully connected layer with a weight ``(C_out, C_in)`` in place of its own: to ``(S, ..., C_in)``.
 
     It is one product over all rows. Where these are not one block of memory, torch would compute one for each sample.
     """
@@ -232,7 +235,7 @@ def _axis_weights(call: Call, axis: int) -> Tensor:
 
 
 def interpolated(weights: Sequence[Tensor], s: Tensor) -> Tensor:
-    """Transpose an interpolation: the product with the weights of each axis in turn."""
+    """Transpose an interpolation: the product with the weights ``(out, in)`` of each axis in turn."""
     *others, last = weights
     for axis, weight in enumerate(others, start=-1 - len(others)):
         s = (weight.T @ s.movedim(axis, -2)).movedim(-2, axis)

@@ -42,7 +42,11 @@ def scaled(call: Call, t: Tensor) -> Tensor:
 
 
 def centred(call: Call, t: Tensor) -> Tensor:
-    """Subtract the mean over all that share a statistic, where the norm does so; its own transpose too."""
+    """Subtract the mean over all entries that share a statistic, where the norm does so.
+
+    ``t`` is the activation ``(*input)``, or what stands in the place of the output, ``(S, *output)``: the map is its
+    own transpose.
+    """
     if call.site.op in (aten.rms_norm.default, BATCH_NORM):
         return t
     if call.site.op == aten.layer_norm.default:
@@ -71,7 +75,7 @@ def _batch_norm(call: Call) -> Tensor:
 
 
 def _channels(call: Call, values: Tensor) -> Tensor:
-    """Shape a value per channel so that it can be multiplied with the input."""
+    """Shape a value per channel, ``(C,)``, so that it can be multiplied with the input: ``(C, 1, ...)``."""
     return values.reshape(-1, *(1,) * (call.input.ndim - 2))
 
 

@@ -41,13 +41,13 @@ def sampled(call: Call) -> Tensor:
 
 
 def pulled_times(call: Call, s: Tensor, x: Tensor) -> list[Tensor]:
-    """Multiply the transposed sampling of s with x for the input, and hand nothing to the grid."""
+    """Multiply the transposed sampling of s with x, ``(B, C, ...)``, for the input, and hand nothing to the grid."""
     pulled = _pulled(call, s) * x
     return [pulled if slot.name == "input" else s.new_zeros(len(s), *call["grid"].shape) for slot in call.site.active]
 
 
 def _pulled(call: Call, s: Tensor) -> Tensor:
-    """Transpose the sampling, with the seeds merged into the batch."""
+    """Transpose the sampling, with the seeds merged into the batch: to ``(S, B, C, ...)``."""
     x, grid = (call[name].expand(len(s), *call[name].shape).flatten(0, 1) for name in ("input", "grid"))
     modes = (call["interpolation_mode"], call["padding_mode"], call["align_corners"])
     backward = aten.grid_sampler_2d_backward if grid.shape[-1] == 2 else aten.grid_sampler_3d_backward

@@ -20,5 +20,5 @@ def terms(call: Call) -> Tensor:
 
 
 def at_terms(call: Call, s: Tensor) -> Tensor:
-    """Give what lies at each output to each of its terms."""
+    """Give what lies at each output to each of its terms: ``(S, ..., 1, ...)``, which broadcasts to these."""
     return s.unsqueeze(call["dim"] + 1 if call["dim"] >= 0 else call["dim"])

@@ -49,7 +49,10 @@ CHOICES = (
 
 
 def to_chosen(call: Call, relevance: Tensor, first: Tensor) -> Relevances:
-    """Hand relevance to ``self`` where that was chosen and to ``other`` elsewhere; a constant's to the activation."""
+    """Hand relevance to ``self`` where that was chosen and to ``other`` elsewhere; a constant's to the activation.
+
+    ``first`` says where ``self`` was chosen: truth values that broadcast to ``(*output)``.
+    """
     sides = {"self": first, "other": ~first}
     values = [
         sum_to(torch.where(sides[slot.name], relevance, 0.0), call.value(slot).shape) for slot in call.site.active
@@ -78,7 +81,10 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
 
 
 def indexed_max_pool(call: Call, relevance: Sequence[Tensor]) -> Tensor:
-    """Winner takes all."""
+    """Winner takes all.
+
+    The operation returns values and positions, and relevance has one entry for each: ``(S, *output)`` for the values.
+    """
     return _put_at(call.output[1], relevance[0], call.input, linear_maps.POOLED_AXES[call.site.op])
 
 
@@ -103,7 +109,10 @@ def amax(call: Call, relevance: Tensor) -> Tensor:
 
 
 def best(call: Call, relevance: Sequence[Tensor | None]) -> Tensor:
-    """Back to the entries that were chosen."""
+    """Back to the entries that were chosen.
+
+    The operation returns values and positions, and relevance has one entry for each: ``(S, *output)`` for the values.
+    """
     arrived, indices = relevance[0], call.output[1]
     assert arrived is not None
     dim = call["dim"] % call.input.ndim

@@ -76,6 +76,7 @@ def draw_scatter(results: ScoredSelection, summary: Summary) -> Figure:
 
 
 def _draw_panel(axes: Axes, method: MethodSummary, consistency: Values, contrast: Values, edge: float) -> None:
+    """Draw one method's samples by their scores, ``(N,)`` each."""
     both = ~(np.isnan(consistency) | np.isnan(contrast))
     colour = GREY if method.control else BLUE
     quiet(axes)

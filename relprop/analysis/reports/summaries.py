@@ -221,11 +221,13 @@ def _interval(found: ScoreSummary) -> str:
 
 
 def _mid(values: Values) -> float:
+    """Return the median of scores ``(N,)``, NaN left out."""
     finite = values[~np.isnan(values)]
     return float(np.median(finite)) if len(finite) else nan
 
 
 def _mean(values: Values) -> float:
+    """Return the mean of scores ``(N,)``, NaN left out."""
     finite = values[~np.isnan(values)]
     return float(finite.mean()) if len(finite) else nan
 

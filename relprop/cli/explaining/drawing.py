@@ -40,7 +40,7 @@ def draw(classifier: Classifier, rules: str, prepared: InputPicture, explanation
 
 
 def caption(classifier: Classifier, rules: str, prepared: InputPicture, explanation: Explanation, scales: Array) -> str:
-    """Say what maps are, where their colours saturate, and the numbers that go with them."""
+    """Say what maps are, where their colours saturate, ``(maps,)``, and the numbers that go with them."""
     against = contrast_words(explanation, classifier.labels)
     what = _what(classifier, rules, prepared) + (f", {against}" if against else "")
     words = caption_words(explanation, classifier.labels)

@@ -65,4 +65,5 @@ def _entry(classifier: Classifier, rules: str, prepared: InputPicture, explanati
 
 
 def _as_number(probability: Tensor) -> float | None:
+    """Return a probability ``()`` as JSON has it: None where it is not finite."""
     return float(probability) if probability.isfinite() else None

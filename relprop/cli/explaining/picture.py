@@ -40,7 +40,7 @@ class InputPicture:
     original: Pixels
 
     def original_with(self, heat: Array) -> Original | None:
-        """Return the original, a map of the model's view laid over it, and the box of that view in its pixels."""
+        """Return the original, a map ``(h, w)`` of the view laid over it, ``(H, W)``, and that view's box."""
         if self.view is None:
             return None
         height, width = self.original.shape[:2]

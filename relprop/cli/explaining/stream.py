@@ -203,7 +203,8 @@ class Run:
     def _oracle_error(self, x: Tensor, classes: Tensor | None) -> float | None:
         """Return the gradient-oracle error, found now or recorded before; None where it never was.
 
-        NaN where the copy of the model in float64 does not fit into memory.
+        It is found on pictures ``(B, C, H, W)``, and looked up for their classes, ``(B,)`` or more. It is NaN where the
+        copy of the model in float64 does not fit into memory.
         """
         graph = self.explainer.plan(x, None if classes is None else classes[: len(x)]).graph
         if not self.verify:
@@ -217,10 +218,11 @@ class Run:
         return error
 
     def _most_probable(self, x: Tensor) -> Tensor:
-        """Return the classes ``(B, top)`` to explain, the most probable one first."""
+        """Return the classes ``(B, top)`` of pictures ``(B, C, H, W)`` to explain, the most probable one first."""
         with torch.inference_mode(), memory_for(len(x)):
             return self._forward(x).topk(self.choice.top, dim=1).indices
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
+        """From pictures ``(B, C, H, W)`` to the scores of their classes, ``(B, classes)``."""
         return self.classifier.scores

@@ -107,7 +107,7 @@ class Tasks:
         return room_for(self._ray.nodes(), self._home.place, self._processes)
 
     def begin(self, obey: Callable[[], None]) -> NDArray[np.int64]:
-        """Do `Workers.begin`."""
+        """Do `Workers.begin`: return indices of samples, ``(N,)``."""
         reference = self._find_order.options(max_retries=ATTEMPTS - 1).remote(self._home)
         while not self._ray.wait([reference], timeout=POLL)[0]:
             obey()

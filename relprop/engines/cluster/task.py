@@ -95,13 +95,13 @@ class Parcel:
     outcome : Outcome, optional
         What became of the shard.
     file : ndarray, optional
-        Its file, where the node does not see home.
+        The bytes of its file, ``(bytes,)``, where the node does not see home.
     lacks_file : bool
         Nothing was done: the file at home is to be sent.
     lacks : int, optional
         Nothing was done: the node does not see this picture.
     order : ndarray, optional
-        What `Worker.begin` returns.
+        What `Worker.begin` returns, ``(N,)``.
     error : RelpropError, optional
         What was raised.
     """
@@ -146,13 +146,13 @@ def tidy(run: str) -> None:
 
 
 def store(file: Bytes, path: Path) -> None:
-    """Write a file that was sent, whole or not at all."""
+    """Write a file that was sent, ``(bytes,)``, whole or not at all."""
     with written_whole(path) as part:
         file.tofile(part)
 
 
 def load_file(path: Path) -> Bytes:
-    """Return what a file holds."""
+    """Return what a file holds, ``(bytes,)``."""
     return np.fromfile(path, np.uint8)
 
 

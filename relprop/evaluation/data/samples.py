@@ -220,7 +220,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a uint8 array ``(H, W, 3)`` as it is; refuse any other."""
+    """Return a uint8 array ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` as ``(H, W, 3)``; refuse any other."""
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3):

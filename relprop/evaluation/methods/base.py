@@ -75,7 +75,8 @@ class Function(Method):
     Parameters
     ----------
     function : callable
-        Returns maps, or what has them as ``relevance``.
+        Takes pictures ``(B, C, H, W)`` and classes ``(B,)``. Returns maps as `Method.maps` does, or what has them as
+        ``relevance``.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any]) -> None:

@@ -35,7 +35,7 @@ class Explained:
         What speaks for the class in each state, ``(20, B, H, W)``, of elements ``(20, B, C, H, W)``; of a method that
         has maps of pictures alone the first axis is 1. Of failed samples they stand for nothing.
     picture : Tensor
-        Maps of the pictures as the method made them, ``(B, C, H, W)``.
+        Maps of the pictures as the method made them, ``(B, C, H, W)`` or ``(B, 1, H, W)``.
     errors : dict
         From the position of a sample among them to why the method failed on it.
     seconds : float
@@ -50,7 +50,7 @@ class Explained:
 
 @dataclass(eq=False)
 class _Maps:
-    """What is collected of some slots of a unit."""
+    """What is collected of some slots of a unit: maps as in `Explained`, of all its slots, and errors by slot."""
 
     positive: Tensor
     picture: Tensor | None = None

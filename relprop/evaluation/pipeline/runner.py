@@ -53,7 +53,7 @@ class Run:
     writer : EvaluationWriter
         Of the file.
     states : dict
-        Of the file's rows: under ``""`` those of the masking run, and by method.
+        Of the file's rows, ``(N,)`` each: under ``""`` those of the masking run, and by method.
     interruption : Interruption
         Obeyed between two commits.
     standing : Standing
@@ -63,7 +63,7 @@ class Run:
     judge : Judge, optional
         Says when to stop.
     order : ndarray
-        Indices of the samples in their order, for that.
+        Indices of the samples in their order, ``(N,)``, for that.
     """
 
     subject: EvaluatedModel
@@ -125,6 +125,7 @@ class Run:
             return self.judge.look(self.order, covered, self._scores)
 
     def _scores(self, samples: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        """Yield the scores ``(n,)`` of each method, of those of the samples ``(N,)`` that it has done."""
         assert self.judge is not None
         rows, score = np.searchsorted(self._index, samples), self.judge.rule.score
         for name in self.methods:

@@ -96,7 +96,7 @@ def _values(program: ExportedProgram, names: Iterable[Any]) -> list[Tensor]:
 
 
 def _describe(tensors: Iterable[Tensor]) -> str:
-    """Write shapes, with B for what is not fixed, and number types."""
+    """Write shapes and number types, with B for what is not fixed: ``(B, 3, 224, 224) float32``."""
     parts = (
         f"({', '.join(str(n) if isinstance(n, int) else 'B' for n in t.shape)}) {str(t.dtype).removeprefix('torch.')}"
         for t in tensors

@@ -134,7 +134,7 @@ def make_indices(file: h5py.File) -> None:
 
 
 def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
-    """Add rows at the end for samples with these indices in the data set, ``sample`` last.
+    """Add rows at the end for samples with these indices ``(N,)`` in the data set, ``sample`` last.
 
     A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
     right is one between the writes of a flush that splits a node of a chunks' index, every 32 chunks: it can spoil that

@@ -93,6 +93,7 @@ def _copy_values(parts: Sequence[Part], target: h5py.Dataset, alike: bool) -> No
 
 
 def _values(part: Part) -> NDArray[Any]:
+    """Read rows of any data set, ``(N, ...)``."""
     try:
         return values_at(part.data, part.places)
     except UNREADABLE as error:
@@ -146,7 +147,10 @@ def _copy_chunks(parts: Sequence[tuple[Part, NDArray[np.uint64]]], target: h5py.
 
 
 def _stored_chunks(part: Part, table: NDArray[np.uint64]) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield rows of the other file, which filters were left out, and chunks, read in the order of the file."""
+    """Yield rows of the other file, which filters were left out, and chunks, read in the order of the file.
+
+    The ``table`` is what `_chunks_of` returns.
+    """
     entries = table[part.places].astype(np.int64)
     order = np.argsort(entries[:, 0])
     starts, sizes, masks = entries[order].T

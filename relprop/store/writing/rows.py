@@ -65,7 +65,7 @@ def values_at(data: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
 def make_batch(
     rows: Rows, arrays: Mapping[str, ArrayLike], fields: Mapping[str, Field], group: h5py.Group, count: int
 ) -> Batch:
-    """Check rows and values against a group's data sets.
+    """Check rows ``(R,)`` and values ``(R, ...)`` against a group's data sets.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def make_batch(
 
 
 def read_rows(group: h5py.Group, rows: Rows, names: Iterable[str], count: int) -> dict[str, NDArray[Any]]:
-    """Read rows of a group's data sets, in the given order; strings as `str`."""
+    """Read rows of a group's data sets, ``(R, ...)`` by name, in the given order; strings as `str`."""
     where = group.name.lstrip("/")
     chosen = _rows(rows, count, where)
     order = np.argsort(chosen, kind="stable")

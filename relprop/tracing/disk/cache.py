@@ -48,7 +48,7 @@ class CacheEntry:
     key : str
         All that the graph depends on, as JSON.
     held : sequence of Tensor
-        What the model holds.
+        What the model holds, of any shapes.
     """
 
     file: Path

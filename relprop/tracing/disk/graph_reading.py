@@ -149,7 +149,7 @@ class _Reader:
         raise ValueError("a size that is no arithmetic of the number of samples")
 
     def tensor(self, written: Any) -> Tensor:
-        """Return the tensor of the model, or the constant of the text, that a node refers to."""
+        """Return the tensor of the model, or the constant of the text, that a node refers to; of any shape."""
         if isinstance(written, int):
             return self.held[written]
         data, shape, dtype, device = written

@@ -125,7 +125,7 @@ def _write_marks(marks: Marks) -> Any:
 
 
 def _write_constant(tensor: Tensor) -> list[Any]:
-    """Write a constant tensor: its type, its shape and its entries."""
+    """Write a constant tensor of any shape: its entries, its shape, its type and its device."""
     plain = tensor.detach().cpu().contiguous()
     if plain.numel() * plain.element_size() > _LARGEST:
         raise NotWritableError(f"a constant of shape {tuple(tensor.shape)}")

@@ -44,7 +44,7 @@ def describe_model(model: nn.Module, held: Sequence[Tensor]) -> list[Any]:
     model : nn.Module
         In evaluation mode.
     held : sequence of Tensor
-        Those that its code can reach, see `relprop.tracing.reach.reach`.
+        Those that its code can reach, of any shapes, see `relprop.tracing.reach.reach`.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class _Describer:
         ]
 
     def tensor(self, tensor: Tensor) -> list[Any]:
-        """Describe a tensor by its shape and type, and by its entries where code may branch on them."""
+        """Describe a tensor of any shape by that and its type, and by its entries where code may branch on them."""
         plain = [str(tensor.dtype), str(tensor.device), list(tensor.shape), list(tensor.stride())]
         is_weight = isinstance(tensor, nn.Parameter) or (tensor.is_floating_point() and tensor.numel() > 1)
         if tensor.is_meta or is_weight:

@@ -26,7 +26,8 @@ def embedding_bag(
 ) -> Any:
     """Write a bag of equally many rows for each sample, as ``nn.EmbeddingBag`` makes of ``(B, L)``, in its two parts.
 
-    Bags of unlike lengths, or with rows that are left out, stay whole.
+    Of a table ``(rows, D)``, indices ``(B L,)`` and offsets ``(B,)`` they make ``(B, D)``. Bags of unlike lengths, or
+    with rows that are left out, stay whole.
     """
     length = _whole_number(indices.shape[0] // offsets.shape[0])
     if include_last_offset or padding_idx >= 0 or length < 2:

@@ -103,10 +103,12 @@ def _attention(
     enable_gqa: bool = False,
     infinite: bool,
 ) -> Tensor:
-    """Attention written out, ``(B, heads, L, E)`` of query, key and value, so that it has one meaning.
+    """Attention written out, so that it has one meaning.
 
-    A query without any open key, as that of a padded position, attends to nothing; its softmax would be 0 / 0. Masks
-    that have no such rows need no operations for it: causal ones, and, unless ``infinite``, learned biases.
+    Of query ``(..., L, E)``, key ``(..., M, E)`` and value ``(..., M, V)`` it is ``(..., L, V)``; the mask broadcasts
+    to ``(..., L, M)``. A query without any open key, as that of a padded position, attends to nothing; its softmax
+    would be 0 / 0. Masks that have no such rows need no operations for it: causal ones, and, unless ``infinite``,
+    learned biases.
     """
     if dropout_p:
         raise CaptureError("attention with dropout in evaluation mode: pass dropout_p=0.0 when not training")
@@ -164,7 +166,10 @@ def _lerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
 
 
 def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``sum_ij a_i w_kij b_j``, ``(..., K)``: a fully connected layer, and its product with the other input."""
+    """``sum_ij a_i w_kij b_j``, ``(..., K)``: a fully connected layer, and its product with the other input.
+
+    The inputs are ``(..., I)`` and ``(..., J)``, the weight is ``(K, I, J)``, and the bias ``(K,)``.
+    """
     outputs, _, width = weight.shape
     held = (a @ weight.transpose(0, 1).flatten(1)).unflatten(-1, (outputs, width))
     product: Tensor = (held @ b.unsqueeze(-1)).squeeze(-1)

@@ -24,7 +24,7 @@ class Program:
     outputs : tuple of fx.Node
         What the model returns, flattened; a constant is itself.
     held : mapping of str to Tensor
-        Parameters, buffers and constants by their names in the model.
+        Parameters, buffers and constants, of any shape, by their names in the model.
     module : fx.GraphModule
         Whose attributes ``get_attr`` nodes name.
     """

@@ -23,7 +23,19 @@ aten = torch.ops.aten
 
 
 class LayerWeights(NamedTuple):
-    """The weights of one layer in one direction."""
+    """The weights of one layer in one direction, of G gates: 4 of an LSTM, 3 of a GRU, else 1.
+
+    Parameters
+    ----------
+    input : Tensor
+        ``(G H, I)``.
+    hidden : Tensor
+        ``(G H, H)``; with a projection ``(G H, P)``.
+    input_bias, hidden_bias : Tensor, optional
+        ``(G H,)`` each.
+    projection : Tensor, optional
+        ``(P, H)``, of an LSTM alone.
+    """
 
     input: Tensor
     hidden: Tensor

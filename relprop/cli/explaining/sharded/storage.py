@@ -60,14 +60,14 @@ class Sample:
 
     @property
     def values(self) -> NDArray[Any]:
-        """The map."""
+        """The map, ``(H, W)`` or ``(C, H, W)`` as the storage says."""
         assert self.content is not None, "a picture that failed has no map"
         found: NDArray[Any] = np.load(io.BytesIO(self.content), allow_pickle=False)
         return found
 
 
 def make_sample(key: str, entry: dict[str, Any], heat: NDArray[Any], dtype: str) -> Sample:
-    """Return a sample with its map in a precision, and the ``scale`` it was divided by."""
+    """Return a sample with its map, ``(H, W)`` or ``(C, H, W)``, in a precision, and what it was divided by."""
     scale = 1.0
     if dtype == "float16" and heat.size:
         largest = float(np.abs(heat).max())

@@ -56,7 +56,7 @@ class AttentionRollout:
             module.attn_drop.register_forward_hook(lambda _, __, output: self._seen.append(output))
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Follow attention through all blocks, ``(B, 1, H, W)``."""
+        """Follow attention through all blocks, whatever the classes ``(B,)``: ``(B, C, H, W)`` to ``(B, 1, H, W)``."""
         self._seen.clear()
         with torch.no_grad():
             self._model(x)

@@ -104,7 +104,7 @@ class CaptumMethod:
         self._method: Any = kind(self._model, **construct)
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Attribute the outputs of the classes ``(B,)`` to the pictures, ``(B, C, H, W)``."""
+        """Attribute the outputs of the classes ``(B,)`` to pictures ``(B, C, H, W)``, or to a layer, enlarged."""
         found = self._method.attribute(x, target=target, **self._defaults(x), **self._options)
         maps: Tensor = found[0] if isinstance(found, tuple) else found
         if maps.shape[-2:] != x.shape[-2:] and maps.ndim == 4:

@@ -99,7 +99,7 @@ class GradCamMethod:
             self._watch(default_layer(self._model, x))
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
-        """Draw the maps of the classes ``(B,)``, ``(B, 1, H, W)``."""
+        """Draw the maps ``(B, H, W)`` of the classes ``(B,)`` on the pictures ``(B, C, H, W)``."""
         self.prepare(x)
         with torch.enable_grad():
             targets = [self._target(int(index)) for index in target]
@@ -115,7 +115,7 @@ class GradCamMethod:
         self._cam = self._kind(model=self._model, target_layers=[layer], reshape_transform=self._as_picture)
 
     def _as_picture(self, activation: Tensor) -> Tensor:
-        """Return a layer's output as ``(B, C, h, w)``."""
+        """Return a layer's output, which may be tokens ``(B, N, C)``, as ``(B, C, h, w)``."""
         if activation.ndim == 4:
             return activation
         if activation.ndim != 3:
