@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.coverage import sweep
 from benchmarks.quality import comparison, gae
 from benchmarks.records.tables import read
-from benchmarks.runs import samples, spread, start
+from benchmarks.runs import samples, spread, start, throughput
 from benchmarks.speed import choices, compare
 from relprop.errors import RelpropError
 from relprop.files import put_between
@@ -23,6 +23,7 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
     "samples": samples.markdown,
     "speed": compare.markdown,
     "start": start.markdown,
+    "throughput": throughput.markdown,
     "workers": spread.markdown,
 }
 """What makes tables of the rows of a file, by what stands in the lines around them: a command, and perhaps what else it

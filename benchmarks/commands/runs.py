@@ -1,4 +1,4 @@
-"""The sub-commands about the cost of whole runs: ``evaluate``, ``stream``, ``start``, ``samples``, ``workers``."""
+"""The sub-commands about the cost of whole runs: of evaluations, streams, first pictures, and of runs that grow."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ from benchmarks.runs.start import StartRow, measure_start
 from benchmarks.runs.stream import StreamRow
 from benchmarks.runs.stream import stream as measure_stream
 from benchmarks.runs.synthetic import write_pictures
+from benchmarks.runs.throughput import ThroughputRow, measure_throughput
 
 _FIRST = ["tf_efficientnet_lite0", "resnet50", "vit_base_patch16_224"]
+_SCORED = ["mobilenetv2_100", "vit_tiny_patch16_224"]
 _CASES = ["1000", "10000", "100000", "100000:256"]
 _WORKERS = [1, 2]
 _METHODS, _COUNTS = ["abslrp", "random"], [200, 2000]
@@ -151,6 +153,28 @@ def start(
     before = earlier(compare, StartRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
     report([Table("start", StartRow, measure_start(model, repeats))], conditions.on_machine, results, before)
+
+
+@app.command(epilog="Example: python -m benchmarks throughput --model mobilenetv2_100 --samples 8 --repeats 3")
+def throughput(
+    model: Annotated[list[str], typer.Option(metavar="NAME", help="A timm model; repeatable.")] = _SCORED,
+    samples: Annotated[int, typer.Option(metavar="N", min=8, help="Pictures, a multiple of 8.")] = 8,
+    repeats: Repeats = 3,
+    threads: Threads = 1,
+    results: Results = RESULTS,
+    compare: Compare = None,
+    markdown: Markdown = None,
+    quickly: Annotated[bool, quick(model=["test_resnet"], repeats=1)] = False,
+) -> None:
+    """Measure seconds a sample of GAE, with channels last and as released, and of Quantus on as many maps."""
+    if markdown is not None:
+        put_tables("throughput", results, markdown)
+        return
+    before = earlier(compare, ThroughputRow)
+    conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
+    with conditions.in_force():
+        rows = [row for name in model for row in measure_throughput(name, samples, repeats, conditions)]
+    report([Table("throughput", ThroughputRow, rows)], conditions.on_machine, results, before)
 
 
 @app.command(epilog="Example: python -m benchmarks samples --case 1000 --case 100000:256")

@@ -26,6 +26,8 @@ from benchmarks.runs.growth import GrowthRow
 from benchmarks.runs.start import StartRow
 from benchmarks.runs.start import markdown as start_markdown
 from benchmarks.runs.stream import StreamRow
+from benchmarks.runs.throughput import ThroughputRow
+from benchmarks.runs.throughput import markdown as throughput_markdown
 from benchmarks.speed.choices import CHOICES, ChoiceRow
 from benchmarks.speed.choices import markdown as choices_markdown
 from benchmarks.speed.compare import SpeedRow
@@ -247,6 +249,19 @@ def test_the_first_picture_costs_less_when_its_graph_is_kept(tmp_path: Path) -> 
         float(row[name]) > 0 for name in ("imports", "timm", "first", "again", "call", "cached", "path", "rules")
     )
     assert len(start_markdown([row]).splitlines()) == 3
+
+
+@pytest.mark.full
+def test_throughput_scores_in_four_ways(tmp_path: Path) -> None:
+    pytest.importorskip("quantus")
+    code, output = run("throughput", "--quick", "--results", tmp_path)
+    assert code == 0, output
+    rows = read(tmp_path, "throughput", ThroughputRow)
+    assert [row["scores"] for row in rows] == ["GAE", "GAE, channels last", "GAE, protocol released", "Quantus"]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert [bool(row["difference"]) for row in rows] == [False, True, False, False]
+    assert 0 <= float(rows[1]["difference"]) < 0.1
+    assert len(throughput_markdown(rows).splitlines()) == 6
 
 
 @pytest.mark.full

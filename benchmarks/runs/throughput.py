@@ -1,0 +1,170 @@
+"""Scoring one method: GAE by this library, and metrics of Quantus that need as many maps of it and as many passes.
+
+Of a picture GAE takes twenty maps, and twenty forward and backward passes. Of Quantus, PixelFlipping in twelve steps
+takes one map and twelve forward passes, and AvgSensitivity over nineteen disturbed pictures a map of each and two
+forward passes. All make the maps with `relprop.explain`, as many at once. The authors' protocol is the one of their
+released code, as this library computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import trange
+
+import relprop
+from benchmarks.conditions import Conditions
+from benchmarks.records.tables import markdown_table
+from benchmarks.speed.jobs import Job
+from benchmarks.speed.timing import clock
+from benchmarks.speed.trials import Trial
+from relprop.extras import extra
+
+DISTURBED = 19
+BATCH = 32
+"""Maps made at once."""
+GAE, LAST, RELEASED, QUANTUS = "GAE", "GAE, channels last", "GAE, protocol released", "Quantus"
+
+
+@dataclass(frozen=True)
+class ThroughputRow:
+    """One way of scoring the default rule set.
+
+    Attributes
+    ----------
+    model, samples, repeats
+        What was scored, in so many rounds.
+    scores
+        By what.
+    seconds
+        A sample, the median of the rounds.
+    over_gae
+        Over the seconds of GAE in the same round, the median.
+    lowest, highest
+        Its extremes.
+    difference
+        Largest difference of a score from that of GAE, where it is the same one.
+    """
+
+    KEYS: ClassVar = ("model", "scores")
+
+    model: str
+    samples: int
+    repeats: int
+    scores: str
+    seconds: float
+    over_gae: float
+    lowest: float
+    highest: float
+    difference: float | None
+
+
+def measure_throughput(name: str, samples: int, repeats: int, conditions: Conditions) -> list[ThroughputRow]:
+    """Score random pictures in each way, in turns.
+
+    Parameters
+    ----------
+    name
+        A timm model.
+    samples
+        Pictures, a multiple of 8.
+    repeats
+        Rounds, after one that captures.
+    conditions
+        In force already.
+
+    Raises
+    ------
+    MissingExtraError
+        Quantus is not installed.
+    """
+    model, x = Trial(name, samples).make(conditions)
+    last = deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    scores: dict[str, NDArray[Any]] = {}
+
+    def gae(which: str, model: nn.Module, x: Tensor, **options: Any) -> Job:
+        data = list(zip(x, target.tolist(), strict=True))
+
+        def run() -> None:
+            with TemporaryDirectory() as folder:
+                path = Path(folder, "run.h5")
+                relprop.evaluate(model, data, ["abslrp"], path, batch_size=BATCH, progress=False, **options)
+                with relprop.Results(path) as found:
+                    scores[which] = np.asarray(found["abslrp"].scores()["gae"])
+
+        return run
+
+    jobs: Mapping[str, Job] = {
+        GAE: gae(GAE, model, x),
+        LAST: gae(LAST, last, x.to(memory_format=torch.channels_last)),
+        RELEASED: gae(RELEASED, model, x, protocol="released"),
+        QUANTUS: _quantus(model, x, target),
+    }
+    rounds = [
+        {which: clock(job, conditions).wall / samples for which, job in jobs.items()}
+        for _ in trange(repeats + 1, desc=name, unit="round", disable=None, leave=False)
+    ][1:]
+    rows = []
+    for which in jobs:
+        ratios = [one[which] / one[GAE] for one in rounds]
+        difference = float(np.nanmax(np.abs(scores[which] - scores[GAE]))) if which == LAST else None
+        seconds = median(one[which] for one in rounds)
+        rows.append(
+            ThroughputRow(name, samples, repeats, which, seconds, median(ratios), min(ratios), max(ratios), difference)
+        )
+    return rows
+
+
+def _quantus(model: nn.Module, x: Tensor, target: Tensor) -> Job:
+    """Return what scores by PixelFlipping and AvgSensitivity."""
+    with extra("test", "scoring by Quantus"):
+        import quantus
+    explainer = relprop.Explainer(model, batch_size=BATCH)
+
+    def explain(model: object, inputs: NDArray[Any], targets: NDArray[Any], **_: Any) -> NDArray[Any]:
+        found = explainer(torch.from_numpy(inputs), torch.from_numpy(targets))
+        return found.relevance.numpy()
+
+    quiet: Mapping[str, Any] = {"disable_warnings": True, "display_progressbar": False}
+    metrics: Sequence[Callable[..., Any]] = (
+        quantus.PixelFlipping(features_in_step=x[0, 0].numel() // 4, **quiet),
+        quantus.AvgSensitivity(nr_samples=DISTURBED, **quiet),
+    )
+
+    def run() -> None:
+        pictures, classes = x.numpy(), target.numpy()
+        maps = explain(model, pictures, classes)
+        for metric in metrics:
+            metric(
+                model=model, x_batch=pictures, y_batch=classes, a_batch=maps, explain_func=explain,
+                device=str(x.device), channel_first=True, batch_size=BATCH,
+            )  # fmt: skip
+
+    return run
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the table of recorded rows."""
+    lines = [
+        [
+            row["model"],
+            row["scores"],
+            f"{float(row['seconds']):.2f}",
+            f"{float(row['over_gae']):.2f} ({float(row['lowest']):.2f} to {float(row['highest']):.2f})",
+            row["difference"] or "-",
+        ]
+        for row in rows
+    ]
+    return markdown_table([["model", "scores", "seconds a sample", "over GAE", "scores differ by"], *lines], 3)
