@@ -10,7 +10,7 @@ from benchmarks.coverage import sweep
 from benchmarks.quality import comparison, gae
 from benchmarks.records.tables import read
 from benchmarks.runs import samples, spread, start, throughput
-from benchmarks.speed import choices, compare
+from benchmarks.speed import choices, compare, scale
 from relprop.errors import RelpropError
 from relprop.files import put_between
 
@@ -21,6 +21,7 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, str]]], str]] = {
     "coverage": sweep.markdown,
     "gae": gae.markdown,
     "samples": samples.markdown,
+    "scale": scale.markdown,
     "speed": compare.markdown,
     "start": start.markdown,
     "throughput": throughput.markdown,

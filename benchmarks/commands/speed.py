@@ -130,12 +130,16 @@ def scale(
     tf32: Tf32 = False,
     results: Results = RESULTS,
     compare: Compare = None,
+    markdown: Markdown = None,
     quickly: Annotated[
         bool,
         quick(models=[_SMALL], batches=[1, 4], sides=[64], depths=["test_vit:depth=2"], batch=2, repeats=1, threads=1),
     ] = False,
 ) -> None:
     """Measure how time and memory of an explanation grow with the batch, the pictures and the depth."""
+    if markdown is not None:
+        put_tables("scale", results, markdown)
+        return
     before = earlier(compare, ScaleRow)
     conditions = Conditions(device, dtype, threads, tf32)
     with conditions.in_force():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
 
+import numpy as np
 from tqdm import tqdm
 
 from benchmarks.conditions import Conditions
+from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import EXPLAIN, GRADIENT, JOBS
 from benchmarks.speed.memory import measure_peaks, over
 from benchmarks.speed.timing import ratios, seconds, take_turns
@@ -110,3 +113,41 @@ def _row(point: Point, repeats: int, conditions: Conditions) -> ScaleRow:
         peak_each_mib=peak.tensors_mib / trial.batch if peak else None,
         peak_over_gradient=over(peak, peaks[GRADIENT]),
     )  # fmt: skip
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a table of fitted exponents, a line for each series of points."""
+    series: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for row in rows:
+        model = row["model"].removesuffix(_depth(row)) if row["axis"] == "depth" else row["model"]
+        series.setdefault((row["axis"], model), []).append(row)
+    measured = ["time", "gradient's", "memory", "gradient's", "time over gradient's", "memory over gradient's"]
+    lines = [["", "model", "from", "to", *measured]]
+    for (axis, model), found in series.items():
+        values = [int(_depth(row) if axis == "depth" else row[axis]) for row in found]
+        cells = [axis, model.removesuffix(":depth="), str(values[0]), str(values[-1])]
+        for name, ratio in (("seconds", "over_gradient"), ("peak_mib", "peak_over_gradient")):
+            cells += _exponents(values, found, name, ratio)
+        lines.append([*cells, *(_range(found, name) for name in ("over_gradient", "peak_over_gradient"))])
+    return markdown_table(lines, len(measured) + 2)
+
+
+def _depth(row: Mapping[str, str]) -> str:
+    """Return the number that a model's name ends in: of layers, or of blocks."""
+    found = re.search(r"\d+$", row["model"])
+    return "" if found is None else found.group()
+
+
+def _exponents(values: Sequence[int], rows: Sequence[Mapping[str, str]], name: str, ratio: str) -> list[str]:
+    """Return the slopes of lines through logarithms, of an explanation and of the gradient: 1 where cost is linear."""
+    if len(rows) < 2 or not all(row[name] and row[ratio] for row in rows):
+        return ["-", "-"]
+    ours = np.array([float(row[name]) for row in rows])
+    theirs = ours / [float(row[ratio]) for row in rows]
+    return [f"{np.polyfit(np.log(values), np.log(found), 1)[0]:.2f}" for found in (ours, theirs)]
+
+
+def _range(rows: Sequence[Mapping[str, str]], name: str) -> str:
+    """Return the ratio at the first point and at the last."""
+    first, last = rows[0][name], rows[-1][name]
+    return f"{float(first):.2f} to {float(last):.2f}" if first and last else "-"

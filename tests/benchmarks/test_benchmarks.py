@@ -33,6 +33,7 @@ from benchmarks.speed.choices import markdown as choices_markdown
 from benchmarks.speed.compare import SpeedRow
 from benchmarks.speed.floor import FloorRow, OperationRow
 from benchmarks.speed.scale import ScaleRow
+from benchmarks.speed.scale import markdown as scale_markdown
 from tests.helpers.paths import ROOT, SHARED
 
 JOBS = ["forward", "gradient", "explain", "explain, contrast=None"]
@@ -144,6 +145,7 @@ def test_scale_writes_a_row_for_every_point_and_compares_it_with_an_earlier_file
     code, output = run("scale", "--quick", "--results", tmp_path, "--compare", old)
     assert code == 0, output
     rows = read(tmp_path, "scale", ScaleRow)
+    assert len(scale_markdown(rows).splitlines()) == 2 + len({row["axis"] for row in rows})
     assert [(row["axis"], row["model"], row["batch"], row["side"]) for row in rows] == [
         ("batch", "test_resnet", "1", ""),
         ("batch", "test_resnet", "4", ""),

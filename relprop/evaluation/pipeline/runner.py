@@ -268,7 +268,7 @@ class Run:
         if fresh:
             with background.lock:
                 self.writer.extend(fresh)
-                self._index = self.writer.index
+            self._index = np.append(self._index, fresh)  # reading it back would cost more with each unit
         places = np.searchsorted(self._index, unit.samples)
         return {index: int(place) for index, place in zip(unit.samples, places, strict=True)}
 
