@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -89,7 +90,7 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
         Quantus is not installed.
     """
     model, x = Trial(name, samples).make(conditions)
-    last = deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = deepcopy(model).to(memory_format=torch.channels_last)
     with torch.no_grad():
         target = model(x).argmax(1)
     scores: dict[str, NDArray[Any]] = {}
@@ -130,7 +131,7 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
 def _quantus(model: nn.Module, x: Tensor, target: Tensor) -> Job:
     """Return what scores by PixelFlipping and AvgSensitivity."""
     with extra("test", "scoring by Quantus"):
-        import quantus
+        quantus: Any = import_module("quantus")  # its type has no metrics
     explainer = relprop.Explainer(model, batch_size=BATCH)
 
     def explain(model: object, inputs: NDArray[Any], targets: NDArray[Any], **_: Any) -> NDArray[Any]:

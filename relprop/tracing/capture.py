@@ -22,6 +22,7 @@ from relprop.tracing.disk.cache import CacheEntry
 from relprop.tracing.example import TracedModel, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import cache_key_of, fingerprint
+from relprop.tracing.garbage import without_collection
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import (
     Model,
@@ -148,7 +149,7 @@ def capture_inputs(
         if inputs.is_guess and signature in cache.marks:
             inputs = replace(inputs, batched=cache.marks[signature])
         if (found := cache.find(inputs, what, keep)) is None:
-            with undisturbed(model) as put_back:
+            with without_collection(), undisturbed(model) as put_back:
                 subject = TracedModel(model, target, None if _is_graph(model, target) else output, put_back)
 
                 def capture_as(guess: Inputs) -> tuple[_Captured, Inputs]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx
 from torch._C import DispatchKey
+from torch._decomp import get_decompositions
 from torch._ops import OpOverload
-from torch.export import ExportedProgram, default_decompositions
+from torch.export import ExportedProgram
 
 from relprop.errors import CaptureError
 from relprop.tracing.lowering.bags import BAGS
@@ -41,16 +42,8 @@ def decomposition_table(
     return {
         **{operation: _composed(operation) for operation in composed},
         aten.scaled_dot_product_attention.default: attention,
-        **_of_torch(),
         **_DECOMPOSITIONS,
     }
-
-
-@cache
-def _of_torch() -> Mapping[OpOverload, Callable[..., Any]]:
-    """Return torch's own decompositions, whose table takes a third of a second to make."""
-    table = default_decompositions()
-    return {operation: table[operation] for operation in _OF_TORCH}
 
 
 def composites(program: ExportedProgram) -> frozenset[OpOverload]:
@@ -295,6 +288,7 @@ _OF_PRODUCTS = (
 """Operations of linear algebra that are no factorisations, for which there are no rules."""
 
 _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
+    **dict(zip(_OF_TORCH, map(get_decompositions(_OF_TORCH).__getitem__, _OF_TORCH), strict=True)),
     aten.addcdiv.default: _add_quotient,
     aten.addcmul.default: _add_product,
     aten.addmm.default: _add_matmul,
