@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 
-OBJECTS = 100_000
-"""New objects after which cycles are searched for. Imports make a million that stay: with Python's 700 the search takes
-a second."""
+from relprop.garbage import collect_rarely
 
 
 def main() -> None:
     """Run the command line; Ctrl-C prints one line, even while it is still being imported."""
-    gc.set_threshold(OBJECTS, *gc.get_threshold()[1:])
+    collect_rarely()
     try:
         from relprop.cli import app
 

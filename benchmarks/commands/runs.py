@@ -208,7 +208,7 @@ def workers(
     model: Annotated[str, typer.Option(metavar="NAME", help="A timm model for pictures of 64 pixels.")] = "test_resnet",
     samples: Annotated[int, typer.Option(metavar="N", min=4, help="Pictures of the measured runs.")] = 384,
     simulated: Annotated[int, typer.Option(metavar="N", min=4, help="Samples of the simulated run.")] = 50000,
-    processes: Annotated[list[int], typer.Option(metavar="N", help="Workers that are measured, 1 first.")] = _WORKERS,
+    processes: Annotated[list[int], typer.Option(metavar="N", help="Workers that are measured, and 1.")] = _WORKERS,
     results: Results = RESULTS,
     compare: Compare = None,
     markdown: Markdown = None,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import relprop
 import relprop.engines
-from benchmarks.conditions import Conditions
+from benchmarks.conditions import Conditions, ConditionsError
 from benchmarks.records.tables import markdown_table
 from benchmarks.runs.synthetic import preparation, write_pictures
 from benchmarks.speed.trials import Trial
@@ -98,10 +98,17 @@ def measure_workers(
     simulated
         Samples of the run that is simulated for many workers.
     processes
-        Numbers of workers that are measured; the first is 1.
+        Numbers of workers that are measured, 1 among them.
     conditions
-        Of each worker: one thread.
+        One thread, of which the shards are measured.
+
+    Raises
+    ------
+    ConditionsError
+        There is no run of one worker to compare with.
     """
+    if 1 not in processes:
+        raise ConditionsError("--processes: efficiency is over that of one worker, give 1 too")
     rows = []
     with TemporaryDirectory() as made:
         folder = Path(made)
@@ -109,7 +116,7 @@ def measure_workers(
         subject, _ = Trial(model, 8, SIDE).make(conditions)
         prepare = preparation(SIDE)
         measured = {}
-        cases = dict.fromkeys([*((count, 1) for count in processes), (1, processes[-1])])
+        cases = dict.fromkeys([*((count, 1) for count in processes), (1, max(processes))])
         for count, threads in tqdm(cases, "workers", unit="run", disable=None):
             with patch.dict(os.environ, OMP_NUM_THREADS=str(threads)):  # what workers obey
                 start = time.perf_counter()
@@ -118,7 +125,7 @@ def measure_workers(
                     processes=count, transform=prepare, unit=UNIT, progress=False,
                 )  # fmt: skip
                 measured[count, threads] = time.perf_counter() - start
-        parts = len(plan_shards(samples, processes[-1]))
+        parts = len(plan_shards(samples, max(processes)))
         shards = []
         for part in range(-1, parts):  # the first is done twice: the first time captures the model
             start = time.perf_counter()
@@ -127,7 +134,7 @@ def measure_workers(
                 transform=prepare, unit=UNIT, progress=False, shard=(max(0, part), parts),
             )  # fmt: skip
             shards.append(time.perf_counter() - start)
-        each = [seconds / size for seconds, size in zip(shards[1:], plan_shards(samples, processes[-1]), strict=True)]
+        each = [seconds / size for seconds, size in zip(shards[1:], plan_shards(samples, max(processes)), strict=True)]
     one = measured[1, 1]
     fixed = max(0.0, one - sum(_times(each, plan_shards(samples, 1))))
     for (count, threads), seconds in measured.items():

@@ -134,17 +134,13 @@ def _run(arguments: Sequence[str], cache: str, *, fails: bool = False) -> tuple[
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Return the table of recorded rows."""
-    names = [field.name for field in fields(StartRow)[1:]]
-    titles = [
-        "torch",
-        "timm",
-        "first",
-        "again",
-        "call",
-        "call, cached",
-        "wrong path",
-        "wrong rule set",
-        "wrong parameter",
-    ]
+    titles = {
+        "imports": "torch",
+        "cached": "call, cached",
+        "path": "wrong path",
+        "rules": "wrong rule set",
+        "parameter": "wrong parameter",
+    }
+    names = [field.name for field in fields(StartRow) if field.name != "model"]
     lines = [[row["model"], *(f"{float(row[name]):.2f}" for name in names)] for row in rows]
-    return markdown_table([["model", *titles], *lines], len(titles))
+    return markdown_table([["model", *(titles.get(name, name) for name in names)], *lines], len(names))

@@ -2,7 +2,7 @@
 
 Of a picture GAE takes twenty maps, and twenty forward and backward passes. Of Quantus, PixelFlipping in twelve steps
 takes one map and twelve forward passes, and AvgSensitivity over nineteen disturbed pictures a map of each and two
-forward passes. All make the maps with `relprop.explain`, as many at once. The authors' protocol is the one of their
+forward passes. All make the maps with `relprop.explain`, eight at once. The authors' protocol is the one of their
 released code, as this library computes it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 import relprop
-from benchmarks.conditions import Conditions
+from benchmarks.conditions import Conditions, ConditionsError
 from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import Job
 from benchmarks.speed.timing import clock
@@ -32,7 +33,7 @@ from benchmarks.speed.trials import Trial
 from relprop.extras import extra
 
 DISTURBED = 19
-BATCH = 32
+BATCH = 8
 """Maps made at once."""
 GAE, LAST, RELEASED, QUANTUS = "GAE", "GAE, channels last", "GAE, protocol released", "Quantus"
 
@@ -54,7 +55,7 @@ class ThroughputRow:
     lowest, highest
         Its extremes.
     difference
-        Largest difference of a score from that of GAE, where it is the same one.
+        Largest difference of a score from that of GAE, where it is the same one; infinite if only one is undefined.
     """
 
     KEYS: ClassVar = ("model", "scores")
@@ -86,31 +87,23 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
 
     Raises
     ------
+    ConditionsError
+        It is no such number.
     MissingExtraError
         Quantus is not installed.
     """
+    if samples % BATCH:
+        raise ConditionsError(f"--samples {samples}: batches are of {BATCH} pictures, give a multiple of it")
     model, x = Trial(name, samples).make(conditions)
     last = deepcopy(model).to(memory_format=torch.channels_last)
     with torch.no_grad():
         target = model(x).argmax(1)
     scores: dict[str, NDArray[Any]] = {}
-
-    def gae(which: str, model: nn.Module, x: Tensor, **options: Any) -> Job:
-        data = list(zip(x, target.tolist(), strict=True))
-
-        def run() -> None:
-            with TemporaryDirectory() as folder:
-                path = Path(folder, "run.h5")
-                relprop.evaluate(model, data, ["abslrp"], path, batch_size=BATCH, progress=False, **options)
-                with relprop.Results(path) as found:
-                    scores[which] = np.asarray(found["abslrp"].scores()["gae"])
-
-        return run
-
+    score = partial(_gae, target, scores)
     jobs: Mapping[str, Job] = {
-        GAE: gae(GAE, model, x),
-        LAST: gae(LAST, last, x.to(memory_format=torch.channels_last)),
-        RELEASED: gae(RELEASED, model, x, protocol="released"),
+        GAE: score(GAE, model, x),
+        LAST: score(LAST, last, x.to(memory_format=torch.channels_last)),
+        RELEASED: score(RELEASED, model, x, protocol="released"),
         QUANTUS: _quantus(model, x, target),
     }
     rounds = [
@@ -120,12 +113,36 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
     rows = []
     for which in jobs:
         ratios = [one[which] / one[GAE] for one in rounds]
-        difference = float(np.nanmax(np.abs(scores[which] - scores[GAE]))) if which == LAST else None
+        difference = _difference(scores[which], scores[GAE]) if which == LAST else None
         seconds = median(one[which] for one in rounds)
         rows.append(
             ThroughputRow(name, samples, repeats, which, seconds, median(ratios), min(ratios), max(ratios), difference)
         )
     return rows
+
+
+def _gae(
+    target: Tensor, scores: dict[str, NDArray[Any]], name: str, model: nn.Module, x: Tensor, **options: Any
+) -> Job:
+    """Return what scores by GAE, and keeps the scores under a name."""
+    data = list(zip(x, target.tolist(), strict=True))
+
+    def run() -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "run.h5")
+            relprop.evaluate(model, data, ["abslrp"], path, batch_size=BATCH, progress=False, **options)
+            with relprop.Results(path) as found:
+                scores[name] = np.asarray(found["abslrp"].scores()["gae"])
+
+    return run
+
+
+def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Return the largest difference of two arrays of scores ``(N,)``."""
+    undefined = np.isnan(a)
+    if (undefined != np.isnan(b)).any():
+        return float("inf")
+    return float(np.abs(a - b)[~undefined].max(initial=0))
 
 
 def _quantus(model: nn.Module, x: Tensor, target: Tensor) -> Job:
@@ -141,7 +158,7 @@ def _quantus(model: nn.Module, x: Tensor, target: Tensor) -> Job:
     quiet: Mapping[str, Any] = {"disable_warnings": True, "display_progressbar": False}
     metrics: Sequence[Callable[..., Any]] = (
         quantus.PixelFlipping(features_in_step=x[0, 0].numel() // 4, **quiet),
-        quantus.AvgSensitivity(nr_samples=DISTURBED, **quiet),
+        quantus.AvgSensitivity(nr_samples=DISTURBED, return_nan_when_prediction_changes=True, **quiet),
     )
 
     def run() -> None:

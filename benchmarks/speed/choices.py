@@ -1,26 +1,39 @@
 """Ways of computing that the code prefers because they are faster, each beside the plain one that it replaces.
 
-A comment in the code names its row. To justify one more, add a row to `CHOICES`.
+A comment in the code names its row: ``benchmarks choices: blocks``. To justify one more, add it to `CHOICES`.
 """
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
+from unittest.mock import patch
 
+import timm
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
+import relprop
 from benchmarks.conditions import Conditions
 from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import Job
 from benchmarks.speed.timing import seconds, take_turns
+from relprop.garbage import NEW_OBJECTS, without_collection
 from relprop.rewrite.step import widen
-from rule_registry.abslrp.linear import BLOCK
+from rule_registry.abslrp.linear import BLOCK, _positive
+from rule_registry.operations.linear_maps import _pointwise
+from rule_registry.orientation import halves
 
+aten = torch.ops.aten
 Pair = Callable[[], tuple[Job, Job]]
 """Makes the job as the code does it, and the plain one."""
 
@@ -31,8 +44,8 @@ class ChoiceRow:
 
     Attributes
     ----------
-    choice
-        Its name in `CHOICES`.
+    choice, taken
+        Its name in `CHOICES`, and what the code does.
     seconds, plain
         Of the way that is taken, and of the plain one.
     ratio
@@ -42,6 +55,7 @@ class ChoiceRow:
     KEYS: ClassVar = ("choice",)
 
     choice: str
+    taken: str
     seconds: float
     plain: float
     ratio: float
@@ -58,11 +72,11 @@ def measure_choices(repeats: int, conditions: Conditions) -> list[ChoiceRow]:
         In force already.
     """
     rows = []
-    for name, make in CHOICES.items():
+    for name, (taken, make) in CHOICES.items():
         chosen, plain = make()
         rounds = take_turns({"chosen": chosen, "plain": plain}, repeats, conditions, name)
         ours, theirs = seconds(rounds, "chosen"), seconds(rounds, "plain")
-        rows.append(ChoiceRow(name, ours, theirs, theirs / ours))
+        rows.append(ChoiceRow(name, taken, ours, theirs, theirs / ours))
     return rows
 
 
@@ -71,15 +85,16 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     lines = [
         [
             row["choice"],
+            row["taken"],
             *(f"{1000 * float(row[name]):.3g}" for name in ("seconds", "plain")),
             f"{float(row['ratio']):.2f}",
         ]
         for row in rows
     ]
-    return markdown_table([["choice", "ms", "plain way, ms", "times longer"], *lines], 3)
+    return markdown_table([["choice", "what the code does", "ms", "plain way, ms", "times longer"], *lines], 3)
 
 
-def _weight_in_blocks() -> tuple[Job, Job]:
+def _blocks() -> tuple[Job, Job]:
     weight, s = torch.randn(4096, 25088), torch.randn(4, 4096)  # VGG's first dense layer
     rows = BLOCK // weight.shape[1]
 
@@ -92,61 +107,92 @@ def _weight_in_blocks() -> tuple[Job, Job]:
     return in_blocks, lambda: s @ weight.clamp(min=0)
 
 
-def _parts_at_once() -> tuple[Job, Job]:
+def _few_channels() -> tuple[Job, Job]:
     weight, s = torch.randn(64, 3, 7, 7), torch.randn(8, 64, 112, 112)  # ResNet's first layer
-    pull = partial(torch.nn.functional.conv_transpose2d, stride=2, padding=3, output_padding=1)
     up, down = weight.clamp(min=0), weight.clamp(max=0)
-    return lambda: pull(s, torch.cat([up, down], 1)).chunk(2, 1), lambda: (pull(s, up), pull(s, down))
+    return lambda: _pulled(s, torch.cat([up, down], 1)).chunk(2, 1), lambda: (_pulled(s, up), _pulled(s, down))
 
 
-def _signs_by_clamping() -> tuple[Job, Job]:
+def _pulled(s: Tensor, weight: Tensor) -> Tensor:
+    """Transpose a convolution of pictures of 224 pixels, ``(B, channels, 224, 224)``."""
+    like = s.new_empty(len(s), weight.shape[1], 224, 224)
+    rest = ([2, 2], [3, 3], [1, 1], False, [0, 0], 1, [True, False, False])
+    found: Tensor = aten.convolution_backward(s, like, weight, None, *rest)[0]
+    return found
+
+
+def _signs() -> tuple[Job, Job]:
     x, up, down = (torch.randn(8, 256, 56, 56) for _ in range(3))
+    return lambda: _positive(x, up.clone(), down), lambda: torch.where(x > 0, up, down).mul_(x)
+
+
+def _halves() -> tuple[Job, Job]:
+    s, sign = torch.randn(1, 8, 256, 56, 56), torch.randn(8, 256, 56, 56).sign()
+    return lambda: halves(s, sign), lambda: (torch.where(sign > 0, s, 0.0), torch.where(sign > 0, 0.0, s))
+
+
+def _pointwise_products() -> tuple[Job, Job]:
+    weight, s = torch.randn(512, 2048, 1, 1), torch.randn(1, 8, 512, 7, 7)  # ResNet's last layers
+    like, rest = torch.empty(8, 2048, 7, 7), ([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
     return (
-        lambda: (up * x.clamp(min=0)).addcmul_(down, x.clamp(max=0)),
-        lambda: torch.where(x > 0, up, down) * x,
+        lambda: _pointwise(weight.flatten(1), s)[0],
+        lambda: aten.convolution_backward(s[0], like, weight, None, *rest)[0],
     )
 
 
-def _halves_by_clamping() -> tuple[Job, Job]:
-    s, z = (torch.randn(8, 256, 56, 56) for _ in range(2))
-
-    def clamped() -> tuple[Tensor, Tensor]:
-        raised = s * z.sign().clamp(min=0)
-        return raised, s - raised
-
-    return clamped, lambda: (torch.where(z > 0, s, 0.0), torch.where(z > 0, 0.0, s))
+def _pooling() -> tuple[Job, Job]:
+    x = torch.randn(8, 64, 112, 112)
+    pool = partial(functional.max_pool2d_with_indices, kernel_size=3, stride=2, padding=1)
+    return lambda: pool(x.contiguous(memory_format=torch.channels_last)), lambda: pool(x)
 
 
-def _product_at_each_position() -> tuple[Job, Job]:
-    weight, s = torch.randn(256, 64, 1, 1), torch.randn(8, 256, 56, 56)
-    like = torch.empty(8, 64, 56, 56)
-    rest = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
-    return (
-        lambda: (weight.flatten(1).T @ s.flatten(2)).unflatten(2, s.shape[2:]),
-        lambda: torch.ops.aten.convolution_backward(s, like, weight, None, *rest)[0],
-    )
+def _layouts() -> tuple[Job, Job]:
+    x, s = torch.randn(8, 256, 56, 56).to(memory_format=torch.channels_last), torch.randn(8, 256, 56, 56)
+
+    def alike() -> Tensor:
+        laid_out = s.contiguous(memory_format=torch.channels_last)
+        return laid_out * x + laid_out / x + laid_out * x
+
+    return alike, lambda: s * x + s / x + s * x
 
 
-def _memory_in_place() -> tuple[Job, Job]:
+def _in_place() -> tuple[Job, Job]:
     x, y = torch.randn(8, 256, 56, 56), torch.ones(8, 256, 56, 56)
     return lambda: x.mul_(y), lambda: x * y
 
 
-def _widening_by_hand() -> tuple[Job, Job]:
-    values = [torch.randn(1), [torch.randn(1), 2], None]
+def _imports() -> tuple[Job, Job]:
+    def imports(threshold: int) -> Job:
+        return partial(subprocess.run, [sys.executable, "-c", f"import gc; gc.set_threshold({threshold}); import timm"])
 
-    def wide(value: object) -> object:
-        return value.float() if isinstance(value, Tensor) and value.dtype.itemsize < 4 else value
-
-    return lambda: [widen(values) for _ in range(1000)], lambda: [pytree.tree_map(wide, values) for _ in range(1000)]
+    return imports(NEW_OBJECTS), imports(gc.get_threshold()[0])
 
 
-CHOICES: Mapping[str, Pair] = {
-    "parts of a large weight by blocks, not at once": _weight_in_blocks,
-    "both parts of few channels in one product, not two": _parts_at_once,
-    "parts of an activation by clamping, not by where": _signs_by_clamping,
-    "halves of relevance by clamping signs, not by where": _halves_by_clamping,
-    "1x1 convolutions as matrix products, not by the general kernel": _product_at_each_position,
-    "entries overwritten, not put into fresh memory": _memory_in_place,
-    "precision of nested values by hand, not by pytree": _widening_by_hand,
+def _captures() -> tuple[Job, Job]:
+    model, x = timm.create_model("resnet18").eval(), torch.randn(2, 3, 64, 64)
+
+    def capture(pause: Callable[[], AbstractContextManager[None]]) -> int:
+        with patch("relprop.tracing.capture.without_collection", pause):
+            return len(relprop.capture(deepcopy(model), (x,)).graph.nodes)
+
+    return partial(capture, without_collection), partial(capture, nullcontext)
+
+
+def _widening() -> tuple[Job, Job]:
+    values = [torch.randn(1), [torch.randn(1).half(), 2], None]
+    return lambda: [widen(values) for _ in range(1000)], lambda: [pytree.tree_map(widen, values) for _ in range(1000)]
+
+
+CHOICES: Mapping[str, tuple[str, Pair]] = {
+    "blocks": ("parts of a large weight by blocks of rows", _blocks),
+    "few channels": ("both parts of a weight for pictures in one product", _few_channels),
+    "signs": ("parts of an activation by clamping, not by a condition", _signs),
+    "halves": ("halves of relevance by clamping signs, not by a condition", _halves),
+    "pointwise": ("1x1 convolutions as matrix products", _pointwise_products),
+    "pooling": ("winners of a pooling found with channels last", _pooling),
+    "layouts": ("relevance laid out as its activation, then three operations", _layouts),
+    "in place": ("entries overwritten, not put into fresh memory", _in_place),
+    "imports": ("timm imported with cycles searched for seldom", _imports),
+    "captures": ("a capture without a search for cycles", _captures),
+    "widening": ("precision of nested values by hand, not by pytree", _widening),
 }

@@ -16,7 +16,7 @@ from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import EXPLAIN, GRADIENT, JOBS
 from benchmarks.speed.memory import measure_peaks, over
 from benchmarks.speed.timing import ratios, seconds, take_turns
-from benchmarks.speed.trials import Trial
+from benchmarks.speed.trials import Trial, TrialError
 
 
 @dataclass(frozen=True)
@@ -116,26 +116,41 @@ def _row(point: Point, repeats: int, conditions: Conditions) -> ScaleRow:
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return a table of fitted exponents, a line for each series of points."""
-    series: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    """Return a table of fitted exponents, a line for each series of points.
+
+    Raises
+    ------
+    TrialError
+        A depth is in no model's name.
+    """
+    series: dict[tuple[str, str], list[tuple[int, Mapping[str, str]]]] = {}
     for row in rows:
-        model = row["model"].removesuffix(_depth(row)) if row["axis"] == "depth" else row["model"]
-        series.setdefault((row["axis"], model), []).append(row)
-    measured = ["time", "gradient's", "memory", "gradient's", "time over gradient's", "memory over gradient's"]
-    lines = [["", "model", "from", "to", *measured]]
+        model, value = _depth(row["model"]) if row["axis"] == "depth" else (row["model"], int(row[row["axis"]]))
+        series.setdefault((row["axis"], model), []).append((value, row))
+    columns = [
+        "time",
+        "gradient's time",
+        "memory",
+        "gradient's memory",
+        "time over gradient's",
+        "memory over gradient's",
+    ]
+    lines = [["", "model", "from", "to", *columns]]
     for (axis, model), found in series.items():
-        values = [int(_depth(row) if axis == "depth" else row[axis]) for row in found]
-        cells = [axis, model.removesuffix(":depth="), str(values[0]), str(values[-1])]
+        values, points = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
+        cells = [axis, model, str(values[0]), str(values[-1])]
         for name, ratio in (("seconds", "over_gradient"), ("peak_mib", "peak_over_gradient")):
-            cells += _exponents(values, found, name, ratio)
-        lines.append([*cells, *(_range(found, name) for name in ("over_gradient", "peak_over_gradient"))])
-    return markdown_table(lines, len(measured) + 2)
+            cells += _exponents(values, points, name, ratio)
+        lines.append([*cells, *(_range(points, name) for name in ("over_gradient", "peak_over_gradient"))])
+    return markdown_table(lines, len(columns) + 2)
 
 
-def _depth(row: Mapping[str, str]) -> str:
-    """Return the number that a model's name ends in: of layers, or of blocks."""
-    found = re.search(r"\d+$", row["model"])
-    return "" if found is None else found.group()
+def _depth(model: str) -> tuple[str, int]:
+    """Return what models that differ in depth have in common, and the depth: layers of a ResNet, else blocks."""
+    found = re.fullmatch(r"(resnet)(\d+)|(.*):depth=(\d+)", model)
+    if found is None:
+        raise TrialError(f"{model} does not say how deep it is, as resnet18 and NAME:depth=6 do")
+    return found[1] or found[3], int(found[2] or found[4])
 
 
 def _exponents(values: Sequence[int], rows: Sequence[Mapping[str, str]], name: str, ratio: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from relprop.cli.cache import use_cache
 from relprop.cli.early import refuse_early
+from relprop.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from relprop.models import Classifier
@@ -55,7 +56,9 @@ class Subject:
         """Load the classifier."""
         from relprop.models import load_classifier
 
-        return load_classifier(self.model, **self.options())  # type: ignore[arg-type]
+        loaded = load_classifier(self.model, **self.options())  # type: ignore[arg-type]
+        collect_as_usual()
+        return loaded
 
     def options(self) -> dict[str, str | bool | None]:
         """Return what `load_classifier` takes beside the name, as Python spells it."""

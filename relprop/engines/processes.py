@@ -26,12 +26,21 @@ class _Seat:
 
     def __init__(self, work: bytes, place: Place) -> None:
         self._work, self._place = work, place
+        self._loading: Future[None] | None = None
         self.process: int | None = None
         self.shard: Shard | None = None
         self._start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return self._pool.submit(function, *arguments)
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool:  # it died while it loaded
+            self.renew()
+            return self._pool.submit(function, *arguments)
+
+    def load(self) -> None:
+        """Let the process load what it needs; where that fails, its first shard fails by the same error."""
+        self._loading = self.submit(worker.load)
 
     def words(self) -> Iterator[Word]:
         """Yield what the worker told since."""
@@ -57,6 +66,10 @@ class _Seat:
                 self.process = None
 
     def close(self) -> None:
+        """End the process, and do not wait for what it loads for nobody."""
+        if self._loading is not None and not self._loading.done():
+            list(self.words())
+            self.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._way.close()
         self._back.close()
@@ -64,7 +77,7 @@ class _Seat:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # what PyTorch has computed with can't be forked
         self._way, self._back = context.Pipe(duplex=False)
-        self.process = None
+        self.process = self._loading = None
         self._pool = ProcessPoolExecutor(
             1, context, initializer=worker.start, initargs=(self._work, self._place, self._back)
         )
@@ -85,7 +98,7 @@ class Processes:
         """Do `Workers.begin`, while the other workers load what they need."""
         future = self._seats[0].submit(worker.begin)
         for seat in self._seats[1:]:
-            seat.submit(worker.load)  # where it fails, a shard fails by the same error
+            seat.load()
         while not wait([future], POLL).done:
             list(self._seats[0].words())
             try:

@@ -1,8 +1,8 @@
 """Memory of relevances: what nobody reads any more is overwritten.
 
-Getting fresh memory from the system takes longer than what is computed in it (``benchmarks choices``). So a rule may
-divide the relevance that arrives in its own memory, and the engine rescales and sums in place. For that it must be
-known whose memory a tensor is in. The graph says which relevance is read for the last time
+Getting fresh memory from the system takes longer than what is computed in it (``benchmarks choices: in place``). So a
+rule may divide the relevance that arrives in its own memory, and the engine rescales and sums in place. For that it
+must be known whose memory a tensor is in. The graph says which relevance is read for the last time
 (`relprop.rewrite.reinplace`). The storages of the tensors say it of what a rule returned, if the rule declares that it
 keeps nothing (`rule_registry.Rule`). A tracer's tensors have no storages, and a compiler plans memory itself.
 Relevances are ``(S, ...)``.

@@ -44,7 +44,7 @@ class ConceptStep(nn.Module):
             The layer's output, ``(*output)``, where what flows is a gradient that becomes relevance when it is
             multiplied with that.
         *before : Tensor
-            The channels of the layers whose flows lie in front, ``(B, K)`` each.
+            The channels of the layers whose flows lie in front, ``(B, K)`` each, K its own.
 
         Returns
         -------

@@ -25,7 +25,7 @@ LOST = 1e-6
 
 def widen(value: Any) -> Any:
     """Give half-precision tensors, also those of a list or tuple, the precision relevance is computed in."""
-    # Spelled out: going through pytree takes longer (benchmarks choices) than many an operation does.
+    # Spelled out: going through pytree takes longer (benchmarks choices: widening) than many an operation does.
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
     if isinstance(value, list | tuple):
@@ -94,7 +94,8 @@ class Step(nn.Module):
         -------
         tuple of Tensor or Factored
             One relevance per activation input, ``(S, *input)``, not multiplied out where the rule leaves it so. Last
-            the record ``(4 + inputs, S, B)``, or None where nothing was rescaled, split among inputs, or measured.
+            the record ``(4 + inputs, S, B)``, with ``2 S`` where signs go apart, or None where nothing was rescaled,
+            split among inputs, or measured.
 
         Notes
         -----
@@ -248,7 +249,8 @@ def _in_precision_of(output: Tensor, relevance: Tensor) -> Tensor:
 def _laid_out_like(output: Tensor, relevance: Tensor) -> Tensor:
     """Put the channels of a relevance ``(S, *output)`` last in memory where those of the output are.
 
-    Operations on two tensors are slower where their layouts differ, and a rule has several of these.
+    Operations on two tensors are slower where their layouts differ, and a rule has several of these
+    (``benchmarks choices: layouts``).
     """
     wanted = layout(output)
     if wanted == torch.contiguous_format or layout(relevance[0]) == wanted:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 import rule_registry
 from relprop.errors import CaptureError, InputError, TargetError
+from relprop.garbage import without_collection
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
@@ -22,7 +23,6 @@ from relprop.tracing.disk.cache import CacheEntry
 from relprop.tracing.example import TracedModel, call_example
 from relprop.tracing.export import gradient_regions, plain_mode
 from relprop.tracing.fingerprint import cache_key_of, fingerprint
-from relprop.tracing.garbage import without_collection
 from relprop.tracing.inputs import Inputs, check_inputs
 from relprop.tracing.loading import (
     Model,

@@ -25,13 +25,13 @@ BLOCK = 2**22
 """Entries at most of a weight whose positive or negative part is taken at once.
 
 The parts of larger ones, as of VGG's dense layers, would be fresh memory of the system at every use, and getting that
-takes longer than the product (``benchmarks choices``).
+takes longer than the product (``benchmarks choices: blocks``).
 """
 
 FEW = 8
 """Channels of the input, as of pictures, up to which both parts of a weight are multiplied at once.
 
-Kernels work on blocks of more channels, which two products would fill up twice (``benchmarks choices``).
+Kernels work on blocks of more channels, which two products would fill up twice (``benchmarks choices: few channels``).
 """
 
 FEW_TERMS, FEW_IN_A_GROUP = 16, 64
@@ -112,7 +112,7 @@ def _positive(x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
     """Return ``x^+ up + x^- down``, ``(S, *input)``, of what `_pulled` returned; both are overwritten."""
     if down is None:
         return up.mul_(x)
-    # Choosing one of the two by the sign of x takes longer (benchmarks choices).
+    # Choosing one of the two by the sign of x takes longer (benchmarks choices: signs).
     return up.mul_(x.clamp(min=0)).addcmul_(down, x.clamp(max=0))
 
 

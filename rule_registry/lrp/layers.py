@@ -53,7 +53,7 @@ def gamma(call: Call, relevance: Tensor, *, gamma: float, stabilizer: float) -> 
     Distance Minimization, 2021, appendix.
     """
     z, raised, lowered = call.result, partial(_favoured, gamma=gamma, min=0), partial(_favoured, gamma=gamma, max=0)
-    sign = z.sign()  # choosing by a condition takes longer (benchmarks choices)
+    sign = z.sign()  # choosing by a condition takes longer (benchmarks choices: halves)
     positive = shares(call, relevance * sign.clamp(min=0), signed(call, raised, lowered), stabilizer)
     negative = shares(call, relevance * sign.clamp(max=0).neg_(), signed(call, lowered, raised), stabilizer)
     return plus(positive, negative)

@@ -72,7 +72,7 @@ def max_pool(call: Call, relevance: Tensor) -> Tensor:
     """Winner takes all; the first one where several tie."""
     x, dims = call.input, linear_maps.POOLED_AXES[call.site.op]
     pool = {1: F.max_pool1d_with_indices, 2: F.max_pool2d_with_indices, 3: F.max_pool3d_with_indices}[dims]
-    # Faster on a CPU than for channels apart, the copy included.
+    # Faster on a CPU than for channels apart, the copy included (benchmarks choices: pooling).
     laid_out = x.contiguous(memory_format=torch.channels_last) if dims == 2 and x.ndim == 4 and x.is_cpu else x
     _, winners = pool(
         laid_out, call["kernel_size"], call["stride"] or None, call["padding"], call["dilation"], call["ceil_mode"]

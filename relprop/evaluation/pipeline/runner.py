@@ -125,7 +125,7 @@ class Run:
             return self.judge.look(self.order, covered, self._scores)
 
     def _scores(self, samples: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-        """Yield the scores ``(n,)`` of each method, of those of the samples ``(N,)`` that it has done."""
+        """Yield for each method the scores ``(n,)`` of those of the samples ``(N,)`` that it has done."""
         assert self.judge is not None
         rows, score = np.searchsorted(self._index, samples), self.judge.rule.score
         for name in self.methods:
@@ -268,7 +268,7 @@ class Run:
         if fresh:
             with background.lock:
                 self.writer.extend(fresh)
-            self._index = np.append(self._index, fresh)  # reading it back would cost more with each unit
+            self._index = np.append(self._index, fresh)  # reading it from the file would take longer with each unit
         places = np.searchsorted(self._index, unit.samples)
         return {index: int(place) for index, place in zip(unit.samples, places, strict=True)}
 

@@ -211,7 +211,7 @@ def _sources() -> Mapping[str, str]:
 
     Of this library, whose modules are loaded as they are needed, those count that make a graph.
     """
-    paths = [*sysconfig.get_paths().values(), *(path for path in sys.path if PurePath(path).name in _INSTALLED)]
+    paths = [*sysconfig.get_paths().values(), *(path for path in sys.path if os.path.basename(path) in _INSTALLED)]
     installed = tuple({os.path.join(os.path.realpath(path), "") for path in paths})
     found = {}
     for name, module in sorted(sys.modules.items()):

@@ -273,6 +273,8 @@ _OF_TORCH = (
 )
 """Operations with a decomposition of torch's own."""
 
+_TABLE_OF_TORCH = get_decompositions(_OF_TORCH)
+
 _WHOLE = (aten.istft.default, aten.repeat_interleave.self_Tensor, aten.stft.center, aten.stft.default)
 """Operations composed of Fourier transforms, and those whose number of entries some tensor holds."""
 
@@ -288,7 +290,7 @@ _OF_PRODUCTS = (
 """Operations of linear algebra that are no factorisations, for which there are no rules."""
 
 _DECOMPOSITIONS: Mapping[OpOverload, Callable[..., Any]] = {
-    **dict(zip(_OF_TORCH, map(get_decompositions(_OF_TORCH).__getitem__, _OF_TORCH), strict=True)),
+    **{operation: _TABLE_OF_TORCH[operation] for operation in _OF_TORCH},
     aten.addcdiv.default: _add_quotient,
     aten.addcmul.default: _add_product,
     aten.addmm.default: _add_matmul,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,6 +144,21 @@ def test_the_types_and_versions_at_work_count(monkeypatch: pytest.MonkeyPatch) -
     assert describe_software() == before
     monkeypatch.setattr(identity, "versions", lambda: {"torch": "0"})
     assert describe_software() != before
+
+
+@pytest.mark.parametrize(("folder", "counts"), [("mine", True), ("site-packages", False), ("dist-packages", False)])
+def test_sources_count_that_are_not_installed(
+    folder: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "some_helper.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    before = describe_software()
+    importlib.import_module("some_helper")
+    try:
+        assert (describe_software() != before) is counts
+    finally:
+        del sys.modules["some_helper"]
 
 
 SCRIPT = """
