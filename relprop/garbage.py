@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 NEW_OBJECTS = 100_000
 """After so many the search begins while modules are imported, which are a million objects that stay."""
@@ -19,18 +17,3 @@ def collect_rarely() -> None:
 def collect_as_usual() -> None:
     """Search as often as Python does by itself: from now on objects come and go."""
     gc.set_threshold(*_USUAL)
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Do not search inside of the block (``benchmarks choices: captures``).
-
-    A capture makes some hundred thousand objects that live until its end.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

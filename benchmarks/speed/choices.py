@@ -9,25 +9,20 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
-from unittest.mock import patch
 
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-import relprop
 from benchmarks.conditions import Conditions
 from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import Job
 from benchmarks.speed.timing import seconds, take_turns
-from relprop.garbage import NEW_OBJECTS, without_collection
+from relprop.garbage import NEW_OBJECTS
 from relprop.rewrite.step import widen
 from rule_registry.abslrp.linear import BLOCK, _positive
 from rule_registry.operations.linear_maps import _pointwise
@@ -86,7 +81,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         [
             row["choice"],
             row["taken"],
-            *(f"{1000 * float(row[name]):.3g}" for name in ("seconds", "plain")),
+            *(f"{1000 * float(row[name]):.4g}" for name in ("seconds", "plain")),
             f"{float(row['ratio']):.2f}",
         ]
         for row in rows
@@ -168,16 +163,6 @@ def _imports() -> tuple[Job, Job]:
     return imports(NEW_OBJECTS), imports(gc.get_threshold()[0])
 
 
-def _captures() -> tuple[Job, Job]:
-    model, x = timm.create_model("resnet18").eval(), torch.randn(2, 3, 64, 64)
-
-    def capture(pause: Callable[[], AbstractContextManager[None]]) -> int:
-        with patch("relprop.tracing.capture.without_collection", pause):
-            return len(relprop.capture(deepcopy(model), (x,)).graph.nodes)
-
-    return partial(capture, without_collection), partial(capture, nullcontext)
-
-
 def _widening() -> tuple[Job, Job]:
     values = [torch.randn(1), [torch.randn(1).half(), 2], None]
     return lambda: [widen(values) for _ in range(1000)], lambda: [pytree.tree_map(widen, values) for _ in range(1000)]
@@ -193,6 +178,5 @@ CHOICES: Mapping[str, tuple[str, Pair]] = {
     "layouts": ("relevance laid out as its activation, then three operations", _layouts),
     "in place": ("entries overwritten, not put into fresh memory", _in_place),
     "imports": ("timm imported with cycles searched for seldom", _imports),
-    "captures": ("a capture without a search for cycles", _captures),
     "widening": ("precision of nested values by hand, not by pytree", _widening),
 }

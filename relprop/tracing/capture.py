@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 import rule_registry
 from relprop.errors import CaptureError, InputError, TargetError
-from relprop.garbage import without_collection
 from relprop.graph.graph import Graph
 from relprop.tracing.batch_axis import mark_batch, run_and_prove
 from relprop.tracing.build_graph import build_graph
@@ -149,7 +148,7 @@ def capture_inputs(
         if inputs.is_guess and signature in cache.marks:
             inputs = replace(inputs, batched=cache.marks[signature])
         if (found := cache.find(inputs, what, keep)) is None:
-            with without_collection(), undisturbed(model) as put_back:
+            with undisturbed(model) as put_back:
                 subject = TracedModel(model, target, None if _is_graph(model, target) else output, put_back)
 
                 def capture_as(guess: Inputs) -> tuple[_Captured, Inputs]:

@@ -122,7 +122,7 @@ def _empty_like(x: Tensor, seeds: int, channels: int) -> Tensor:
 def _pointwise(weight: Tensor, s: Tensor) -> Tensor:
     """Transpose a product with all channels at each position: by ``(C_out, C_in)`` to ``(S, B, C_in, ...)``."""
     if layout(s[0]) == torch.contiguous_format:
-        # One product for each sample is faster than the general kernel (benchmarks choices: pointwise).
+        # One product for each sample takes no longer than the general kernel (benchmarks choices: pointwise).
         product: Tensor = (weight.T @ s.flatten(3)).unflatten(3, s.shape[3:])
         return product
     return linear(weight, s.movedim(2, -1)).movedim(-1, 2)

@@ -17,6 +17,8 @@ import typer
 from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
+import relprop
+import rule_registry
 from benchmarks.__main__ import app
 from benchmarks.conditions import Conditions, Device, Dtype
 from benchmarks.quality.gae import GaeRow
@@ -133,8 +135,8 @@ def test_choices_compares_each_way_with_the_plain_one(tmp_path: Path) -> None:
 def test_each_choice_is_named_where_it_was_made() -> None:
     named = [
         name
-        for package in ("relprop", "rule_registry")
-        for path in (ROOT / package).rglob("*.py")
+        for package in (relprop, rule_registry)
+        for path in Path(package.__path__[0]).rglob("*.py")
         for name in re.findall(r"benchmarks choices: ([\w ]+)", path.read_text(encoding="utf-8"))
     ]
     assert set(named) == set(CHOICES)
