@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from relprop.garbage import collect_rarely
-
 
 def main() -> None:
     """Run the command line; Ctrl-C prints one line, even while it is still being imported."""
-    collect_rarely()
     try:
+        from relprop.cli.garbage import collect_rarely
+
+        collect_rarely()
         from relprop.cli import app
 
         app(prog_name="relprop")

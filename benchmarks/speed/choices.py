@@ -22,7 +22,7 @@ from benchmarks.conditions import Conditions
 from benchmarks.records.tables import markdown_table
 from benchmarks.speed.jobs import Job
 from benchmarks.speed.timing import seconds, take_turns
-from relprop.garbage import NEW_OBJECTS
+from relprop.cli.garbage import NEW_OBJECTS
 from relprop.rewrite.step import widen
 from rule_registry.abslrp.linear import BLOCK, _positive
 from rule_registry.operations.linear_maps import _pointwise
@@ -137,7 +137,7 @@ def _pointwise_products() -> tuple[Job, Job]:
 
 def _pooling() -> tuple[Job, Job]:
     x = torch.randn(8, 64, 112, 112)
-    pool = partial(functional.max_pool2d_with_indices, kernel_size=3, stride=2, padding=1)
+    pool = partial(functional.max_pool2d_with_indices, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
     return lambda: pool(x.contiguous(memory_format=torch.channels_last)), lambda: pool(x)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from relprop.cli.cache import use_cache
 from relprop.cli.early import refuse_early
-from relprop.garbage import collect_as_usual
+from relprop.cli.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from relprop.models import Classifier

@@ -20,7 +20,6 @@ import torch
 
 from relprop.engines.machine import Place
 from relprop.errors import RelpropWarning
-from relprop.garbage import collect_as_usual, collect_rarely
 
 INTERVAL = 0.2
 """Seconds between two words about how far a shard is."""
@@ -111,7 +110,6 @@ class Worker:
             self._remarks = _gather_warnings(work.quiet)
             self._loaded = work, work.load(self._place.device)
             self._work = b""
-            collect_as_usual()
         return self._loaded
 
     def begin(self) -> Any:
@@ -135,7 +133,6 @@ _here: list[tuple[Worker, Connection]] = []
 
 def start(work: bytes, place: Place, way: Connection) -> None:
     """Make this process a worker. Ctrl-C, which a terminal sends to a group of processes, is left to its parent."""
-    collect_rarely()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from relprop.garbage import NEW_OBJECTS
+from relprop.cli.garbage import NEW_OBJECTS
 
 SCRIPT = """
 import gc
-from relprop.garbage import collect_as_usual, collect_rarely
+from relprop.cli.garbage import collect_as_usual, collect_rarely
 before = gc.get_threshold()
 collect_rarely()
 rarely = gc.get_threshold()
