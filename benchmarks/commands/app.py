@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from benchmarks.conditions import ConditionsError, Device, Dtype
+from benchmarks.conditions import Conditions, ConditionsError, Device, Dtype
+from benchmarks.readme import put_tables
 from benchmarks.records.changes import Earlier
 from benchmarks.records.tables import cells, columns, show, show_lines, write
 from relprop.errors import RelpropError
@@ -130,6 +131,25 @@ def report(tables: Sequence[Table], conditions: str, results: Path, before: Earl
         if before is not None and table.kind is before.kind:
             names = columns(before.kind)
             report_changes([dict(zip(names, cells(row), strict=True)) for row in table.rows], before)
+
+
+def measure_or_put(
+    name: str,
+    kind: type[Any],
+    measure: Callable[[], Sequence[Any]],
+    conditions: Conditions,
+    results: Path,
+    compare: Path | None,
+    markdown: Path | None,
+) -> None:
+    """Measure the rows of a command's one table and report them; or put what is recorded of it into a file."""
+    if markdown is not None:
+        put_tables(name, results, markdown)
+        return
+    before = earlier(compare, kind)
+    with conditions.in_force():
+        rows = measure()
+    report([Table(name, kind, rows)], conditions.on_machine, results, before)
 
 
 def report_changes(rows: Sequence[dict[str, str]], before: Earlier) -> None:

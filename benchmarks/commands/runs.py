@@ -23,6 +23,7 @@ from benchmarks.commands.app import (
     Threads,
     app,
     earlier,
+    measure_or_put,
     quick,
     report,
 )
@@ -147,12 +148,9 @@ def start(
     quickly: Annotated[bool, quick(model=["test_resnet"], repeats=1)] = False,
 ) -> None:
     """Measure the first picture: processor seconds of whole processes, cached or not, and of wrong options."""
-    if markdown is not None:
-        put_tables("start", results, markdown)
-        return
-    before = earlier(compare, StartRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
-    report([Table("start", StartRow, measure_start(model, repeats))], conditions.on_machine, results, before)
+    measure = partial(measure_start, model, repeats)
+    measure_or_put("start", StartRow, measure, conditions, results, compare, markdown)
 
 
 @app.command(epilog="Example: python -m benchmarks throughput --model mobilenetv2_100 --samples 8 --repeats 3")
@@ -167,14 +165,12 @@ def throughput(
     quickly: Annotated[bool, quick(model=["test_resnet"], repeats=1)] = False,
 ) -> None:
     """Measure seconds a sample of GAE, with channels last and as released, and of Quantus on as many maps."""
-    if markdown is not None:
-        put_tables("throughput", results, markdown)
-        return
-    before = earlier(compare, ThroughputRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
-    with conditions.in_force():
-        rows = [row for name in model for row in measure_throughput(name, samples, repeats, conditions)]
-    report([Table("throughput", ThroughputRow, rows)], conditions.on_machine, results, before)
+
+    def measure() -> list[ThroughputRow]:
+        return [row for name in model for row in measure_throughput(name, samples, repeats, conditions)]
+
+    measure_or_put("throughput", ThroughputRow, measure, conditions, results, compare, markdown)
 
 
 @app.command(epilog="Example: python -m benchmarks samples --case 1000 --case 100000:256")
@@ -215,11 +211,6 @@ def workers(
     quickly: Annotated[bool, quick(samples=8, simulated=4000, processes=[1])] = False,
 ) -> None:
     """Measure the efficiency of one worker and of two, and simulate those and more from measured times of shards."""
-    if markdown is not None:
-        put_tables("workers", results, markdown)
-        return
-    before = earlier(compare, WorkersRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, 1)
-    with conditions.in_force():
-        rows = measure_workers(model, samples, simulated, processes, conditions)
-    report([Table("workers", WorkersRow, rows)], conditions.on_machine, results, before)
+    measure = partial(measure_workers, model, samples, simulated, processes, conditions)
+    measure_or_put("workers", WorkersRow, measure, conditions, results, compare, markdown)

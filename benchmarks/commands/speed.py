@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from benchmarks.commands.app import (
     TimmModels,
     app,
     earlier,
+    measure_or_put,
     quick,
     report,
 )
@@ -137,14 +139,10 @@ def scale(
     ] = False,
 ) -> None:
     """Measure how time and memory of an explanation grow with the batch, the pictures and the depth."""
-    if markdown is not None:
-        put_tables("scale", results, markdown)
-        return
-    before = earlier(compare, ScaleRow)
     conditions = Conditions(device, dtype, threads, tf32)
-    with conditions.in_force():
-        rows = measure_scale(points(models, batch, batches, sides, depths), repeats, conditions)
-    report([Table("scale", ScaleRow, rows)], conditions.on_machine, results, before)
+    listed = points(models, batch, batches, sides, depths)
+    measure = partial(measure_scale, listed, repeats, conditions)
+    measure_or_put("scale", ScaleRow, measure, conditions, results, compare, markdown)
 
 
 @app.command(epilog="Example: python -m benchmarks choices --repeats 15")
@@ -157,11 +155,7 @@ def choices(
     quickly: Annotated[bool, quick(repeats=1)] = False,
 ) -> None:
     """Measure what the code does because it is faster, each beside the plain way."""
-    if markdown is not None:
-        put_tables("choices", results, markdown)
-        return
-    before = earlier(compare, ChoiceRow)
     conditions = Conditions(Device.CPU, Dtype.FLOAT32, threads)
-    with conditions.in_force():
-        rows = measure_choices(repeats, conditions)
-    report([Table("choices", ChoiceRow, rows)], conditions.on_machine, results, before)
+    measure_or_put(
+        "choices", ChoiceRow, partial(measure_choices, repeats, conditions), conditions, results, compare, markdown
+    )

@@ -23,7 +23,7 @@ from benchmarks.conditions import Conditions
 from benchmarks.quality.classifiers import CLASSIFIERS
 from benchmarks.quality.recognised import labelled_pictures
 from benchmarks.runs.synthetic import preparation, write_pictures
-from benchmarks.speed.jobs import gradient
+from benchmarks.speed.jobs import gradient, predict
 from benchmarks.speed.timing import clock
 from benchmarks.speed.trials import Trial
 from relprop.errors import RelpropError
@@ -278,9 +278,7 @@ def _seconds_of_work(found: Evaluation) -> float:
 
 def _maps(method: Method, model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
     """Return what makes a method's maps of pictures ``(B, C, H, W)``, of the classes that the model predicts."""
-    with torch.no_grad():
-        target = model(x).argmax(1)
-    return partial(method.maps, Request(x, target, tuple(range(len(x))), (PICTURE,) * len(x)))
+    return partial(method.maps, Request(x, predict(model, x), tuple(range(len(x))), (PICTURE,) * len(x)))
 
 
 def _all(jobs: Sequence[Callable[[], object]]) -> None:

@@ -125,16 +125,16 @@ def measure_workers(
                     processes=count, transform=prepare, unit=UNIT, progress=False,
                 )  # fmt: skip
                 measured[count, threads] = time.perf_counter() - start
-        parts = len(plan_shards(samples, max(processes)))
+        sizes = plan_shards(samples, max(processes))
         shards = []
-        for part in range(-1, parts):  # the first is done twice: the first time captures the model
+        for part in range(-1, len(sizes)):  # the first is done twice: the first time captures the model
             start = time.perf_counter()
             relprop.evaluate(
                 subject, pictures, ["abslrp"], folder / f"shard{part}.h5",
-                transform=prepare, unit=UNIT, progress=False, shard=(max(0, part), parts),
+                transform=prepare, unit=UNIT, progress=False, shard=(max(0, part), len(sizes)),
             )  # fmt: skip
             shards.append(time.perf_counter() - start)
-        each = [seconds / size for seconds, size in zip(shards[1:], plan_shards(samples, max(processes)), strict=True)]
+        each = [seconds / size for seconds, size in zip(shards[1:], sizes, strict=True)]
     one = measured[1, 1]
     fixed = max(0.0, one - sum(_times(each, plan_shards(samples, 1))))
     for (count, threads), seconds in measured.items():

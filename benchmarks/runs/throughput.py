@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import trange
 
 import relprop
 from benchmarks.conditions import Conditions, ConditionsError
 from benchmarks.records.tables import markdown_table
-from benchmarks.speed.jobs import Job
-from benchmarks.speed.timing import clock
+from benchmarks.speed.jobs import Job, predict
+from benchmarks.speed.timing import ratios, seconds, take_turns
 from benchmarks.speed.trials import Trial
 from relprop.extras import extra
 
@@ -96,8 +95,7 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
         raise ConditionsError(f"--samples {samples}: batches are of {BATCH} pictures, give a multiple of it")
     model, x = Trial(name, samples).make(conditions)
     last = deepcopy(model).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        target = model(x).argmax(1)
+    target = predict(model, x)
     scores: dict[str, NDArray[Any]] = {}
     score = partial(_gae, target, scores)
     jobs: Mapping[str, Job] = {
@@ -106,18 +104,12 @@ def measure_throughput(name: str, samples: int, repeats: int, conditions: Condit
         RELEASED: score(RELEASED, model, x, protocol="released"),
         QUANTUS: _quantus(model, x, target),
     }
-    rounds = [
-        {which: clock(job, conditions).wall / samples for which, job in jobs.items()}
-        for _ in trange(repeats + 1, desc=name, unit="round", disable=None, leave=False)
-    ][1:]
+    rounds = take_turns(jobs, repeats, conditions, name)
     rows = []
     for which in jobs:
-        ratios = [one[which] / one[GAE] for one in rounds]
+        each, over = seconds(rounds, which) / samples, ratios(rounds, which, GAE)
         difference = _difference(scores[which], scores[GAE]) if which == LAST else None
-        seconds = median(one[which] for one in rounds)
-        rows.append(
-            ThroughputRow(name, samples, repeats, which, seconds, median(ratios), min(ratios), max(ratios), difference)
-        )
+        rows.append(ThroughputRow(name, samples, repeats, which, each, median(over), min(over), max(over), difference))
     return rows
 
 

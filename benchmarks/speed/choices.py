@@ -28,7 +28,6 @@ from rule_registry.abslrp.linear import BLOCK, _positive
 from rule_registry.operations.linear_maps import _pointwise
 from rule_registry.orientation import halves
 
-aten = torch.ops.aten
 Pair = Callable[[], tuple[Job, Job]]
 """Makes the job as the code does it, and the plain one."""
 
@@ -105,14 +104,15 @@ def _blocks() -> tuple[Job, Job]:
 def _few_channels() -> tuple[Job, Job]:
     weight, s = torch.randn(64, 3, 7, 7), torch.randn(8, 64, 112, 112)  # ResNet's first layer
     up, down = weight.clamp(min=0), weight.clamp(max=0)
-    return lambda: _pulled(s, torch.cat([up, down], 1)).chunk(2, 1), lambda: (_pulled(s, up), _pulled(s, down))
+    pull = partial(_pulled, s, side=224, stride=2)
+    return lambda: pull(torch.cat([up, down], 1)).chunk(2, 1), lambda: (pull(up), pull(down))
 
 
-def _pulled(s: Tensor, weight: Tensor) -> Tensor:
-    """Transpose a convolution of pictures of 224 pixels, ``(B, channels, 224, 224)``."""
-    like = s.new_empty(len(s), weight.shape[1], 224, 224)
-    rest = ([2, 2], [3, 3], [1, 1], False, [0, 0], 1, [True, False, False])
-    found: Tensor = aten.convolution_backward(s, like, weight, None, *rest)[0]
+def _pulled(s: Tensor, weight: Tensor, side: int, stride: int = 1) -> Tensor:
+    """Transpose a convolution that is padded by half its kernel, ``(B, channels, side, side)``."""
+    like, padding = s.new_empty(len(s), weight.shape[1], side, side), weight.shape[-1] // 2
+    rest = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [True, False, False])
+    found: Tensor = torch.ops.aten.convolution_backward(s, like, weight, None, *rest)[0]
     return found
 
 
@@ -128,11 +128,7 @@ def _halves() -> tuple[Job, Job]:
 
 def _pointwise_products() -> tuple[Job, Job]:
     weight, s = torch.randn(512, 2048, 1, 1), torch.randn(1, 8, 512, 7, 7)  # ResNet's last layers
-    like, rest = torch.empty(8, 2048, 7, 7), ([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
-    return (
-        lambda: _pointwise(weight.flatten(1), s)[0],
-        lambda: aten.convolution_backward(s[0], like, weight, None, *rest)[0],
-    )
+    return lambda: _pointwise(weight.flatten(1), s)[0], lambda: _pulled(s[0], weight, side=7)
 
 
 def _pooling() -> tuple[Job, Job]:

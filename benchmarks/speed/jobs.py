@@ -41,7 +41,7 @@ def forward(model: nn.Module, x: Tensor) -> Job:
 
 def gradient(model: nn.Module, x: Tensor) -> Job:
     """Take the plain input gradient of the predicted class."""
-    target = _predicted(model, x)[:, None]
+    target = predict(model, x)[:, None]
 
     def run() -> Tensor:
         source = x.clone().requires_grad_()
@@ -62,7 +62,7 @@ def ruled_explanation(rules: str, model: nn.Module, x: Tensor) -> Job:
 
 def replayed(model: nn.Module, x: Tensor) -> Job:
     """Explain by replaying the relevance program as a CUDA graph: without Python, launches or checks."""
-    program, target = relprop.Explainer(model).program(x), _predicted(model, x)
+    program, target = relprop.Explainer(model).program(x), predict(model, x)
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
@@ -78,10 +78,10 @@ def replayed(model: nn.Module, x: Tensor) -> Job:
 def peer(name: str, model: nn.Module, x: Tensor) -> Job:
     """Explain one seed by another library, with a model prepared beforehand."""
     (chosen,) = (listed for listed in (INPUT_X_GRADIENT, *PEERS) if listed.name == name)
-    return partial(chosen.method(model), x, _predicted(model, x))
+    return partial(chosen.method(model), x, predict(model, x))
 
 
-def _predicted(model: nn.Module, x: Tensor) -> Tensor:
+def predict(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the most likely classes, ``(B,)``."""
     with torch.no_grad():
         target: Tensor = model(x).argmax(1)
