@@ -129,6 +129,8 @@ class Worker:
 
 _here: list[tuple[Worker, Connection]] = []
 """The worker of this process, and its way to the one that started it."""
+_at_work = threading.Lock()
+"""Held while this process works on a shard."""
 
 
 def start(work: bytes, place: Place, way: Connection) -> None:
@@ -153,15 +155,21 @@ def begin() -> Any:
 def run_shard(shard: Shard) -> Outcome:
     """Do `Worker.run` in this process."""
     worker, way = _here[0]
-    return worker.run(shard, lambda done: way.send(Word(os.getpid(), shard.part, done)))
+    with _at_work:
+        return worker.run(shard, lambda done: way.send(Word(os.getpid(), shard.part, done)))
 
 
 def _end_with_parent() -> None:
-    """Stop, as by SIGTERM, once the process that started this one is gone: nobody would join its shards."""
+    """Stop, as by SIGTERM, once the process that started this one is gone: nobody would join its shards.
+
+    A shard at work takes the signal for itself, commits and returns. Then there is no further one.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+        with _at_work:
+            os._exit(1)
 
 
 def _not_too_often(tell: Callable[[float], None], interval: float) -> Callable[[float], None]:

@@ -91,12 +91,13 @@ def test_workers_that_die_again_and_again_end_the_run(tmp_path: Path) -> None:
 
 
 RUN = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from tests.engines.test_processes import spread
 import torch
 
 def slowly(x, target):
+    Path(sys.argv[1]).with_name(f"worker{os.getpid()}").touch()
     time.sleep(0.2)
     return x * 2
 
@@ -120,6 +121,20 @@ def test_a_stopped_run_keeps_what_was_done(tmp_path: Path, number: int) -> None:
     assert not path.exists()
     done = sum(_done_in(shard) for shard in ShardFolder(path).files())
     assert 0 < done < SAMPLES
+    workers = [int(file.name.removeprefix("worker")) for file in tmp_path.glob("worker*")]
+    assert workers
+    deadline = time.monotonic() + 60
+    while left := [worker for worker in workers if _is_running(worker)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _done_in(shard: Path) -> int:
