@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from relprop.errors import first_line
 from relprop.extras import MissingExtraError
-from relprop.store.description import check_identity, is_complete, method_names, read_config, read_layout, read_planned
+from relprop.store.description import (
+    check_identity,
+    is_complete,
+    method_names,
+    read_config,
+    read_layout,
+    read_planned,
+    rows_in_use,
+)
 from relprop.store.errors import BusyError, DamageError, MergeError
 from relprop.store.hdf5.compression import require_readable
 from relprop.store.hdf5.data_sets import data_sets_without_scales
@@ -114,7 +122,7 @@ class Part:
             if field not in MARKS:
                 continue
             evaluated = self.evaluated(group)[rows]
-            before, after = column[rows][evaluated], fresh.get(name, column[:0])
+            before, after = column[rows][evaluated], fresh.get(name, column[:0])[: len(evaluated)]
             if len(after) != len(evaluated) or before.tobytes() != after[evaluated].tobytes():
                 raise _ChangedError
 
@@ -125,7 +133,7 @@ def read_part(path: Path) -> Part:
     Raises
     ------
     BusyError
-        It is written so fast that it can't be read meanwhile, or is of a stream, whose rows move.
+        It is written so fast that it can't be read meanwhile.
     MissingFileError, DamageError, MissingExtraError
         It is not there, or can't be read.
     """
@@ -136,20 +144,16 @@ def read_part(path: Path) -> Part:
             check_identity(file)
             check_skeleton(file)
             require_readable(file)
-            if file["sample"].maxshape == (None,):
-                raise BusyError(
-                    f"{path} is being written from a data set without a length, and can be read when the run has ended "
-                    "or was stopped: wait"
-                )
+            rows = rows_in_use(file)
             found = Part(
                 path,
-                file["sample"][:],
+                file["sample"][:rows],
                 read_config(file),
                 read_layout(file),
                 str(file.attrs["versions"]),
                 is_complete(file),
                 read_planned(file),
-                _columns(file),
+                _columns(file, rows),
             )
         if not sealed:  # else each byte was compared with what was there when it was opened
             file, _ = open_unlocked(path, again=True)
@@ -195,14 +199,14 @@ def groups_of(file: h5py.File) -> Iterator[h5py.Group]:
     yield file["samples"]
 
 
-def _columns(file: h5py.File) -> dict[str, NDArray[Any]]:
-    """Read what is not large, ``(N, ...)`` by name, of each group states before all else."""
+def _columns(file: h5py.File, rows: int) -> dict[str, NDArray[Any]]:
+    """Read the first rows of what is not large, ``(rows, ...)`` by name, of each group states before all else."""
     found = {}
     for group in groups_of(file):
         own = data_sets_without_scales(group)
         for name in sorted(own, key=lambda name: name != "state"):
             if own[name].chunks is None:
-                found[f"{group.name.lstrip('/')}/{name}"] = own[name][:]
+                found[f"{group.name.lstrip('/')}/{name}"] = own[name][:rows]
     return found
 
 

@@ -15,7 +15,7 @@ from relprop.store.hdf5.compression import compression_of
 from relprop.store.hdf5.data_sets import data_sets_without_scales
 from relprop.store.hdf5.opening import open_hdf5
 from relprop.store.layout import Layout, Method, Metric
-from relprop.store.schema import FIRST_SEALED, FORMAT, FORMAT_VERSION, METHOD_FIELDS
+from relprop.store.schema import FIRST_SEALED, FORMAT, FORMAT_VERSION, METHOD_FIELDS, State
 
 
 def check_identity(file: h5py.File) -> None:
@@ -54,6 +54,20 @@ def read_format(path: str | PathLike[str]) -> int:
 def read_planned(file: h5py.File) -> int | None:
     """Return how many samples the whole run has, all shards together; None of streams, and of files of format 1."""
     return int(file.attrs["taken"]) if "taken" in file.attrs else None
+
+
+def is_stream(file: h5py.File) -> bool:
+    """Say whether a file is of a data set whose length was not known when the run began."""
+    return read_config(file).get("samples", 0) is None
+
+
+def rows_in_use(file: h5py.File) -> int:
+    """Return how many rows belong to samples: before a stream has ended, there are spare ones behind them."""
+    rows = len(file["sample"])
+    if is_complete(file) or not is_stream(file):
+        return rows
+    used = np.flatnonzero(file["samples/state"][:] != State.ABSENT)
+    return int(used[-1]) + 1 if len(used) else 0
 
 
 def read_stopped(file: h5py.File) -> str:

@@ -21,8 +21,9 @@ there is no ``taken``.)
 
 **Dimensions.** `DIMENSIONS` are HDF5 dimension scales at the root. ``channel`` MAY be missing where nothing has
 channels. Every group MUST hold hard links to the scales of its data sets, so that a group opened by itself has
-coordinates. ``sample`` holds indices in the data set, in ascending order, each once. In files of streams it can be
-extended, and with it the first axis of every data set. ``class`` holds names where they are known, otherwise indices.
+coordinates. ``sample`` holds indices in the data set, in ascending order, each once. A stream is counted from 0, and
+before it has ended there MAY be spare rows behind the last one whose state is not absent in ``samples``; readers MUST
+NOT count them. ``class`` holds names where they are known, otherwise indices.
 
 **Data sets.** Group ``samples`` has those of `SAMPLE_FIELDS`, what methods share: the masking run and the mosaics.
 Group ``methods/NAME`` has one method's, those of `METHOD_FIELDS`, with the attributes ``config`` (canonical JSON),
@@ -42,14 +43,13 @@ begins with an ellipsis is not the whole path. h5py (``asstr()``) and netCDF4 de
 gives bytes, for ``.str.decode("utf-8")``: the attribute by which it would decode them breaks xarray's netcdf4 engine.
 
 **Storage.** What is large, steps, impact, output and maps, has chunks of one sample and MAY be compressed by gzip
-(with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is in one piece, or in chunks of
-many rows where the sample axis can be extended. All storage MUST be allocated as soon as its rows exist, and the file
-MUST NOT use space again that was freed (``fs_strategy="none"``). So writing a row changes no structure that other rows
-hang on: values are put in their places, or at the file's end with one entry of the chunks' index; whatever moment the
-writer is killed at, what was committed before is there. Methods are added to a copy, which then takes the file's
-place. Only where the sample axis is extended does the structure change in place: see
-`relprop.store.writing.build.extend` for what that may cost. The file is in HDF5's early format
-(``libver="earliest"``): files in the newer ones, and SWMR's, refuse to open after their writer was killed.
+(with shuffle), or zstd through hdf5plugin. Everything else MUST NOT be compressed, and is in one piece. All storage
+MUST be allocated as soon as its rows exist, and the file MUST NOT use space again that was freed
+(``fs_strategy="none"``). So writing a row changes no structure that other rows hang on: values are put in their places,
+or at the file's end with one entry of the chunks' index; whatever moment the writer is killed at, what was committed
+before is there. Rows and methods are added to a copy, which then takes the file's place; a stream gets twice as many
+rows each time. The file is in HDF5's early format (``libver="earliest"``): files in the newer ones, and SWMR's, refuse
+to open after their writer was killed.
 
 **Seal.** A file that was closed MUST end with its seal, checksums of all bytes before it: `relprop.store.hdf5.seal`
 says how. Who reads it MUST compare what is read, and not decode what differs; who writes MUST take it off before
@@ -59,8 +59,7 @@ seals.)
 **After a kill** the file is longer than its superblock says, and entries of rows that were not committed MAY refer to
 the space behind that end, which MUST be counted in before anything is allocated: `relprop.store.hdf5.crash_repair`
 does so when a run is resumed. Until then, reading large values of rows that are absent can fail; rows that are not
-absent are whole. In files of streams a kill while the sample axis is extended can spoil more, see
-`relprop.store.writing.build.extend`.
+absent are whole.
 
 **States.** ``state`` is 0 while a row is absent, 1 when it is done, 2 when it failed; then ``message`` says why and
 its quantities MAY be absent. A row's values count only where its state is not 0. States are written, and flushed,

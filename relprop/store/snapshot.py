@@ -209,9 +209,10 @@ def _lay_out(image: h5py.File, source: h5py.File, index: NDArray[np.int64]) -> N
         _describe(image.require_group(group.name), group)
         for data in data_sets_without_scales(group).values():
             fill = data.fillvalue if data.dtype.kind in "biuf" else None
-            chunks = None if data.chunks is None else (1, *data.shape[1:])
-            shape = (len(index), *data.shape[1:])
-            made = image.create_dataset(data.name, shape, data.dtype, fillvalue=fill, chunks=chunks)
+            shape, storage = (len(index), *data.shape[1:]), {}
+            if data.chunks is not None:  # of a row, and perhaps there is none
+                storage = {"chunks": (1, *shape[1:]), "maxshape": (None, *shape[1:])}
+            made = image.create_dataset(data.name, shape, data.dtype, fillvalue=fill, **storage)
             _describe(made, data)
             for axis, scales in enumerate(data.dims):
                 made.dims[axis].attach_scale(image[scales[0].name.rpartition("/")[2]])

@@ -60,8 +60,8 @@ def look():
 
 for _ in range(kills):
     pid, told = fork()
-    for _ in range(chance.randint(1, 4)):  # parts that were handed to the writer
-        assert os.read(told, 1), "the run ended before it was killed"
+    for _ in range(chance.randint(1, 4)):  # parts that were handed to the writer; at the end of a run there are none
+        os.read(told, 1)
     time.sleep(0.05 * chance.random())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -73,7 +73,7 @@ print(look(), flush=True)
 """
 
 
-@pytest.mark.parametrize(("kills", "samples"), [(3, 12), pytest.param(10, 40, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("kills", "samples"), [(3, 24), pytest.param(10, 40, marks=pytest.mark.full)])
 def test_a_run_killed_again_and_again_equals_the_unbroken_one(tmp_path: Path, kills: int, samples: int) -> None:
     path = tmp_path / "killed.h5"
     options = {"methods": METHODS, "count": samples, "unit": 1, "relevance": "map", "metrics": ["deletion"]}

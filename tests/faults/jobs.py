@@ -16,6 +16,8 @@ from tests.helpers.store_files import LAYOUT, METHODS, config, write_all, write_
 
 NAME = "out.h5"
 SAMPLES = 8
+STREAMED = 20
+"""Samples of a stream: more than a file has rows for when it is begun."""
 ADDED = Method("added", {"control": "added"}, "a method that comes later", maps="summed")
 
 
@@ -57,10 +59,11 @@ def stream(folder: Path) -> None:
     else:
         writer = EvaluationWriter.create(path, stated, LAYOUT, methods=METHODS)
     with writer:
-        write_all(writer)  # what was told of last time
-        for index in range(len(writer.index), SAMPLES, 2):
-            writer.extend(range(index, index + 2))
-            write_all(writer)
+        write_all(writer, finish=False)  # rows that the last time left open
+        while (there := len(writer.index)) < STREAMED:
+            writer.extend(range(there, min(there + 4, STREAMED)))
+            write_all(writer, finish=False)
+        writer.finish()
 
 
 def add_method(folder: Path) -> None:

@@ -70,9 +70,10 @@ def test_a_file_made_in_memory(library: Path, folder: Path, kind: str) -> None:
     assert_told_or_right(library, image, folder, kind, 1)
 
 
-def test_a_run(library: Path, folder: Path) -> None:
+def test_a_run_and_a_stream(library: Path, folder: Path) -> None:
     assert_told_or_right(library, run, folder, "eio", 4)
     assert_told_or_right(library, run, folder, "kill", 2)
+    assert_told_or_right(library, stream, folder, "kill", 2)
 
 
 @pytest.mark.full

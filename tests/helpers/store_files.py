@@ -84,7 +84,9 @@ def method_rows(indices: Sequence[int], method: Method) -> dict[str, Any]:
     return rows
 
 
-def write_all(writer: EvaluationWriter, methods: Sequence[Method] = METHODS, unit: int = 4) -> None:
+def write_all(
+    writer: EvaluationWriter, methods: Sequence[Method] = METHODS, unit: int = 4, *, finish: bool = True
+) -> None:
     """Write what is absent, unit by unit in an order of its own, and finish."""
     index = writer.index
     order = np.random.default_rng(3).permutation(len(index))
@@ -97,7 +99,8 @@ def write_all(writer: EvaluationWriter, methods: Sequence[Method] = METHODS, uni
             fresh = rows[writer.method_states(method.name)[rows] == 0]
             writer.write_method(method.name, fresh, method_rows(index[fresh].tolist(), method))
             writer.commit()
-    writer.finish()
+    if finish:
+        writer.finish()
 
 
 def write_file(path: Path, index: Sequence[int], configuration: dict[str, Any], layout: Layout = LAYOUT) -> Path:

@@ -11,10 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from relprop.files.locking import Lock
 from relprop.store import DamageError, EvaluationWriter, Extent, Method, State, merge, open_evaluation, survey
-from relprop.store.writing import copying
+from relprop.store.writing import build, copying, writable_file
 from relprop.store.writing.copying import Part, copy_data
+from relprop.store.writing.extending import extended
 from tests.helpers.paths import ROOT
 from tests.helpers.store_files import (
     ABSLRP,
@@ -80,14 +83,23 @@ def test_a_commit_reads_and_writes_its_own_rows_however_many_there_are(
     assert few["written"] > 0
 
 
-def test_further_samples_of_a_stream_are_made_without_reading_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with EvaluationWriter.create(tmp_path / "stream.h5", config(2000), LAYOUT, methods=METHODS) as writer:
-        writer.extend(range(1000))
+def test_a_stream_is_copied_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def copied(path: Path, lock: Lock, index: NDArray[np.int64], planned: int | None) -> Lock:
+        sizes.append(len(index))
+        return extended(path, lock, index, planned)
+
+    monkeypatch.setattr(writable_file, "extended", copied)
+    path = tmp_path / "stream.h5"
+    with EvaluationWriter.create(path, config(0) | {"samples": None}, LAYOUT, methods=METHODS) as stream:
         with counted(monkeypatch) as found:
-            assert writer.extend([1000, 1002]).tolist() == [1000, 1001]
-    assert found["read"] == 1
+            for start in range(0, build.STREAM_ROWS, 2):
+                assert stream.extend([start, start + 1]).tolist() == [start, start + 1]
+        assert found == {"read": 0, "written": 0}
+        for start in range(build.STREAM_ROWS, 300):
+            stream.extend([start])
+    assert sizes == [32, 64, 128, 256, 512]
 
 
 def write_with_failures(path: Path, index: Sequence[int], shard: tuple[int, int], compression: Any) -> Path:

@@ -15,9 +15,11 @@ import h5py
 import numpy as np
 import pytest
 
+from relprop.files.locking import Lock
 from relprop.store import EvaluationWriter, Method, State, is_complete, open_evaluation, validate
 from relprop.store.hdf5 import crash_repair
 from relprop.store.writing import create, writer
+from relprop.store.writing.writable_file import WritableFile
 from tests.helpers.store_files import LAYOUT, METHODS, config, method_rows, sample_rows, write_all
 
 SAMPLES = 70  # a node of a chunks' index has 64 entries at most
@@ -97,7 +99,7 @@ def test_a_run_killed_between_any_two_writes_goes_on(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(writer, "reserve", recording.reserve)
         with h5py.File(recording, "r+") as file:
-            write_all(EvaluationWriter(path, file), unit=10)
+            write_all(EvaluationWriter(WritableFile(path, file, Lock(None, False))), unit=10)
     with open_evaluation(path) as file:
         assert assert_committed(file) == 3 * SAMPLES
     chosen = set(np.linspace(0, len(recording.done) - 1, POINTS).astype(int).tolist())
@@ -162,41 +164,3 @@ def test_the_checksum_is_that_of_hdf5_and_of_its_author(tmp_path: Path) -> None:
     assert crash_repair.checksum(block[: crash_repair.CHECKSUM.start]) == int.from_bytes(
         block[crash_repair.CHECKSUM], "little"
     )
-
-
-def test_rows_torn_off_a_stream_are_made_even(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    with EvaluationWriter.create(path, config(8), LAYOUT, methods=METHODS) as stream:
-        rows = stream.extend(range(4))
-        stream.write_samples(rows, sample_rows(range(4)))
-        stream.commit()
-    with h5py.File(path, "r+") as file:  # as a kill leaves it before sample is longer, too
-        for name in ("index", "steps", "message"):
-            file["samples"][name].resize(6, axis=0)
-        file["methods/absLRP/maps/relevance"].resize(6, axis=0)
-        file["samples/index"][4:] = [4, 5]
-    with EvaluationWriter.resume(path, config(8), LAYOUT, methods=METHODS) as stream:
-        assert stream.sample_states().tolist() == [1] * 4
-        stream.extend(range(4, 8))
-        write_all(stream)
-    with open_evaluation(path) as file:
-        validate(file)
-        np.testing.assert_array_equal(file["samples/steps"][:], sample_rows(range(8))["steps"])
-
-
-def test_every_data_set_of_a_stream_has_the_index_of_its_chunks_from_the_beginning(tmp_path: Path) -> None:
-    """One that came with the first rows would be spoilt by a kill between its header and the index itself."""
-    path, sizes = tmp_path / "run.h5", []
-    EvaluationWriter.create(path, config(8), LAYOUT, methods=METHODS).close()
-    with open_evaluation(path) as file:
-        file.visititems(lambda name, item: sizes.append((name, _index_bytes(item))))
-        sizes.append(("sample", _index_bytes(file["sample"])))  # else visited under another of its names
-    assert len([name for name, size in sizes if size]) > 30
-    assert not [name for name, size in sizes if size == 0]
-
-
-def _index_bytes(item: Any) -> int | None:
-    """Return how much the index of chunks takes, None of what has no chunks."""
-    if not isinstance(item, h5py.Dataset) or item.chunks is None:
-        return None
-    return int(h5py.h5o.get_info(item.id).meta_size.obj.index_size)

@@ -27,6 +27,7 @@ from relprop.store import (
     open_run,
 )
 from relprop.store.shards import shard_file, shard_folder
+from relprop.store.writing import build
 from tests.helpers.store_files import (
     ABSLRP,
     CONSTANT,
@@ -53,7 +54,7 @@ def check(file: h5py.File, snapshot: Snapshot) -> int:
         done = group["state"][:] == State.DONE
         assert not (done & ~before).any() or name != "samples"
         for column, values in columns.items():
-            if column == "relevance":
+            if column == "relevance" or not done.any():
                 continue
             data = group[column]
             found = snapshot.read(data, np.arange(len(index))) if data.chunks else data[:]
@@ -161,17 +162,30 @@ def test_shards_of_two_runs_are_refused(tmp_path: Path) -> None:
         open_run(output)
 
 
+def test_a_stream_is_read_while_it_is_written_and_grows(tmp_path: Path) -> None:
+    path, seen = tmp_path / "stream.h5", []
+    with EvaluationWriter.create(path, config(0) | {"samples": None}, LAYOUT, methods=METHODS) as writer:
+        for start in range(0, 3 * build.STREAM_ROWS, 4):
+            writer.extend(range(start, start + 4))
+            file, snapshot = open_run(path)
+            with file:
+                assert snapshot is not None
+                assert file["sample"][:].tolist() == list(range(start))
+                seen.append(check(file, snapshot))
+            write_all(writer, finish=False)
+    file, snapshot = open_run(path)  # stopped, not ended
+    with file:
+        assert snapshot is not None
+        assert check(file, snapshot) == 3 * build.STREAM_ROWS
+    assert seen == list(range(0, 3 * build.STREAM_ROWS, 4))
+
+
 def test_what_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committed, "ATTEMPTS", 2)
     with pytest.raises(MissingFileError, match=r"there is no file .*run\.h5"):
         open_run(tmp_path / "run.h5")
     with pytest.raises(FormatError, match="a folder without shards"):
         open_run(tmp_path)
-    with (
-        EvaluationWriter.create(tmp_path / "stream.h5", config(0) | {"samples": None}, LAYOUT, methods=METHODS),
-        pytest.raises(BusyError, match=r"without a length.*: wait"),
-    ):
-        open_run(tmp_path / "stream.h5")
     output = tmp_path / "run.h5"
     shard_folder(output).mkdir()
     path = write_file(shard_file(output, 0, 1), range(12), config(12))
@@ -188,13 +202,13 @@ def test_rows_that_are_done_over_meanwhile_are_read_again(tmp_path: Path, monkey
     columns, calls = committed._columns, 0
     with EvaluationWriter.resume(path, config(8), LAYOUT) as writer:
 
-        def change(file: h5py.File) -> dict[str, np.ndarray]:
+        def change(file: h5py.File, rows: int) -> dict[str, np.ndarray]:
             nonlocal calls
-            found = columns(file)
+            found = columns(file, rows)
             calls += 1
             if calls == 1:  # all is read, and not yet compared
-                rows = method_rows([3], CONSTANT) | {"gae": [0.75], "seconds": [2.0]}
-                writer.write_method("constant", [3], rows)
+                values = method_rows([3], CONSTANT) | {"gae": [0.75], "seconds": [2.0]}
+                writer.write_method("constant", [3], values)
                 writer.commit()
             return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ from relprop.store import (
     validate,
 )
 from relprop.store.config import canonical_json, differences
+from relprop.store.writing import build, extending
 from tests.helpers.store_files import (
     ABSLRP,
     CLASSES,
@@ -34,10 +36,13 @@ from tests.helpers.store_files import (
     SIDE,
     assert_same,
     config,
+    contents,
     method_rows,
     sample_rows,
     write_all,
 )
+
+STREAM = config(0) | {"samples": None}
 
 
 def test_rows_count_once_they_are_committed(tmp_path: Path) -> None:
@@ -78,16 +83,65 @@ def test_a_resumed_run_equals_an_unbroken_one(whole: Path, tmp_path: Path) -> No
 
 def test_a_stream_ends_in_the_same_content(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "stream.h5"
-    with EvaluationWriter.create(path, config(12), LAYOUT, methods=METHODS) as writer:
+    with EvaluationWriter.create(path, STREAM, LAYOUT, methods=METHODS) as writer:
         for start in (0, 4, 8):
             rows = writer.extend(range(start, start + 4))
             assert rows.tolist() == list(range(start, start + 4))
         write_all(writer)
-        with pytest.raises(StoreError, match="above 11"):
+        with pytest.raises(StoreError, match="the next one is 12, not 5"):
             writer.extend([5])
-    assert_same(path, whole)
+    found, wanted = contents(path), contents(whole)
+    for name in wanted.keys() - {"@config", "@config_sha256"}:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
     with EvaluationWriter.resume(whole, config(12), LAYOUT) as writer, pytest.raises(StoreError, match="not for a str"):
         writer.extend([12])
+    with pytest.raises(StoreError, match="leave <index> out"):
+        EvaluationWriter.create(tmp_path / "other.h5", STREAM, LAYOUT, range(4))
+
+
+@pytest.mark.parametrize("ending", ["stopped", "ended"])
+def test_a_stream_that_outgrows_its_rows_goes_on_where_it_was_stopped(tmp_path: Path, ending: str) -> None:
+    once, path, count = tmp_path / "once.h5", tmp_path / "run.h5", 3 * build.STREAM_ROWS + 1
+    with EvaluationWriter.create(once, STREAM, LAYOUT, methods=METHODS) as writer:
+        writer.extend(range(count))
+        write_all(writer)
+    with EvaluationWriter.create(path, STREAM, LAYOUT, methods=METHODS) as writer:
+        writer.extend(range(build.STREAM_ROWS + 1))
+        write_all(writer, finish=ending == "ended")
+        writer.extend(range(build.STREAM_ROWS + 1, build.STREAM_ROWS + 3))  # not written
+    with EvaluationWriter.resume(path, STREAM, LAYOUT, methods=METHODS) as writer:
+        assert writer.index.tolist() == list(range(build.STREAM_ROWS + 1))
+        assert writer.sample_states().tolist() == [State.DONE] * (build.STREAM_ROWS + 1)
+        writer.extend(range(build.STREAM_ROWS + 1, count))
+        write_all(writer)
+    assert_same(path, once)
+    with open_evaluation(path) as file:
+        validate(file)
+
+
+def test_a_stream_that_finds_no_room_to_grow_is_whole_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+    with EvaluationWriter.create(path, STREAM, LAYOUT, methods=METHODS) as writer:
+        writer.extend(range(build.STREAM_ROWS))
+        write_all(writer, finish=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(extending, "copy_rows", no_room)
+            with pytest.raises(OutputError, match=r"run\.h5: No space left on device"):
+                writer.extend([build.STREAM_ROWS])
+        assert writer.sample_states().all()
+        assert os.listdir(tmp_path) == ["run.h5"]
+        writer.extend([build.STREAM_ROWS])
+        write_all(writer)
+    with open_evaluation(path) as file:
+        validate(file)
+        assert is_complete(file)
+        assert file["sample"][-1] == build.STREAM_ROWS
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_failed_rows_are_told_and_can_be_done_again(tmp_path: Path) -> None:

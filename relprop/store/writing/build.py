@@ -17,13 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from relprop.store.config import canonical_json, config_sha256
 from relprop.store.hdf5.compression import filters
-from relprop.store.hdf5.data_sets import data_sets_without_scales, dtype_of
+from relprop.store.hdf5.data_sets import dtype_of
 from relprop.store.layout import Layout, Method, map_fields, method_fields, sample_fields
 from relprop.store.schema import DIMENSIONS, FORMAT, FORMAT_VERSION, ORDERS, SLOTS, STATES, Field
 from relprop.store.writing.rows import spelled
 
-BLOCK = 1024
-"""Rows in a chunk of what is not large, in files of streams."""
+STREAM_ROWS = 16
+"""Rows of a stream that begins. A copy with twice as many takes the file's place where they are full."""
 EMPTY_CHUNK = 512
 """Bytes of a chunk that is compressed and empty, and of its entries in the index, beside 1/64 of its full size."""
 DESCRIPTION = 1 << 13
@@ -92,9 +92,7 @@ def create(
     for dimension in DIMENSIONS:
         values = scales[dimension.name]
         dtype = h5py.string_dtype() if values.dtype == object else values.dtype
-        grown = dimension.name == "sample" and not len(values)
-        storage = {"maxshape": (None,), "chunks": (BLOCK,), "dcpl": _early()} if grown else {}
-        scale = file.create_dataset(dimension.name, data=values, dtype=dtype, **storage)
+        scale = file.create_dataset(dimension.name, data=values, dtype=dtype)
         held.append(scale)
         scale.make_scale(dimension.name)
         scale.attrs.update({"long_name": dimension.long_name, "units": "1"})
@@ -114,53 +112,6 @@ def add_method(file: h5py.File, method: Method, layout: Layout, held: list[h5py.
         held += _add_fields(file, group.create_group("maps"), map_fields(method), layout)
 
 
-def is_resizable(file: h5py.File) -> bool:
-    """Say whether rows can be added: the file was begun for a stream."""
-    return bool(file["sample"].maxshape == (None,))
-
-
-def make_indices(file: h5py.File) -> None:
-    """Give each data set of a stream the index of its chunks, by a row that comes and goes.
-
-    HDF5 would make it with the first rows, and a kill in the middle of that spoils the data set: one that is allocated
-    early has it from then on, ``sample`` included.
-    """
-    if is_resizable(file):
-        for length in (1, 0):
-            for data in _along_samples(file):
-                data.resize(length, axis=0)
-            file["sample"].resize(length, axis=0)
-            file.flush()
-
-
-def extend(file: h5py.File, index: NDArray[np.int64]) -> None:
-    """Add rows at the end for samples with these indices ``(N,)`` in the data set, ``sample`` last.
-
-    A kill in between leaves data sets that are longer than ``sample``, which `even_out` puts right. What can't be put
-    right is one between the writes of a flush that splits a node of a chunks' index, every 32 chunks: it can spoil that
-    data set.
-    """
-    old = len(file["sample"])
-    for data in _along_samples(file):
-        data.resize(old + len(index), axis=0)
-    file["samples/index"][old:] = index
-    file.flush()
-    file["sample"].resize(old + len(index), axis=0)
-    file["sample"][old:] = index
-    file.flush()
-
-
-def finish_interrupted_extend(file: h5py.File) -> None:
-    """Finish or undo what a kill left of `extend`."""
-    count = len(file["sample"])
-    for data in _along_samples(file):
-        if len(data) != count:
-            data.resize(count, axis=0)
-    if not np.array_equal(file["sample"][:], file["samples/index"][:]):
-        file["sample"][:] = file["samples/index"][:]
-    file.flush()
-
-
 def fields_of(layout: Layout, methods: Iterable[Method], *, samples: bool = True) -> Iterator[Field]:
     """Yield the fields of methods, and of ``samples``."""
     if samples:
@@ -178,7 +129,7 @@ def allocated_bytes(fields: Iterable[Field], layout: Layout, rows: int) -> int:
         if field.large:
             total += rows * (EMPTY_CHUNK + (each // 64 if layout.compression else each))
         else:
-            total += each * -(-rows // BLOCK) * BLOCK
+            total += each * rows
         total += DESCRIPTION
     return total
 
@@ -218,22 +169,15 @@ def _add_fields(file: h5py.File, group: h5py.Group, fields: Iterable[Field], lay
 
 def _add_field(file: h5py.File, group: h5py.Group, field: Field, layout: Layout) -> h5py.Dataset:
     shape = tuple(len(file[name]) for name in field.dims)
-    storage: dict[str, Any] = (
-        {"maxshape": (None, *shape[1:]), "chunks": (BLOCK, *shape[1:])} if is_resizable(file) else {}
-    )
+    storage: dict[str, Any] = {}
     if field.large:
-        storage |= {"chunks": (1, *shape[1:]), **filters(layout)}
+        storage = {"chunks": (1, *shape[1:]), **filters(layout)}
+        if not shape[0]:  # of a shard without samples: HDF5 has no larger chunk than a data set can become
+            storage["maxshape"] = (None, *shape[1:])
     dtype = dtype_of(field, layout)
     data = group.create_dataset(field.name, shape, dtype, fillvalue=_fill(field, dtype), dcpl=_early(), **storage)
     data.attrs.update(_attributes(field, dtype))
     return data
-
-
-def _along_samples(file: h5py.File) -> Iterator[h5py.Dataset]:
-    """Yield what has rows, but ``sample`` itself."""
-    for group in (file["samples"], *file["methods"].values()):
-        for holder in (group, group.get("maps", {})):
-            yield from data_sets_without_scales(holder).values()
 
 
 def _fill(field: Field, dtype: np.dtype[Any]) -> float | None:

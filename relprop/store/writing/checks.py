@@ -23,15 +23,15 @@ _COLUMNS = ("method", "control", "target_name", "attribution")
 _TAKEN = {"maps", *SCALE_NAMES, *_COLUMNS, *(field.name for field in (*SAMPLE_FIELDS, *METHOD_FIELDS, *MAP_FIELDS))}
 
 
-def check_index(index: ArrayLike, above: int = -1) -> NDArray[np.int64]:
-    """Return indices of samples ``(N,)``, ascending, each above ``above``."""
+def check_index(index: ArrayLike) -> NDArray[np.int64]:
+    """Return indices of samples ``(N,)``, ascending."""
     found = np.asarray(index)
     if found.size == 0:
         return np.zeros(0, np.int64)
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise StoreError(f"indices of samples are whole numbers (N,), not {found.dtype} {found.shape}")
-    if found[0] <= above or (np.diff(found.astype(np.int64)) <= 0).any():
-        raise StoreError(f"indices of samples are ascending, each once, and above {above}")
+    if found[0] < 0 or (np.diff(found.astype(np.int64)) <= 0).any():
+        raise StoreError("indices of samples are ascending, each once, and not negative")
     return found.astype(np.int64)
 
 

@@ -16,6 +16,7 @@ from relprop.files import OutputError, discard_part, replacement
 from relprop.files.locking import Lock
 from relprop.store.damage import refuse_damaged
 from relprop.store.description import check_identity, method_names, read_layout, read_method
+from relprop.store.errors import StoreError
 from relprop.store.hdf5.disk_space import reserve, trim
 from relprop.store.hdf5.handles import writing
 from relprop.store.hdf5.opening import as_output_error, lock_to_replace, lock_to_write, open_hdf5, repair_file_end
@@ -51,6 +52,10 @@ def create_file(
     rows = check_index(index)
     check_layout(layout)
     check_config(config)
+    if config["samples"] is None:
+        if len(rows):
+            raise StoreError("samples of a stream are counted as they come: leave <index> out, and call extend")
+        rows = np.arange(build.STREAM_ROWS)
     chosen = check_methods(methods)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: name a file in it")
@@ -69,7 +74,6 @@ def create_file(
             build.create(file, config, layout, rows, _with_planned(origin, config, len(rows)), held)
             for method in chosen:
                 build.add_method(file, method, layout, held)
-            build.make_indices(file)
         trim(part, path, new=True)
     return lock
 
@@ -100,18 +104,18 @@ def reopen_file(
             grows = extent is not None and is_to_grow(file, extent)
         if extent is not None and grows:
             with lock:  # until the copy is in its place
-                return extended(path, lock, added, extent)
+                return extended(path, lock, np.asarray(extent.index, np.int64), extent.planned, added)
         if not added:
             return lock
         size = build.allocated_bytes(build.fields_of(kept, added, samples=False), kept, rows)
         with lock:  # until the copy is in its place
-            return _add(path, added, size, rows)
+            return _add(path, added, size)
     except BaseException:
         lock.release()
         raise
 
 
-def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
+def _add(path: Path, methods: Iterable[Method], size: int) -> Lock:
     """Add methods in a copy that takes the file's place when it is whole: a kill in between leaves the old one.
 
     Whoever calls it has locked the file; the lock that is returned is the copy's.
@@ -123,13 +127,10 @@ def _add(path: Path, methods: Iterable[Method], size: int, rows: int) -> Lock:
         unseal(part)
         with as_output_error(path), open_hdf5(part, "r+", lock) as file, writing(file) as held:
             reserve(file, path, size)
-            build.finish_interrupted_extend(file)
             layout = read_layout(file)
             file.attrs.modify("complete", np.uint8(0))
             for method in methods:
                 build.add_method(file, method, layout, held)
-            if not rows:
-                build.make_indices(file)
         trim(part, path)
     return lock
 

@@ -1,4 +1,4 @@
-"""Extending a run by further samples, in a copy of its file."""
+"""Giving a run other rows, more or fewer, in a copy of its file."""
 
 from __future__ import annotations
 
@@ -42,12 +42,29 @@ def is_to_grow(file: h5py.File, extent: Extent) -> bool:
     return extent.planned > there
 
 
-def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) -> Lock:
-    """Make rows for further samples, and groups for methods, in a copy that takes the file's place when it is whole.
+def extended(
+    path: Path, lock: Lock, index: NDArray[np.int64], planned: int | None, added: Sequence[Method] = ()
+) -> Lock:
+    """Put a copy in a file's place that has rows for these samples, and further methods.
 
-    Whoever calls it has locked the file with ``lock``; the one that is returned is the copy's.
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    lock : Lock
+        By which the caller has locked it.
+    index : ndarray
+        Indices of the samples ``(N,)``, ascending: all that are done or failed are among them.
+    planned : int, optional
+        How many samples the whole run has then; None of a stream.
+    added : sequence of Method
+        Which get a group each.
+
+    Returns
+    -------
+    Lock
+        Of the copy.
     """
-    index = np.asarray(extent.index, np.int64)
     with replacement(path) as (part, copied), open_hdf5(path, "r", lock) as old:
         layout = read_layout(old)
         methods = [*(read_method(old, name) for name in method_names(old)), *added]
@@ -55,7 +72,7 @@ def extended(path: Path, lock: Lock, added: Sequence[Method], extent: Extent) ->
             size = build.allocated_bytes(build.fields_of(layout, methods), layout, len(index))
             reserve(file, path, size + path.stat().st_size)
             versions, created = json.loads(old.attrs["versions"]), str(old.attrs["created"])
-            origin = build.Origin(versions, extent.planned, read_pictures(old), created)
+            origin = build.Origin(versions, planned, read_pictures(old), created)
             build.create(file, read_config(old), layout, index, origin, held)
             for method in methods:
                 build.add_method(file, method, layout, held)

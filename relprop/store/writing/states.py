@@ -32,9 +32,9 @@ def make_absent(groups: Iterable[h5py.Group], rows: NDArray[np.int64]) -> None:
             group["message"][there] = ""
 
 
-def count_absent(groups: Mapping[str, h5py.Group]) -> dict[str, int]:
-    """Return how many rows of groups are absent, by name; those with none are left out."""
-    counts = {name: int((states_of(group) == State.ABSENT).sum()) for name, group in groups.items()}
+def count_absent(groups: Mapping[str, h5py.Group], rows: int) -> dict[str, int]:
+    """Return how many of the first rows of groups are absent, by name; those with none are left out."""
+    counts = {name: int((states_of(group, rows) == State.ABSENT).sum()) for name, group in groups.items()}
     return {name: count for name, count in counts.items() if count}
 
 

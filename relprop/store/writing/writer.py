@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, nullcontext
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -13,22 +12,20 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from relprop.files.locking import Lock
+from relprop.store.description import is_stream
 from relprop.store.errors import StoreError
 from relprop.store.hdf5.disk_space import reserve
-from relprop.store.hdf5.handles import handles_of, synchronize
-from relprop.store.hdf5.opening import as_output_error, open_hdf5
-from relprop.store.hdf5.seal import unseal
+from relprop.store.hdf5.handles import synchronize
+from relprop.store.hdf5.opening import as_output_error
 from relprop.store.layout import Extent, Layout, Method, map_fields, method_fields
 from relprop.store.schema import State
-from relprop.store.writing import build
 from relprop.store.writing.build import Origin
 from relprop.store.writing.checks import check_index
-from relprop.store.writing.closing import close_sealed
 from relprop.store.writing.create import create_file, reopen_file
 from relprop.store.writing.open_file import OpenEvaluation, by_name
 from relprop.store.writing.rows import Batch, Rows, make_batch, scaled_maps, values_at
 from relprop.store.writing.states import count_absent, make_absent, set_complete, store
+from relprop.store.writing.writable_file import WritableFile
 
 
 class EvaluationWriter(OpenEvaluation):
@@ -57,10 +54,8 @@ class EvaluationWriter(OpenEvaluation):
     >>> folder.cleanup()
     """
 
-    def __init__(self, path: Path, file: h5py.File, lock: Lock | None = None) -> None:
-        super().__init__(path, file)
-        self._lock = lock  # until it is closed
-        self._held = handles_of(file)  # until it is closed: see relprop.store.hdf5.handles
+    def __init__(self, opened: WritableFile) -> None:
+        super().__init__(opened)
         self._pending: list[tuple[h5py.Group, Batch]] = []  # rows whose states are still to be written
 
     @classmethod
@@ -114,7 +109,7 @@ class EvaluationWriter(OpenEvaluation):
         """
         path = Path(path)
         origin = Origin(versions or {}, planned, pictures)
-        return cls._open(path, create_file(path, config, layout, index, methods, origin, overwrite))
+        return cls(WritableFile.open(path, create_file(path, config, layout, index, methods, origin, overwrite)))
 
     @classmethod
     def resume(
@@ -149,7 +144,7 @@ class EvaluationWriter(OpenEvaluation):
             If it can't be opened, or there is no room for the copy.
         """
         path = Path(path)
-        return cls._open(path, reopen_file(path, config, layout, methods, extent))
+        return cls(WritableFile.open(path, reopen_file(path, config, layout, methods, extent)))
 
     def extend(self, index: ArrayLike) -> NDArray[np.int64]:
         """Add rows for further samples of a stream.
@@ -157,26 +152,34 @@ class EvaluationWriter(OpenEvaluation):
         Parameters
         ----------
         index : array_like
-            Their indices, ``(M,)``, ascending and above those that are there.
+            Their indices, ``(M,)``, which follow those that are there: a stream is counted from 0.
 
         Returns
         -------
         ndarray
             Their rows, ``(M,)``.
+
+        Raises
+        ------
+        StoreError
+            If the file is of no stream, or the indices do not follow.
+        OutputError
+            If there is no room for a copy with more rows; what was committed is kept.
         """
-        if not build.is_resizable(self._file):
+        if not is_stream(self._file):
             raise StoreError(
                 f"{self._path} was begun for {self._count} samples, not for a stream: it can't be extended"
             )
-        old = self._count
-        added = check_index(index, above=int(self._file["sample"][old - 1]) if old else -1)
+        old, added = self._count, check_index(index)
+        if not np.array_equal(added, np.arange(old, old + len(added))):
+            raise StoreError(f"samples of a stream are counted from 0: the next one is {old}, not {added[0]}")
         self.commit()
-        with as_output_error(self._path):
-            fields = build.fields_of(self._layout, self._methods.values())
-            reserve(self._file, self._path, build.allocated_bytes(fields, self._layout, len(added)))
-            self._set_complete(False)
-            build.extend(self._file, added)
-        return np.arange(old, old + len(added))
+        self._set_complete(False)
+        there = len(self._file["sample"])
+        if old + len(added) > there:
+            self._opened.resize(max(old + len(added), 2 * there))
+        self._count += len(added)
+        return np.arange(old, self._count)
 
     def write_samples(self, rows: Rows, arrays: Mapping[str, ArrayLike]) -> None:
         """Write rows of ``samples``.
@@ -257,35 +260,19 @@ class EvaluationWriter(OpenEvaluation):
         """
         self.commit()
         groups = {"samples": self._file["samples"], **{f"method {name}": self._group(name) for name in self._methods}}
-        if absent := count_absent(groups):
+        if absent := count_absent(groups, self._count):
             words = ", ".join(f"{count} of {name}" for name, count in absent.items())
             raise StoreError(f"{self._path} is not complete: of {self._count} rows absent are {words}")
+        if len(self._file["sample"]) > self._count:  # of a stream, which has ended
+            self._opened.resize(self._count)
         with as_output_error(self._path):
             synchronize(self._file)  # the disk fails here, before the file says that it is complete
         self._set_complete(True)
 
     def close(self) -> None:
         """Close the file. What was not committed is lost; a second time does nothing."""
-        if not self._file:
-            return
         self._pending.clear()
-        with self._lock or nullcontext(), as_output_error(self._path):
-            close_sealed(self._path, self._file, self._held)
-
-    @classmethod
-    def _open(cls, path: Path, lock: Lock) -> Self:
-        """Open a file that is locked; the lock is the writer's from then on."""
-        with ExitStack() as stack:
-            stack.callback(lock.release)
-            with as_output_error(path):
-                unseal(path)
-            file = open_hdf5(path, "r+", lock)
-            stack.callback(file.close)
-            with as_output_error(path):
-                build.finish_interrupted_extend(file)
-            writer = cls(path, file, lock)
-            stack.pop_all()
-            return writer
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
