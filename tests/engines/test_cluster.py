@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,9 @@ def cluster() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         patch.setenv("RAY_worker_niceness", "0")  # by itself Ray gives way to all else on the machine
-        found = Cluster(initialize_head=True, head_node_args=NODE)
+        port = free_port()
+        found = Cluster(initialize_head=True, head_node_args=NODE | {"ray_client_server_port": port})
+        found.clients = f"ray://127.0.0.1:{port}"
         try:
             found.other = found.add_node(**NODE)
             patch.setenv("RAY_ADDRESS", found.address)
@@ -54,8 +57,14 @@ def cluster() -> Iterator[Any]:
             found.shutdown()
 
 
-def spread(path: Path, methods: Any, **options: Any) -> Evaluation:
-    return engines.evaluate(kept("plain"), inputs(SAMPLES), methods, path, engine="ray", unit=1, **options)
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def spread(path: Path, methods: Any, engine: str = "ray", **options: Any) -> Evaluation:
+    return engines.evaluate(kept("plain"), inputs(SAMPLES), methods, path, engine=engine, unit=1, **options)
 
 
 class Slow:
@@ -175,6 +184,37 @@ def test_a_driver_that_was_killed_is_started_again_and_nothing_finished_is_done_
     assert_same(contents(path), contents(whole))
     assert nothing_is_left(name)
     assert calls > 0
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from tests.engines.test_cluster import spread
+from tests.engines.test_processes import doubled
+
+found = spread(Path(sys.argv[1]), {"doubled": doubled}, sys.argv[2], progress=lambda done, total: print(done, flush=True))
+print("evaluated", found.evaluated)
+"""
+
+
+def test_a_driver_outside_of_the_cluster_is_killed_and_goes_on(cluster: Any, tmp_path: Path, whole: Path) -> None:
+    """It is a client of the cluster's server, by ``ray://HOST:PORT``."""
+    pytest.importorskip("grpc", reason="Ray's clients need grpcio")
+    path = tmp_path / "run.h5"
+    arguments = [sys.executable, "-c", CLIENT, str(path), cluster.clients]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=ROOT) as driver:
+        while not ShardFolder(path).files() and driver.poll() is None:
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL
+    finished = [file for file in ShardFolder(path).files() if whole_shard(file)]
+    arguments[2] = CLIENT.replace("progress=", "resume=True, progress=")
+    ended = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    told = ended.stdout.split()
+    assert told[-3:-1] == [str(SAMPLES), "evaluated"]
+    assert 0 < int(told[-1]) <= SAMPLES - 4 * len(finished)
+    assert_same(contents(path), contents(whole))
 
 
 def whole_shard(path: Path) -> bool:
