@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from relprop.store.description import has_seal, is_complete
+from relprop.store.description import has_seal, is_complete, rows_in_use
 from relprop.store.errors import DamageError, FormatError
 from relprop.store.hdf5.seal import BLOCK, damaged_blocks
 from relprop.store.reading import open_evaluation
@@ -124,7 +124,7 @@ def survey(path: str | PathLike[str]) -> Survey:
         return Survey(
             str(path),
             int(file.attrs["format_version"]),
-            len(file["sample"]),
+            len(file["sample"]) if damage else rows_in_use(file),
             is_complete(file),
             blocks is not None,
             damage,

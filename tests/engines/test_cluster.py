@@ -192,7 +192,7 @@ from pathlib import Path
 from tests.engines.test_cluster import spread
 from tests.engines.test_processes import doubled
 
-found = spread(Path(sys.argv[1]), {"doubled": doubled}, sys.argv[2], progress=lambda done, total: print(done, flush=True))
+found = spread(Path(sys.argv[1]), {"doubled": doubled}, sys.argv[2], progress=lambda done, total: print(done, end=" "))
 print("evaluated", found.evaluated)
 """
 

@@ -26,6 +26,8 @@ from relprop.store import (
     validate,
 )
 from relprop.store.config import canonical_json, differences
+from relprop.store.description import read_format
+from relprop.store.hdf5.seal import damaged_blocks
 from relprop.store.writing import build, extending
 from tests.helpers.store_files import (
     ABSLRP,
@@ -117,6 +119,18 @@ def test_a_stream_that_outgrows_its_rows_goes_on_where_it_was_stopped(tmp_path: 
     assert_same(path, once)
     with open_evaluation(path) as file:
         validate(file)
+
+
+def test_a_stream_of_format_1_stays_of_that_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "FORMAT_VERSION", 1)
+        EvaluationWriter.create(path, STREAM, LAYOUT, methods=METHODS).close()
+    with EvaluationWriter.resume(path, STREAM, LAYOUT, methods=METHODS) as writer:
+        writer.extend(range(build.STREAM_ROWS + 1))
+        write_all(writer)
+    assert read_format(path) == 1
+    assert damaged_blocks(path) is None, "it has no seal"
 
 
 def test_a_stream_that_finds_no_room_to_grow_is_whole_and_goes_on(

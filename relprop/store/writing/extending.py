@@ -74,6 +74,7 @@ def extended(
             versions, created = json.loads(old.attrs["versions"]), str(old.attrs["created"])
             origin = build.Origin(versions, planned, read_pictures(old), created)
             build.create(file, read_config(old), layout, index, origin, held)
+            file.attrs.modify("format_version", old.attrs["format_version"])  # as its configuration is spelled
             for method in methods:
                 build.add_method(file, method, layout, held)
             copy_rows([(old, np.searchsorted(index, old["sample"][:]))], file)
