@@ -149,8 +149,9 @@ class VerifiedFile(FileObject):
         """
         first = start // BLOCK * BLOCK
         view = super().content(first, min(-(-stop // BLOCK) * BLOCK, self._seal.end))
-        for place in range(0, len(view), BLOCK):
-            if zlib.crc32(view[place : place + BLOCK]) != self._seal.checksums[(first + place) // BLOCK]:
+        wanted = self._seal.checksums[first // BLOCK : -(-stop // BLOCK)].tolist()
+        for place, checksum in zip(range(0, len(view), BLOCK), wanted, strict=False):
+            if zlib.crc32(view[place : place + BLOCK]) != checksum:
                 raise DamageError(
                     f"{self._path} is damaged: its bytes {first + place} to {first + place + BLOCK - 1} are not those "
                     "that were written. relprop validate names what they hold; all else can be read"

@@ -52,7 +52,8 @@ def copy_data(parts: Sequence[Part], target: h5py.Dataset) -> None:
     DamageError
         If something can't be read: else it would look like an error of writing.
     """
-    alike = all(_are_alike(part.data, target) for part in parts)
+    storage = _storage_of(target)
+    alike = all(_storage_of(part.data) == storage for part in parts)
     by_chunk = alike and target.chunks == (1, *target.shape[1:])
     tables = [_chunks_of(part) for part in parts] if by_chunk else []
     step = max(1, READ_AT_ONCE // _row_bytes(target))
@@ -64,19 +65,12 @@ def copy_data(parts: Sequence[Part], target: h5py.Dataset) -> None:
             _copy_values(some, target, alike and target.chunks is None)
 
 
-def _are_alike(data: h5py.Dataset, target: h5py.Dataset) -> bool:
-    """Say whether a row has the same bytes in both: type, shape, chunks and filters are the same."""
-    return bool(
-        data.chunks == target.chunks
-        and data.shape[1:] == target.shape[1:]
-        and data.id.get_type() == target.id.get_type()
-        and _filters_of(data) == _filters_of(target)
-    )
-
-
-def _filters_of(data: h5py.Dataset) -> list[Any]:
+def _storage_of(data: h5py.Dataset) -> tuple[Any, ...]:
+    """Return what settles the bytes of a row: type, shape, chunks and filters."""
     plist = data.id.get_create_plist()
-    return [plist.get_filter(place) for place in range(plist.get_nfilters())]
+    chunks = plist.get_chunk() if plist.get_layout() == h5py.h5d.CHUNKED else None
+    filters = [plist.get_filter(place) for place in range(plist.get_nfilters())]
+    return data.id.get_type(), data.id.shape[1:], chunks, filters
 
 
 def _row_bytes(data: h5py.Dataset) -> int:
