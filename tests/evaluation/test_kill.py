@@ -74,9 +74,13 @@ print(look(), flush=True)
 
 
 @pytest.mark.parametrize(("kills", "samples"), [(3, 24), pytest.param(10, 40, marks=pytest.mark.full)])
-def test_a_run_killed_again_and_again_equals_the_unbroken_one(tmp_path: Path, kills: int, samples: int) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_killed_again_and_again_equals_the_unbroken_one(
+    tmp_path: Path, kills: int, samples: int, streamed: bool
+) -> None:
     path = tmp_path / "killed.h5"
     options = {"methods": METHODS, "count": samples, "unit": 1, "relevance": "map", "metrics": ["deletion"]}
+    options["streamed"] = streamed
     arguments = [sys.executable, "-c", FORKS, str(path), str(kills), json.dumps(options)]
     found = subprocess.run(arguments, capture_output=True, text=True, timeout=900, cwd=ROOT)
     assert found.returncode == 0, found.stderr

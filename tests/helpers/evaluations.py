@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,21 @@ def inputs(count: int = SAMPLES) -> tuple[Tensor, Tensor]:
     return pictures(count), torch.arange(count) % CLASSES
 
 
-def run(path: Path, methods: Any = METHODS, count: int = SAMPLES, **options: Any) -> Evaluation:
+class Streamed:
+    """These pictures and labels one by one, as a data set without a length."""
+
+    def __init__(self, count: int) -> None:
+        self.pairs = list(zip(*inputs(count), strict=True))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.pairs)
+
+
+def run(
+    path: Path, methods: Any = METHODS, count: int = SAMPLES, *, streamed: bool = False, **options: Any
+) -> Evaluation:
     """Evaluate on a small model whose predictions differ."""
-    return evaluate(kept("plain"), inputs(count), methods, path, **options)
+    return evaluate(kept("plain"), Streamed(count) if streamed else inputs(count), methods, path, **options)
 
 
 def contents(path: Path) -> dict[str, np.ndarray]:
