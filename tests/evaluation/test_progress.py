@@ -86,6 +86,18 @@ def test_a_log_ends_with_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_a_log_that_can_not_be_written_is_an_error_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write the log"):
+    with pytest.raises(OutputError, match=r"cannot write .*log\.jsonl: No such file"):
         run(tmp_path / "run.h5", "random", log=tmp_path / "no" / "log.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a file on a full disk")
+def test_a_log_on_a_full_disk_is_told_and_the_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, full = tmp_path / "run.h5", Path("/dev/full")
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space left"):
+        run(path, "random", unit=1, log=full)
+    with pytest.raises(ZeroDivisionError), shown(False, Standing(), full):  # what ended the run is what is said
+        raise ZeroDivisionError
+    assert path.exists()
+    assert run(path, "random", unit=1, resume=True).complete

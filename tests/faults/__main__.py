@@ -17,11 +17,13 @@ from tests.faults import jobs
 from tests.faults.damage import COMPRESSIONS, damaged, outcome, prepare, read_all
 from tests.faults.evaluation_jobs import evaluation
 from tests.faults.explanation_jobs import save_h5
+from tests.faults.export_jobs import EXPORTS
 from tests.faults.library import build, trials, writes_of
 from tests.faults.test_failing_writes import everything
 
 DAMAGE, WRITES = ("flip", "truncate"), ("eio", "short", "full", "kill")
-JOBS = {job.__name__: job for job in (jobs.run, jobs.stream, jobs.add_method, jobs.join, evaluation, save_h5)}
+WRITERS = (jobs.run, jobs.stream, jobs.add_method, jobs.join, evaluation, save_h5, *EXPORTS)
+JOBS = {job.__name__: job for job in WRITERS}
 AT_ONCE = 20
 
 
@@ -65,7 +67,7 @@ def fail_writes(record: Record, kind: str, count: int, folder: Path, library: Pa
     for name, job in JOBS.items():
         where = f"{job.__module__}:{name}"
         writes = writes_of(library, where, folder)
-        wanted = everything(folder / f"{name}-count-0" / jobs.NAME)
+        wanted = everything(folder / f"{name}-count-0")
         numbers = record.open(kind, name, min(count, writes))
         for start in range(0, len(numbers), AT_ONCE):
             for number, ended in trials(library, where, folder, kind, numbers[start : start + AT_ONCE]).items():
@@ -81,10 +83,10 @@ def _verdict(job: Any, place: Path, ended: str, wanted: dict[str, Any]) -> str:
             return f"{ended}, then {type(error).__name__}"
     elif ended != "done":
         return ended
-    left = {path.name for path in place.iterdir()} - {"log.txt", jobs.NAME}
-    if left:
+    found = everything(place)
+    if left := found.keys() - wanted:
         return f"{ended}, left {len(left)} files"
-    return f"{ended}, {'right' if everything(place / jobs.NAME) == wanted else 'silent'}"
+    return f"{ended}, {'right' if found == wanted else 'silent'}"
 
 
 def main() -> None:

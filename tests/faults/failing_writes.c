@@ -1,6 +1,6 @@
 /* Preloaded into a process, makes writes to some of its files fail as those of a bad disk do.
 
-   FAULT_ENDING  names of files that are meant end so
+   FAULT_FOLDER  the files in there are meant, but .txt
    FAULT_KIND    eio: one write fails once; short: one write puts down half of what was asked; full: from one write on
                  there is no room beyond what files have reserved; kill: the process is killed before one write; count:
                  nothing fails
@@ -25,18 +25,19 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static int is_meant(int descriptor)
 {
-    const char *ending = getenv("FAULT_ENDING");
+    const char *folder = getenv("FAULT_FOLDER");
     char link[64], path[4096];
     ssize_t length;
 
-    if (ending == NULL)
+    if (folder == NULL)
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     length = readlink(link, path, sizeof path - 1);
-    if (length < (ssize_t)strlen(ending))
+    if (length < (ssize_t)strlen(folder) + 4)
         return 0;
     path[length] = 0;
-    return strcmp(path + length - strlen(ending), ending) == 0;
+    return strncmp(path, folder, strlen(folder)) == 0 && path[strlen(folder)] == '/'
+           && strcmp(path + length - 4, ".txt") != 0;
 }
 
 /* Returns how many bytes may be written, or -1 with errno set. */

@@ -5,13 +5,16 @@ A job works in an empty folder; what it reads lies in ``inputs`` beside that.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from relprop.files.hdf5_images import hdf5_written_whole
 from relprop.store import EvaluationWriter, Method, merge
+from relprop.store.writing.writable_file import WritableFile
 from tests.helpers.store_files import LAYOUT, METHODS, config, write_all, write_file
 
 NAME = "out.h5"
@@ -66,11 +69,26 @@ def stream(folder: Path) -> None:
         writer.finish()
 
 
+def closing(folder: Path) -> None:
+    """Write a stream, of whose writes those alone are meant by which a file is closed, to be copied or in the end."""
+    meant, let_go = os.environ.pop("FAULT_FOLDER", None), WritableFile._let_go
+
+    def close(opened: WritableFile) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if meant is not None:
+                patch.setenv("FAULT_FOLDER", meant)
+            let_go(opened)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WritableFile, "_let_go", close)
+        stream(folder)
+
+
 def add_method(folder: Path) -> None:
     """Add a method to a run that is complete, and end it."""
     path, methods = folder / NAME, (*METHODS, ADDED)
     if not path.exists():
-        copy = shutil.copyfile(folder.parent / "inputs" / "begun.h5", folder / "copy")  # a name that is not meant
+        copy = shutil.copyfile(folder.parent / "inputs" / "begun.h5", folder / "copy.txt")  # a name that is not meant
         copy.rename(path)
     with EvaluationWriter.resume(path, config(SAMPLES), LAYOUT, methods=methods) as writer:
         write_all(writer, methods)

@@ -15,7 +15,6 @@ import pytest
 from tests.helpers.paths import ROOT
 
 SOURCE = Path(__file__).with_name("failing_writes.c")
-ENDING = ".h5"
 
 
 def build(folder: Path) -> Path:
@@ -33,7 +32,7 @@ def build(folder: Path) -> Path:
 
 def trials(library: Path, job: str, folder: Path, kind: str, numbers: Sequence[int]) -> dict[int, str]:
     """Return what became of a job by which write failed; see `tests.faults.trials`."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": str(library), "FAULT_ENDING": ENDING}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "LD_PRELOAD": str(library)}
     command = [sys.executable, "-m", "tests.faults.trials", job, str(folder), kind, *map(str, numbers)]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr

@@ -28,7 +28,7 @@ def run(job: Callable[[Path], None], folder: Path, kind: str, nth: int) -> str:
         log = os.open(folder / "log.txt", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.environ |= {"FAULT_KIND": kind, "FAULT_NTH": str(nth)}
+        os.environ |= {"FAULT_FOLDER": os.path.realpath(folder), "FAULT_KIND": kind, "FAULT_NTH": str(nth)}
         if kind == "count":
             os.environ["FAULT_REPORT"] = str(folder / "count.txt")
         code = 0

@@ -10,9 +10,10 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from relprop.files import OutputError
+from relprop.files.lines import LineFile
 from relprop.files.locking import Lock, take
 
 INDEX = "index.jsonl"
@@ -59,7 +60,7 @@ class OutputFolder:
         self._inputs = {file.resolve() for file in inputs}
         self._numbers: Counter[str] = Counter()
         self._used: set[str] = set()
-        self._lines: TextIO | None = None
+        self._lines: LineFile | None = None
         self._lock: Lock | None = None
         self._made: list[Path] = []
         self.at_first: Callable[[], object] = lambda: None
@@ -80,8 +81,7 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lines is not None:
-            with suppress(OSError):  # each line was flushed, and a full disk told of, when it was written
-                self._lines.close()
+            self._lines.close()
         else:
             self._leave_as_it_was()
         if self._lock is not None:
@@ -100,20 +100,29 @@ class OutputFolder:
                 whole = self.index.read_bytes()
                 if not whole.endswith(b"\n"):  # a kill came into the middle of a line
                     os.truncate(self.index, whole.rfind(b"\n") + 1)
-            self._lines = self.index.open("a", encoding="utf-8")
+            self._lines = LineFile(self.index)
             self.at_first()
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the index."""
+        """Add a line to the index; where that fails the files go that it would have listed.
+
+        Raises
+        ------
+        OutputError
+            The index can't be written.
+        """
         self.begin()
         assert self._lines is not None
         try:
-            self._lines.write(json.dumps(entry) + "\n")
-            self._lines.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
+            self._lines.add(entry)
+        except OutputError:
+            for name in entry.get("paths", {}).values():
+                (self.path / name).unlink(missing_ok=True)
+            raise
 
     def free_name(self, name: Path) -> Path:
         """Return a name in the folder, without ending, that is free, and make the folder it lies in."""

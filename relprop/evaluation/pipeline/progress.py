@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO
+from types import TracebackType
 
 from relprop.evaluation.pipeline.standing import Standing
 from relprop.files import OutputError
+from relprop.files.lines import LineFile
 from relprop.run.progress import bars_are_seen, no_bars, progress_bar
 
 Progress = Callable[[float, int | None], None]
@@ -39,8 +39,8 @@ def shown(progress: Progress | bool, standing: Standing, log: Path | None = None
         if progress is True and sys.stderr is not None and not bars_are_seen():
             tellers.append(Lines(standing).tell)
         if log is not None:
-            lines = Lines(standing, stack.enter_context(_open_log(log)))
-            stack.callback(lines.end)
+            lines = Lines(standing, stack.enter_context(closing(LineFile(log))))
+            stack.push(lines.end)
             tellers.append(lines.tell)
 
         def tell(done: float, total: int | None) -> None:
@@ -57,11 +57,11 @@ class Lines:
     ----------
     standing : Standing
         How the run stands; it changes meanwhile.
-    log : file, optional
+    log : LineFile, optional
         Without one lines are for people, on standard error.
     """
 
-    def __init__(self, standing: Standing, log: IO[str] | None = None) -> None:
+    def __init__(self, standing: Standing, log: LineFile | None = None) -> None:
         self._standing, self._log = standing, log
         self._start = self._last = time.monotonic()
         self._before: float | None = None  # what earlier runs had done
@@ -77,9 +77,13 @@ class Lines:
             self._last = now
             self._write()
 
-    def end(self) -> None:
-        """Write the last line."""
-        self._write()
+    def end(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Write the last line; where an error ends the run, that is raised whatever becomes of the line."""
+        try:
+            self._write()
+        except OutputError:
+            if error is None:
+                raise
 
     def _write(self) -> None:
         done, total = self._now
@@ -88,7 +92,7 @@ class Lines:
         if self._log is not None:
             values = {"done": round(done, 2), "total": total, "rate": round(rate, 4), "left": left and round(left, 1)}
             when = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
-            print(json.dumps(when | values | self._standing.as_dict(), ensure_ascii=False), file=self._log, flush=True)
+            self._log.add(when | values | self._standing.as_dict())
             return
         words = [f"{done:.0f}{'' if total is None else f' of {total}'} samples", f"{self._standing.failed} failed"]
         words.append(f"{rate:.3g} a second")
@@ -109,13 +113,3 @@ def _bar(seen: bool) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield show
-
-
-@contextmanager
-def _open_log(path: Path) -> Iterator[IO[str]]:
-    try:
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write the log {path}: {error.strerror}") from error
-    with file:
-        yield file

@@ -34,6 +34,7 @@ class WritableFile:
     def __init__(self, path: Path, file: h5py.File, lock: Lock) -> None:
         self.path, self.file = path, file
         self._lock, self._held = lock, handles_of(file)  # see relprop.store.hdf5.handles
+        self._open = True
 
     @classmethod
     def open(cls, path: Path, lock: Lock) -> Self:
@@ -58,15 +59,14 @@ class WritableFile:
         """
         with as_output_error(self.path):
             self.file.flush()
-            self._held.clear()
-            self.file.close()
+            self._let_go()
         old = self._lock
         try:
             self._lock = extended(self.path, old, np.arange(rows), None)
             old.release()
         finally:
             self.file = open_hdf5(self.path, "r+", self._lock)
-            self._held = handles_of(self.file)
+            self._held, self._open = handles_of(self.file), True
 
     def close(self) -> None:
         """Close the file, and seal what is then on the disk, if its format has seals; a second time does nothing.
@@ -79,14 +79,19 @@ class WritableFile:
             If a write fails.
         """
         with self._lock, as_output_error(self.path):
-            if not self.file:
+            if not self._open:
                 return
             sealed = has_seal(self.file)
             try:
                 synchronize(self.file)
             finally:
-                self._held.clear()
-                self.file.close()
+                self._let_go()
                 trim(self.path, self.path)
             if sealed:
                 seal(self.path)
+
+    def _let_go(self) -> None:
+        """Close the file. Where that fails HDF5 has freed what it stands on, and must not be asked for it again."""
+        self._open = False
+        self._held.clear()
+        self.file.close()
