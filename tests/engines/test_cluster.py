@@ -200,21 +200,31 @@ print("evaluated", found.evaluated)
 def test_a_driver_outside_of_the_cluster_is_killed_and_goes_on(cluster: Any, tmp_path: Path, whole: Path) -> None:
     """It is a client of the cluster's server, by ``ray://HOST:PORT``."""
     pytest.importorskip("grpc", reason="Ray's clients need grpcio")
-    path = tmp_path / "run.h5"
+    path, said = tmp_path / "run.h5", tmp_path / "said.txt"
     arguments = [sys.executable, "-c", CLIENT, str(path), cluster.clients]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=ROOT) as driver:
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, cwd=ROOT) as driver,
+    ):
         while not ShardFolder(path).files() and driver.poll() is None:
             time.sleep(0.05)
         driver.send_signal(signal.SIGKILL)
+    skip_where_ray_has_no_client(said.read_text())
     assert driver.returncode == -signal.SIGKILL
     finished = [file for file in ShardFolder(path).files() if whole_shard(file)]
     arguments[2] = CLIENT.replace("progress=", "resume=True, progress=")
     ended = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    skip_where_ray_has_no_client(ended.stderr)
     assert ended.returncode == 0, ended.stderr
     told = ended.stdout.split()
     assert told[-3:-1] == [str(SAMPLES), "evaluated"]
     assert 0 < int(told[-1]) <= SAMPLES - 4 * len(finished)
     assert_same(contents(path), contents(whole))
+
+
+def skip_where_ray_has_no_client(said: str) -> None:
+    if "Initialization failure from server" in said:
+        pytest.skip("Ray can't serve a client here: gRPC crashed when Ray's server forked, which it does not always")
 
 
 def whole_shard(path: Path) -> bool:

@@ -237,7 +237,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise EngineError(f"no cluster of Ray answers at {where}: {first_line(error)}") from error
+        why = str(error).strip().rpartition("\n")[2]  # what a server raised comes as its traceback
+        raise EngineError(f"no cluster of Ray answers at {where}: {why}") from error
     for number, handler in handlers.items():
         signal.signal(number, handler)
     try:
