@@ -10,6 +10,7 @@ import pytest
 
 from relprop.cli.explaining.folder import OutputFolder, mirrored, results_among
 from relprop.files import OutputError
+from relprop.files.lines import LineFile
 from tests.helpers.cli import assert_one_line, entries, explain
 
 OWN = ("--model", "own:make")
@@ -103,3 +104,27 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         with pytest.raises(OutputError, match="cannot write to"), OutputFolder(Path(place), []):
             pass
     assert os.listdir() == ["file"]
+
+
+def test_a_line_that_can_not_be_written_takes_the_files_that_no_line_lists(tmp_path, monkeypatch):
+    add, done = LineFile.add, []
+
+    def full(lines, values):
+        if len(done) == 2:
+            raise OutputError("no room")
+        done.append(values)
+        add(lines, values)
+
+    monkeypatch.setattr(LineFile, "add", full)
+    first, second = {"png": "a.png"}, {"png": "b.png"}
+    with OutputFolder(tmp_path / "out", []) as folder:
+        for name in ("a.png", "b.png"):
+            (folder.path / name).write_bytes(b"map")
+        for target in (1, 2):
+            folder.record({"target": target, "paths": first})
+        with pytest.raises(OutputError, match="no room"):
+            folder.record({"target": 3, "paths": first})
+        assert tree(tmp_path / "out") == ["a.png", "b.png", "index.jsonl"]
+        with pytest.raises(OutputError, match="no room"):
+            folder.record({"target": 1, "paths": second})
+    assert tree(tmp_path / "out") == ["a.png", "index.jsonl"]

@@ -6,6 +6,7 @@ Each trial is a line of FILE; what is there is not done again, so a run that was
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from relprop.files.lines import LineFile
 from tests.faults import jobs
 from tests.faults.damage import COMPRESSIONS, damaged, outcome, prepare, read_all
 from tests.faults.evaluation_jobs import evaluation
@@ -31,9 +33,9 @@ class Record:
     """What became of trials, a line each."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
         self.ended = {(one["kind"], one["of"], one["number"]): one["ended"] for one in map(json.loads, lines)}
+        self._file = LineFile(path)
 
     def open(self, kind: str, of: str, count: int) -> list[int]:
         """Return the numbers of trials that were not done yet."""
@@ -42,14 +44,24 @@ class Record:
     def add(self, kind: str, of: str, number: int, ended: str) -> None:
         """Write down a trial."""
         self.ended[kind, of, number] = ended
-        with self.path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "of": of, "number": number, "ended": ended}) + "\n")
+        self._file.add({"kind": kind, "of": of, "number": number, "ended": ended})
 
-    def __str__(self) -> str:
+    def counts(self) -> dict[tuple[str, str], Counter[str]]:
+        """Return how often each end was met, by kind and what it was tried on."""
         counts: dict[tuple[str, str], Counter[str]] = {}
         for (kind, of, _), ended in self.ended.items():
             counts.setdefault((kind, of), Counter())[ended] += 1
-        return "\n".join(f"{kind} of {of}: {dict(found)}" for (kind, of), found in sorted(counts.items()))
+        return dict(sorted(counts.items()))
+
+    def write_counts(self, path: Path) -> None:
+        """Write the counts as a table."""
+        with path.open("w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["kind", "of", "ended", "trials"])
+            table.writerows([*of, *end] for of, found in self.counts().items() for end in sorted(found.items()))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{kind} of {of}: {dict(found)}" for (kind, of), found in self.counts().items())
 
 
 def damage(record: Record, kind: str, count: int, folder: Path) -> None:
@@ -95,6 +107,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="+", choices=(*DAMAGE, *WRITES))
     parser.add_argument("--count", type=int, default=1000, help="of each kind, compression and job")
     parser.add_argument("--record", type=Path, required=True)
+    parser.add_argument("--table", type=Path, help="a CSV that gets the counts of all that is recorded")
     given = parser.parse_args()
     record = Record(given.record)
     with tempfile.TemporaryDirectory() as made:
@@ -106,6 +119,8 @@ def main() -> None:
             else:
                 fail_writes(record, kind, given.count, folder, build(folder))
     print(record)
+    if given.table is not None:
+        record.write_counts(given.table)
     good = ("right", "told", "done, right", "told, right", "signal 9, right")
     sys.exit(any(ended not in good for ended in record.ended.values()))
 

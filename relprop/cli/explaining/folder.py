@@ -60,6 +60,7 @@ class OutputFolder:
         self._inputs = {file.resolve() for file in inputs}
         self._numbers: Counter[str] = Counter()
         self._used: set[str] = set()
+        self._listed: set[str] = set()
         self._lines: LineFile | None = None
         self._lock: Lock | None = None
         self._made: list[Path] = []
@@ -108,7 +109,7 @@ class OutputFolder:
             raise OutputError(f"cannot write {self.index}: {error.strerror or error}") from error
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the index; where that fails the files go that it would have listed.
+        """Add a line to the index; where that fails the files go that no line lists.
 
         Raises
         ------
@@ -117,12 +118,14 @@ class OutputFolder:
         """
         self.begin()
         assert self._lines is not None
+        names = set(entry.get("paths", {}).values())
         try:
             self._lines.add(entry)
         except OutputError:
-            for name in entry.get("paths", {}).values():
+            for name in names - self._listed:
                 (self.path / name).unlink(missing_ok=True)
             raise
+        self._listed = names  # the next class of the same picture has the same files
 
     def free_name(self, name: Path) -> Path:
         """Return a name in the folder, without ending, that is free, and make the folder it lies in."""
